@@ -1,0 +1,23 @@
+//! The vocabulary of Elava as types. Pure: no I/O, no clock, nothing of Kubernetes or of a cloud.
+//!
+//! Everything else in the crate is written in these words, so a word that means two things here
+//! becomes a bug everywhere. `store` implements the read traits of [`read`]; `policy` reads them.
+
+mod fields;
+mod key;
+mod read;
+mod settings;
+mod sweep;
+mod tags;
+mod time;
+
+pub use fields::{FieldChange, field_changes};
+pub use key::{AccountId, GLOBAL_REGION, KeyError, Region, ResourceKey, ResourceType, Scope, Viewer};
+pub use read::{
+    Change, ChangeKind, Cover, Diff, End, EndCause, Filter, History, Milestone, MilestoneKind, Moment, Presence,
+    Resource, ScopeStatus, ScopeView, Snapshot, Suspect, Watermark, is_untagged,
+};
+pub use settings::{FindingSettings, LossLimits, RequiredTag, RuleSettings};
+pub use sweep::{Absence, Confirmation, IdReuse, Observation, Outcome, Reason, Sweep, fingerprint};
+pub use tags::{TagSet, Tags};
+pub use time::{Revision, Timestamp, TimestampError};

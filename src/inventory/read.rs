@@ -1,0 +1,268 @@
+//! What can be asked of the past: the answers, and the traits that `store` implements and `policy` reads.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{ResourceKey, Revision, Scope, Tags, Timestamp, TimestampError, Viewer};
+
+/// A moment that somebody asks about. "At T" means the last revision with time <= T.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    Now,
+    Revision(Revision),
+    Time(Timestamp),
+}
+
+impl FromStr for Moment {
+    type Err = TimestampError;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        if s == "now" {
+            return Ok(Moment::Now);
+        }
+        match s.parse::<u64>() {
+            Ok(revision) => Ok(Moment::Revision(Revision(revision))),
+            Err(_) => s.parse().map(Moment::Time),
+        }
+    }
+}
+
+impl fmt::Display for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Moment::Now => f.write_str("now"),
+            Moment::Revision(r) => r.fmt(f),
+            Moment::Time(t) => t.fmt(f),
+        }
+    }
+}
+
+/// End of the last complete sweep at or before a moment: a bracket where the moment lies inside a run
+/// of unchanged sweeps, of which only the longest gap is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Watermark {
+    pub from: Timestamp,
+    pub to: Timestamp,
+}
+
+/// Whether a scope can answer "present" or "absent" at a moment. Only `Current` can.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ScopeStatus {
+    Current,
+    /// The last complete sweep lies more than three cadences back.
+    Stale,
+    NeverLooked,
+    NotWatched,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ScopeView {
+    pub scope: Scope,
+    pub status: ScopeStatus,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watermark: Option<Watermark>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Presence {
+    Present,
+    Absent,
+    Unknown,
+}
+
+/// How a life ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EndCause {
+    /// Listed in this end state.
+    Listed(String),
+    /// Missed by a complete sweep, and confirmed.
+    Absent,
+    /// Another birth under the same id.
+    Replaced,
+}
+
+/// A tombstone. People are told "between last seen and first missed".
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct End {
+    pub cause: EndCause,
+    #[serde(rename = "lastSeen")]
+    pub last_seen: Timestamp,
+    #[serde(rename = "firstMissed")]
+    pub first_missed: Timestamp,
+    /// When it was concluded, and in which revision.
+    pub concluded: Timestamp,
+    pub revision: Revision,
+}
+
+/// Missed by a complete sweep, and nothing has confirmed yet that it is gone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Suspect {
+    #[serde(rename = "lastSeen")]
+    pub last_seen: Timestamp,
+    #[serde(rename = "firstMissed")]
+    pub first_missed: Timestamp,
+    pub misses: u32,
+    /// Held by the mass-loss breaker.
+    pub held: bool,
+}
+
+/// One resource at a moment. Its document is read apart: [`Snapshot::attributes`].
+#[derive(Clone, Debug)]
+pub struct Resource {
+    pub key: ResourceKey,
+    pub scope: Arc<Scope>,
+    pub presence: Presence,
+    pub tags: Tags,
+    /// When this life was first seen, and whether it existed before we first looked.
+    pub first_seen: Timestamp,
+    pub baseline: bool,
+    pub birth: Option<Timestamp>,
+    /// The revision of its last change.
+    pub changed: Revision,
+    pub suspect: Option<Suspect>,
+    pub end: Option<End>,
+    /// The end was taken back: it came again as the same life.
+    pub retracted: bool,
+}
+
+impl Resource {
+    pub fn is_live(&self) -> bool {
+        self.end.is_none()
+    }
+}
+
+/// Which resources an answer holds. Empty means all that live.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    pub account: Option<String>,
+    pub region: Option<String>,
+    pub resource_type: Option<String>,
+    pub id: Option<String>,
+    /// `key` or `key=value`.
+    pub tags: Vec<(String, Option<String>)>,
+    pub untagged: bool,
+    /// Tombstones too.
+    pub include_ended: bool,
+    /// Scopes that are no longer watched too.
+    pub include_unwatched: bool,
+    /// Only what this viewer's cover shows.
+    pub viewer: Option<Viewer>,
+}
+
+impl Filter {
+    pub fn matches_key(&self, key: &ResourceKey) -> bool {
+        let same = |wanted: &Option<String>, value: &str| wanted.as_deref().is_none_or(|w| w == value);
+        same(&self.account, key.account.as_str())
+            && same(&self.region, key.region.as_str())
+            && same(&self.resource_type, key.resource_type.as_str())
+            && same(&self.id, &key.id)
+    }
+
+    pub fn matches_tags(&self, tags: &Tags) -> bool {
+        let has = |(key, value): &(String, Option<String>)| {
+            tags.known().and_then(|set| set.get(key)).is_some_and(|v| value.as_ref().is_none_or(|w| w == v))
+        };
+        self.tags.iter().all(has) && (!self.untagged || tags.known().is_some_and(is_untagged))
+    }
+}
+
+/// No tag besides those that AWS itself sets (`aws:*` can be neither added nor removed by users).
+pub fn is_untagged(set: &super::TagSet) -> bool {
+    set.keys().all(|key| key.starts_with("aws:"))
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum ChangeKind {
+    Appeared,
+    Changed,
+    Disappeared,
+}
+
+/// One step of a resource, or its net difference between two moments.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Change {
+    pub change: ChangeKind,
+    pub resource: ResourceKey,
+    pub revision: Revision,
+    pub time: Timestamp,
+    /// It existed before we first looked.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub baseline: bool,
+    /// One of the two entries of a replacement under the same id.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub replaced: bool,
+    /// A disappearance was taken back.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub retracted: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<End>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fields: Vec<super::FieldChange>,
+}
+
+/// What differs between two moments, and what can't be said.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Diff {
+    pub from: Revision,
+    pub to: Revision,
+    pub changes: Vec<Change>,
+    /// Scopes that were not current at one of the two moments.
+    pub unknown: Vec<ScopeView>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MilestoneKind {
+    Appeared { baseline: bool },
+    TagsChanged { before: Tags, after: Tags },
+    Ended,
+    Retracted,
+}
+
+/// A moment that is kept exactly and for ever.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Milestone {
+    pub revision: Revision,
+    pub time: Timestamp,
+    pub kind: MilestoneKind,
+    /// The tags from here on.
+    pub tags: Tags,
+}
+
+/// Since when a viewer sees a scope.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cover {
+    pub from: Revision,
+    pub proven: Timestamp,
+}
+
+/// State at one moment.
+pub trait Snapshot {
+    type Error;
+
+    fn revision(&self) -> Revision;
+    /// The moment that it answers for.
+    fn time(&self) -> Timestamp;
+    fn scopes(&self) -> Vec<ScopeView>;
+    fn resources(&self, filter: &Filter) -> Vec<Resource>;
+    fn attributes(&self, resource: &Resource) -> Result<Value, Self::Error>;
+    /// Scopes that the viewer has proven its own credentials on, with the revision since when.
+    fn covered(&self, viewer: &Viewer) -> std::collections::BTreeMap<Scope, Cover>;
+
+    /// The scopes whose part of the answer is unknown.
+    fn not_current(&self) -> BTreeSet<Scope> {
+        self.scopes().into_iter().filter(|s| s.status != ScopeStatus::Current).map(|s| s.scope).collect()
+    }
+}
+
+/// The past of one resource.
+pub trait History {
+    type Error;
+
+    /// Oldest first, up to the moment of the snapshot it is asked of.
+    fn milestones(&self, resource: &Resource) -> Result<Vec<Milestone>, Self::Error>;
+}

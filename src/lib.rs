@@ -1,0 +1,3 @@
+//! Elava.
+pub mod inventory;
+pub mod store;

@@ -1,0 +1,79 @@
+//! What can go wrong with a store, in words that say what to do.
+
+use std::path::PathBuf;
+
+use crate::inventory::{Revision, Scope, Timestamp};
+
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error(
+        "the store {path} is in use by another process: ask the running operator through its socket \
+         (--socket {socket}), or stop it first"
+    )]
+    Locked { path: PathBuf, socket: PathBuf },
+    #[error("there is no store at {0}: make one with `elava scan --store {0} -f cloudscan.yaml`")]
+    Missing(PathBuf),
+    #[error(
+        "the store {path} has schema {found}, this binary knows {known}: it was left untouched; scan again into \
+         a new file, or use the Elava version that wrote it"
+    )]
+    Schema { path: PathBuf, found: u32, known: u32 },
+    #[error("{path} is not an Elava store, or it is damaged; it was left untouched")]
+    NotAStore {
+        path: PathBuf,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    #[error("the store cannot open {path}")]
+    Io {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("the store could not be read or written")]
+    Database(#[source] Box<redb::Error>),
+    #[error("the store holds a damaged record in table `{table}`: restore it from a backup")]
+    Damaged { table: &'static str },
+    #[error(
+        "a sweep of {scope} that began at {started} overlaps the last committed one, which ended at {last_ended}: \
+         only one may be in flight"
+    )]
+    Overlapping { scope: Box<Scope>, started: Timestamp, last_ended: Timestamp },
+    #[error("revision {asked} is in the future: the newest is {newest}")]
+    Future { asked: Revision, newest: Revision },
+    #[error("{asked} lies before the first look: the earliest kept moment is {earliest} (revision {revision})")]
+    TooEarly { asked: Timestamp, earliest: Timestamp, revision: Revision },
+    #[error("{what} is {actual} bytes long, over the bound of {bound}")]
+    TooLarge { what: String, actual: usize, bound: usize },
+    #[error("the writer stopped after an earlier failure: reopen the store")]
+    Poisoned,
+}
+
+macro_rules! from_redb {
+    ($($error:ty),*) => {$(
+        impl From<$error> for StoreError {
+            fn from(error: $error) -> Self {
+                StoreError::Database(Box::new(error.into()))
+            }
+        }
+    )*};
+}
+from_redb!(redb::TransactionError, redb::TableError, redb::StorageError, redb::CommitError);
+
+impl StoreError {
+    /// A bounded name for conditions, events and metric labels.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            StoreError::Locked { .. } => "StoreLocked",
+            StoreError::Missing(_) => "StoreMissing",
+            StoreError::Schema { .. } => "StoreSchema",
+            StoreError::NotAStore { .. } => "NotAStore",
+            StoreError::Io { .. } | StoreError::Database(_) => "StoreFailed",
+            StoreError::Damaged { .. } => "StoreDamaged",
+            StoreError::Overlapping { .. } => "SweepOverlaps",
+            StoreError::Future { .. } | StoreError::TooEarly { .. } => "NotKept",
+            StoreError::TooLarge { .. } => "TooLarge",
+            StoreError::Poisoned => "StorePoisoned",
+        }
+    }
+}

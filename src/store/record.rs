@@ -1,0 +1,211 @@
+//! The tables of the file and the records in them: store.md's layout, schema 0 (no compression,
+//! dictionaries or checkpoints yet). Integer keys are fixed-width big-endian in redb, so ranges scan
+//! in order. Records are postcard; documents carry a checksum that every read verifies, because redb
+//! does not verify its own on plain reads.
+
+use std::sync::Arc;
+
+use redb::TableDefinition;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::StoreError;
+use crate::inventory::{EndCause, Outcome, Timestamp};
+
+pub(super) const SCHEMA: u32 = 0;
+
+/// rev -> [`RevRow`]
+pub(super) const REV: TableDefinition<u64, &[u8]> = TableDefinition::new("rev");
+/// (rev, first rid) -> chunk of [`Entry`]: the log, appended in order.
+pub(super) const CHG: TableDefinition<(u64, u32), &[u8]> = TableDefinition::new("chg");
+/// (rev, rid) -> checksum and document
+pub(super) const DOC: TableDefinition<(u64, u32), &[u8]> = TableDefinition::new("doc");
+/// 16-byte hash of (scope, id) -> rid
+pub(super) const KEY: TableDefinition<[u8; 16], u32> = TableDefinition::new("key");
+/// rid -> [`Ident`]
+pub(super) const IDENT: TableDefinition<u32, &[u8]> = TableDefinition::new("ident");
+/// scope number -> Scope
+pub(super) const SCOPE: TableDefinition<u32, &[u8]> = TableDefinition::new("scope");
+/// (scope number, end of the first sweep) -> [`Run`]
+pub(super) const RUN: TableDefinition<(u32, i64), &[u8]> = TableDefinition::new("run");
+/// rid -> Suspect
+pub(super) const SUSPECT: TableDefinition<u32, &[u8]> = TableDefinition::new("suspect");
+/// number -> interned tag set
+pub(super) const SYM: TableDefinition<u32, &[u8]> = TableDefinition::new("sym");
+/// (rid, rev, index within the revision) -> Milestone
+pub(super) const MILE: TableDefinition<(u32, u64, u32), &[u8]> = TableDefinition::new("mile");
+/// (viewer, scope number, from rev) -> [`CoverRow`]
+pub(super) const COVER: TableDefinition<(&str, u32, u64), &[u8]> = TableDefinition::new("cover");
+/// (viewer, name) -> bytes
+pub(super) const NOTE: TableDefinition<(&str, &str), &[u8]> = TableDefinition::new("note");
+/// name -> bytes: schema, store id
+pub(super) const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
+
+/// How many entries one chunk of the log holds: about 100 KB, so that reading one is one short read.
+pub(super) const CHUNK_ENTRIES: usize = 1024;
+
+/// The longest id, tag set and document that are taken. AWS ids and ARNs end at 2,048 characters, 50
+/// tags of 128 + 256 characters at 77 KB; no described object comes near a megabyte.
+pub(super) const MAX_ID_BYTES: usize = 4096;
+pub(super) const MAX_DOCUMENT_BYTES: usize = 4 << 20;
+
+pub(super) type Rid = u32;
+pub(super) type ScopeNo = u32;
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct RevRow {
+    pub time: Timestamp,
+    pub scope: ScopeNo,
+    /// Of the sweep behind it; both are the time of the revision where there was none.
+    pub started: Timestamp,
+    pub ended: Timestamp,
+    pub entries: u32,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Ident {
+    pub scope: ScopeNo,
+    pub id: Arc<str>,
+}
+
+/// Tags as the log holds them: sets are interned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum TagsRef {
+    Unknown,
+    Untaggable,
+    Set(u32),
+}
+
+/// What a version of a resource is besides its document.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Version {
+    pub fingerprint: [u8; 16],
+    pub tags: TagsRef,
+    pub birth: Option<Timestamp>,
+    pub shape: u32,
+}
+
+/// One entry of the log. `prev` is the revision of the resource's entry before this one, 0 for none.
+/// Entries about the scope itself carry `NO_RID`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Entry {
+    pub rid: Rid,
+    pub prev: u64,
+    pub kind: EntryKind,
+}
+
+pub(super) const NO_RID: Rid = Rid::MAX;
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum EntryKind {
+    Appeared {
+        baseline: bool,
+        version: Version,
+    },
+    Changed {
+        version: Version,
+    },
+    /// First sight under a new shape: stored, in no difference, history or finding.
+    Rebased {
+        version: Version,
+    },
+    Ended {
+        cause: EndCause,
+        last_seen: Timestamp,
+        first_missed: Timestamp,
+    },
+    Retracted {
+        version: Version,
+    },
+    Suspected {
+        last_seen: Timestamp,
+        first_missed: Timestamp,
+        misses: u32,
+        held: bool,
+    },
+    Cleared,
+    ScopeOpened,
+    ScopeClosed,
+    CoverGained {
+        viewer: Arc<str>,
+    },
+    CoverLost {
+        viewer: Arc<str>,
+    },
+}
+
+impl EntryKind {
+    pub fn version(&self) -> Option<&Version> {
+        match self {
+            EntryKind::Appeared { version, .. }
+            | EntryKind::Changed { version }
+            | EntryKind::Rebased { version }
+            | EntryKind::Retracted { version } => Some(version),
+            _ => None,
+        }
+    }
+}
+
+/// A run-length of sweeps of one scope that ended alike: not a row per sweep.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Run {
+    pub first_started: Timestamp,
+    pub first_ended: Timestamp,
+    pub last_started: Timestamp,
+    pub last_ended: Timestamp,
+    pub sweeps: u64,
+    /// Between the ends of two sweeps that follow each other.
+    pub longest_gap_millis: u64,
+    pub cadence_seconds: Option<u64>,
+    pub outcome: Outcome,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct CoverRow {
+    /// The revision from which it no longer covers.
+    pub to: Option<u64>,
+    pub proven: Timestamp,
+}
+
+pub(super) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    postcard::to_stdvec(value).expect("records have no type that postcard refuses")
+}
+
+pub(super) fn decode<T: DeserializeOwned>(table: &'static str, bytes: &[u8]) -> Result<T, StoreError> {
+    postcard::from_bytes(bytes).map_err(|_| StoreError::Damaged { table })
+}
+
+pub(super) fn encode_document(attributes: &serde_json::Value) -> Vec<u8> {
+    let mut out = vec![0; 4];
+    serde_json::to_writer(&mut out, attributes).expect("a JSON value can be written to memory");
+    let checksum = crc32fast::hash(&out[4..]);
+    out[..4].copy_from_slice(&checksum.to_be_bytes());
+    out
+}
+
+pub(super) fn decode_document(bytes: &[u8]) -> Result<serde_json::Value, StoreError> {
+    let damaged = || StoreError::Damaged { table: "doc" };
+    let (checksum, document) = bytes.split_at_checked(4).ok_or_else(damaged)?;
+    if checksum != crc32fast::hash(document).to_be_bytes() {
+        return Err(damaged());
+    }
+    serde_json::from_slice(document).map_err(|_| damaged())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flipped_bit_in_a_document_is_an_error_never_other_data() {
+        let good = encode_document(&serde_json::json!({"VolumeId": "vol-1", "Size": 8}));
+        assert!(decode_document(&good).is_ok());
+        for byte in 0..good.len() {
+            for bit in 0..8 {
+                let mut bad = good.clone();
+                bad[byte] ^= 1 << bit;
+                assert!(decode_document(&bad).is_err(), "byte {byte} bit {bit}");
+            }
+        }
+        assert!(decode_document(&good[..3]).is_err());
+    }
+}

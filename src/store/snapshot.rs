@@ -1,0 +1,412 @@
+//! Reading: state at any moment, the history of one resource, differences.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use redb::{ReadTransaction, ReadableDatabase, ReadableTable};
+use serde_json::Value;
+
+use super::record::{CHG, DOC, Entry, EntryKind, MILE, REV, RUN, RevRow, Rid, Run, ScopeNo, TagsRef, decode};
+use super::state::{Head, State};
+use super::{Store, StoreError, fold, ledger, record};
+use crate::inventory::{
+    Change, ChangeKind, Cover, Diff, EndCause, FieldChange, Filter, History, Milestone, Moment, Presence, Resource,
+    ResourceKey, Revision, Scope, ScopeStatus, ScopeView, Snapshot, Tags, Timestamp, Viewer, field_changes,
+};
+
+/// The state at one moment, with redb's own snapshot behind it for documents and history.
+pub struct StoreSnapshot {
+    state: State,
+    at: Timestamp,
+    /// The newest run of each scope, of which the file may hold a shorter one yet.
+    newest_runs: BTreeMap<ScopeNo, Run>,
+    txn: ReadTransaction,
+}
+
+impl Store {
+    pub fn snapshot(&self, moment: Moment) -> Result<StoreSnapshot, StoreError> {
+        let current = self.state();
+        let txn = self.inner.db.begin_read()?;
+        let newest_runs =
+            current.scopes.iter().filter_map(|(number, s)| Some((*number, s.run.clone()?))).collect();
+        let (revision, at) = match moment {
+            Moment::Now => (current.revision, self.now().max(current.time)),
+            Moment::Revision(asked) if asked > current.revision => {
+                return Err(StoreError::Future { asked, newest: current.revision });
+            }
+            Moment::Revision(asked) => (asked, time_of(&txn, asked)?),
+            Moment::Time(asked) => (last_at(&txn, &current, asked)?, asked),
+        };
+        let state = if revision == current.revision { current } else { fold(&txn, revision)? };
+        Ok(StoreSnapshot { state, at, newest_runs, txn })
+    }
+
+    /// The net difference between two moments, and the scopes that were not current at one of them.
+    pub fn diff(&self, from: Moment, to: Moment, viewer: Option<&Viewer>) -> Result<Diff, StoreError> {
+        let (from, to) = (self.snapshot(from)?, self.snapshot(to)?);
+        let mut changes = Vec::new();
+        let rids: BTreeSet<Rid> = from.state.heads.keys().chain(to.state.heads.keys()).copied().collect();
+        for rid in rids {
+            if viewer.is_none_or(|v| to.sees(v, rid) || from.sees(v, rid)) {
+                to.net_changes(&from, rid, &mut changes)?;
+            }
+        }
+        let mut unknown: BTreeMap<Scope, ScopeView> = BTreeMap::new();
+        for view in from.scopes().into_iter().chain(to.scopes()) {
+            if view.status != ScopeStatus::Current {
+                unknown.entry(view.scope.clone()).or_insert(view);
+            }
+        }
+        let unknown = unknown.into_values().collect();
+        Ok(Diff { from: from.state.revision, to: to.state.revision, changes, unknown })
+    }
+}
+
+fn time_of(txn: &ReadTransaction, revision: Revision) -> Result<Timestamp, StoreError> {
+    let table = txn.open_table(REV)?;
+    match table.get(revision.0)? {
+        Some(row) => Ok(decode::<RevRow>("rev", row.value())?.time),
+        // Revision 0 is the empty state before everything.
+        None => match table.first()? {
+            Some((_, row)) => Ok(decode::<RevRow>("rev", row.value())?.time),
+            None => Ok(Timestamp::default()),
+        },
+    }
+}
+
+/// The last revision whose time is at or before `asked`: binary search, for times never go back.
+fn last_at(txn: &ReadTransaction, current: &State, asked: Timestamp) -> Result<Revision, StoreError> {
+    if asked >= current.time {
+        return Ok(current.revision);
+    }
+    let earliest = time_of(txn, Revision(1))?;
+    if asked < earliest {
+        return Err(StoreError::TooEarly { asked, earliest, revision: Revision(1) });
+    }
+    let (mut low, mut high) = (1, current.revision.0);
+    while low < high {
+        let middle = low + (high - low).div_ceil(2);
+        if time_of(txn, Revision(middle))? <= asked {
+            low = middle;
+        } else {
+            high = middle - 1;
+        }
+    }
+    Ok(Revision(low))
+}
+
+impl StoreSnapshot {
+    fn scope_view(&self, number: ScopeNo) -> ScopeView {
+        let state = &self.state.scopes[&number];
+        let open = state.is_open_at(self.at) || state.is_open();
+        let (status, watermark) = ledger::status_at(self.runs(number).into_iter(), open, self.at);
+        ScopeView { scope: Scope::clone(&state.scope), status, watermark }
+    }
+
+    /// Runs that began to end at or before the moment, newest first. A run that can't be read is as
+    /// good as none: it makes its times unknown, never present.
+    fn runs(&self, number: ScopeNo) -> Vec<Run> {
+        let at = self.at.as_millis();
+        let mut runs: BTreeMap<i64, Run> = BTreeMap::new();
+        if let Ok(table) = self.txn.open_table(RUN)
+            && let Ok(rows) = table.range((number, i64::MIN)..=(number, at))
+        {
+            for (key, value) in rows.rev().flatten() {
+                let Ok(run) = decode::<Run>("run", value.value()) else { continue };
+                let done = run.outcome.is_complete();
+                runs.insert(key.value().1, run);
+                if done {
+                    break;
+                }
+            }
+        }
+        if let Some(run) = self.newest_runs.get(&number).filter(|run| run.first_ended.as_millis() <= at) {
+            runs.insert(run.first_ended.as_millis(), run.clone());
+        }
+        runs.into_values().rev().collect()
+    }
+
+    fn sees(&self, viewer: &Viewer, rid: Rid) -> bool {
+        self.state
+            .heads
+            .get(&rid)
+            .is_some_and(|head| self.state.scopes[&head.scope].covers.contains_key(viewer))
+    }
+
+    fn resource(&self, head: &Head, status: ScopeStatus) -> Resource {
+        let scope = self.state.scopes[&head.scope].scope.clone();
+        let presence = match (status, &head.end, &head.suspect) {
+            (ScopeStatus::Current, None, None) => Presence::Present,
+            (ScopeStatus::Current, Some(_), _) => Presence::Absent,
+            _ => Presence::Unknown,
+        };
+        Resource {
+            key: scope.key(&head.id),
+            scope,
+            presence,
+            tags: self.state.tags(head.version.tags),
+            first_seen: head.first_seen,
+            baseline: head.baseline,
+            birth: head.version.birth,
+            changed: head.changed,
+            suspect: head.suspect.clone(),
+            end: head.end.clone(),
+            retracted: head.retracted,
+        }
+    }
+
+    /// All resources that a key or a bare id names, ended ones too.
+    pub fn find(&self, name: &str, viewer: Option<&Viewer>) -> Vec<Resource> {
+        let mut filter = Filter {
+            include_ended: true,
+            include_unwatched: true,
+            viewer: viewer.cloned(),
+            ..Filter::default()
+        };
+        match name.parse::<ResourceKey>() {
+            Ok(key) => {
+                filter.account = Some(key.account.to_string());
+                filter.region = Some(key.region.to_string());
+                filter.resource_type = Some(key.resource_type.to_string());
+                filter.id = Some(key.id.to_string());
+            }
+            Err(_) => filter.id = Some(name.to_owned()),
+        }
+        self.resources(&filter)
+    }
+
+    fn rid(&self, resource: &Resource) -> Option<Rid> {
+        self.state.rid(*self.state.scope_numbers.get(&resource.scope)?, &resource.key.id)
+    }
+
+    fn document(&self, revision: u64, rid: Rid) -> Result<Value, StoreError> {
+        let table = self.txn.open_table(DOC)?;
+        let bytes = table.get((revision, rid))?.ok_or(StoreError::Damaged { table: "doc" })?;
+        record::decode_document(bytes.value())
+    }
+
+    /// Every step of a resource, newest first, each with what changed in it field by field.
+    pub fn history(&self, resource: &Resource) -> Result<Vec<Change>, StoreError> {
+        let Some(rid) = self.rid(resource) else { return Ok(Vec::new()) };
+        let mut steps = Vec::new();
+        let mut before: Option<(Value, Tags)> = None;
+        for (revision, row, entry) in self.entries_of(rid)? {
+            let after = match entry.kind.version() {
+                Some(version) => {
+                    Some((self.document(revision, rid)?, self.tags_of(version.tags)))
+                }
+                None => None,
+            };
+            let mut change = Change {
+                change: ChangeKind::Changed,
+                resource: resource.key.clone(),
+                revision: Revision(revision),
+                time: row.time,
+                baseline: false,
+                replaced: false,
+                retracted: false,
+                end: None,
+                fields: Vec::new(),
+            };
+            let told = match &entry.kind {
+                EntryKind::Appeared { baseline, .. } => {
+                    change.change = ChangeKind::Appeared;
+                    change.baseline = *baseline;
+                    change.replaced = steps
+                        .last()
+                        .is_some_and(|last: &Change| last.replaced && last.revision == change.revision);
+                    true
+                }
+                EntryKind::Retracted { .. } => {
+                    change.change = ChangeKind::Appeared;
+                    change.retracted = true;
+                    change.fields = fields_between(before.as_ref(), after.as_ref());
+                    true
+                }
+                EntryKind::Changed { .. } => {
+                    change.fields = fields_between(before.as_ref(), after.as_ref());
+                    true
+                }
+                EntryKind::Ended { cause, last_seen, first_missed } => {
+                    change.change = ChangeKind::Disappeared;
+                    change.replaced = *cause == EndCause::Replaced;
+                    change.end = Some(crate::inventory::End {
+                        cause: cause.clone(),
+                        last_seen: *last_seen,
+                        first_missed: *first_missed,
+                        concluded: row.time,
+                        revision: Revision(revision),
+                    });
+                    true
+                }
+                _ => false,
+            };
+            if told {
+                steps.push(change);
+            }
+            before = after.or(before);
+        }
+        steps.reverse();
+        Ok(steps)
+    }
+
+    fn tags_of(&self, tags: TagsRef) -> Tags {
+        self.state.tags(tags)
+    }
+
+    /// The log entries of one resource, oldest first: walked back from its newest by their pointers.
+    fn entries_of(&self, rid: Rid) -> Result<Vec<(u64, RevRow, Entry)>, StoreError> {
+        let (revisions, log) = (self.txn.open_table(REV)?, self.txn.open_table(CHG)?);
+        let mut out = Vec::new();
+        let mut revision = self.state.heads.get(&rid).map_or(0, |head| head.last_entry);
+        while revision != 0 {
+            let row = revisions.get(revision)?.ok_or(StoreError::Damaged { table: "rev" })?;
+            let row: RevRow = decode("rev", row.value())?;
+            let mut here = Vec::new();
+            for chunk in log.range((revision, 0)..=(revision, u32::MAX))? {
+                let entries: Vec<Entry> = decode("chg", chunk?.1.value())?;
+                here.extend(entries.into_iter().filter(|e| e.rid == rid));
+            }
+            let previous = here.first().ok_or(StoreError::Damaged { table: "chg" })?.prev;
+            if previous >= revision {
+                return Err(StoreError::Damaged { table: "chg" });
+            }
+            out.extend(here.into_iter().rev().map(|entry| (revision, row.clone(), entry)));
+            revision = previous;
+        }
+        out.reverse();
+        Ok(out)
+    }
+
+    /// What is different of one resource here from how it was in `from`.
+    fn net_changes(&self, from: &StoreSnapshot, rid: Rid, out: &mut Vec<Change>) -> Result<(), StoreError> {
+        let live = |snapshot: &StoreSnapshot| {
+            let head = snapshot.state.heads.get(&rid)?;
+            let open = snapshot.state.scopes[&head.scope].is_open();
+            (head.end.is_none() && open).then(|| head.clone())
+        };
+        let Some(newest) = self.state.heads.get(&rid).or_else(|| from.state.heads.get(&rid)) else {
+            return Ok(());
+        };
+        let scope: &Arc<Scope> = &self.state.scopes[&newest.scope].scope;
+        // A scope that is no longer watched says nothing about what became of its resources.
+        if !self.state.scopes[&newest.scope].is_open() {
+            return Ok(());
+        }
+        let change = |change, head: &Head, replaced| -> Result<Change, StoreError> {
+            let revision = Revision(head.last_entry.max(head.changed.0));
+            Ok(Change {
+                change,
+                resource: scope.key(&head.id),
+                revision,
+                time: time_of(&self.txn, revision)?,
+                baseline: change == ChangeKind::Appeared && head.baseline,
+                replaced,
+                retracted: false,
+                end: if change == ChangeKind::Disappeared { head.end.clone() } else { None },
+                fields: Vec::new(),
+            })
+        };
+        match (live(from), live(self)) {
+            (None, None) => {}
+            (None, Some(now)) => out.push(change(ChangeKind::Appeared, &now, false)?),
+            (Some(then), None) => {
+                let ended = self.state.heads.get(&rid).cloned().unwrap_or(then);
+                out.push(change(ChangeKind::Disappeared, &ended, false)?);
+            }
+            (Some(then), Some(now)) if then.first_seen != now.first_seen => {
+                out.push(change(ChangeKind::Disappeared, &then, true)?);
+                out.push(change(ChangeKind::Appeared, &now, true)?);
+            }
+            (Some(then), Some(now)) if then.changed != now.changed => {
+                let before = (self.document(then.document, rid)?, from.tags_of(then.version.tags));
+                let after = (self.document(now.document, rid)?, self.tags_of(now.version.tags));
+                let fields = fields_between(Some(&before), Some(&after));
+                if !fields.is_empty() {
+                    out.push(Change { fields, ..change(ChangeKind::Changed, &now, false)? });
+                }
+            }
+            (Some(_), Some(_)) => {}
+        }
+        Ok(())
+    }
+}
+
+/// Attributes by their paths, tags as `Tags.KEY`.
+fn fields_between(before: Option<&(Value, Tags)>, after: Option<&(Value, Tags)>) -> Vec<FieldChange> {
+    let (Some((before, tags_before)), Some((after, tags_after))) = (before, after) else { return Vec::new() };
+    let mut fields = field_changes(before, after);
+    if let (Some(b), Some(a)) = (tags_before.known(), tags_after.known()) {
+        let value = |set: &crate::inventory::TagSet| serde_json::to_value(set).unwrap_or_default();
+        fields.extend(field_changes(&value(b), &value(a)).into_iter().map(|mut field| {
+            field.path = format!("Tags.{}", field.path);
+            field
+        }));
+    }
+    fields
+}
+
+impl Snapshot for StoreSnapshot {
+    type Error = StoreError;
+
+    fn revision(&self) -> Revision {
+        self.state.revision
+    }
+
+    fn time(&self) -> Timestamp {
+        self.at
+    }
+
+    fn scopes(&self) -> Vec<ScopeView> {
+        let known = |number: &&ScopeNo| !self.state.scopes[*number].intervals.is_empty();
+        self.state.scopes.keys().filter(known).map(|number| self.scope_view(*number)).collect()
+    }
+
+    fn resources(&self, filter: &Filter) -> Vec<Resource> {
+        let mut out = Vec::new();
+        for (number, scope) in &self.state.scopes {
+            if (!filter.include_unwatched && !scope.is_open())
+                || filter.viewer.as_ref().is_some_and(|v| !scope.covers.contains_key(v))
+            {
+                continue;
+            }
+            let status = self.scope_view(*number).status;
+            let Some(ids) = self.state.by_scope.get(number) else { continue };
+            let wanted = ids
+                .values()
+                .map(|rid| &self.state.heads[rid])
+                .filter(|head| filter.include_ended || head.end.is_none())
+                .map(|head| self.resource(head, status))
+                .filter(|r| filter.matches_key(&r.key) && filter.matches_tags(&r.tags));
+            out.extend(wanted);
+        }
+        out.sort_by(|a, b| a.key.cmp(&b.key));
+        out
+    }
+
+    fn attributes(&self, resource: &Resource) -> Result<Value, StoreError> {
+        let rid = self.rid(resource).ok_or(StoreError::Damaged { table: "key" })?;
+        self.document(self.state.heads[&rid].document, rid)
+    }
+
+    fn covered(&self, viewer: &Viewer) -> BTreeMap<Scope, Cover> {
+        let cover = |scope: &Arc<super::state::ScopeState>| {
+            Some((Scope::clone(&scope.scope), *scope.covers.get(viewer)?))
+        };
+        self.state.scopes.values().filter_map(cover).collect()
+    }
+}
+
+impl History for StoreSnapshot {
+    type Error = StoreError;
+
+    fn milestones(&self, resource: &Resource) -> Result<Vec<Milestone>, StoreError> {
+        let Some(rid) = self.rid(resource) else { return Ok(Vec::new()) };
+        let table = self.txn.open_table(MILE)?;
+        let until = self.state.revision.0;
+        table
+            .range((rid, 0, 0)..=(rid, until, u32::MAX))?
+            .map(|row| decode("mile", row?.1.value()))
+            .collect()
+    }
+}

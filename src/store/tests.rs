@@ -1,0 +1,506 @@
+//! The store against a naive model, and its rules one by one.
+
+use std::time::Duration;
+
+use super::*;
+use crate::inventory::{
+    Absence, AccountId, Confirmation, Filter, History, IdReuse, Moment, Observation, Presence, Reason, Region,
+    ResourceType, ScopeStatus, Snapshot,
+};
+
+pub(crate) fn scope(region: &str) -> Scope {
+    Scope {
+        provider: "aws".into(),
+        partition: "aws".into(),
+        endpoint: "".into(),
+        account: AccountId::new("111122223333"),
+        region: Region::new(region),
+        resource_type: ResourceType::new("AWS::EC2::Volume"),
+    }
+}
+
+/// An empty complete sweep of one second.
+pub(crate) fn sweep(started: Timestamp) -> Sweep {
+    Sweep {
+        scope: scope("eu-west-1"),
+        started,
+        ended: started.plus(Duration::from_secs(1)),
+        cadence: None,
+        shape: 1,
+        ids: IdReuse::Unique,
+        confirmation: Confirmation::ReadById,
+        outcome: Outcome::Complete,
+        observations: Vec::new(),
+        absences: BTreeMap::new(),
+        held: false,
+    }
+}
+
+fn observation(id: &str, tags: &[(&str, &str)], size: u64) -> Observation {
+    Observation {
+        id: id.to_owned(),
+        tags: Tags::Known(tags.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()),
+        attributes: serde_json::json!({"VolumeId": id, "Size": size}),
+        birth: None,
+        end_state: None,
+    }
+}
+
+/// A store under a clock that the test moves.
+struct Bed {
+    store: Option<Store>,
+    now: Arc<Mutex<Timestamp>>,
+    dir: tempfile::TempDir,
+}
+
+impl Bed {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let now = Arc::new(Mutex::new("2026-11-24T00:00:00Z".parse::<Timestamp>().unwrap()));
+        let mut bed = Self { store: None, now, dir };
+        bed.reopen();
+        bed
+    }
+
+    fn reopen(&mut self) {
+        self.store = None;
+        let now = self.now.clone();
+        let clock: Clock = Arc::new(move || *now.lock().unwrap());
+        self.store = Some(Store::open(&self.dir.path().join("elava.redb"), clock).unwrap());
+    }
+
+    fn store(&self) -> &Store {
+        self.store.as_ref().unwrap()
+    }
+
+    fn pass(&self, seconds: u64) {
+        let mut now = self.now.lock().unwrap();
+        *now = now.plus(Duration::from_secs(seconds));
+    }
+
+    /// A sweep five minutes on, changed by `with`.
+    fn look(&self, with: impl FnOnce(&mut Sweep)) -> Delta {
+        self.pass(300);
+        let mut sweep = sweep(self.store().now().minus(Duration::from_secs(1)));
+        with(&mut sweep);
+        self.store().commit(&sweep, None).unwrap()
+    }
+
+    fn see(&self, observations: &[Observation]) -> Delta {
+        self.look(|s| s.observations = observations.to_vec())
+    }
+
+    /// A complete sweep that sees only these, and whose re-reads say NotFound of the rest.
+    fn miss(&self, observations: &[Observation], missing: &[&str]) -> Delta {
+        self.look(|s| {
+            s.observations = observations.to_vec();
+            s.absences = missing.iter().map(|id| ((*id).to_owned(), Absence::NotFound)).collect();
+        })
+    }
+
+    fn live(&self, moment: Moment) -> Vec<String> {
+        let snapshot = self.store().snapshot(moment).unwrap();
+        snapshot.resources(&Filter::default()).into_iter().map(|r| r.key.id.to_string()).collect()
+    }
+}
+
+fn kinds(delta: &Delta) -> Vec<(ChangeKind, String)> {
+    delta.changes.iter().map(|c| (c.change, c.resource.id.to_string())).collect()
+}
+
+#[test]
+fn the_first_look_is_baseline_and_what_comes_later_appeared() {
+    let bed = Bed::new();
+    assert!(bed.see(&[observation("vol-1", &[], 8)]).changes[0].baseline);
+    let delta = bed.see(&[observation("vol-1", &[], 8), observation("vol-2", &[], 8)]);
+    assert_eq!(kinds(&delta), [(ChangeKind::Appeared, "vol-2".to_owned())]);
+    assert!(!delta.changes[0].baseline);
+}
+
+#[test]
+fn an_unchanged_sweep_takes_no_revision_and_writes_no_row_per_resource() {
+    let bed = Bed::new();
+    let first = bed.see(&[observation("vol-1", &[("Owner", "a")], 8)]);
+    let second = bed.see(&[observation("vol-1", &[("Owner", "a")], 8)]);
+    assert_eq!(second.revision, first.revision);
+    assert!(second.changes.is_empty());
+    let txn = bed.store().inner.db.begin_read().unwrap();
+    assert_eq!(redb::ReadableTableMetadata::len(&txn.open_table(DOC).unwrap()).unwrap(), 1);
+    assert_eq!(redb::ReadableTableMetadata::len(&txn.open_table(CHG).unwrap()).unwrap(), 1);
+}
+
+#[test]
+fn an_old_resource_ends_at_the_first_confirmed_miss_and_a_young_one_at_the_second() {
+    let bed = Bed::new();
+    bed.see(&[observation("vol-1", &[], 8)]);
+    bed.see(&[observation("vol-1", &[], 8)]);
+    bed.pass(600);
+    bed.see(&[observation("vol-1", &[], 8), observation("vol-2", &[], 8)]);
+    let delta = bed.miss(&[], &["vol-1", "vol-2"]);
+    assert_eq!(kinds(&delta), [(ChangeKind::Disappeared, "vol-1".to_owned())]);
+    assert_eq!(bed.live(Moment::Now), ["vol-2"], "five minutes old: one NotFound proves nothing");
+    let delta = bed.miss(&[], &["vol-2"]);
+    assert_eq!(kinds(&delta), [(ChangeKind::Disappeared, "vol-2".to_owned())]);
+    let end = delta.changes[0].end.clone().unwrap();
+    assert!(end.last_seen < end.first_missed && end.first_missed < end.concluded, "{end:?}");
+}
+
+#[test]
+fn partial_failed_and_held_sweeps_and_failed_re_reads_end_nothing() {
+    let bed = Bed::new();
+    bed.see(&[observation("vol-1", &[], 8)]);
+    bed.pass(3600);
+    let partial = |s: &mut Sweep| s.outcome = Outcome::Partial(Reason::Throttled);
+    assert!(bed.look(partial).changes.is_empty());
+    assert!(bed.look(|s| s.outcome = Outcome::Failed(Reason::Denied)).changes.is_empty());
+    let not_found = |s: &mut Sweep| {
+        s.absences.insert("vol-1".to_owned(), Absence::NotFound);
+    };
+    let held = bed.look(|s| {
+        s.held = true;
+        not_found(s);
+    });
+    assert!(held.changes.is_empty());
+    let unconfirmed = bed.look(|s| {
+        s.absences.insert("vol-1".to_owned(), Absence::Unconfirmed);
+    });
+    assert!(unconfirmed.changes.is_empty());
+    let snapshot = bed.store().snapshot(Moment::Now).unwrap();
+    let resource = &snapshot.find("vol-1", None)[0];
+    assert_eq!(resource.presence, Presence::Unknown);
+    assert!(resource.suspect.as_ref().unwrap().held);
+    assert_eq!(bed.look(not_found).changes.len(), 1, "the next complete look with NotFound releases it");
+}
+
+#[test]
+fn misses_survive_a_restart_and_what_comes_back_is_no_disappearance() {
+    let mut bed = Bed::new();
+    bed.see(&[]);
+    let young = observation("vol-1", &[], 8);
+    bed.see(std::slice::from_ref(&young));
+    bed.miss(&[], &["vol-1"]);
+    bed.reopen();
+    let suspect = bed.store().snapshot(Moment::Now).unwrap().find("vol-1", None)[0].suspect.clone().unwrap();
+    assert_eq!(suspect.misses, 1);
+    bed.see(std::slice::from_ref(&young));
+    assert!(bed.store().snapshot(Moment::Now).unwrap().find("vol-1", None)[0].suspect.is_none());
+    assert!(bed.miss(&[], &["vol-1"]).changes.is_empty() || bed.live(Moment::Now).is_empty());
+}
+
+#[test]
+fn a_listed_end_state_ends_a_life_in_any_sweep_and_only_once() {
+    let bed = Bed::new();
+    bed.see(&[observation("i-1", &[], 1)]);
+    let mut dead = observation("i-1", &[], 1);
+    dead.end_state = Some("terminated".to_owned());
+    let delta = bed.look(|s| {
+        s.outcome = Outcome::Partial(Reason::Throttled);
+        s.observations = vec![dead.clone()];
+    });
+    assert_eq!(kinds(&delta), [(ChangeKind::Disappeared, "i-1".to_owned())]);
+    assert!(bed.see(std::slice::from_ref(&dead)).changes.is_empty());
+    assert!(bed.miss(&[], &["i-1"]).changes.is_empty());
+    dead.id = "i-2".to_owned();
+    assert!(bed.see(&[dead]).changes.is_empty(), "what is first seen dead has no life to tell of");
+}
+
+#[test]
+fn a_unique_id_that_comes_back_is_retracted_and_old_answers_stay() {
+    let bed = Bed::new();
+    bed.see(&[observation("vol-1", &[], 8)]);
+    bed.pass(3600);
+    let gone = bed.miss(&[], &["vol-1"]);
+    let back = bed.see(&[observation("vol-1", &[], 8)]);
+    assert!(back.changes[0].retracted);
+    assert_eq!(bed.live(Moment::Now), ["vol-1"]);
+    assert!(bed.live(Moment::Revision(gone.revision)).is_empty());
+}
+
+#[test]
+fn another_birth_under_a_reusable_id_is_another_life() {
+    let bed = Bed::new();
+    let bucket = |birth: &str| {
+        let mut bucket = observation("orders", &[], 0);
+        bucket.birth = Some(birth.parse().unwrap());
+        bucket
+    };
+    let look = |o: Observation| {
+        bed.look(|s| {
+            s.ids = IdReuse::Reusable;
+            s.observations = vec![o];
+        })
+    };
+    look(bucket("2020-01-01T00:00:00Z"));
+    let delta = look(bucket("2026-11-24T00:00:00Z"));
+    let got: Vec<_> = delta.changes.iter().map(|c| (c.change, c.replaced)).collect();
+    assert_eq!(got, [(ChangeKind::Disappeared, true), (ChangeKind::Appeared, true)]);
+    let snapshot = bed.store().snapshot(Moment::Now).unwrap();
+    let steps = snapshot.history(&snapshot.find("orders", None)[0]).unwrap();
+    assert_eq!(steps.len(), 3);
+    assert!(steps[0].replaced && steps[1].replaced && !steps[2].replaced);
+}
+
+#[test]
+fn unknown_tags_carry_the_last_known_set_and_make_no_version() {
+    let bed = Bed::new();
+    let known = observation("vol-1", &[("Owner", "a")], 8);
+    let first = bed.see(std::slice::from_ref(&known));
+    let unknown = Observation { tags: Tags::Unknown, ..known };
+    assert_eq!(bed.see(&[unknown]).revision, first.revision);
+    let snapshot = bed.store().snapshot(Moment::Now).unwrap();
+    assert_eq!(snapshot.find("vol-1", None)[0].tags.known().unwrap()["Owner"], "a");
+}
+
+#[test]
+fn a_new_shape_is_in_no_difference_and_no_history() {
+    let bed = Bed::new();
+    let first = bed.see(&[observation("vol-1", &[], 8)]);
+    let delta = bed.look(|s| {
+        s.shape = 2;
+        let mut wider = observation("vol-1", &[], 8);
+        wider.attributes["Encrypted"] = true.into();
+        s.observations = vec![wider];
+    });
+    assert!(delta.changes.is_empty());
+    assert!(delta.revision > first.revision, "but it is stored");
+    let store = bed.store();
+    assert!(store.diff(Moment::Revision(first.revision), Moment::Now, None).unwrap().changes.is_empty());
+    let snapshot = store.snapshot(Moment::Now).unwrap();
+    let resource = &snapshot.find("vol-1", None)[0];
+    assert_eq!(snapshot.history(resource).unwrap().len(), 1);
+    assert_eq!(snapshot.attributes(resource).unwrap()["Encrypted"], true);
+}
+
+#[test]
+fn history_says_what_changed_field_by_field_and_milestones_keep_the_tags() {
+    let bed = Bed::new();
+    bed.see(&[observation("vol-1", &[("Owner", "a")], 8)]);
+    bed.see(&[observation("vol-1", &[("Owner", "a")], 16)]);
+    bed.see(&[observation("vol-1", &[], 16)]);
+    let snapshot = bed.store().snapshot(Moment::Now).unwrap();
+    let resource = &snapshot.find("vol-1", None)[0];
+    let fields: Vec<Vec<String>> = snapshot
+        .history(resource)
+        .unwrap()
+        .into_iter()
+        .map(|step| step.fields.into_iter().map(|f| f.path).collect())
+        .collect();
+    assert_eq!(fields, [vec!["Tags.Owner".to_owned()], vec!["Size".to_owned()], vec![]]);
+    let milestones = snapshot.milestones(resource).unwrap();
+    assert_eq!(milestones.len(), 2, "appeared, and the one change of tags: {milestones:?}");
+}
+
+#[test]
+fn a_closed_scope_answers_not_watched_and_reopened_continues_its_lives() {
+    let bed = Bed::new();
+    bed.see(&[observation("vol-1", &[], 8), observation("vol-2", &[], 8)]);
+    let before = bed.store().revision();
+    bed.pass(60);
+    bed.store().close_scopes(&[Arc::new(scope("eu-west-1"))]).unwrap();
+    assert_eq!(bed.store().revision(), before.next(), "one revision, none per resource");
+    assert!(bed.live(Moment::Now).is_empty());
+    let diff = bed.store().diff(Moment::Revision(before), Moment::Now, None).unwrap();
+    assert!(diff.changes.is_empty(), "no longer watched is not disappeared");
+    assert_eq!(diff.unknown[0].status, ScopeStatus::NotWatched);
+    let delta = bed.see(&[observation("vol-1", &[], 8), observation("vol-3", &[], 8)]);
+    assert_eq!(kinds(&delta), [(ChangeKind::Appeared, "vol-3".to_owned())]);
+    assert!(delta.changes[0].baseline, "never seen before: first seen, not appeared");
+    assert_eq!(bed.live(Moment::Now), ["vol-1", "vol-2", "vol-3"]);
+}
+
+#[test]
+fn only_a_viewer_that_proved_itself_sees_a_scope_and_only_from_then_on() {
+    let bed = Bed::new();
+    let (one, two) = (Viewer::new("team/one"), Viewer::new("team/two"));
+    let look = |outcome, prover: &Viewer| {
+        bed.pass(300);
+        let mut sweep = sweep(bed.store().now().minus(Duration::from_secs(1)));
+        sweep.outcome = outcome;
+        sweep.observations = vec![observation("vol-1", &[], 8)];
+        bed.store().commit(&sweep, Some(prover)).unwrap();
+    };
+    look(Outcome::Complete, &one);
+    look(Outcome::Partial(Reason::Denied), &two);
+    let seen = |viewer: &Viewer, moment| {
+        let filter = Filter { viewer: Some(viewer.clone()), ..Filter::default() };
+        bed.store().snapshot(moment).unwrap().resources(&filter).len()
+    };
+    assert_eq!((seen(&one, Moment::Now), seen(&two, Moment::Now)), (1, 0));
+    let before = bed.store().revision();
+    look(Outcome::Complete, &two);
+    assert_eq!((seen(&two, Moment::Now), seen(&two, Moment::Revision(before))), (1, 0));
+    bed.store().drop_cover(&one, &scope("eu-west-1")).unwrap();
+    assert_eq!(seen(&one, Moment::Now), 0);
+}
+
+#[test]
+fn a_sweep_that_overlaps_the_last_one_is_refused() {
+    let bed = Bed::new();
+    bed.see(&[]);
+    let stale = sweep(bed.store().now().minus(Duration::from_secs(60)));
+    let error = bed.store().commit(&stale, None).unwrap_err();
+    assert_eq!(error.reason(), "SweepOverlaps");
+}
+
+#[test]
+fn time_never_goes_back_between_revisions() {
+    let bed = Bed::new();
+    bed.see(&[observation("vol-1", &[], 8)]);
+    let first = bed.store().snapshot(Moment::Revision(bed.store().revision())).unwrap().time();
+    *bed.now.lock().unwrap() = first.minus(Duration::from_secs(3600));
+    bed.store().close_scopes(&[Arc::new(scope("eu-west-1"))]).unwrap();
+    assert_eq!(bed.store().snapshot(Moment::Revision(bed.store().revision())).unwrap().time(), first);
+}
+
+#[test]
+fn moments_that_are_not_there_say_which_are() {
+    let bed = Bed::new();
+    bed.see(&[observation("vol-1", &[], 8)]);
+    let store = bed.store();
+    let fail = |moment| store.snapshot(moment).err().unwrap().to_string();
+    assert!(fail(Moment::Revision(Revision(99))).contains("the newest is 1"));
+    assert!(fail(Moment::Time(Timestamp::default())).contains("the earliest kept moment is 2026-11-24T00:05:00Z"));
+}
+
+#[test]
+fn notes_are_durable_take_no_revision_and_stay_apart() {
+    let mut bed = Bed::new();
+    let (one, two) = (Viewer::new("a/one"), Viewer::new("a/one-more"));
+    bed.store().write_notes(&one, &[("finding/x".to_owned(), Some(b"1".to_vec()))]).unwrap();
+    bed.store().write_notes(&two, &[("finding/x".to_owned(), Some(b"2".to_vec()))]).unwrap();
+    assert_eq!(bed.store().revision(), Revision::ZERO);
+    bed.reopen();
+    assert_eq!(bed.store().notes(&one, "finding/").unwrap()["finding/x"], b"1");
+    bed.store().write_notes(&one, &[("finding/x".to_owned(), None)]).unwrap();
+    assert!(bed.store().notes(&one, "").unwrap().is_empty());
+    assert_eq!(bed.store().notes(&two, "").unwrap().len(), 1);
+}
+
+#[test]
+fn what_is_no_store_is_left_untouched_and_a_second_opener_is_told_of_the_socket() {
+    let bed = Bed::new();
+    let path = bed.dir.path().join("elava.redb");
+    let error = Store::open(&path, system_clock()).err().unwrap();
+    assert!(error.to_string().contains("elava.sock"), "{error}");
+    let other = bed.dir.path().join("text.redb");
+    std::fs::write(&other, "not a store, but long enough to look like one".repeat(500)).unwrap();
+    let error = Store::open(&other, system_clock()).err().unwrap();
+    assert_eq!(error.reason(), "NotAStore", "{error:?}");
+    assert!(std::fs::read_to_string(&other).unwrap().starts_with("not a store"));
+    let missing = Store::open_existing(&bed.dir.path().join("none.redb"), system_clock()).err().unwrap();
+    assert!(missing.to_string().contains("elava scan --store"));
+}
+
+mod model {
+    //! The oracle: a full copy of the state per revision, and a random sequence that drives both.
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        /// (region, ids seen with size and whether tagged, outcome complete?, re-reads say NotFound?)
+        Look { region: bool, seen: BTreeMap<u8, (u8, bool)>, complete: bool, confirmed: bool },
+        Close { region: bool },
+        Reopen,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let seen = prop::collection::btree_map(0u8..6, (0u8..3, any::<bool>()), 0..6);
+        prop_oneof![
+            8 => (any::<bool>(), seen, prop::bool::weighted(0.8), prop::bool::weighted(0.8)).prop_map(
+                |(region, seen, complete, confirmed)| Step::Look { region, seen, complete, confirmed }
+            ),
+            1 => any::<bool>().prop_map(|region| Step::Close { region }),
+            1 => Just(Step::Reopen),
+        ]
+    }
+
+    type Live = BTreeMap<(String, String), (u8, bool)>;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+        #[test]
+        fn state_at_every_revision_equals_a_full_copy(steps in prop::collection::vec(step(), 1..25)) {
+            let mut bed = Bed::new();
+            // What lives in all scopes, whether watched or not; and the scopes that are watched.
+            let mut live = Live::new();
+            let mut misses: BTreeMap<(String, String), u32> = BTreeMap::new();
+            let mut open: BTreeSet<String> = BTreeSet::new();
+            let mut copies: BTreeMap<Revision, Live> = BTreeMap::new();
+            let name = |region: bool| if region { "eu-west-1" } else { "us-east-1" };
+            for step in steps {
+                match step {
+                    Step::Reopen => bed.reopen(),
+                    Step::Close { region } => {
+                        bed.pass(5);
+                        bed.store().close_scopes(&[Arc::new(scope(name(region)))]).unwrap();
+                        open.remove(name(region));
+                    }
+                    Step::Look { region, seen, complete, confirmed } => {
+                        let region = name(region).to_owned();
+                        let key = |id: &u8| (region.clone(), format!("vol-{id}"));
+                        bed.look(|s| {
+                            s.scope = scope(&region);
+                            if !complete {
+                                s.outcome = Outcome::Partial(Reason::Throttled);
+                            }
+                            s.observations = seen
+                                .iter()
+                                .map(|(id, (size, tagged))| {
+                                    let tags: &[_] = if *tagged { &[("Owner", "a")] } else { &[] };
+                                    // Old by its birth: one confirmed miss is enough.
+                                    let birth = Some(Timestamp::default());
+                                    Observation { birth, ..observation(&format!("vol-{id}"), tags, (*size).into()) }
+                                })
+                                .collect();
+                            let answer = if confirmed { Absence::NotFound } else { Absence::Unconfirmed };
+                            s.absences = (0..6).filter(|i| !seen.contains_key(i))
+                                .map(|i| (format!("vol-{i}"), answer)).collect();
+                        });
+                        open.insert(region.clone());
+                        if complete && confirmed {
+                            live.retain(|k, _| k.0 != region || seen.keys().any(|id| key(id) == *k));
+                        }
+                        for (id, version) in &seen {
+                            live.insert(key(id), *version);
+                            misses.remove(&key(id));
+                        }
+                    }
+                }
+                let visible: Live =
+                    live.iter().filter(|(k, _)| open.contains(&k.0)).map(|(k, v)| (k.clone(), *v)).collect();
+                copies.insert(bed.store().revision(), visible);
+            }
+            bed.reopen();
+            for (revision, copy) in &copies {
+                let snapshot = bed.store().snapshot(Moment::Revision(*revision)).unwrap();
+                let mut got = Live::new();
+                for resource in snapshot.resources(&Filter::default()) {
+                    let size = snapshot.attributes(&resource).unwrap()["Size"].as_u64().unwrap();
+                    let tagged = !resource.tags.known().unwrap().is_empty();
+                    let key = (resource.key.region.to_string(), resource.key.id.to_string());
+                    got.insert(key, (u8::try_from(size).unwrap(), tagged));
+                }
+                prop_assert_eq!(&got, copy, "at revision {}", revision);
+            }
+            // state(last) = state(first) + diff(first, last), for scopes that stayed open.
+            if let (Some(first), Some(last)) = (copies.keys().next(), copies.keys().last()) {
+                let diff = bed.store()
+                    .diff(Moment::Revision(*first), Moment::Revision(*last), None).unwrap();
+                let mut ids: BTreeSet<(String, String)> = copies[first].keys()
+                    .filter(|k| open.contains(&k.0)).cloned().collect();
+                for change in &diff.changes {
+                    let key = (change.resource.region.to_string(), change.resource.id.to_string());
+                    match change.change {
+                        ChangeKind::Appeared => prop_assert!(ids.insert(key)),
+                        ChangeKind::Disappeared => prop_assert!(ids.remove(&key)),
+                        ChangeKind::Changed => prop_assert!(ids.contains(&key)),
+                    }
+                }
+                prop_assert_eq!(ids, copies[last].keys().cloned().collect());
+            }
+        }
+    }
+}
