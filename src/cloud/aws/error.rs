@@ -1,0 +1,119 @@
+//! What AWS's errors mean for a sweep.
+
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use aws_smithy_runtime_api::client::result::SdkError;
+use aws_smithy_types::error::display::DisplayErrorContext;
+use aws_smithy_types::error::metadata::ProvideErrorMetadata;
+
+use crate::cloud::CloudError;
+use crate::inventory::Reason;
+
+pub(super) enum Failure {
+    /// The thing that was asked for does not exist.
+    NotFound,
+    Error(CloudError),
+}
+
+/// `action` is the permission that the call needs.
+pub(super) fn classify<E>(error: &SdkError<E, HttpResponse>, action: &str) -> Failure
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+{
+    let (reason, message) = match error {
+        SdkError::ServiceError(service) => {
+            let code = service.err().code().unwrap_or("");
+            let message = service.err().message().unwrap_or("no message").to_owned();
+            if is_not_found(code) {
+                return Failure::NotFound;
+            }
+            let status = service.raw().status().as_u16();
+            (reason_of(code, &message, status), format!("{action}: {code}: {message}"))
+        }
+        SdkError::TimeoutError(_) => (Reason::TimedOut, format!("{action}: no answer in time")),
+        SdkError::DispatchFailure(failure) => {
+            let text = DisplayErrorContext(error).to_string();
+            let reason = match failure.as_connector_error() {
+                Some(connector) if connector.is_timeout() => Reason::TimedOut,
+                // Credentials are resolved on the way out; a chain without any shows up here.
+                _ if text.contains("credentials") => Reason::InvalidCredentials,
+                _ => Reason::Unreachable,
+            };
+            (reason, format!("{action}: {}", root_cause(error)))
+        }
+        SdkError::ResponseError(_) => (Reason::Malformed, format!("{action}: {}", root_cause(error))),
+        _ => (Reason::Malformed, format!("{action}: the request could not be built: {}", root_cause(error))),
+    };
+    let action = matches!(reason, Reason::Denied | Reason::DeniedByPolicy).then(|| action.to_owned());
+    Failure::Error(CloudError { reason, action, message: bounded(message) })
+}
+
+/// `InvalidVolume.NotFound`, `InvalidAllocationID.NotFound`, `NatGatewayNotFound`, ...: EC2 spells "no
+/// such id" in a dozen ways, all of which end alike.
+fn is_not_found(code: &str) -> bool {
+    code.ends_with(".NotFound")
+        || code.ends_with("NotFoundException")
+        || matches!(code, "NatGatewayNotFound" | "DBInstanceNotFound" | "DBInstanceNotFoundFault" | "NoSuchBucket")
+        || code.ends_with("Id.Unknown")
+}
+
+fn reason_of(code: &str, message: &str, status: u16) -> Reason {
+    match code {
+        "RequestLimitExceeded" | "Throttling" | "ThrottlingException" | "TooManyRequestsException" | "SlowDown"
+        | "RequestThrottled" | "RequestThrottledException" | "BandwidthLimitExceeded" => Reason::Throttled,
+        // AWS says so in words: "... with an explicit deny in a service control policy".
+        "UnauthorizedOperation" | "AccessDenied" | "AccessDeniedException" | "AuthorizationError"
+            if message.contains("service control policy") =>
+        {
+            Reason::DeniedByPolicy
+        }
+        "UnauthorizedOperation" | "AccessDenied" | "AccessDeniedException" | "AuthorizationError" => Reason::Denied,
+        "OptInRequired" => Reason::RegionDisabled,
+        "AuthFailure" | "InvalidClientTokenId" | "UnrecognizedClientException" | "SignatureDoesNotMatch"
+        | "InvalidAccessKeyId" | "ExpiredToken" | "ExpiredTokenException" | "RequestExpired" => {
+            Reason::InvalidCredentials
+        }
+        _ if status == 429 => Reason::Throttled,
+        _ if status == 403 => Reason::Denied,
+        _ => Reason::ServerError,
+    }
+}
+
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}
+
+/// Messages come from outside and end up in conditions and events.
+fn bounded(message: String) -> String {
+    const MAX: usize = 512;
+    if message.len() <= MAX {
+        return message;
+    }
+    let cut: String = message.chars().take(MAX).collect();
+    format!("{cut}...")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policy_of_the_organisation_is_told_from_a_missing_permission() {
+        let scp = "not authorized to perform ec2:DescribeVolumes with an explicit deny in a service control policy";
+        assert_eq!(reason_of("UnauthorizedOperation", scp, 403), Reason::DeniedByPolicy);
+        assert_eq!(reason_of("UnauthorizedOperation", "You are not authorized", 403), Reason::Denied);
+        assert_eq!(reason_of("SomethingNew", "", 503), Reason::ServerError);
+        assert_eq!(reason_of("RequestLimitExceeded", "", 503), Reason::Throttled);
+    }
+
+    #[test]
+    fn every_spelling_of_no_such_id_is_not_found_and_an_error_is_not() {
+        for code in ["InvalidVolume.NotFound", "InvalidAllocationID.NotFound", "NatGatewayNotFound", "DBInstanceNotFound"] {
+            assert!(is_not_found(code), "{code}");
+        }
+        assert!(!is_not_found("InternalError") && !is_not_found("UnauthorizedOperation"));
+    }
+}

@@ -1,0 +1,131 @@
+//! Clouds, seen from the scanner: providers, sessions, listings. It knows no store and no Kubernetes.
+//!
+//! A [`Session`] is one identity in one account, verified before anything is listed with it. What a
+//! listing shows is an [`Observation`]; what goes wrong is a [`CloudError`] with a bounded reason, the
+//! action that was missing, and what to do.
+
+pub mod aws;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::inventory::{AccountId, Confirmation, IdReuse, Observation, Reason, Region, Scope};
+
+/// How often a type is worth looking at: the interval times the class factor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CadenceClass {
+    /// Changes by the minute: instances, volumes. 5 min at the default interval.
+    Fast,
+    /// Changes by the day: VPCs, images. 1 h.
+    Slow,
+}
+
+impl CadenceClass {
+    pub const fn factor(self) -> u32 {
+        match self {
+            CadenceClass::Fast => 1,
+            CadenceClass::Slow => 12,
+        }
+    }
+}
+
+/// What everybody but the provider needs to know of a resource type.
+#[derive(Clone, Copy, Debug)]
+pub struct TypeInfo {
+    pub name: &'static str,
+    /// Listed account-wide, in region `global`.
+    pub global: bool,
+    pub ids: IdReuse,
+    pub confirmation: Confirmation,
+    /// The version of the set of fields that are kept.
+    pub shape: u32,
+    pub cadence: CadenceClass,
+    /// The permissions that a scan of the type needs.
+    pub actions: &'static [&'static str],
+    /// Tags come with the listing and can be empty under load: a loss of all of them is asked again.
+    pub verify_tag_loss: bool,
+}
+
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct CloudError {
+    pub reason: Reason,
+    /// The permission that was asked for.
+    pub action: Option<String>,
+    pub message: String,
+}
+
+impl CloudError {
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self { reason, action: None, message: message.into() }
+    }
+}
+
+/// Where credentials come from.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Credentials {
+    /// The process's own chain: environment, profile, IRSA, Pod Identity, instance role.
+    Chain,
+    Static { access_key_id: String, secret_access_key: String, session_token: Option<String> },
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Credentials::Chain => "Chain",
+            Credentials::Static { .. } => "Static(..)",
+        })
+    }
+}
+
+/// One account to look at, and how to get in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccountTarget {
+    /// None: the account that the credentials answer for.
+    pub account: Option<AccountId>,
+    pub role_arn: Option<String>,
+    pub external_id: Option<String>,
+    pub credentials: Credentials,
+    /// Empty for the provider's own.
+    pub endpoint: Arc<str>,
+    pub include_regions: Vec<Region>,
+    pub exclude_regions: Vec<Region>,
+}
+
+/// Who answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    pub account: AccountId,
+    pub partition: Arc<str>,
+    pub arn: String,
+}
+
+/// One listing: what was seen, and the error that cut it short.
+#[derive(Debug)]
+pub struct Listing {
+    pub observations: Vec<Observation>,
+    pub error: Option<CloudError>,
+}
+
+#[async_trait]
+pub trait Provider: Send + Sync {
+    fn name(&self) -> &'static str;
+    fn types(&self) -> Vec<TypeInfo>;
+    /// Gets in, and checks who answers: a session for another account than the one named is refused.
+    async fn connect(&self, target: &AccountTarget) -> Result<Arc<dyn Session>, CloudError>;
+}
+
+#[async_trait]
+pub trait Session: Send + Sync {
+    fn identity(&self) -> &Identity;
+    /// The regions to look at, after the target's include and exclude.
+    async fn regions(&self) -> Result<Vec<Region>, CloudError>;
+    async fn list(&self, scope: &Scope) -> Listing;
+    /// Asks for one id. `None` means that the cloud says it does not exist.
+    async fn read_by_id(&self, scope: &Scope, id: &str) -> Result<Option<Observation>, CloudError>;
+    /// Asks again for the tags of one resource by a call that fails instead of answering nothing.
+    async fn read_tags(&self, scope: &Scope, id: &str) -> Result<crate::inventory::TagSet, CloudError>;
+    /// Calls made since the last time this was asked.
+    fn take_calls(&self) -> u64;
+}
