@@ -1,0 +1,203 @@
+//! The tasks of all accounts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinHandle;
+
+use super::{AccountReport, AccountScanner, Subscription};
+use crate::cloud::{CloudError, Provider};
+use crate::inventory::{AccountId, Viewer};
+use crate::store::Store;
+
+/// An account at an endpoint: what one task looks at.
+type AccountKey = (Arc<str>, AccountId);
+
+/// A task that has nothing to look at (no credentials work) tries again so often.
+const RETRY: Duration = Duration::from_secs(30);
+
+struct Task {
+    wanted: Arc<Mutex<Vec<Subscription>>>,
+    wake: Arc<Notify>,
+    reports: Arc<Mutex<BTreeMap<Viewer, AccountReport>>>,
+    handle: JoinHandle<()>,
+}
+
+/// Runs one task per account; CloudScans subscribe. Dropping it ends the tasks.
+pub struct Fleet {
+    provider: Arc<dyn Provider>,
+    store: Store,
+    tasks: Mutex<BTreeMap<AccountKey, Task>>,
+    /// Tells who should hear that a round has ended.
+    finished: mpsc::Sender<Viewer>,
+}
+
+impl Fleet {
+    /// The receiver hears of every viewer whose account was looked at.
+    pub fn new(provider: Arc<dyn Provider>, store: Store) -> (Arc<Self>, mpsc::Receiver<Viewer>) {
+        // A hint to look again: one that finds the queue full is made up for by the next round.
+        let (finished, receiver) = mpsc::channel(1024);
+        (Arc::new(Self { provider, store, tasks: Mutex::new(BTreeMap::new()), finished }), receiver)
+    }
+
+    pub fn provider(&self) -> &Arc<dyn Provider> {
+        &self.provider
+    }
+
+    /// What a CloudScan wants, in place of what it wanted before.
+    pub async fn set(&self, viewer: &Viewer, subscriptions: Vec<Subscription>) -> Result<(), CloudError> {
+        let mut wanted: BTreeMap<AccountKey, Subscription> = BTreeMap::new();
+        for subscription in subscriptions {
+            let target = &subscription.target;
+            let account = match &target.account {
+                Some(account) => account.clone(),
+                // The account that the credentials answer for.
+                None => self.provider.connect(target).await?.identity().account.clone(),
+            };
+            wanted.insert((target.endpoint.clone(), account), subscription);
+        }
+        let mut tasks = self.lock();
+        let stale: Vec<AccountKey> = tasks.keys().filter(|key| !wanted.contains_key(*key)).cloned().collect();
+        for key in stale {
+            tasks[&key].change(viewer, None);
+        }
+        for (key, subscription) in wanted {
+            let task = tasks.entry(key.clone()).or_insert_with(|| self.spawn(&key));
+            if task.handle.is_finished() {
+                *task = self.spawn(&key);
+            }
+            task.change(viewer, Some(subscription));
+        }
+        tasks.retain(|_, task| !task.handle.is_finished());
+        Ok(())
+    }
+
+    /// Drops whatever belongs to CloudScans that are not in the complete list of those that exist, and
+    /// closes scopes that no task looks at: deleted while the operator was down is deleted too.
+    pub fn retain(&self, existing: &BTreeSet<Viewer>) -> Result<(), crate::store::StoreError> {
+        let tasks = self.lock();
+        for task in tasks.values() {
+            let gone: Vec<Viewer> =
+                lock(&task.wanted).iter().map(|s| s.viewer.clone()).filter(|v| !existing.contains(v)).collect();
+            for viewer in gone {
+                task.change(&viewer, None);
+            }
+        }
+        let mut covered = BTreeSet::new();
+        for (viewer, scope) in self.store.covers() {
+            if existing.contains(&viewer) {
+                covered.insert(scope);
+            } else {
+                self.store.drop_cover(&viewer, &scope)?;
+            }
+        }
+        let looked_at = |account: &AccountId, endpoint: &Arc<str>| {
+            tasks.get(&(endpoint.clone(), account.clone())).is_some_and(|t| !lock(&t.wanted).is_empty())
+        };
+        let orphaned: Vec<_> = self
+            .store
+            .open_scopes()
+            .into_iter()
+            .filter(|s| !covered.contains(s) && !looked_at(&s.account, &s.endpoint))
+            .collect();
+        self.store.close_scopes(&orphaned)
+    }
+
+    /// What is known of each account for a CloudScan.
+    pub fn reports(&self, viewer: &Viewer) -> Vec<AccountReport> {
+        self.lock().values().filter_map(|task| lock(&task.reports).get(viewer).cloned()).collect()
+    }
+
+    /// Accounts with a task.
+    pub fn accounts(&self) -> usize {
+        self.lock().len()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<AccountKey, Task>> {
+        lock(&self.tasks)
+    }
+
+    fn spawn(&self, (endpoint, account): &AccountKey) -> Task {
+        let wanted: Arc<Mutex<Vec<Subscription>>> = Arc::default();
+        let reports: Arc<Mutex<BTreeMap<Viewer, AccountReport>>> = Arc::default();
+        let wake = Arc::new(Notify::new());
+        let scanner =
+            AccountScanner::new(self.provider.clone(), self.store.clone(), account.clone(), endpoint.clone());
+        let running =
+            run(scanner, wanted.clone(), wake.clone(), reports.clone(), self.finished.clone(), self.store.clone());
+        let handle = tokio::spawn(running);
+        Task { wanted, wake, reports, handle }
+    }
+}
+
+impl Task {
+    fn change(&self, viewer: &Viewer, subscription: Option<Subscription>) {
+        let mut wanted = lock(&self.wanted);
+        let before = wanted.iter().position(|s| s.viewer == *viewer);
+        match (before, subscription) {
+            (None, None) => return,
+            (Some(i), None) => {
+                wanted.remove(i);
+                lock(&self.reports).remove(viewer);
+            }
+            (Some(i), Some(new)) if same(&wanted[i], &new) => return,
+            (Some(i), Some(new)) => wanted[i] = new,
+            (None, Some(new)) => wanted.push(new),
+        }
+        drop(wanted);
+        self.wake.notify_one();
+    }
+}
+
+fn same(a: &Subscription, b: &Subscription) -> bool {
+    format!("{a:?}") == format!("{b:?}") && a.target == b.target
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        for task in self.lock().values() {
+            task.handle.abort();
+        }
+    }
+}
+
+async fn run(
+    mut scanner: AccountScanner,
+    wanted: Arc<Mutex<Vec<Subscription>>>,
+    wake: Arc<Notify>,
+    reports: Arc<Mutex<BTreeMap<Viewer, AccountReport>>>,
+    finished: mpsc::Sender<Viewer>,
+    store: Store,
+) {
+    loop {
+        let subscriptions = lock(&wanted).clone();
+        // With nobody left, one more round closes the scopes.
+        scanner.round(&subscriptions, false, &|_, _| {}).await;
+        {
+            // Only those still wanted: one that left meanwhile has no report.
+            let still: BTreeSet<Viewer> = lock(&wanted).iter().map(|s| s.viewer.clone()).collect();
+            let mut reports = lock(&reports);
+            *reports = scanner.reports.clone();
+            reports.retain(|viewer, _| still.contains(viewer));
+        }
+        for subscription in &subscriptions {
+            let _ = finished.try_send(subscription.viewer.clone());
+        }
+        if subscriptions.is_empty() && lock(&wanted).is_empty() {
+            return;
+        }
+        let pause = scanner.next().map_or(RETRY, |next| next.since(store.now()));
+        let failed = scanner.reports.values().any(|r| matches!(r.credentials, Some(Err(_))));
+        let pause = if failed { pause.min(RETRY) } else { pause };
+        tokio::select! {
+            () = wake.notified() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -1,0 +1,81 @@
+//! Scanning: one task per account lists its scopes, confirms what is missing and commits.
+//!
+//! - [`round`]: one round over the scopes of an account that are due. The same code serves the
+//!   operator's tasks and `elava scan`.
+//! - [`fleet`]: the tasks of all accounts, and what they know for each CloudScan.
+//!
+//! A round lists first and concludes last: only when every due scope has been listed is it known
+//! whether so much vanished at once that the look is to be doubted before the cloud is.
+
+mod fleet;
+mod round;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+pub use fleet::Fleet;
+pub use round::{AccountScanner, Progress, Round};
+
+use crate::cloud::{AccountTarget, CloudError, Identity};
+use crate::inventory::{AccountId, LossLimits, Outcome, Scope, Timestamp, Viewer};
+
+/// What one CloudScan wants of one account.
+#[derive(Clone, Debug)]
+pub struct Subscription {
+    pub viewer: Viewer,
+    pub target: AccountTarget,
+    /// The names of the resource types to look at.
+    pub types: Vec<&'static str>,
+    pub interval: Duration,
+    pub suspended: bool,
+    pub loss: LossLimits,
+    /// Sweeps that must agree where an API has no read by id.
+    pub confirmations: u32,
+    /// Changes when a scan is asked for now.
+    pub requested_at: Option<String>,
+}
+
+/// How the last look at a scope went, as one CloudScan may know it.
+#[derive(Clone, Debug)]
+pub struct ScopeReport {
+    pub outcome: Outcome,
+    pub error: Option<CloudError>,
+    /// The mass-loss breaker holds what this look missed.
+    pub held: bool,
+    pub ended: Timestamp,
+}
+
+/// What is known of one account for one CloudScan.
+#[derive(Clone, Debug, Default)]
+pub struct AccountReport {
+    pub account: Option<AccountId>,
+    /// None until somebody tried.
+    pub credentials: Option<Result<Identity, CloudError>>,
+    /// The list of regions could not be read, or named ones that are not there.
+    pub regions_error: Option<CloudError>,
+    pub scopes: BTreeMap<Scope, ScopeReport>,
+    /// How many scopes there are to look at.
+    pub scopes_wanted: usize,
+    pub last_started: Option<Timestamp>,
+    pub last_ended: Option<Timestamp>,
+    pub next: Option<Timestamp>,
+    pub calls: u64,
+    /// The store refused what was seen.
+    pub store_error: Option<String>,
+    /// The cloud's clock and ours differ by more than is tolerated.
+    pub rounds: u64,
+}
+
+impl AccountReport {
+    /// Every scope was looked at once, whatever the outcome.
+    pub fn is_first_scan_complete(&self) -> bool {
+        match &self.credentials {
+            None => false,
+            // There is nothing to look at with credentials that don't work, and that was tried.
+            Some(Err(_)) => true,
+            Some(Ok(_)) => {
+                self.regions_error.is_some() || (self.rounds > 0 && self.scopes.len() >= self.scopes_wanted)
+            }
+        }
+    }
+}
