@@ -1,3 +1,6 @@
 //! Elava.
+pub mod cloud;
 pub mod inventory;
+pub mod policy;
+pub mod scanner;
 pub mod store;
