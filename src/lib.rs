@@ -1,4 +1,5 @@
 //! Elava.
+pub mod api;
 pub mod cloud;
 pub mod inventory;
 pub mod policy;

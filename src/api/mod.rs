@@ -1,0 +1,52 @@
+//! The custom resources: `CloudScan` and `ResourceFinding`, their schemas and what they mean.
+//!
+//! - [`cloudscan`], [`finding`]: the types, from which the CRDs are generated.
+//! - [`settings`]: a spec as the plain settings that the rules and the scanner work with.
+//! - [`validate`]: the API server's verdict on a manifest, without an API server.
+
+mod cloudscan;
+mod finding;
+mod settings;
+pub mod validate;
+
+pub use cloudscan::*;
+pub use finding::*;
+pub use settings::SpecError;
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::CustomResourceExt;
+
+pub const GROUP: &str = "elava.dev";
+/// Any new value asks for a scan now.
+pub const RECONCILE_REQUESTED_AT: &str = "elava.dev/reconcile-requested-at";
+/// On a finding: a person has seen it.
+pub const ACKNOWLEDGED: &str = "elava.dev/acknowledged";
+
+/// Every CRD, as it is installed.
+pub fn crds() -> Vec<CustomResourceDefinition> {
+    let mut finding = ResourceFinding::crd();
+    for version in &mut finding.spec.versions {
+        version.subresources = None;
+    }
+    [CloudScan::crd(), finding].into_iter().map(without_nullable).collect()
+}
+
+/// schemars says `nullable` of every `Option`. An explicit null is a mistake in a manifest, and is
+/// refused as one.
+fn without_nullable(crd: CustomResourceDefinition) -> CustomResourceDefinition {
+    fn strip(value: &mut serde_json::Value) {
+        match value {
+            serde_json::Value::Object(fields) => {
+                if fields.get("nullable").is_some_and(serde_json::Value::is_boolean) {
+                    fields.remove("nullable");
+                }
+                fields.values_mut().for_each(strip);
+            }
+            serde_json::Value::Array(items) => items.iter_mut().for_each(strip),
+            _ => {}
+        }
+    }
+    let mut value = serde_json::to_value(&crd).expect("a CRD is JSON");
+    strip(&mut value);
+    serde_json::from_value(value).expect("it is still a CRD")
+}
