@@ -19,8 +19,6 @@ use kube::CustomResourceExt;
 pub const GROUP: &str = "elava.dev";
 /// Any new value asks for a scan now.
 pub const RECONCILE_REQUESTED_AT: &str = "elava.dev/reconcile-requested-at";
-/// On a finding: a person has seen it.
-pub const ACKNOWLEDGED: &str = "elava.dev/acknowledged";
 
 /// Every CRD, as it is installed.
 pub fn crds() -> Vec<CustomResourceDefinition> {

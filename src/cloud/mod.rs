@@ -68,6 +68,9 @@ pub enum Credentials {
     /// The process's own chain: environment, profile, IRSA, Pod Identity, instance role.
     Chain,
     Static { access_key_id: String, secret_access_key: String, session_token: Option<String> },
+    /// There should be some, but nobody can get at them, for this reason. Nothing falls back to other
+    /// credentials.
+    Unavailable(String),
 }
 
 impl std::fmt::Debug for Credentials {
@@ -75,6 +78,7 @@ impl std::fmt::Debug for Credentials {
         f.write_str(match self {
             Credentials::Chain => "Chain",
             Credentials::Static { .. } => "Static(..)",
+            Credentials::Unavailable(_) => "Unavailable",
         })
     }
 }

@@ -76,8 +76,10 @@ impl Fleet {
 
     /// Drops whatever belongs to CloudScans that are not in the complete list of those that exist, and
     /// closes scopes that no task looks at: deleted while the operator was down is deleted too.
-    pub fn retain(&self, existing: &BTreeSet<Viewer>) -> Result<(), crate::store::StoreError> {
+    /// `existing` is asked while nobody can subscribe.
+    pub fn retain(&self, existing: impl FnOnce() -> BTreeSet<Viewer>) -> Result<(), crate::store::StoreError> {
         let tasks = self.lock();
+        let existing = existing();
         for task in tasks.values() {
             let gone: Vec<Viewer> =
                 lock(&task.wanted).iter().map(|s| s.viewer.clone()).filter(|v| !existing.contains(v)).collect();
@@ -102,7 +104,8 @@ impl Fleet {
             .into_iter()
             .filter(|s| !covered.contains(s) && !looked_at(&s.account, &s.endpoint))
             .collect();
-        self.store.close_scopes(&orphaned)
+        self.store.close_scopes(&orphaned)?;
+        self.store.retain_notes(&existing)
     }
 
     /// What is known of each account for a CloudScan.

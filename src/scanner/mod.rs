@@ -33,6 +33,8 @@ pub struct Subscription {
     pub confirmations: u32,
     /// Changes when a scan is asked for now.
     pub requested_at: Option<String>,
+    /// The generation of the spec that this was made from.
+    pub generation: i64,
 }
 
 /// How the last look at a scope went, as one CloudScan may know it.
@@ -62,8 +64,10 @@ pub struct AccountReport {
     pub calls: u64,
     /// The store refused what was seen.
     pub store_error: Option<String>,
-    /// The cloud's clock and ours differ by more than is tolerated.
     pub rounds: u64,
+    /// What the last round was made from.
+    pub generation: i64,
+    pub handled_request: Option<String>,
 }
 
 impl AccountReport {

@@ -146,7 +146,7 @@ impl AccountScanner {
         for (looked, committed) in settled {
             self.settle(looked, committed, &ready, &mut round);
         }
-        self.finish(started, &ready, &round);
+        self.finish(started, subscriptions, &ready, &round);
         round
     }
 
@@ -449,7 +449,7 @@ impl AccountScanner {
         round.scopes.insert(sweep.scope, report);
     }
 
-    fn finish(&mut self, started: Timestamp, ready: &[Ready], round: &Round) {
+    fn finish(&mut self, started: Timestamp, subscriptions: &[Subscription], ready: &[Ready], round: &Round) {
         let ended = self.store.now();
         let next = self.next();
         for (viewer, report) in &mut self.reports {
@@ -458,6 +458,10 @@ impl AccountScanner {
             report.last_ended = Some(ended);
             report.rounds += 1;
             report.store_error = round.store_errors.first().cloned();
+            if let Some(subscription) = subscriptions.iter().find(|s| s.viewer == *viewer) {
+                report.generation = subscription.generation;
+                report.handled_request = subscription.requested_at.clone();
+            }
             if let Some(ready) = ready.iter().find(|r| r.subscription.viewer == *viewer) {
                 report.calls += ready.session.take_calls();
             }

@@ -355,6 +355,34 @@ impl Store {
         Ok(out)
     }
 
+    /// Drops the notes of all other viewers.
+    pub fn retain_notes(&self, viewers: &BTreeSet<Viewer>) -> Result<(), StoreError> {
+        let others = {
+            let txn = self.inner.db.begin_read()?;
+            let table = match txn.open_table(NOTE) {
+                Ok(table) => table,
+                Err(TableError::TableDoesNotExist(_)) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            };
+            let mut others: BTreeMap<Viewer, Vec<(String, Option<Vec<u8>>)>> = BTreeMap::new();
+            for row in table.iter()? {
+                let (key, _) = row?;
+                let (viewer, name) = key.value();
+                let viewer = Viewer::from(viewer);
+                if !viewers.contains(&viewer) {
+                    others.entry(viewer).or_default().push((name.to_owned(), None));
+                }
+            }
+            others
+        };
+        others.iter().try_for_each(|(viewer, notes)| self.write_notes(viewer, notes))
+    }
+
+    /// A write failed and nothing more is written until the store is opened again.
+    pub fn is_poisoned(&self) -> bool {
+        self.inner.writer.lock().map_or(true, |writer| writer.poisoned)
+    }
+
     /// Writes what is only in memory of the ledger. Called before the process ends.
     pub fn flush(&self) -> Result<(), StoreError> {
         let mut writer = self.writer()?;

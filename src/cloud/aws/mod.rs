@@ -71,6 +71,9 @@ impl Provider for Aws {
     }
 
     async fn connect(&self, target: &AccountTarget) -> Result<Arc<dyn Session>, CloudError> {
+        if let Credentials::Unavailable(why) = &target.credentials {
+            return Err(CloudError::new(Reason::InvalidCredentials, why.clone()));
+        }
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
             .retry_config(RetryConfig::adaptive().with_max_attempts(ATTEMPTS))
             .timeout_config(

@@ -1,0 +1,225 @@
+//! What is wanted, as values: subscriptions for the scanner, objects for the API server. Pure.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, ObjectMeta, OwnerReference};
+use kube::{Resource, ResourceExt};
+
+use super::validate::Valid;
+use crate::api::{
+    CloudScan, FindingState, FindingStatus, GROUP, RECONCILE_REQUESTED_AT, ResourceFinding, Since,
+};
+use crate::cloud::{AccountTarget, Credentials};
+use crate::inventory::{AccountId, Region, ResourceKey, Timestamp, Viewer};
+use crate::policy::lifecycle::{Record, State};
+use crate::policy::{Finding, Severity};
+use crate::scanner::Subscription;
+
+/// The name that owns what the operator applies, and that its events carry.
+pub const MANAGER: &str = "elava";
+/// Sweeps that must agree where an API has no read by id. No type of today lacks one.
+const CONFIRMATIONS: u32 = 2;
+/// Kubernetes' own bound on an event's note.
+const MAX_NOTE: usize = 1024;
+/// The bounds of the fields of `FindingStatus`, in characters.
+const MAX_MESSAGE: usize = 512;
+const MAX_NAME: usize = 256;
+const MAX_EVIDENCE: usize = 256;
+
+/// A CloudScan is known by namespace and name: one that is re-applied goes on with the same lives.
+pub fn viewer(scan: &CloudScan) -> Viewer {
+    Viewer::new(format!("{}/{}", scan.namespace().unwrap_or_default(), scan.name_any()))
+}
+
+pub fn subscriptions(scan: &CloudScan, valid: &Valid, credentials: &Credentials) -> Vec<Subscription> {
+    let aws = &valid.aws;
+    let regions = |names: &[String]| names.iter().map(|name| Region::new(name.as_str())).collect::<Vec<_>>();
+    let endpoint = aws.endpoint_url.as_deref().unwrap_or_default().trim_end_matches('/');
+    let target = |account: Option<&crate::api::AwsAccount>| AccountTarget {
+        account: account.map(|a| AccountId::new(a.id.as_str())),
+        role_arn: account.and_then(|a| a.role_arn.clone()),
+        external_id: account.and_then(|a| a.external_id.clone()),
+        credentials: credentials.clone(),
+        endpoint: endpoint.into(),
+        include_regions: regions(&aws.regions.include),
+        exclude_regions: regions(&aws.regions.exclude),
+    };
+    let targets = if aws.accounts.is_empty() {
+        vec![target(None)]
+    } else {
+        aws.accounts.iter().map(|account| target(Some(account))).collect()
+    };
+    let subscribe = |target| Subscription {
+        viewer: viewer(scan),
+        target,
+        types: valid.types.clone(),
+        interval: valid.interval,
+        suspended: valid.suspended,
+        loss: valid.loss,
+        confirmations: CONFIRMATIONS,
+        requested_at: scan.annotations().get(RECONCILE_REQUESTED_AT).cloned(),
+        generation: scan.metadata.generation.unwrap_or_default(),
+    };
+    targets.into_iter().map(subscribe).collect()
+}
+
+/// `<kind>-<slug of id>-<8 hex>`: the same cause has the same name for ever.
+pub fn finding_name(scan_name: &str, finding: &Finding) -> String {
+    let kind = finding.kind.as_str();
+    let hash = blake3::hash(format!("{scan_name}\0{kind}\0{}", finding.resource).as_bytes()).to_hex();
+    format!("{}-{}-{}", kind.to_ascii_lowercase(), slug(&finding.resource), &hash[..8])
+}
+
+/// What of an id may stand in an object's name.
+fn slug(key: &ResourceKey) -> String {
+    let clean: String = key.id.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();
+    let clean = clean.trim_matches('-');
+    let short = clean.get(..clean.len().min(40)).unwrap_or_default().trim_matches('-');
+    if short.is_empty() { "resource".to_owned() } else { short.to_owned() }
+}
+
+pub fn finding(scan: &CloudScan, name: &str, record: &Record) -> ResourceFinding {
+    let Record { finding, state, .. } = record;
+    let key = &finding.resource;
+    let label = |name: &str, value: &str| (format!("{GROUP}/{name}"), value.to_owned());
+    let labels = BTreeMap::from([
+        label("kind", finding.kind.as_str()),
+        label("severity", finding.severity.as_str()),
+        label("account", key.account.as_str()),
+        label("region", key.region.as_str()),
+        // A label value holds no colon.
+        label("type", &key.resource_type.as_str().replace("::", ".")),
+    ]);
+    let (state, resolution, resolved_at) = match state {
+        State::Open => (FindingState::Open, None, None),
+        State::Resolved { at, reason } => (FindingState::Resolved, Some(reason.as_str().to_owned()), Some(*at)),
+    };
+    let mut object = ResourceFinding::new(name, crate::api::ResourceFindingFields {});
+    object.metadata = ObjectMeta {
+        name: Some(name.to_owned()),
+        namespace: scan.namespace(),
+        labels: Some(labels),
+        owner_references: Some(vec![owner(scan)]),
+        ..ObjectMeta::default()
+    };
+    object.status = Some(FindingStatus {
+        kind: finding.kind.as_str().to_owned(),
+        severity: finding.severity.as_str().to_owned(),
+        state,
+        resolution,
+        resolved_at,
+        message: shortened(&finding.message, MAX_MESSAGE),
+        resource: key.to_string(),
+        resource_name: finding.name.as_deref().map(|name| shortened(name, MAX_NAME)),
+        provider: key.provider.to_string(),
+        account: key.account.to_string(),
+        region: key.region.to_string(),
+        resource_type: key.resource_type.to_string(),
+        id: key.id.to_string(),
+        first_seen: finding.first_seen,
+        since: Since { revision: revision(finding.revision.0), time: finding.since },
+        evidence: finding.evidence.iter().map(|e| shortened(e, MAX_EVIDENCE)).collect(),
+    });
+    object
+}
+
+fn owner(scan: &CloudScan) -> OwnerReference {
+    // Not `blockOwnerDeletion`: that would need the right to set finalizers on CloudScans.
+    OwnerReference {
+        block_owner_deletion: None,
+        controller: Some(true),
+        ..scan.controller_owner_ref(&()).unwrap_or_default()
+    }
+}
+
+pub fn revision(revision: u64) -> i64 {
+    i64::try_from(revision).unwrap_or(i64::MAX)
+}
+
+/// By characters, with a sign that something was cut.
+pub fn shortened(text: &str, most: usize) -> String {
+    if text.chars().count() <= most {
+        return text.to_owned();
+    }
+    text.chars().take(most - 1).chain(['…']).collect()
+}
+
+/// Whether what stands is what is wanted, in all that the operator writes.
+pub fn is_as_wanted(standing: &ResourceFinding, wanted: &ResourceFinding) -> bool {
+    let labels = |object: &ResourceFinding| {
+        let mut labels = object.labels().clone();
+        labels.retain(|key, _| wanted.labels().contains_key(key));
+        labels
+    };
+    standing.status == wanted.status
+        && labels(standing) == *wanted.labels()
+        && wanted.owner_references().iter().all(|o| standing.owner_references().iter().any(|s| s.uid == o.uid))
+}
+
+/// The event of a transition. Its name follows from what it tells, so telling it again tells nothing.
+pub fn finding_event(scan: &CloudScan, object: &ResourceFinding, record: &Record, told_at: Timestamp, instance: &str) -> Event {
+    let kind = record.finding.kind.as_str();
+    let (reason, warning, note, action) = match &record.state {
+        State::Open => {
+            let warning = record.finding.severity > Severity::Low;
+            (kind.to_owned(), warning, record.finding.message.clone(), "Opened")
+        }
+        State::Resolved { reason, .. } => {
+            let note = format!("resolved ({}): {}", reason.as_str(), record.finding.message);
+            (format!("{kind}{}", reason.as_str()), false, note, "Resolved")
+        }
+    };
+    let told = format!("{}\0{reason}\0{}", object.uid().unwrap_or_default(), record.reopened);
+    event(scan, object.object_ref(&()), &told, &reason, warning, &note, action, told_at, instance)
+}
+
+/// The event of a condition that changed.
+pub fn condition_event(scan: &CloudScan, condition: &Condition, told_at: Timestamp, instance: &str) -> Event {
+    let told = format!("{}\0{}\0{}\0{}", condition.type_, condition.status, condition.reason, condition.message);
+    let warning = (condition.type_ == "Stalled") == (condition.status == "True");
+    let note = format!("{}={}: {}", condition.type_, condition.status, condition.message);
+    event(scan, scan.object_ref(&()), &told, &condition.reason, warning, &note, "Scan", told_at, instance)
+}
+
+/// One event in place of many.
+pub fn summary_event(scan: &CloudScan, untold: usize, revision: u64, told_at: Timestamp, instance: &str) -> Event {
+    let note = format!("{untold} more findings changed: kubectl get resourcefindings -n {}", scan.namespace().unwrap_or_default());
+    let told = format!("summary\0{revision}\0{untold}");
+    event(scan, scan.object_ref(&()), &told, "MoreFindings", false, &note, "Summarised", told_at, instance)
+}
+
+#[allow(clippy::too_many_arguments)] // an event has as many parts
+fn event(
+    scan: &CloudScan,
+    regarding: ObjectReference,
+    told: &str,
+    reason: &str,
+    warning: bool,
+    note: &str,
+    action: &str,
+    told_at: Timestamp,
+    instance: &str,
+) -> Event {
+    let hash = blake3::hash(told.as_bytes()).to_hex();
+    let name = regarding.name.clone().unwrap_or_default();
+    let name = name.get(..name.len().min(200)).unwrap_or_default();
+    Event {
+        metadata: ObjectMeta {
+            name: Some(format!("{name}.{}", &hash[..16])),
+            namespace: scan.namespace(),
+            ..ObjectMeta::default()
+        },
+        event_time: Some(MicroTime(told_at.to_jiff())),
+        reporting_controller: Some(format!("{GROUP}/operator")),
+        reporting_instance: Some(instance.to_owned()),
+        action: Some(action.to_owned()),
+        reason: Some(reason.to_owned()),
+        type_: Some(if warning { "Warning" } else { "Normal" }.to_owned()),
+        note: Some(shortened(note, MAX_NOTE / 4)),
+        related: (regarding.kind.as_deref() != Some("CloudScan")).then(|| scan.object_ref(&())),
+        regarding: Some(regarding),
+        ..Event::default()
+    }
+}

@@ -1,0 +1,74 @@
+//! What a CloudScan refers to: its Secret.
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Api, ResourceExt};
+
+use super::{Context, ReconcileError, timely};
+use crate::api::CloudScan;
+use crate::cloud::Credentials;
+
+/// The credentials that it names. What only a user can mend is said in [`Credentials::Unavailable`];
+/// what passes is an error, and tried again.
+pub(super) async fn credentials(scan: &CloudScan, context: &Context) -> Result<Credentials, ReconcileError> {
+    let reference = scan.spec.provider.aws.as_ref().and_then(|aws| aws.credentials_secret_ref.as_ref());
+    let Some(reference) = reference else { return Ok(Credentials::Chain) };
+    let namespace = scan.namespace().unwrap_or_default();
+    let secrets: Api<Secret> = Api::namespaced(context.client.clone(), &namespace);
+    match timely(secrets.get_opt(&reference.name)).await {
+        Ok(Some(secret)) => Ok(from_secret(&secret, &namespace)),
+        Ok(None) => Ok(Credentials::Unavailable(format!(
+            "there is no Secret {namespace}/{name}: make one with kubectl create secret generic {name} -n {namespace} \
+             --from-literal=AWS_ACCESS_KEY_ID=... --from-literal=AWS_SECRET_ACCESS_KEY=...",
+            name = reference.name
+        ))),
+        Err(ReconcileError::Api(kube::Error::Api(status))) if status.code == 403 => {
+            let (account, role) = (&context.identity.service_account, &context.identity.credentials_role);
+            Ok(Credentials::Unavailable(format!(
+                "the operator may not read the Secret {namespace}/{}: allow it with kubectl create rolebinding \
+                 elava-credentials -n {namespace} --clusterrole={role} --serviceaccount={account}",
+                reference.name
+            )))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn from_secret(secret: &Secret, namespace: &str) -> Credentials {
+    let value = |key: &str| {
+        let bytes = secret.data.as_ref()?.get(key)?;
+        // A trailing newline is what `echo | base64` leaves; AWS would answer with a puzzle.
+        let text = std::str::from_utf8(&bytes.0).ok()?.trim();
+        (!text.is_empty()).then(|| text.to_owned())
+    };
+    match (value("AWS_ACCESS_KEY_ID"), value("AWS_SECRET_ACCESS_KEY")) {
+        (Some(access_key_id), Some(secret_access_key)) => {
+            Credentials::Static { access_key_id, secret_access_key, session_token: value("AWS_SESSION_TOKEN") }
+        }
+        (id, _) => {
+            let missing = if id.is_none() { "AWS_ACCESS_KEY_ID" } else { "AWS_SECRET_ACCESS_KEY" };
+            Credentials::Unavailable(format!("the Secret {namespace}/{} has no key {missing}", secret.name_any()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::ByteString;
+
+    #[test]
+    fn a_newline_at_the_end_of_a_key_is_no_part_of_it_and_a_missing_key_is_named() {
+        let with = |pairs: &[(&str, &str)]| {
+            let data = pairs.iter().map(|(k, v)| ((*k).to_owned(), ByteString(v.as_bytes().to_vec()))).collect();
+            let mut secret = Secret { data: Some(data), ..Secret::default() };
+            secret.metadata.name = Some("keys".to_owned());
+            from_secret(&secret, "team-a")
+        };
+        let good = with(&[("AWS_ACCESS_KEY_ID", "id\n"), ("AWS_SECRET_ACCESS_KEY", "key")]);
+        let Credentials::Static { access_key_id, session_token, .. } = good else { panic!("{good:?}") };
+        assert_eq!((access_key_id.as_str(), session_token), ("id", None));
+        let bad = with(&[("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", " ")]);
+        let Credentials::Unavailable(why) = bad else { panic!("{bad:?}") };
+        assert_eq!(why, "the Secret team-a/keys has no key AWS_SECRET_ACCESS_KEY");
+    }
+}

@@ -1,0 +1,278 @@
+//! The reconciler: from CloudScans to tasks, from the store to findings, events and status.
+//!
+//! One reconcile is five steps: [`dereference`], [`validate`], [`build`], [`apply`], [`status`]. Only
+//! the first and the last two do I/O. It runs when a spec changes, when an account was looked at, and
+//! when a finding is touched; the scanner runs on by itself while the API server is away.
+
+mod apply;
+pub mod build;
+mod dereference;
+mod status;
+pub mod validate;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::{StreamExt, TryStreamExt};
+use kube::api::{Patch, PatchParams};
+use kube::runtime::controller::{Action, Config};
+use kube::runtime::reflector::{self, ObjectRef};
+use kube::runtime::{Controller, PredicateConfig, Predicate, WatchStreamExt, predicates, watcher};
+use kube::{Api, Client, ResourceExt};
+use tokio::sync::{mpsc, watch};
+
+use crate::api::{CloudScan, ResourceFinding};
+use crate::inventory::Viewer;
+use crate::scanner::Fleet;
+use crate::store::{Store, StoreError};
+pub use validate::AllowedEndpoints;
+
+/// CloudScans in work at once. One is a few milliseconds of evaluation and a handful of writes.
+const CONCURRENCY: u16 = 4;
+/// Several accounts of one CloudScan end their rounds together: one reconcile for all of them.
+const DEBOUNCE: Duration = Duration::from_millis(300);
+/// Client retries are on and its read timeout is none: without a deadline one call hangs a reconcile.
+const CALL_DEADLINE: Duration = Duration::from_secs(30);
+/// Time passes for grace periods and for what is kept, also where nothing is scanned.
+const RECHECK: Duration = Duration::from_secs(300);
+const FIRST_BACKOFF: Duration = Duration::from_secs(1);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(300);
+
+/// Who the operator is, for messages that tell how to let it in.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// `namespace:name`, as kubectl writes it.
+    pub service_account: String,
+    /// The ClusterRole that allows reading credentials, to be bound per namespace.
+    pub credentials_role: String,
+    /// The pod's name.
+    pub instance: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    #[error("the API server refused or failed")]
+    Api(#[source] kube::Error),
+    #[error("the API server did not answer within {} s", CALL_DEADLINE.as_secs())]
+    Deadline,
+    #[error("the store failed")]
+    Store(#[from] StoreError),
+}
+
+impl ReconcileError {
+    pub fn reason(&self) -> &'static str {
+        match self {
+            ReconcileError::Api(_) => "ApiFailed",
+            ReconcileError::Deadline => "ApiDeadline",
+            ReconcileError::Store(error) => error.reason(),
+        }
+    }
+}
+
+struct Context {
+    client: Client,
+    store: Store,
+    fleet: Arc<Fleet>,
+    findings: reflector::Store<ResourceFinding>,
+    endpoints: AllowedEndpoints,
+    identity: Identity,
+    existing: watch::Receiver<Option<BTreeSet<Viewer>>>,
+    failures: Mutex<BTreeMap<Viewer, u32>>,
+}
+
+async fn timely<T>(call: impl Future<Output = kube::Result<T>>) -> Result<T, ReconcileError> {
+    match tokio::time::timeout(CALL_DEADLINE, call).await {
+        Ok(answer) => answer.map_err(ReconcileError::Api),
+        Err(_) => Err(ReconcileError::Deadline),
+    }
+}
+
+/// Runs until `stop` is done.
+pub async fn run(
+    client: Client,
+    store: Store,
+    fleet: Arc<Fleet>,
+    finished: mpsc::Receiver<Viewer>,
+    endpoints: AllowedEndpoints,
+    identity: Identity,
+    stop: impl Future<Output = ()> + Send + Sync + 'static,
+) {
+    let (existing_sender, existing) = watch::channel(None);
+    let (scans, scan_writer) = reflector::store();
+    let mut list = Existing { found: BTreeSet::new(), sender: existing_sender };
+    // A change of status is our own doing.
+    let spec_or_request = predicates::generation.combine(predicates::annotations);
+    let scan_stream = watcher(Api::<CloudScan>::all(client.clone()), watcher::Config::default())
+        .default_backoff()
+        .inspect_ok(move |event| list.see(event))
+        .inspect_err(|error| tracing::warn!("watching CloudScans: {error}"))
+        .reflect(scan_writer)
+        .applied_objects()
+        .predicate_filter(spec_or_request, PredicateConfig::default());
+    let (findings, finding_writer) = reflector::store();
+    let finding_stream = watcher(Api::<ResourceFinding>::all(client.clone()), watcher::Config::default())
+        .default_backoff()
+        .inspect_err(|error| tracing::warn!("watching ResourceFindings: {error}"))
+        .reflect(finding_writer)
+        .touched_objects();
+    let looked_at = futures::stream::unfold(finished, |mut finished| async {
+        let viewer = finished.recv().await?;
+        let (namespace, name) = viewer.as_str().split_once('/').unwrap_or_default();
+        Some((ObjectRef::<CloudScan>::new(name).within(namespace), finished))
+    });
+
+    let retaining = tokio::spawn(retain(fleet.clone(), existing.clone()));
+    let context = Arc::new(Context {
+        client,
+        store,
+        fleet,
+        findings,
+        endpoints,
+        identity,
+        existing,
+        failures: Mutex::new(BTreeMap::new()),
+    });
+    Controller::for_stream(scan_stream, scans)
+        .owns_stream(finding_stream)
+        .reconcile_on(looked_at)
+        .with_config(Config::default().concurrency(CONCURRENCY).debounce(DEBOUNCE))
+        .graceful_shutdown_on(stop)
+        .run(reconcile, on_error, context)
+        .for_each(|result| async {
+            if let Err(error) = result {
+                tracing::debug!("controller: {error}");
+            }
+        })
+        .await;
+    retaining.abort();
+}
+
+/// The CloudScans that exist, from a complete list on.
+struct Existing {
+    found: BTreeSet<Viewer>,
+    sender: watch::Sender<Option<BTreeSet<Viewer>>>,
+}
+
+impl Existing {
+    fn see(&mut self, event: &watcher::Event<CloudScan>) {
+        match event {
+            watcher::Event::Init => {
+                self.found.clear();
+                return;
+            }
+            watcher::Event::InitApply(scan) => {
+                self.found.insert(build::viewer(scan));
+                return;
+            }
+            watcher::Event::InitDone => {}
+            watcher::Event::Apply(scan) => {
+                self.found.insert(build::viewer(scan));
+            }
+            watcher::Event::Delete(scan) => {
+                self.found.remove(&build::viewer(scan));
+            }
+        }
+        self.sender.send_replace(Some(self.found.clone()));
+    }
+}
+
+/// What belongs to CloudScans that are gone goes too, each time the complete list is another.
+async fn retain(fleet: Arc<Fleet>, mut existing: watch::Receiver<Option<BTreeSet<Viewer>>>) {
+    while existing.changed().await.is_ok() {
+        let (fleet, list) = (fleet.clone(), existing.clone());
+        let Some(()) = list.borrow().as_ref().map(|_| ()) else { continue };
+        let retained =
+            tokio::task::spawn_blocking(move || fleet.retain(|| list.borrow().clone().unwrap_or_default())).await;
+        if let Ok(Err(error)) = retained {
+            tracing::error!(reason = error.reason(), "scopes could not be closed: {error}");
+        }
+    }
+}
+
+async fn reconcile(scan: Arc<CloudScan>, context: Arc<Context>) -> Result<Action, ReconcileError> {
+    let scan = &*scan;
+    if scan.metadata.deletion_timestamp.is_some() {
+        return Ok(Action::await_change());
+    }
+    let viewer = build::viewer(scan);
+    let credentials = dereference::credentials(scan, &context).await?;
+    let types = context.fleet.provider().types();
+    let valid = validate::validate(&scan.spec, &types, &context.endpoints);
+    let mut unconnected = None;
+    let mut accounts = 0;
+    let mut published = Ok(None);
+    if let Ok(valid) = &valid {
+        let subscriptions = build::subscriptions(scan, valid, &credentials);
+        accounts = subscriptions.len();
+        unconnected = context.fleet.set(&viewer, subscriptions).await.err();
+        if !exists(&context, &viewer) {
+            // Deleted while this ran: what was just set would be nobody's.
+            let _ = context.fleet.set(&viewer, Vec::new()).await;
+            return Ok(Action::await_change());
+        }
+        published = apply::findings(scan, &valid.rules, &context).await.map(Some);
+    }
+    let counts = published.as_ref().ok().cloned().flatten();
+    let reports = context.fleet.reports(&viewer);
+    let status = status::summarize(&status::Found {
+        scan,
+        refusal: valid.as_ref().err(),
+        unconnected: unconnected.as_ref(),
+        accounts,
+        reports: &reports,
+        counts,
+        now: context.store.now(),
+    });
+    update_status(scan, status, &context).await?;
+    published?;
+    lock(&context.failures).remove(&viewer);
+    Ok(Action::requeue(if unconnected.is_some() { LONGEST_BACKOFF / 10 } else { RECHECK }))
+}
+
+fn exists(context: &Context, viewer: &Viewer) -> bool {
+    context.existing.borrow().as_ref().is_none_or(|existing| existing.contains(viewer))
+}
+
+/// One patch, when something is to be said; an event for each condition that says something else.
+async fn update_status(
+    scan: &CloudScan,
+    status: crate::api::CloudScanStatus,
+    context: &Context,
+) -> Result<(), ReconcileError> {
+    if scan.status.as_ref() == Some(&status) {
+        return Ok(());
+    }
+    let namespace = scan.namespace().unwrap_or_default();
+    let now = context.store.now();
+    for condition in status::newly_told(scan.status.as_ref(), &status) {
+        let event = build::condition_event(scan, condition, now, &context.identity.instance);
+        apply::publish(context, &namespace, &event).await?;
+    }
+    let mut object = CloudScan::new(&scan.name_any(), scan.spec.clone());
+    object.status = Some(status);
+    let mut patch = serde_json::to_value(&object).expect("a CloudScan is JSON");
+    patch.as_object_mut().expect("it is an object").remove("spec");
+    let api: Api<CloudScan> = Api::namespaced(context.client.clone(), &namespace);
+    timely(api.patch_status(&scan.name_any(), &PatchParams::apply(build::MANAGER).force(), &Patch::Apply(&patch)))
+        .await?;
+    Ok(())
+}
+
+fn on_error(scan: Arc<CloudScan>, error: &ReconcileError, context: Arc<Context>) -> Action {
+    let viewer = build::viewer(&scan);
+    let mut failures = lock(&context.failures);
+    let failed = failures.entry(viewer.clone()).or_default();
+    *failed += 1;
+    let backoff = FIRST_BACKOFF.saturating_mul(1 << (*failed - 1).min(16)).min(LONGEST_BACKOFF);
+    let source = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+    tracing::warn!(
+        cloudscan = %viewer, reason = error.reason(), again_in_seconds = backoff.as_secs(), "{error}: {source}"
+    );
+    Action::requeue(backoff)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

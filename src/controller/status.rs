@@ -1,0 +1,348 @@
+//! One function makes the whole status, from what the steps before it found. Pure.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+use super::build::{revision, shortened};
+use super::validate::Refusal;
+use crate::api::{AccountStatus, CloudScan, CloudScanStatus, FindingCounts, LastScan, MAX_ACCOUNTS_IN_STATUS};
+use crate::cloud::CloudError;
+use crate::inventory::{AccountId, Reason, Revision, Timestamp};
+use crate::scanner::AccountReport;
+
+/// A condition's message is for people: longer ones are cut.
+const MAX_MESSAGE: usize = 1024;
+/// Problems that one message tells; the rest is counted.
+const PROBLEMS_TOLD: usize = 5;
+
+/// What one reconcile found out.
+pub struct Found<'a> {
+    pub scan: &'a CloudScan,
+    /// The spec can't be worked with.
+    pub refusal: Option<&'a Refusal>,
+    /// The account that the credentials answer for can't be told.
+    pub unconnected: Option<&'a CloudError>,
+    /// How many accounts are wanted.
+    pub accounts: usize,
+    pub reports: &'a [AccountReport],
+    pub counts: Option<Counts>,
+    pub now: Timestamp,
+}
+
+/// What the store holds for the CloudScan.
+#[derive(Clone, Debug, Default)]
+pub struct Counts {
+    pub revision: Revision,
+    pub by_account: BTreeMap<AccountId, usize>,
+    pub suspects: usize,
+    pub open: usize,
+    pub suppressed: usize,
+}
+
+pub fn summarize(found: &Found) -> CloudScanStatus {
+    let before = found.scan.status.clone().unwrap_or_default();
+    let generation = found.scan.metadata.generation;
+    let mut status = CloudScanStatus { observed_generation: generation, ..before.clone() };
+    if let Some(counts) = &found.counts {
+        status.revision = Some(revision(counts.revision.0));
+        status.resources = Some(count(counts.by_account.values().sum()));
+        status.awaiting_confirmation = Some(count(counts.suspects));
+        status.findings = Some(FindingCounts { open: count(counts.open), suppressed: count(counts.suppressed) });
+    }
+    if !found.reports.is_empty() {
+        let reports = found.reports;
+        let start = reports.iter().filter_map(|r| r.last_started).max();
+        let end = reports.iter().filter_map(|r| r.last_ended).max();
+        if let (Some(start_time), Some(end_time)) = (start, end) {
+            status.last_scan = Some(LastScan { start_time, end_time });
+        }
+        status.next_scan_time = reports.iter().filter_map(|r| r.next).min();
+        status.api_calls = Some(i64::try_from(reports.iter().map(|r| r.calls).sum::<u64>()).unwrap_or(i64::MAX));
+        if reports.len() == found.accounts && taken_up(found) {
+            let handled = |r: &AccountReport| r.handled_request.clone();
+            status.last_handled_reconcile_at = reports.iter().filter_map(handled).min().or(status.last_handled_reconcile_at);
+        }
+        status.accounts = accounts(found);
+    }
+    let conditions = [
+        ready(found),
+        reconciling(found),
+        stalled(found),
+        first_scan_complete(found, &before),
+        credentials_valid(found),
+        inventory_complete(found),
+    ];
+    status.conditions = conditions.into_iter().map(|told| told.into_condition(&before, generation, found.now)).collect();
+    status
+}
+
+/// The conditions that are another statement than before: each is one event. What merely goes on, and
+/// a first "not yet", is none.
+pub fn newly_told<'a>(before: Option<&CloudScanStatus>, after: &'a CloudScanStatus) -> Vec<&'a Condition> {
+    const TOLD: [&str; 3] = ["Stalled", "CredentialsValid", "InventoryComplete"];
+    let was = |type_: &str| before.and_then(|s| s.conditions.iter().find(|c| c.type_ == type_));
+    let good = |c: &Condition| if c.type_ == "Stalled" { c.status == "False" } else { c.status != "False" };
+    after
+        .conditions
+        .iter()
+        .filter(|c| TOLD.contains(&c.type_.as_str()))
+        .filter(|c| match was(&c.type_) {
+            None => !good(c),
+            Some(was) => (good(was), &was.reason) != (good(c), &c.reason) && !(good(was) && good(c)),
+        })
+        .collect()
+}
+
+struct Told {
+    type_: &'static str,
+    status: &'static str,
+    reason: String,
+    message: String,
+}
+
+fn told(type_: &'static str, status: &'static str, reason: &str, message: impl Into<String>) -> Told {
+    Told { type_, status, reason: reason.to_owned(), message: message.into() }
+}
+
+impl Told {
+    fn into_condition(self, before: &CloudScanStatus, generation: Option<i64>, now: Timestamp) -> Condition {
+        let was = before.conditions.iter().find(|c| c.type_ == self.type_ && c.status == self.status);
+        Condition {
+            type_: self.type_.to_owned(),
+            status: self.status.to_owned(),
+            reason: self.reason,
+            message: shortened(&self.message, MAX_MESSAGE),
+            observed_generation: generation,
+            last_transition_time: was.map_or_else(|| Time(now.to_jiff()), |c| c.last_transition_time.clone()),
+        }
+    }
+}
+
+fn count(n: usize) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+/// Every account had a round that was made from this generation of the spec.
+fn taken_up(found: &Found) -> bool {
+    let generation = found.scan.metadata.generation.unwrap_or_default();
+    found.reports.len() >= found.accounts && found.reports.iter().all(|r| r.generation >= generation)
+}
+
+fn working(found: &Found) -> usize {
+    found.reports.iter().filter(|r| matches!(r.credentials, Some(Ok(_)))).count()
+}
+
+/// Each account whose credentials don't work, with why.
+fn locked_out<'a>(found: &Found<'a>) -> Vec<(String, &'a CloudError)> {
+    let by_report = found.reports.iter().filter_map(|r| match (&r.account, &r.credentials) {
+        (Some(account), Some(Err(error))) => Some((format!("account {account}: {error}"), error)),
+        _ => None,
+    });
+    found.unconnected.map(|error| (error.to_string(), error)).into_iter().chain(by_report).collect()
+}
+
+/// What stands in the way for good: neither time nor another try mends it.
+fn is_for_the_user(error: &CloudError) -> bool {
+    matches!(
+        error.reason,
+        Reason::InvalidCredentials | Reason::WrongAccount | Reason::Denied | Reason::DeniedByPolicy | Reason::RegionDisabled
+    )
+}
+
+/// The accounts whose regions can't be told, with why.
+fn regionless<'a>(found: &Found<'a>) -> Vec<(String, &'a CloudError)> {
+    let with_error = |r: &'a AccountReport| Some((r.account.as_ref()?, r.regions_error.as_ref()?));
+    found.reports.iter().filter_map(with_error).map(|(a, e)| (format!("account {a}: {e}"), e)).collect()
+}
+
+fn all_stuck<'a>(found: &Found<'a>) -> Option<(&'static str, String)> {
+    if let Some(refusal) = found.refusal {
+        return Some((refusal.reason, refusal.message.clone()));
+    }
+    let mut stuck = locked_out(found);
+    stuck.extend(regionless(found));
+    let every_account = stuck.len() >= found.accounts && found.accounts > 0;
+    if every_account && stuck.iter().all(|(_, error)| is_for_the_user(error)) {
+        let reason = stuck[0].1.reason.as_str();
+        return Some((reason, list(stuck.into_iter().map(|(text, _)| text))));
+    }
+    None
+}
+
+fn ready(found: &Found) -> Told {
+    const TYPE: &str = "Ready";
+    if let Some((reason, message)) = all_stuck(found) {
+        return told(TYPE, "False", reason, message);
+    }
+    if found.scan.spec.suspend {
+        return told(TYPE, "True", "Suspended", "suspended: nothing is looked at, and what is known goes stale");
+    }
+    if working(found) > 0 {
+        let stored = found.reports.iter().find_map(|r| r.store_error.as_deref());
+        if let Some(error) = stored {
+            return told(TYPE, "False", "StoreFailed", format!("what was seen could not be recorded: {error}"));
+        }
+        let message = match found.accounts {
+            1 => "looking at the account".to_owned(),
+            n => format!("looking at {} of {n} accounts", working(found)),
+        };
+        return told(TYPE, "True", "Scanning", message);
+    }
+    let out = locked_out(found);
+    match out.first() {
+        Some((_, error)) => {
+            let reason = error.reason.as_str();
+            told(TYPE, "False", reason, list(out.into_iter().map(|(text, _)| text)))
+        }
+        None => told(TYPE, "Unknown", "Progressing", "the first scan is running"),
+    }
+}
+
+fn reconciling(found: &Found) -> Told {
+    const TYPE: &str = "Reconciling";
+    let stuck = all_stuck(found).is_some();
+    if stuck || found.scan.spec.suspend || taken_up(found) {
+        told(TYPE, "False", "UpToDate", "the spec is in force")
+    } else {
+        told(TYPE, "True", "Progressing", "the spec is being taken up: it is in force after the next scan")
+    }
+}
+
+fn stalled(found: &Found) -> Told {
+    const TYPE: &str = "Stalled";
+    match all_stuck(found) {
+        Some((reason, message)) => told(TYPE, "True", reason, message),
+        None => told(TYPE, "False", "NotStalled", "nothing here waits for you"),
+    }
+}
+
+fn first_scan_complete(found: &Found, before: &CloudScanStatus) -> Told {
+    const TYPE: &str = "FirstScanComplete";
+    // Once true it stays: a restart of the operator is no new first time.
+    let was = before.conditions.iter().any(|c| c.type_ == TYPE && c.status == "True");
+    let looked = found.reports.iter().filter(|r| r.is_first_scan_complete()).count();
+    if was || (found.accounts > 0 && looked >= found.accounts) {
+        return told(TYPE, "True", "Complete", "every scope was looked at once");
+    }
+    let scopes: usize = found.reports.iter().map(|r| r.scopes.len()).sum();
+    told(TYPE, "False", "Scanning", format!("{looked} of {} accounts and {scopes} scopes were looked at so far", found.accounts))
+}
+
+fn credentials_valid(found: &Found) -> Told {
+    const TYPE: &str = "CredentialsValid";
+    let out = locked_out(found);
+    match out.first() {
+        Some((_, error)) => {
+            let reason = error.reason.as_str();
+            told(TYPE, "False", reason, list(out.into_iter().map(|(text, _)| text)))
+        }
+        None if found.accounts > 0 && working(found) >= found.accounts => {
+            told(TYPE, "True", "Valid", "every account answers to its credentials")
+        }
+        None => told(TYPE, "Unknown", "NotTried", "not every account was tried yet"),
+    }
+}
+
+/// A scope that is denied by the organisation's policy, or lies in a region that is switched off, is
+/// nobody's gap: it is counted apart.
+fn is_set_apart(reason: Option<Reason>) -> bool {
+    matches!(reason, Some(Reason::DeniedByPolicy | Reason::RegionDisabled))
+}
+
+fn inventory_complete(found: &Found) -> Told {
+    const TYPE: &str = "InventoryComplete";
+    let mut problems: Vec<(&'static str, String)> = Vec::new();
+    for (text, error) in locked_out(found).into_iter().chain(regionless(found)) {
+        problems.push((error.reason.as_str(), text));
+    }
+    let mut scopes = 0;
+    let mut apart = 0;
+    for report in found.reports {
+        let Some(account) = &report.account else { continue };
+        // One line for each cause, with how many scopes it hides.
+        let mut causes: BTreeMap<(&'static str, String), Vec<String>> = BTreeMap::new();
+        for (scope, look) in &report.scopes {
+            scopes += 1;
+            let place = format!("{} in {}", scope.resource_type, scope.region);
+            match look.outcome.reason() {
+                reason if is_set_apart(reason) => apart += 1,
+                Some(reason) => {
+                    let action = look.error.as_ref().and_then(|e| e.action.clone());
+                    let what = match (reason, action, &look.error) {
+                        (Reason::Denied, Some(action), _) => format!("{action} is denied: allow it"),
+                        (_, _, Some(error)) => error.to_string(),
+                        (_, _, None) => reason.as_str().to_owned(),
+                    };
+                    causes.entry((reason.as_str(), what)).or_default().push(place);
+                }
+                None if look.held => {
+                    let what = "so much was missing at once that the look is doubted; the next one decides".to_owned();
+                    causes.entry(("MassLossHeld", what)).or_default().push(place);
+                }
+                None => {}
+            }
+        }
+        for ((reason, what), places) in causes {
+            let hidden = match places.as_slice() {
+                [one] => one.clone(),
+                [first, ..] => format!("{} scopes, such as {first}", places.len()),
+                [] => continue,
+            };
+            problems.push((reason, format!("account {account}: {what} ({hidden})")));
+        }
+    }
+    if let Some((reason, _)) = problems.first() {
+        return told(TYPE, "False", reason, list(problems.iter().map(|(_, text)| text.clone())));
+    }
+    let first = found.accounts > 0 && found.reports.iter().filter(|r| r.is_first_scan_complete()).count() >= found.accounts;
+    if !first {
+        return told(TYPE, "Unknown", "Scanning", "not every scope was looked at yet");
+    }
+    let mut message = format!("all of {scopes} scopes were listed whole");
+    if apart > 0 {
+        message = format!(
+            "{} of {scopes} scopes were listed whole; {apart} lie in regions that are switched off or denied by a policy \
+             of the organisation",
+            scopes - apart
+        );
+    }
+    told(TYPE, "True", "Complete", message)
+}
+
+fn list(texts: impl Iterator<Item = String>) -> String {
+    let texts: Vec<String> = texts.collect();
+    let more = texts.len().saturating_sub(PROBLEMS_TOLD);
+    let mut out = texts.into_iter().take(PROBLEMS_TOLD).collect::<Vec<_>>().join("; ");
+    if more > 0 {
+        out.push_str(&format!("; and {more} more"));
+    }
+    out
+}
+
+fn accounts(found: &Found) -> Vec<AccountStatus> {
+    let mut accounts: Vec<AccountStatus> = found
+        .reports
+        .iter()
+        .filter_map(|report| {
+            let id = report.account.as_ref()?;
+            let incomplete = report
+                .scopes
+                .values()
+                .filter(|look| !look.outcome.is_complete() && !is_set_apart(look.outcome.reason()))
+                .count();
+            let error = report.credentials.as_ref().and_then(|c| c.as_ref().err()).or(report.regions_error.as_ref());
+            Some(AccountStatus {
+                id: id.to_string(),
+                resources: count(found.counts.as_ref().and_then(|c| c.by_account.get(id)).copied().unwrap_or(0)),
+                scopes: count(report.scopes_wanted),
+                incomplete_scopes: count(incomplete),
+                message: error.map(|e| shortened(&e.to_string(), MAX_MESSAGE)),
+            })
+        })
+        .collect();
+    let trouble = |a: &AccountStatus| (a.message.is_none(), -a.incomplete_scopes);
+    accounts.sort_by(|a, b| trouble(a).cmp(&trouble(b)).then_with(|| a.id.cmp(&b.id)));
+    accounts.truncate(MAX_ACCOUNTS_IN_STATUS);
+    accounts
+}
