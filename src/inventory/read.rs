@@ -163,6 +163,19 @@ impl Filter {
             && same(&self.id, &key.id)
     }
 
+    pub fn matches_scope(&self, scope: &Scope) -> bool {
+        let same = |wanted: &Option<String>, value: &str| wanted.as_deref().is_none_or(|w| w == value);
+        same(&self.account, scope.account.as_str())
+            && same(&self.region, scope.region.as_str())
+            && same(&self.resource_type, scope.resource_type.as_str())
+    }
+
+    /// Whether it leaves out anything that lives.
+    pub fn is_narrow(&self) -> bool {
+        let named = [&self.account, &self.region, &self.resource_type, &self.id];
+        named.iter().any(|f| f.is_some()) || !self.tags.is_empty() || self.untagged
+    }
+
     pub fn matches_tags(&self, tags: &Tags) -> bool {
         let has = |(key, value): &(String, Option<String>)| {
             tags.known().and_then(|set| set.get(key)).is_some_and(|v| value.as_ref().is_none_or(|w| w == v))

@@ -57,6 +57,8 @@ pub struct AccountScanner {
     sessions: BTreeMap<Viewer, Connected>,
     next_due: BTreeMap<Scope, Timestamp>,
     handled_requests: BTreeMap<Viewer, Option<String>>,
+    /// Viewers that did not subscribe may be there all the same, and keep what they have.
+    among_others: bool,
     pub reports: BTreeMap<Viewer, AccountReport>,
 }
 
@@ -81,8 +83,16 @@ impl AccountScanner {
             sessions: BTreeMap::new(),
             next_due: BTreeMap::new(),
             handled_requests: BTreeMap::new(),
+            among_others: false,
             reports: BTreeMap::new(),
         }
+    }
+
+    /// For one manifest out of several that use a store in turn: it decides for itself alone.
+    #[must_use]
+    pub fn among_others(mut self) -> Self {
+        self.among_others = true;
+        self
     }
 
     /// When the next scope is due; none when there is nothing to look at.
@@ -254,16 +264,20 @@ impl AccountScanner {
                 report.regions_error.is_some() || !matches!(report.credentials, Some(Ok(_)))
             })
             .collect();
+        let covers = self.store.covers();
+        let is_absent = |viewer: &Viewer| self.among_others && !subscriptions.iter().any(|s| s.viewer == *viewer);
+        let kept: BTreeSet<&Scope> = covers.iter().filter(|(v, _)| is_absent(v)).map(|(_, s)| &**s).collect();
         let mine = |scope: &Scope| scope.account == self.account && scope.endpoint == self.endpoint;
         let wants = |viewer: &Viewer, scope: &Scope| {
             undecided.contains(viewer)
                 || ready.iter().any(|r| r.subscription.viewer == *viewer && r.scopes.contains_key(scope))
         };
-        let lost: Vec<_> =
-            self.store.covers().into_iter().filter(|(v, scope)| mine(scope) && !wants(v, scope)).collect();
+        let is_lost = |v: &Viewer, scope: &Scope| mine(scope) && !wants(v, scope) && !is_absent(v);
+        let lost: Vec<_> = covers.iter().filter(|(v, scope)| is_lost(v, scope)).cloned().collect();
         let closed: Vec<_> = if undecided.is_empty() {
             let wanted = |scope: &Scope| ready.iter().any(|r| r.scopes.contains_key(scope));
-            self.store.open_scopes().into_iter().filter(|scope| mine(scope) && !wanted(scope)).collect()
+            let is_closed = |scope: &Scope| mine(scope) && !wanted(scope) && !kept.contains(scope);
+            self.store.open_scopes().into_iter().filter(|scope| is_closed(scope)).collect()
         } else {
             Vec::new()
         };

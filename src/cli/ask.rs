@@ -1,0 +1,268 @@
+//! Questions: to a store file in-process, or to the operator that holds it through its socket.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::Args;
+use http_body_util::{BodyExt, Empty};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{Output, OutputArgs, print};
+use crate::inventory::{Presence, ScopeView, Tags};
+use crate::server::query::{
+    self, DiffAnswer, DiffQuestion, HistoryAnswer, HistoryQuestion, Problem, QueryError, ResourceView, ResourcesAnswer,
+    ResourcesQuestion,
+};
+use crate::store::{Store, StoreError, socket_beside, system_clock};
+
+#[derive(Debug, Args)]
+struct SourceArgs {
+    /// The store's file; where an operator holds it, the operator is asked
+    #[arg(long, env = "ELAVA_STORE", default_value = "elava.redb")]
+    store: PathBuf,
+    /// Ask the operator at this socket
+    #[arg(long, env = "ELAVA_SOCKET")]
+    socket: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct FilterArgs {
+    /// Only this account
+    #[arg(long)]
+    account: Option<String>,
+    /// Only this region; global for what AWS lists account-wide
+    #[arg(long)]
+    region: Option<String>,
+    /// Only this resource type, such as AWS::EC2::Volume
+    #[arg(long = "type", value_name = "TYPE")]
+    resource_type: Option<String>,
+    /// Only what has this tag; may be repeated
+    #[arg(long = "tag", value_name = "KEY[=VALUE]")]
+    tags: Vec<String>,
+    /// Only what has no tag besides those that AWS sets
+    #[arg(long)]
+    untagged: bool,
+    /// What has ended, too
+    #[arg(long)]
+    ended: bool,
+    /// With the whole described object, as `aws ... describe-...` prints it (json and yaml)
+    #[arg(long)]
+    attributes: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct GetArgs {
+    /// A resource key or a bare id; without one, all that the filters let through
+    key: Option<String>,
+    #[command(flatten)]
+    filter: FilterArgs,
+    #[command(flatten)]
+    source: SourceArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct AtArgs {
+    /// A revision (41) or a time (2026-11-24T08:30:00Z)
+    moment: String,
+    /// A resource key or a bare id; without one, all that the filters let through
+    key: Option<String>,
+    #[command(flatten)]
+    filter: FilterArgs,
+    #[command(flatten)]
+    source: SourceArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct HistoryArgs {
+    /// A resource key, or a bare id where it is unique
+    key: String,
+    #[command(flatten)]
+    source: SourceArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct DiffArgs {
+    /// A revision (41), a time (2026-11-24T08:30:00Z)
+    from: String,
+    /// A revision, a time, or now
+    #[arg(default_value = "now")]
+    to: String,
+    #[command(flatten)]
+    source: SourceArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+enum Source {
+    File(Store),
+    Socket(PathBuf),
+}
+
+impl SourceArgs {
+    fn open(&self) -> anyhow::Result<Source> {
+        if let Some(socket) = &self.socket {
+            return Ok(Source::Socket(socket.clone()));
+        }
+        match Store::open_existing(&self.store, system_clock()) {
+            Ok(store) => Ok(Source::File(store)),
+            Err(StoreError::Locked { .. }) if socket_beside(&self.store).exists() => {
+                Ok(Source::Socket(socket_beside(&self.store)))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn ask<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        path: &str,
+        question: &Q,
+        in_process: impl FnOnce(&Store, &Q) -> Result<A, QueryError>,
+    ) -> anyhow::Result<A> {
+        match self.open()? {
+            Source::File(store) => Ok(in_process(&store, question)?),
+            Source::Socket(socket) => {
+                let query = serde_urlencoded::to_string(question)?;
+                ask_socket(&socket, &format!("{path}?{query}"))
+                    .await
+                    .with_context(|| format!("asking the operator at {}", socket.display()))
+            }
+        }
+    }
+}
+
+async fn ask_socket<A: DeserializeOwned>(socket: &Path, path_and_query: &str) -> anyhow::Result<A> {
+    let stream = tokio::net::UnixStream::connect(socket).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    let request =
+        hyper::Request::get(path_and_query).header(hyper::header::HOST, "elava").body(Empty::<&[u8]>::new())?;
+    let answer = sender.send_request(request).await?;
+    let status = answer.status();
+    let body = answer.into_body().collect().await?.to_bytes();
+    if status.is_success() {
+        Ok(serde_json::from_slice(&body)?)
+    } else {
+        match serde_json::from_slice::<Problem>(&body) {
+            Ok(problem) => anyhow::bail!("{}", problem.error),
+            Err(_) => anyhow::bail!("{status}"),
+        }
+    }
+}
+
+impl FilterArgs {
+    fn question(&self, key: Option<String>, at: Option<String>) -> ResourcesQuestion {
+        ResourcesQuestion {
+            key,
+            at,
+            account: self.account.clone(),
+            region: self.region.clone(),
+            resource_type: self.resource_type.clone(),
+            tags: (!self.tags.is_empty()).then(|| serde_json::to_string(&self.tags).expect("strings are JSON")),
+            untagged: self.untagged,
+            ended: self.ended,
+            attributes: self.attributes,
+        }
+    }
+}
+
+pub async fn get(args: GetArgs) -> anyhow::Result<()> {
+    let question = args.filter.question(args.key, None);
+    resources(&args.source, &question, args.output.output).await
+}
+
+pub async fn at(args: AtArgs) -> anyhow::Result<()> {
+    let question = args.filter.question(args.key, Some(args.moment));
+    resources(&args.source, &question, args.output.output).await
+}
+
+async fn resources(source: &SourceArgs, question: &ResourcesQuestion, output: Output) -> anyhow::Result<()> {
+    let answer: ResourcesAnswer = source.ask("/v1/resources", question, query::resources).await?;
+    if output != Output::Table {
+        return print::structured(&answer, output);
+    }
+    let header = ["TYPE", "ID", "NAME", "ACCOUNT", "REGION", "FIRST SEEN", "STATE"].map(str::to_owned).to_vec();
+    let row = |view: &ResourceView| {
+        let first_seen = if view.baseline { format!("before {}", view.first_seen) } else { view.first_seen.to_string() };
+        vec![
+            view.resource.resource_type.to_string(),
+            view.resource.id.to_string(),
+            view.tags.name().unwrap_or("-").to_owned(),
+            view.resource.account.to_string(),
+            view.resource.region.to_string(),
+            first_seen,
+            state(view),
+        ]
+    };
+    print::columns(std::iter::once(header).chain(answer.resources.iter().map(row)));
+    eprintln!("{} resources at revision {}, {}", answer.resources.len(), answer.revision, answer.time);
+    tell_unknown(&answer.unknown);
+    Ok(())
+}
+
+fn state(view: &ResourceView) -> String {
+    let untagged = matches!(&view.tags, Tags::Known(set) if crate::inventory::is_untagged(set));
+    match (&view.end, &view.suspect, view.presence) {
+        (Some(end), ..) => format!("gone since {}", end.first_missed),
+        (None, Some(suspect), _) if suspect.held => "missing, held".to_owned(),
+        (None, Some(_), _) => "missing, not confirmed".to_owned(),
+        (None, None, Presence::Unknown) => "unknown: not looked at lately".to_owned(),
+        (None, None, _) if untagged => "present, untagged".to_owned(),
+        (None, None, _) if view.tags == Tags::Unknown => "present, tags unknown".to_owned(),
+        (None, None, _) => "present".to_owned(),
+    }
+}
+
+/// What can't be said must not pass for nothing.
+fn tell_unknown(unknown: &[ScopeView]) {
+    if !unknown.is_empty() {
+        let scopes: Vec<String> = unknown.iter().take(5).map(|view| view.scope.to_string()).collect();
+        let more = if unknown.len() > scopes.len() { ", ..." } else { "" };
+        eprintln!("{} scopes were not current then: {}{more}", unknown.len(), scopes.join(", "));
+    }
+}
+
+pub async fn history(args: HistoryArgs) -> anyhow::Result<()> {
+    let question = HistoryQuestion { key: args.key };
+    let answer: HistoryAnswer = args.source.ask("/v1/history", &question, query::history).await?;
+    if args.output.output != Output::Table {
+        return print::structured(&answer, args.output.output);
+    }
+    println!("{}", answer.resource);
+    let header = ["REVISION", "TIME", "CHANGE", "WHAT"].map(str::to_owned).to_vec();
+    let rows = answer.changes.iter().map(|c| {
+        vec![c.revision.to_string(), c.time.to_string(), format!("{:?}", c.change), print::remark(c)]
+    });
+    print::columns(std::iter::once(header).chain(rows));
+    Ok(())
+}
+
+pub async fn diff(args: DiffArgs) -> anyhow::Result<()> {
+    let question = DiffQuestion { from: args.from, to: args.to };
+    let answer: DiffAnswer = args.source.ask("/v1/diff", &question, query::diff).await?;
+    if args.output.output != Output::Table {
+        return print::structured(&answer, args.output.output);
+    }
+    let header = ["CHANGE", "RESOURCE", "WHAT"].map(str::to_owned).to_vec();
+    let rows = answer
+        .diff
+        .changes
+        .iter()
+        .map(|c| vec![format!("{:?}", c.change), c.resource.to_string(), print::remark(c)]);
+    print::columns(std::iter::once(header).chain(rows));
+    eprintln!(
+        "{} changes between revision {} and {}",
+        answer.diff.changes.len(),
+        answer.diff.from,
+        answer.diff.to
+    );
+    tell_unknown(&answer.diff.unknown);
+    Ok(())
+}

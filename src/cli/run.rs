@@ -1,0 +1,128 @@
+//! `elava run`: the operator.
+
+use std::collections::BTreeSet;
+use std::future::IntoFuture;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::cloud::aws::Aws;
+use crate::controller::{self, AllowedEndpoints, Identity};
+use crate::scanner::Fleet;
+use crate::server;
+use crate::store::{Store, socket_beside, system_clock};
+
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The store's file, on a volume that stays; its socket is made beside it
+    #[arg(long, env = "ELAVA_STORE", default_value = "/var/lib/elava/elava.redb")]
+    store: PathBuf,
+    /// Where /livez, /readyz and /metrics are answered
+    #[arg(long, env = "ELAVA_LISTEN", default_value = "0.0.0.0:8080")]
+    listen: SocketAddr,
+    /// An endpoint that a CloudScan may name instead of AWS's own; may be repeated
+    #[arg(long, env = "ELAVA_ALLOW_ENDPOINT", value_delimiter = ',', value_name = "URL")]
+    allow_endpoint: Vec<String>,
+    /// The operator's own ServiceAccount as NAMESPACE:NAME, for messages that tell how to let it in
+    #[arg(long, env = "ELAVA_SERVICE_ACCOUNT", default_value = "elava:elava")]
+    service_account: String,
+    /// The ClusterRole that allows reading credentials, to be bound in each namespace that has some
+    #[arg(long, env = "ELAVA_CREDENTIALS_ROLE", default_value = "elava-credentials")]
+    credentials_role: String,
+    /// The name that events carry as their reporter
+    #[arg(long, env = "HOSTNAME", default_value = "elava")]
+    instance: String,
+    #[arg(long, env = "ELAVA_LOG_FORMAT", value_enum, default_value = "json")]
+    log_format: LogFormat,
+    /// What is logged, as tracing filter directives
+    #[arg(long, env = "ELAVA_LOG", default_value = "info")]
+    log: String,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogFormat {
+    Json,
+    Text,
+}
+
+pub async fn run(args: RunArgs) -> anyhow::Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_new(&args.log).context("--log")?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match args.log_format {
+        LogFormat::Json => log.json().flatten_event(true).init(),
+        LogFormat::Text => log.init(),
+    }
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+
+    let path = args.store.clone();
+    let store = tokio::task::spawn_blocking(move || Store::open(&path, system_clock())).await??;
+    let client = kube::Client::try_default()
+        .await
+        .context("no way to reach an API server: run in a pod, or set KUBECONFIG")?;
+    let listener = TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
+    let socket = socket_beside(&args.store);
+    let unix = server::bind_socket(&socket).with_context(|| format!("cannot make the socket {}", socket.display()))?;
+    let (fleet, finished) = Fleet::new(Arc::new(Aws), store.clone());
+    tracing::info!(
+        store = %args.store.display(), revision = store.revision().0, listen = %listener.local_addr()?,
+        socket = %socket.display(), "started"
+    );
+
+    let gauges: server::metrics::Gauges = {
+        let fleet = Arc::downgrade(&fleet);
+        Arc::new(move || {
+            let accounts = fleet.upgrade().map_or(0, |fleet| fleet.accounts());
+            vec![("accounts", "Accounts that are looked at", i64::try_from(accounts).unwrap_or(i64::MAX))]
+        })
+    };
+    let http = tokio::spawn(server::serve_http(listener, store.clone(), gauges));
+    let questions = tokio::spawn(server::serve_socket(unix, store.clone()).into_future());
+
+    let (stopping, mut stopped) = tokio::sync::watch::channel(false);
+    let stop = async move {
+        let _ = stopped.wait_for(|stopped| *stopped).await;
+    };
+    let endpoints =
+        args.allow_endpoint.iter().map(|url| url.trim_end_matches('/').to_owned()).collect::<BTreeSet<_>>();
+    let identity = Identity {
+        service_account: args.service_account,
+        credentials_role: args.credentials_role,
+        instance: args.instance,
+    };
+    let controller = controller::run(
+        client,
+        store.clone(),
+        fleet.clone(),
+        finished,
+        AllowedEndpoints::These(endpoints),
+        identity,
+        stop,
+    );
+    tokio::pin!(controller);
+    let signalled = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    tokio::select! {
+        () = &mut controller => anyhow::bail!("the controller ended by itself"),
+        ended = http => anyhow::bail!("the HTTP server ended: {ended:?}"),
+        ended = questions => anyhow::bail!("the socket's server ended: {ended:?}"),
+        () = signalled => {}
+    }
+    tracing::info!("stopping: scans in flight are given up, what was recorded stays");
+    stopping.send_replace(true);
+    // A reconcile in flight ends its writes; each has its own deadline.
+    let _ = tokio::time::timeout(std::time::Duration::from_secs(10), controller).await;
+    drop(fleet);
+    tokio::task::spawn_blocking(move || store.flush()).await??;
+    let _ = std::fs::remove_file(&socket);
+    Ok(())
+}

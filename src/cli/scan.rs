@@ -1,0 +1,292 @@
+//! `elava scan`: the same manifest, the same scanner, the same store; no cluster.
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args;
+use futures::StreamExt;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+
+use super::{FAILED, INCOMPLETE, Output, OutputArgs, print};
+use crate::api::validate::manifest;
+use crate::cloud::aws::Aws;
+use crate::cloud::{CloudError, Credentials, Provider};
+use crate::controller::build::{subscriptions, viewer};
+use crate::controller::validate::{AllowedEndpoints, validate};
+use crate::inventory::{Change, ChangeKind, Filter, Moment, Presence, ResourceKey, Revision, Snapshot, Suspect, Timestamp};
+use crate::scanner::{AccountScanner, Round, Subscription};
+use crate::server::query::API_VERSION;
+use crate::store::{Store, system_clock};
+
+/// Accounts that are looked at together.
+const ACCOUNTS_IN_FLIGHT: usize = 8;
+
+#[derive(Debug, Args)]
+pub struct ScanArgs {
+    /// The manifest, as it would be applied to a cluster; - reads it from standard input
+    #[arg(short = 'f', long = "filename", value_name = "FILE")]
+    filename: PathBuf,
+    /// The store's file; made when it is not there
+    #[arg(long, env = "ELAVA_STORE")]
+    store: PathBuf,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// What a scan says. Documented in docs/json.md.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ScanReport {
+    pub api_version: &'static str,
+    pub revision: Revision,
+    pub complete: bool,
+    pub scopes: Vec<ScopeLine>,
+    pub changes: Vec<Change>,
+    pub pending: Vec<PendingLine>,
+    pub findings: Vec<FindingLine>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct ScopeLine {
+    pub account: String,
+    /// `*` for both of an account that could not be got into.
+    pub region: String,
+    #[serde(rename = "type")]
+    pub resource_type: String,
+    pub outcome: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct PendingLine {
+    pub resource: ResourceKey,
+    #[serde(flatten)]
+    pub suspect: Suspect,
+}
+
+#[derive(Debug, Serialize)]
+pub struct FindingLine {
+    pub kind: &'static str,
+    pub severity: &'static str,
+    pub resource: ResourceKey,
+    pub since: Timestamp,
+    pub message: String,
+}
+
+pub async fn scan(args: ScanArgs) -> anyhow::Result<ExitCode> {
+    let name = args.filename.display();
+    let text = if args.filename.as_os_str() == "-" {
+        std::io::read_to_string(std::io::stdin()).context("cannot read standard input")?
+    } else {
+        std::fs::read_to_string(&args.filename).with_context(|| format!("cannot read {name}"))?
+    };
+    let mut scan = manifest(&text).with_context(|| format!("{name} was refused"))?;
+    scan.metadata.namespace.get_or_insert_with(|| "default".to_owned());
+    let mut valid = validate(&scan.spec, &Aws.types(), &AllowedEndpoints::Any).with_context(|| format!("{name} was refused"))?;
+    if valid.aws.credentials_secret_ref.is_some() {
+        eprintln!("elava: credentialsSecretRef is ignored without a cluster: the AWS credential chain is used");
+    }
+    // Whoever runs a scan wants it, now; and there is no next one to be stale by.
+    valid.suspended = false;
+    valid.interval = Duration::ZERO;
+
+    let store = Store::open(&args.store, system_clock()).map_err(with_source)?;
+    let provider: Arc<dyn Provider> = Arc::new(Aws);
+    let wanted = subscriptions(&scan, &valid, &Credentials::Chain);
+    let accounts = wanted.len();
+    let progress = Progress::new();
+    let look = |subscription| look(subscription, provider.clone(), store.clone(), progress.clone());
+    let looked: Vec<(Option<String>, Result<Round, CloudError>)> =
+        futures::stream::iter(wanted).map(look).buffered(ACCOUNTS_IN_FLIGHT).collect().await;
+    progress.bar.finish_and_clear();
+
+    let mut scopes = Vec::new();
+    let mut changes = Vec::new();
+    let mut locked_out = 0;
+    let mut store_errors = Vec::new();
+    for (account, round) in looked {
+        match round {
+            Err(error) => {
+                locked_out += 1;
+                scopes.push(ScopeLine {
+                    account: account.unwrap_or_else(|| "*".to_owned()),
+                    region: "*".to_owned(),
+                    resource_type: "*".to_owned(),
+                    outcome: "Failed",
+                    reason: Some(error.reason.as_str()),
+                    message: Some(error.to_string()),
+                });
+            }
+            Ok(round) => {
+                scopes.extend(round.scopes.iter().map(|(scope, report)| ScopeLine {
+                    account: scope.account.to_string(),
+                    region: scope.region.to_string(),
+                    resource_type: scope.resource_type.to_string(),
+                    outcome: report.outcome.as_str(),
+                    reason: report.outcome.reason().map(crate::inventory::Reason::as_str),
+                    message: report.error.as_ref().map(ToString::to_string),
+                }));
+                changes.extend(round.changes);
+                store_errors.extend(round.store_errors);
+            }
+        }
+    }
+    store.flush().map_err(with_source)?;
+    if let Some(error) = store_errors.first() {
+        anyhow::bail!("what was seen could not be recorded: {error}");
+    }
+
+    changes.sort_by(|a, b| (a.revision, &a.resource).cmp(&(b.revision, &b.resource)));
+    let snapshot = store.snapshot(Moment::Now).map_err(with_source)?;
+    let viewer = viewer(&scan);
+    let filter = Filter { viewer: Some(viewer.clone()), ..Filter::default() };
+    let pending = snapshot
+        .resources(&filter)
+        .into_iter()
+        .filter_map(|r| Some(PendingLine { suspect: r.suspect?, resource: r.key }))
+        .collect();
+    let evaluation = crate::policy::evaluate(&snapshot, Some(&viewer), &valid.rules).map_err(with_source)?;
+    let findings = evaluation
+        .findings
+        .into_iter()
+        .map(|f| FindingLine {
+            kind: f.kind.as_str(),
+            severity: f.severity.as_str(),
+            resource: f.resource,
+            since: f.since,
+            message: f.message,
+        })
+        .collect();
+    let report = ScanReport {
+        api_version: API_VERSION,
+        revision: snapshot.revision(),
+        complete: scopes.iter().all(|s| s.outcome == "Complete"),
+        scopes,
+        changes,
+        pending,
+        findings,
+    };
+    match args.output.output {
+        Output::Table => table(&report, snapshot.resources(&filter).iter().filter(|r| r.presence != Presence::Absent).count()),
+        other => print::structured(&report, other)?,
+    }
+    for scope in report.scopes.iter().filter(|s| s.outcome != "Complete") {
+        let ScopeLine { account, region, resource_type, outcome, message, .. } = scope;
+        let message = message.as_deref().unwrap_or_default();
+        eprintln!("elava: {outcome}: account {account}, region {region}, {resource_type}: {message}");
+    }
+    Ok(ExitCode::from(match (report.complete, locked_out == accounts) {
+        (true, _) => 0,
+        (false, true) => FAILED,
+        (false, false) => INCOMPLETE,
+    }))
+}
+
+fn with_source(error: crate::store::StoreError) -> anyhow::Error {
+    anyhow::Error::new(error)
+}
+
+#[derive(Clone)]
+struct Progress {
+    bar: ProgressBar,
+    total: Arc<AtomicUsize>,
+}
+
+impl Progress {
+    fn new() -> Self {
+        let target =
+            if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let bar = ProgressBar::with_draw_target(Some(0), target);
+        let style = ProgressStyle::with_template("{spinner} {pos}/{len} scopes listed {wide_bar} {elapsed}");
+        bar.set_style(style.expect("the template is a constant"));
+        bar.enable_steady_tick(Duration::from_millis(200));
+        Self { bar, total: Arc::default() }
+    }
+}
+
+/// One account: which it is, and what its round saw.
+async fn look(
+    subscription: Subscription,
+    provider: Arc<dyn Provider>,
+    store: Store,
+    progress: Progress,
+) -> (Option<String>, Result<Round, CloudError>) {
+    let named = subscription.target.account.as_ref().map(ToString::to_string);
+    let account = match provider.connect(&subscription.target).await {
+        Ok(session) => session.identity().account.clone(),
+        Err(error) => return (named, Err(error)),
+    };
+    let endpoint = subscription.target.endpoint.clone();
+    let mut scanner = AccountScanner::new(provider, store, account.clone(), endpoint).among_others();
+    let last_done = AtomicUsize::new(0);
+    let round = scanner
+        .round(std::slice::from_ref(&subscription), true, &|done, total| {
+            if done == 0 {
+                let total = progress.total.fetch_add(total, Ordering::Relaxed) + total;
+                progress.bar.set_length(total as u64);
+            } else {
+                progress.bar.inc((done - last_done.swap(done, Ordering::Relaxed)) as u64);
+            }
+        })
+        .await;
+    let report = scanner.reports.get(&subscription.viewer);
+    let failed = report.and_then(|r| {
+        r.credentials.as_ref().and_then(|c| c.as_ref().err()).or(r.regions_error.as_ref()).cloned()
+    });
+    (Some(account.to_string()), failed.map_or(Ok(round), Err))
+}
+
+fn table(report: &ScanReport, resources: usize) {
+    let by_kind = |kind: ChangeKind| report.changes.iter().filter(move |c| c.change == kind && !c.baseline);
+    let baseline: Vec<&Change> = report.changes.iter().filter(|c| c.baseline).collect();
+    if !baseline.is_empty() {
+        println!("FIRST SEEN: {} resources that were there before the first look", baseline.len());
+        let mut by_type: BTreeMap<&str, usize> = BTreeMap::new();
+        for change in baseline {
+            *by_type.entry(change.resource.resource_type.as_str()).or_default() += 1;
+        }
+        print::columns(by_type.into_iter().map(|(name, n)| vec![format!("  {name}"), n.to_string()]));
+        println!();
+    }
+    for (title, kind) in
+        [("NEW", ChangeKind::Appeared), ("CHANGED", ChangeKind::Changed), ("GONE", ChangeKind::Disappeared)]
+    {
+        let changes: Vec<&Change> = by_kind(kind).collect();
+        if !changes.is_empty() {
+            println!("{title}: {}", changes.len());
+            print::columns(changes.into_iter().map(|c| vec![format!("  {}", c.resource), print::remark(c)]));
+            println!();
+        }
+    }
+    if !report.pending.is_empty() {
+        println!("MISSING, NOT YET CONFIRMED: {}", report.pending.len());
+        print::columns(report.pending.iter().map(|p| {
+            let why = if p.suspect.held { "held: too much was missing at once" } else { "the next look decides" };
+            vec![format!("  {}", p.resource), format!("last seen {}", p.suspect.last_seen), why.to_owned()]
+        }));
+        println!();
+    }
+    if !report.findings.is_empty() {
+        println!("FINDINGS: {}", report.findings.len());
+        print::columns(
+            report.findings.iter().map(|f| vec![format!("  {}", f.kind), f.resource.to_string(), f.message.clone()]),
+        );
+        println!();
+    }
+    let complete = report.scopes.iter().filter(|s| s.outcome == "Complete").count();
+    println!(
+        "{resources} resources at revision {}; {complete} of {} scopes listed whole",
+        report.revision,
+        report.scopes.len()
+    );
+}

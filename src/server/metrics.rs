@@ -1,0 +1,65 @@
+//! Metrics in the OpenMetrics format. No label holds an object's name, an id or an error's text.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use crate::inventory::{Filter, Moment, ScopeStatus, Snapshot};
+use crate::store::{Store, StoreError};
+
+/// One number that somebody else counts: name, help, value.
+pub type Reading = (&'static str, &'static str, i64);
+/// Asked at every scrape.
+pub type Gauges = Arc<dyn Fn() -> Vec<Reading> + Send + Sync>;
+
+pub fn render(store: &Store, gauges: &Gauges) -> Result<String, StoreError> {
+    let snapshot = store.snapshot(Moment::Now)?;
+    let mut registry = Registry::with_prefix("elava");
+    let single = |registry: &mut Registry, name: &str, help: &str, value: i64| {
+        let gauge = Gauge::<i64>::default();
+        gauge.set(value);
+        registry.register(name, help, gauge);
+    };
+    let revision = i64::try_from(snapshot.revision().0).unwrap_or(i64::MAX);
+    single(&mut registry, "store_revision", "The newest revision of the store", revision);
+    for (name, help, value) in gauges() {
+        single(&mut registry, name, help, value);
+    }
+
+    let mut by_type: BTreeMap<String, i64> = BTreeMap::new();
+    let mut suspects = 0;
+    for resource in snapshot.resources(&Filter::default()) {
+        *by_type.entry(resource.key.resource_type.to_string()).or_default() += 1;
+        suspects += i64::from(resource.suspect.is_some());
+    }
+    single(&mut registry, "suspects", "Resources that a look missed and nothing has confirmed as gone", suspects);
+    family(&mut registry, "resources", "Resources that are there now", "type", by_type);
+
+    let mut by_status: BTreeMap<String, i64> = BTreeMap::new();
+    for view in snapshot.scopes() {
+        let status = match view.status {
+            ScopeStatus::Current => "Current",
+            ScopeStatus::Stale => "Stale",
+            ScopeStatus::NeverLooked => "NeverLooked",
+            ScopeStatus::NotWatched => continue,
+        };
+        *by_status.entry(status.to_owned()).or_default() += 1;
+    }
+    family(&mut registry, "scopes", "Scopes that are watched, by what is known of them", "status", by_status);
+
+    let mut text = String::new();
+    encode(&mut text, &registry).expect("writing to a string does not fail");
+    Ok(text)
+}
+
+fn family(registry: &mut Registry, name: &str, help: &str, label: &'static str, values: BTreeMap<String, i64>) {
+    let family = Family::<Vec<(&'static str, String)>, Gauge>::default();
+    for (value, count) in values {
+        family.get_or_create(&vec![(label, value)]).set(count);
+    }
+    registry.register(name, help, family);
+}

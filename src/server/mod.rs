@@ -1,0 +1,91 @@
+//! What the running operator answers: health and metrics over HTTP, questions over a Unix socket.
+//!
+//! - [`query`]: the questions and their answers; the CLI asks a file by the same functions.
+//! - [`metrics`]: computed at scrape from what is known, so a series goes with its object.
+
+pub mod metrics;
+pub mod query;
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use axum::Router;
+use axum::extract::{Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use tokio::net::{TcpListener, UnixListener};
+
+use crate::store::{Store, StoreError};
+use metrics::Gauges;
+
+#[derive(Clone)]
+struct Health {
+    store: Store,
+    gauges: Gauges,
+}
+
+/// `/livez`, `/readyz` and `/metrics`, until the task is dropped.
+pub async fn serve_http(listener: TcpListener, store: Store, gauges: Gauges) -> std::io::Result<()> {
+    // Scanning and answering go on while the API server is away, so neither depends on it.
+    let app = Router::new()
+        .route("/livez", get(live))
+        .route("/readyz", get(live))
+        .route("/metrics", get(scrape))
+        .with_state(Health { store, gauges });
+    axum::serve(listener, app).await
+}
+
+/// Only a restart opens a store again whose last write failed.
+async fn live(State(health): State<Health>) -> Response {
+    let poisoned = tokio::task::spawn_blocking(move || health.store.is_poisoned()).await.unwrap_or(true);
+    if poisoned {
+        (StatusCode::SERVICE_UNAVAILABLE, StoreError::Poisoned.to_string()).into_response()
+    } else {
+        "ok".into_response()
+    }
+}
+
+async fn scrape(State(health): State<Health>) -> Response {
+    match tokio::task::spawn_blocking(move || metrics::render(&health.store, &health.gauges)).await {
+        Ok(Ok(text)) => {
+            ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
+                .into_response()
+        }
+        Ok(Err(error)) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+/// Makes the socket that answers questions: for the user alone that the operator runs as.
+pub fn bind_socket(path: &Path) -> std::io::Result<UnixListener> {
+    // One left behind by a killed process: redb's lock has shown that nobody else holds the store.
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Answers questions on the socket, until the task is dropped.
+pub async fn serve_socket(listener: UnixListener, store: Store) -> std::io::Result<()> {
+    let app = Router::new()
+        .route("/v1/resources", get(|State(store), Query(question)| ask(store, move |s| query::resources(s, &question))))
+        .route("/v1/history", get(|State(store), Query(question)| ask(store, move |s| query::history(s, &question))))
+        .route("/v1/diff", get(|State(store), Query(question)| ask(store, move |s| query::diff(s, &question))))
+        .with_state(store);
+    axum::serve(listener, app).await
+}
+
+async fn ask<T: serde::Serialize + Send + 'static>(
+    store: Store,
+    question: impl FnOnce(&Store) -> Result<T, query::QueryError> + Send + 'static,
+) -> Response {
+    match tokio::task::spawn_blocking(move || question(&store)).await {
+        Ok(Ok(answer)) => axum::Json(answer).into_response(),
+        Ok(Err(error)) => (error.status(), axum::Json(query::Problem { error: error.to_string() })).into_response(),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}

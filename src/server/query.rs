@@ -1,0 +1,284 @@
+//! The questions about the past, and the shapes of the answers. Documented in docs/json.md.
+
+use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::inventory::{
+    Change, Diff, End, Filter, Moment, Presence, Resource, ResourceKey, Revision, ScopeStatus, ScopeView, Snapshot,
+    Suspect, TagSet, Tags, Timestamp,
+};
+use crate::store::{Store, StoreError, StoreSnapshot};
+
+/// The version of every answer's shape.
+pub const API_VERSION: &str = "elava.dev/v1alpha1";
+
+#[derive(Debug, thiserror::Error)]
+pub enum QueryError {
+    #[error("{0}")]
+    Malformed(String),
+    #[error("{0}")]
+    NotFound(String),
+    #[error("{}", told(.0))]
+    Store(#[from] StoreError),
+}
+
+/// With its cause, which people see only here.
+fn told(error: &StoreError) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+impl QueryError {
+    pub fn status(&self) -> StatusCode {
+        match self {
+            QueryError::Malformed(_) => StatusCode::BAD_REQUEST,
+            QueryError::NotFound(_) => StatusCode::NOT_FOUND,
+            QueryError::Store(StoreError::Future { .. } | StoreError::TooEarly { .. }) => StatusCode::GONE,
+            QueryError::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+}
+
+/// The answer to a question that can't be answered.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Problem {
+    pub error: String,
+}
+
+/// Which resources, and as of when. The empty one asks for all that live now.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ResourcesQuestion {
+    /// A key or a bare id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub resource_type: Option<String>,
+    /// `key` or `key=value`; several as a JSON list, for a value may hold any character.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tags: Option<String>,
+    pub untagged: bool,
+    pub ended: bool,
+    pub attributes: bool,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ResourcesAnswer {
+    pub api_version: String,
+    pub revision: Revision,
+    pub time: Timestamp,
+    pub resources: Vec<ResourceView>,
+    /// Scopes that were not current at that moment: what is said of them may be old.
+    pub unknown: Vec<ScopeView>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ResourceView {
+    #[serde(flatten)]
+    pub resource: ResourceKey,
+    pub presence: Presence,
+    /// Absent when the type has none, and null when nobody could look.
+    #[serde(default, with = "tags_or_null", skip_serializing_if = "Tags::is_untaggable")]
+    pub tags: Tags,
+    pub first_seen: Timestamp,
+    /// It was there before we first looked.
+    pub baseline: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub birth: Option<Timestamp>,
+    /// The revision of its last change.
+    pub changed: Revision,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspect: Option<Suspect>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<End>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attributes: Option<Value>,
+}
+
+mod tags_or_null {
+    use super::{TagSet, Tags};
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<S: Serializer>(tags: &Tags, s: S) -> Result<S::Ok, S::Error> {
+        tags.known().serialize(s)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Tags, D::Error> {
+        Ok(Option::<TagSet>::deserialize(d)?.map_or(Tags::Unknown, Tags::Known))
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HistoryQuestion {
+    pub key: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HistoryAnswer {
+    pub api_version: String,
+    pub revision: Revision,
+    pub resource: ResourceKey,
+    pub presence: Presence,
+    /// Newest first.
+    pub changes: Vec<Change>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiffQuestion {
+    pub from: String,
+    pub to: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DiffAnswer {
+    pub api_version: String,
+    #[serde(flatten)]
+    pub diff: Diff,
+}
+
+pub fn resources(store: &Store, question: &ResourcesQuestion) -> Result<ResourcesAnswer, QueryError> {
+    let snapshot = store.snapshot(moment(question.at.as_deref().unwrap_or("now"))?)?;
+    let tags: Vec<String> = match &question.tags {
+        None => Vec::new(),
+        Some(text) => serde_json::from_str(text)
+            .map_err(|_| QueryError::Malformed(format!("tags is '{text}': write a JSON list of key or key=value")))?,
+    };
+    let tag = |text: &String| match text.split_once('=') {
+        Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
+        None => (text.clone(), None),
+    };
+    let filter = Filter {
+        account: question.account.clone(),
+        region: question.region.clone(),
+        resource_type: question.resource_type.clone(),
+        tags: tags.iter().map(tag).collect(),
+        untagged: question.untagged,
+        include_ended: question.ended || question.key.is_some(),
+        ..Filter::default()
+    };
+    let mut resources = match &question.key {
+        None => snapshot.resources(&filter),
+        Some(_) if filter.is_narrow() => {
+            let message = "name a resource or filter, not both".to_owned();
+            return Err(QueryError::Malformed(message));
+        }
+        Some(name) => vec![one(&snapshot, name)?],
+    };
+    resources.sort_by(|a, b| a.key.cmp(&b.key));
+    let resources = resources
+        .into_iter()
+        .map(|resource| view(&snapshot, resource, question.attributes))
+        .collect::<Result<_, StoreError>>()?;
+    let mut unknown = snapshot.scopes();
+    unknown.retain(|view| !matches!(view.status, ScopeStatus::Current | ScopeStatus::NotWatched) && filter.matches_scope(&view.scope));
+    Ok(ResourcesAnswer {
+        api_version: API_VERSION.to_owned(),
+        revision: snapshot.revision(),
+        time: snapshot.time(),
+        resources,
+        unknown,
+    })
+}
+
+fn view(snapshot: &StoreSnapshot, resource: Resource, attributes: bool) -> Result<ResourceView, StoreError> {
+    let attributes = if attributes {
+        let mut object = snapshot.attributes(&resource)?;
+        show_tags(&mut object, &resource);
+        Some(object)
+    } else {
+        None
+    };
+    Ok(ResourceView {
+        presence: resource.presence,
+        tags: resource.tags,
+        first_seen: resource.first_seen,
+        baseline: resource.baseline,
+        birth: resource.birth,
+        changed: resource.changed,
+        suspect: resource.suspect,
+        end: resource.end,
+        attributes,
+        resource: resource.key,
+    })
+}
+
+/// The tags are kept apart from the document; shown, they stand where AWS prints them.
+fn show_tags(object: &mut Value, resource: &Resource) {
+    let field = match resource.key.resource_type.as_str() {
+        "AWS::EC2::NetworkInterface" => "TagSet",
+        "AWS::RDS::DBInstance" => "TagList",
+        name if name.starts_with("AWS::EC2::") => "Tags",
+        _ => return,
+    };
+    let Some(tags) = resource.tags.known().filter(|tags| !tags.is_empty()) else { return };
+    let list: Vec<Value> = tags.iter().map(|(key, value)| json!({"Key": key, "Value": value})).collect();
+    if let Value::Object(fields) = object {
+        fields.insert(field.to_owned(), Value::Array(list));
+    }
+}
+
+pub fn history(store: &Store, question: &HistoryQuestion) -> Result<HistoryAnswer, QueryError> {
+    let snapshot = store.snapshot(Moment::Now)?;
+    let resource = one(&snapshot, &question.key)?;
+    Ok(HistoryAnswer {
+        api_version: API_VERSION.to_owned(),
+        revision: snapshot.revision(),
+        presence: resource.presence,
+        changes: snapshot.history(&resource)?,
+        resource: resource.key,
+    })
+}
+
+pub fn diff(store: &Store, question: &DiffQuestion) -> Result<DiffAnswer, QueryError> {
+    let diff = store.diff(moment(&question.from)?, moment(&question.to)?, None)?;
+    Ok(DiffAnswer { api_version: API_VERSION.to_owned(), diff })
+}
+
+fn moment(text: &str) -> Result<Moment, QueryError> {
+    text.parse().map_err(|_| {
+        QueryError::Malformed(format!(
+            "'{text}' is not a moment: write a revision (41), a time (2026-11-24T08:30:00Z) or now"
+        ))
+    })
+}
+
+/// The one resource that a key or a bare id names.
+fn one(snapshot: &StoreSnapshot, name: &str) -> Result<Resource, QueryError> {
+    let mut found = snapshot.find(name, None);
+    match found.len() {
+        1 => Ok(found.remove(0)),
+        0 => Err(QueryError::NotFound(format!(
+            "nothing called {name} was ever seen: name a key such as \
+             aws/111122223333/eu-west-1/AWS::EC2::Volume/vol-1, or a bare id; elava get lists what is there"
+        ))),
+        _ => {
+            let candidates: Vec<String> = found
+                .iter()
+                .map(|r| match &*r.scope.endpoint {
+                    "" => r.key.to_string(),
+                    endpoint => format!("{} (at {endpoint})", r.key),
+                })
+                .collect();
+            Err(QueryError::Malformed(format!(
+                "{name} is the name of {} resources; name one of\n  {}",
+                candidates.len(),
+                candidates.join("\n  ")
+            )))
+        }
+    }
+}
