@@ -1,1 +1,5 @@
-fn main(){}
+//! The whole system on real parts: see `support`.
+
+mod support;
+
+mod findings;

@@ -1,0 +1,223 @@
+//! etcd, kube-apiserver and kube-controller-manager, with kubectl and helm to talk to them.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+
+use super::process::Process;
+use super::{DEADLINE, free_port, tools};
+
+pub struct Cluster {
+    dir: PathBuf,
+    port: u16,
+    // In the order in which they must go.
+    controller_manager: Option<Process>,
+    api_server: Option<Process>,
+    _etcd: Process,
+}
+
+impl Cluster {
+    pub async fn start(dir: &Path) -> Self {
+        let dir = dir.join("cluster");
+        std::fs::create_dir_all(&dir).expect("the test's folder is writable");
+        let (etcd_port, etcd_peer_port, port) = (free_port(), free_port(), free_port());
+        write_keys(&dir, port);
+        let client_url = format!("http://127.0.0.1:{etcd_port}");
+        let peer_url = format!("http://127.0.0.1:{etcd_peer_port}");
+        let etcd = Process::start(
+            &dir,
+            "etcd",
+            &tools().join("etcd"),
+            [
+                format!("--data-dir={}", dir.join("etcd").display()),
+                format!("--listen-client-urls={client_url}"),
+                format!("--advertise-client-urls={client_url}"),
+                format!("--listen-peer-urls={peer_url}"),
+                format!("--initial-advertise-peer-urls={peer_url}"),
+                format!("--initial-cluster=default={peer_url}"),
+                "--unsafe-no-fsync".to_owned(),
+                "--log-level=warn".to_owned(),
+            ],
+            &[],
+        );
+        std::fs::write(dir.join("etcd-url"), client_url).expect("the test's folder is writable");
+        let mut cluster = Self { dir, port, controller_manager: None, api_server: None, _etcd: etcd };
+        cluster.start_api_server().await;
+        let kubeconfig = cluster.kubeconfig().display().to_string();
+        let at = |name: &str| cluster.dir.join(name).display().to_string();
+        let controller_manager = Process::start(
+            &cluster.dir,
+            "kube-controller-manager",
+            &tools().join("kube-controller-manager"),
+            [
+                format!("--kubeconfig={kubeconfig}"),
+                format!("--authentication-kubeconfig={kubeconfig}"),
+                format!("--authorization-kubeconfig={kubeconfig}"),
+                "--bind-address=127.0.0.1".to_owned(),
+                format!("--secure-port={}", free_port()),
+                "--leader-elect=false".to_owned(),
+                "--kube-api-qps=300".to_owned(),
+                "--kube-api-burst=600".to_owned(),
+                "--use-service-account-credentials".to_owned(),
+                format!("--service-account-private-key-file={}", at("sa.key")),
+                format!("--root-ca-file={}", at("ca.crt")),
+            ],
+            &[],
+        );
+        cluster.controller_manager = Some(controller_manager);
+        cluster
+    }
+
+    /// Starts the API server, on the same port each time.
+    pub async fn start_api_server(&mut self) {
+        let at = |name: &str| self.dir.join(name).display().to_string();
+        let etcd_url = std::fs::read_to_string(self.dir.join("etcd-url")).expect("written at the start");
+        let api_server = Process::start(
+            &self.dir,
+            "kube-apiserver",
+            &tools().join("kube-apiserver"),
+            [
+                format!("--etcd-servers={etcd_url}"),
+                format!("--secure-port={}", self.port),
+                "--bind-address=127.0.0.1".to_owned(),
+                "--advertise-address=127.0.0.1".to_owned(),
+                "--endpoint-reconciler-type=none".to_owned(),
+                format!("--cert-dir={}", at("")),
+                format!("--tls-cert-file={}", at("server.crt")),
+                format!("--tls-private-key-file={}", at("server.key")),
+                format!("--client-ca-file={}", at("ca.crt")),
+                "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
+                format!("--service-account-key-file={}", at("sa.key")),
+                format!("--service-account-signing-key-file={}", at("sa.key")),
+                "--authorization-mode=Node,RBAC".to_owned(),
+                "--service-cluster-ip-range=10.0.0.0/24".to_owned(),
+                // Objects are few and short-lived here: no reason to wait for a watch cache.
+                "--shutdown-delay-duration=0s".to_owned(),
+            ],
+            &[],
+        );
+        self.api_server = Some(api_server);
+        let started = Instant::now();
+        while !self.kubectl(&["get", "--raw=/readyz"]).status.success() {
+            let running = self.api_server.as_mut().is_some_and(|p| p.ended().is_none());
+            assert!(running && started.elapsed() < DEADLINE, "the API server is not ready: {}", self.tails());
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    /// Takes the API server away.
+    pub fn stop_api_server(&mut self) {
+        self.api_server = None;
+    }
+
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.dir.join("admin.kubeconfig")
+    }
+
+    pub async fn client(&self) -> kube::Client {
+        let kubeconfig = Kubeconfig::read_from(self.kubeconfig()).expect("written at the start");
+        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
+        kube::Client::try_from(config.expect("the kubeconfig is ours")).expect("the keys are ours")
+    }
+
+    /// A kubeconfig that speaks for a ServiceAccount, by a token that the API server gave.
+    pub fn kubeconfig_of(&self, namespace: &str, service_account: &str) -> PathBuf {
+        let token = self.run(&["create", "token", service_account, "-n", namespace, "--duration=8h"]);
+        let path = self.dir.join(format!("{service_account}.kubeconfig"));
+        write_kubeconfig(&self.dir, self.port, &path, &format!("{{token: {}}}", token.trim()));
+        path
+    }
+
+    pub fn kubectl(&self, args: &[&str]) -> Output {
+        let mut command = Command::new(tools().join("kubectl"));
+        command.arg("--kubeconfig").arg(self.kubeconfig()).args(args).output().expect("kubectl runs")
+    }
+
+    /// The output of a kubectl that must work.
+    pub fn run(&self, args: &[&str]) -> String {
+        let output = self.kubectl(args);
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "kubectl {}: {err}", args.join(" "));
+        out.into_owned()
+    }
+
+    /// Applies manifests, and gives what the API server said.
+    pub fn apply(&self, manifest: &str) -> Result<String, String> {
+        let path = self.dir.join(format!("{}.yaml", blake3::hash(manifest.as_bytes()).to_hex()));
+        std::fs::write(&path, manifest).expect("the test's folder is writable");
+        let output = self.kubectl(&["apply", "--server-side", "-f", &path.display().to_string()]);
+        if output.status.success() {
+            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        } else {
+            Err(String::from_utf8_lossy(&output.stderr).into_owned())
+        }
+    }
+
+    pub fn helm(&self, args: &[&str]) -> String {
+        let home = self.dir.join("helm");
+        let output = Command::new(tools().join("helm"))
+            .env("KUBECONFIG", self.kubeconfig())
+            .env("HELM_CACHE_HOME", &home)
+            .env("HELM_CONFIG_HOME", &home)
+            .env("HELM_DATA_HOME", &home)
+            .args(args)
+            .output()
+            .expect("helm runs");
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "helm {}: {out}{err}", args.join(" "));
+        out.into_owned()
+    }
+
+    fn tails(&self) -> String {
+        let parts = [self.api_server.as_ref(), self.controller_manager.as_ref()];
+        parts.into_iter().flatten().map(Process::tail).collect()
+    }
+}
+
+fn write_keys(dir: &Path, port: u16) {
+    let write = |name: &str, text: String| std::fs::write(dir.join(name), text).expect("the test's folder is writable");
+    let key = || KeyPair::generate().expect("the system has randomness");
+    let named = |name: &str| {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params
+    };
+    let ca_key = key();
+    let mut ca = named("elava-test-ca");
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::CrlSign];
+    write("ca.crt", ca.self_signed(&ca_key).expect("a CA signs itself").pem());
+    let issuer = Issuer::new(ca, ca_key);
+    let sign = |name: &str, mut params: CertificateParams| {
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let own = key();
+        write(&format!("{name}.crt"), params.signed_by(&own, &issuer).expect("the CA signs").pem());
+        write(&format!("{name}.key"), own.serialize_pem());
+    };
+    let mut server = named("kube-apiserver");
+    let names = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"];
+    server.subject_alt_names = names.iter().map(|n| rcgen::SanType::DnsName((*n).try_into().expect("ASCII"))).collect();
+    server.subject_alt_names.push(rcgen::SanType::IpAddress(std::net::Ipv4Addr::LOCALHOST.into()));
+    sign("server", server);
+    let mut admin = named("admin");
+    admin.distinguished_name.push(DnType::OrganizationName, "system:masters");
+    sign("admin", admin);
+    write("sa.key", key().serialize_pem());
+    let at = |name: &str| dir.join(name).display().to_string();
+    let user = format!("{{client-certificate: {}, client-key: {}}}", at("admin.crt"), at("admin.key"));
+    write_kubeconfig(dir, port, &dir.join("admin.kubeconfig"), &user);
+}
+
+fn write_kubeconfig(dir: &Path, port: u16, path: &Path, user: &str) {
+    let text = format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: elava\n\
+         clusters: [{{name: elava, cluster: {{server: 'https://127.0.0.1:{port}', certificate-authority: {}}}}}]\n\
+         users: [{{name: elava, user: {user}}}]\n\
+         contexts: [{{name: elava, context: {{cluster: elava, user: elava}}}}]\n",
+        dir.join("ca.crt").display()
+    );
+    std::fs::write(path, text).expect("the test's folder is writable");
+}

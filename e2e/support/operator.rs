@@ -1,0 +1,108 @@
+//! The operator's own binary, as the chart's ServiceAccount.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use super::cluster::Cluster;
+use super::process::Process;
+use super::{eventually, free_port};
+
+pub struct Operator {
+    dir: PathBuf,
+    kubeconfig: PathBuf,
+    endpoint: String,
+    port: u16,
+    pub process: Process,
+}
+
+/// The binary that cargo built beside this one.
+pub fn binary() -> PathBuf {
+    let own = std::env::current_exe().expect("this program has a path");
+    let profile = own.parent().and_then(Path::parent).expect("target/<profile>/{deps,examples}");
+    let binary = profile.join("elava");
+    assert!(binary.exists(), "{} is not built: cargo build --bin elava", binary.display());
+    binary
+}
+
+impl Operator {
+    pub async fn start(dir: &Path, cluster: &Cluster, endpoint: &str) -> Self {
+        let dir = dir.join("operator");
+        std::fs::create_dir_all(&dir).expect("the test's folder is writable");
+        let kubeconfig = cluster.kubeconfig_of("elava", "elava");
+        let port = free_port();
+        let process = spawn(&dir, &kubeconfig, endpoint, port);
+        let operator = Self { dir, kubeconfig, endpoint: endpoint.to_owned(), port, process };
+        operator.wait_until_ready().await;
+        operator
+    }
+
+    pub fn store(&self) -> PathBuf {
+        self.dir.join("elava.redb")
+    }
+
+    pub fn metrics_url(&self) -> String {
+        format!("http://127.0.0.1:{}/metrics", self.port)
+    }
+
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Starts it again on the same store.
+    pub async fn restart(&mut self) {
+        self.process.kill();
+        self.process = spawn(&self.dir, &self.kubeconfig, &self.endpoint, self.port);
+        self.wait_until_ready().await;
+    }
+
+    async fn wait_until_ready(&self) {
+        let url = format!("http://127.0.0.1:{}/readyz", self.port);
+        let ready = || async {
+            match reqwest::get(&url).await {
+                Ok(answer) if answer.status().is_success() => Ok(()),
+                other => Err(format!("{other:?}\n{}", self.process.tail())),
+            }
+        };
+        eventually("the operator is ready", ready).await;
+    }
+
+    /// A question on the command line; the running operator answers it.
+    pub fn ask(&self, args: &[&str]) -> Output {
+        Command::new(binary()).args(args).env("ELAVA_STORE", self.store()).output().expect("elava runs")
+    }
+
+    /// The answer as JSON.
+    pub fn answer(&self, args: &[&str]) -> serde_json::Value {
+        let output = self.ask(&[args, &["-o", "json"]].concat());
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "elava {}: {error}", args.join(" "));
+        serde_json::from_slice(&output.stdout).expect("the answer is JSON")
+    }
+}
+
+fn spawn(dir: &Path, kubeconfig: &Path, endpoint: &str, port: u16) -> Process {
+    let store = dir.join("elava.redb");
+    Process::start(
+        dir,
+        "operator",
+        &binary(),
+        [
+            "run".to_owned(),
+            format!("--store={}", store.display()),
+            format!("--listen=127.0.0.1:{port}"),
+            format!("--allow-endpoint={endpoint}"),
+            "--service-account=elava:elava".to_owned(),
+            "--credentials-role=elava-credentials".to_owned(),
+            "--log-format=text".to_owned(),
+            "--log=info,elava=debug".to_owned(),
+        ],
+        &[
+            ("KUBECONFIG", kubeconfig.display().to_string()),
+            // The pod's own chain: who may assume the roles.
+            ("AWS_ACCESS_KEY_ID", "operator".to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", "operator".to_owned()),
+            ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),
+            ("NO_COLOR", "1".to_owned()),
+        ],
+    )
+}

@@ -1,0 +1,380 @@
+//! A reverse proxy between the operator and the emulator that changes answers by rule, and keeps a log
+//! of them. The answers themselves stay the emulator's. It also splits unpaged listings into pages,
+//! which the emulator does not.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State as Shared;
+use axum::http::{HeaderMap, Method, Response, StatusCode, Uri};
+use axum::response::IntoResponse;
+
+/// Small, so that every listing of a test has several pages.
+const PAGE: usize = 5;
+/// The account that the emulator gives to unknown keys.
+pub const BASE_ACCOUNT: &str = "123456789012";
+
+/// One call to the cloud.
+#[derive(Clone, Debug)]
+pub struct Call {
+    pub account: String,
+    pub region: String,
+    pub service: String,
+    pub action: String,
+    pub params: BTreeMap<String, String>,
+    /// 1 for the first.
+    pub page: usize,
+}
+
+impl Call {
+    /// Whether it asks for one thing by its id, instead of listing.
+    pub fn is_by_id(&self) -> bool {
+        self.params.keys().any(|k| k.ends_with("Id.1") || k == "DBInstanceIdentifier" || k == "prefix" || k == "AllocationId.1")
+    }
+}
+
+#[derive(Clone, Debug)]
+pub enum Fault {
+    /// An error in the service's own format.
+    Refuse { status: u16, code: &'static str, message: String },
+    /// The things with these ids are left out.
+    Hide(Vec<String>),
+    /// Every tag set comes back empty.
+    EmptyTags,
+    /// The connection ends in the middle of the answer.
+    Cut,
+    /// The answer comes late.
+    Slow(Duration),
+    /// These regions are not opted in (DescribeRegions).
+    NotOptedIn(Vec<String>),
+}
+
+/// An answer as the operator got it.
+#[derive(Clone, Debug)]
+pub struct Logged {
+    pub call: Call,
+    pub status: u16,
+    pub body: String,
+}
+
+type Matcher = Box<dyn Fn(&Call) -> bool + Send + Sync>;
+
+struct Rule {
+    id: u64,
+    matches: Matcher,
+    fault: Fault,
+    hits: u64,
+}
+
+#[derive(Default)]
+struct Inner {
+    upstream: String,
+    http: reqwest::Client,
+    rules: Mutex<Vec<Rule>>,
+    log: Mutex<Vec<Logged>>,
+    /// Which account an access key speaks for.
+    accounts: Mutex<HashMap<String, String>>,
+    /// Listings that are being given out page by page.
+    listings: Mutex<HashMap<String, String>>,
+    numbers: AtomicU64,
+}
+
+pub struct Proxy {
+    pub url: String,
+    inner: Arc<Inner>,
+    server: tokio::task::JoinHandle<()>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct RuleId(u64);
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+impl Proxy {
+    pub async fn start(upstream: &str) -> Self {
+        let inner = Arc::new(Inner { upstream: upstream.to_owned(), ..Inner::default() });
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
+        let url = format!("http://{}", listener.local_addr().expect("it is bound"));
+        let app = Router::new().fallback(handle).with_state(inner.clone());
+        let server = tokio::spawn(async move { axum::serve(listener, app).await.expect("it serves") });
+        Self { url, inner, server }
+    }
+
+    pub fn fault(&self, matches: impl Fn(&Call) -> bool + Send + Sync + 'static, fault: Fault) -> RuleId {
+        let id = self.inner.numbers.fetch_add(1, Ordering::Relaxed);
+        lock(&self.inner.rules).push(Rule { id, matches: Box::new(matches), fault, hits: 0 });
+        RuleId(id)
+    }
+
+    pub fn heal(&self, rule: RuleId) {
+        lock(&self.inner.rules).retain(|r| r.id != rule.0);
+    }
+
+    /// How often a rule had its way.
+    pub fn hits(&self, rule: RuleId) -> u64 {
+        lock(&self.inner.rules).iter().find(|r| r.id == rule.0).map_or(0, |r| r.hits)
+    }
+
+    pub fn log(&self) -> Vec<Logged> {
+        lock(&self.inner.log).clone()
+    }
+
+    pub fn count(&self, matches: impl Fn(&Call) -> bool) -> usize {
+        lock(&self.inner.log).iter().filter(|l| matches(&l.call)).count()
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+async fn handle(
+    Shared(inner): Shared<Arc<Inner>>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response<axum::body::Body> {
+    let mut call = describe(&inner, &method, &uri, &headers, &body);
+    let token = ["NextToken", "Marker", "continuation-token"]
+        .iter()
+        .find_map(|name| call.params.get(*name))
+        .filter(|token| token.starts_with("proxy-"))
+        .cloned();
+    let offset: usize = token.as_deref().and_then(|t| t.rsplit('-').next()?.parse().ok()).unwrap_or(0);
+    call.page = 1 + offset / PAGE;
+
+    let faults: Vec<Fault> = lock(&inner.rules)
+        .iter_mut()
+        .filter(|rule| (rule.matches)(&call))
+        .map(|rule| {
+            rule.hits += 1;
+            rule.fault.clone()
+        })
+        .collect();
+    let refusal = faults.iter().find_map(|fault| match fault {
+        Fault::Refuse { status, code, message } => Some((*status, error_body(&call.service, code, message))),
+        _ => None,
+    });
+    for fault in &faults {
+        if let Fault::Slow(span) = fault {
+            tokio::time::sleep(*span).await;
+        }
+    }
+    let (status, whole) = match (refusal, &token) {
+        (Some(refused), _) => refused,
+        (None, Some(token)) => {
+            let listing = token.rsplit_once('-').map(|(listing, _)| listing.to_owned()).unwrap_or_default();
+            match lock(&inner.listings).get(&listing) {
+                Some(whole) => (200, whole.clone()),
+                None => (400, error_body(&call.service, "InvalidNextToken", "the token is not one of ours")),
+            }
+        }
+        (None, None) => forward(&inner, &method, &uri, &headers, body).await,
+    };
+    if call.action == "AssumeRole" && status == 200 {
+        learn(&inner, &whole);
+    }
+    let mut text = whole;
+    if status == 200 {
+        text = paged(&inner, &call, text, token.is_none(), offset);
+        for fault in &faults {
+            text = match fault {
+                Fault::Hide(ids) => hidden(&text, ids),
+                Fault::EmptyTags => without_tags(&text),
+                Fault::NotOptedIn(regions) => not_opted_in(&text, regions),
+                _ => text,
+            };
+        }
+    }
+    lock(&inner.log).push(Logged { call, status, body: text.clone() });
+    if faults.iter().any(|fault| matches!(fault, Fault::Cut)) {
+        let half = text.len() / 2;
+        let chunks = [Ok(Bytes::from(text[..half].to_owned())), Err(std::io::Error::other("cut by a rule"))];
+        let body = axum::body::Body::from_stream(futures::stream::iter(chunks));
+        return Response::builder().header("content-type", "text/xml").body(body).expect("it is a response");
+    }
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
+    (status, [("content-type", "text/xml")], text).into_response()
+}
+
+fn describe(inner: &Inner, method: &Method, uri: &Uri, headers: &HeaderMap, body: &[u8]) -> Call {
+    // Credential=KEY/20261124/eu-west-1/ec2/aws4_request
+    let authorization = headers.get("authorization").and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let credential: Vec<&str> = authorization
+        .split("Credential=")
+        .nth(1)
+        .and_then(|rest| rest.split(',').next())
+        .unwrap_or_default()
+        .split('/')
+        .collect();
+    let part = |i: usize| credential.get(i).copied().unwrap_or_default().to_owned();
+    let account = lock(&inner.accounts).get(&part(0)).cloned().unwrap_or_else(|| BASE_ACCOUNT.to_owned());
+    let service = part(3);
+    let mut params: BTreeMap<String, String> =
+        serde_urlencoded::from_str(uri.query().unwrap_or_default()).unwrap_or_default();
+    let action = if service == "s3" {
+        let bucket = uri.path().trim_matches('/');
+        match (method, bucket.is_empty()) {
+            (&Method::GET, true) => "ListBuckets",
+            (&Method::GET, false) if params.contains_key("tagging") => "GetBucketTagging",
+            (&Method::GET, false) if params.contains_key("location") => "GetBucketLocation",
+            _ => "Other",
+        }
+        .to_owned()
+    } else {
+        params.extend(serde_urlencoded::from_bytes::<BTreeMap<String, String>>(body).unwrap_or_default());
+        params.get("Action").cloned().unwrap_or_default()
+    };
+    Call { account, region: part(2), service, action, params, page: 1 }
+}
+
+async fn forward(inner: &Inner, method: &Method, uri: &Uri, headers: &HeaderMap, body: Bytes) -> (u16, String) {
+    let path = uri.path_and_query().map(ToString::to_string).unwrap_or_default();
+    let mut request = inner.http.request(method.clone(), format!("{}{path}", inner.upstream)).body(body);
+    for (name, value) in headers {
+        if name != "host" && name != "content-length" {
+            request = request.header(name, value);
+        }
+    }
+    match request.send().await {
+        Ok(answer) => (answer.status().as_u16(), answer.text().await.unwrap_or_default()),
+        Err(error) => (502, format!("<Error><Code>BadGateway</Code><Message>{error}</Message></Error>")),
+    }
+}
+
+/// Whose keys these are: the answer of AssumeRole says it.
+fn learn(inner: &Inner, body: &str) {
+    let Ok(document) = roxmltree::Document::parse(body) else { return };
+    let text = |name: &str| document.descendants().find(|n| n.has_tag_name(("https://sts.amazonaws.com/doc/2011-06-15/", name)) || n.tag_name().name() == name)?.text();
+    if let (Some(key), Some(arn)) = (text("AccessKeyId"), text("Arn")) {
+        let account = arn.split(':').nth(4).unwrap_or_default().to_owned();
+        lock(&inner.accounts).insert(key.to_owned(), account);
+    }
+}
+
+fn error_body(service: &str, code: &str, message: &str) -> String {
+    match service {
+        "ec2" => format!(
+            "<Response><Errors><Error><Code>{code}</Code><Message>{message}</Message></Error></Errors>\
+             <RequestID>proxy</RequestID></Response>"
+        ),
+        "s3" => format!("<Error><Code>{code}</Code><Message>{message}</Message><RequestId>proxy</RequestId></Error>"),
+        _ => format!(
+            "<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code><Message>{message}</Message></Error>\
+             <RequestId>proxy</RequestId></ErrorResponse>"
+        ),
+    }
+}
+
+/// The list in an answer, the parent that a token goes into, and the token's name.
+fn list_of<'a>(document: &'a roxmltree::Document, call: &Call) -> Option<(roxmltree::Node<'a, 'a>, roxmltree::Node<'a, 'a>, &'static str)> {
+    let root = document.root_element();
+    let child = |node: roxmltree::Node<'a, 'a>, name: &str| node.children().find(|n| n.tag_name().name() == name);
+    match call.service.as_str() {
+        "ec2" if call.action.starts_with("Describe") && call.action != "DescribeRegions" => {
+            let list = root.children().find(|n| n.children().any(|c| c.tag_name().name() == "item"))?;
+            Some((list, root, "nextToken"))
+        }
+        "s3" if call.action == "ListBuckets" => Some((child(root, "Buckets")?, root, "ContinuationToken")),
+        "rds" if call.action == "DescribeDBInstances" => {
+            let result = child(root, "DescribeDBInstancesResult")?;
+            Some((child(result, "DBInstances")?, result, "Marker"))
+        }
+        _ => None,
+    }
+}
+
+/// The page of a listing that begins at `offset`.
+fn paged(inner: &Inner, call: &Call, whole: String, first: bool, offset: usize) -> String {
+    if call.is_by_id() {
+        return whole;
+    }
+    let Ok(document) = roxmltree::Document::parse(&whole) else { return whole };
+    let Some((list, parent, token_name)) = list_of(&document, call) else { return whole };
+    let has_token = |n: roxmltree::Node| n.tag_name().name() == token_name && n.text().is_some_and(|t| !t.trim().is_empty());
+    if parent.children().any(has_token) {
+        return whole;
+    }
+    let items: Vec<_> = list.children().filter(roxmltree::Node::is_element).collect();
+    if items.len() <= PAGE {
+        return whole;
+    }
+    let listing = match (&first, ["NextToken", "Marker", "continuation-token"].iter().find_map(|n| call.params.get(*n))) {
+        (false, Some(token)) => token.rsplit_once('-').map(|(l, _)| l.to_owned()).unwrap_or_default(),
+        _ => format!("proxy-{}", inner.numbers.fetch_add(1, Ordering::Relaxed)),
+    };
+    let page: String = items.iter().skip(offset).take(PAGE).map(|n| &whole[n.range()]).collect();
+    let next = offset + PAGE;
+    let token = if next < items.len() { format!("<{token_name}>{listing}-{next}</{token_name}>") } else { String::new() };
+    let (inside, after) = (items[0].range().start..items[items.len() - 1].range().end, list.range().end);
+    let empty_tokens: Vec<_> = parent.children().filter(|n| n.tag_name().name() == token_name).map(|n| n.range()).collect();
+    let mut out = String::new();
+    out.push_str(&whole[..inside.start]);
+    out.push_str(&page);
+    out.push_str(&whole[inside.end..after]);
+    out.push_str(&token);
+    let mut at = after;
+    for range in empty_tokens.into_iter().filter(|r| r.start >= after) {
+        out.push_str(&whole[at..range.start]);
+        at = range.end;
+    }
+    out.push_str(&whole[at..]);
+    drop(document);
+    lock(&inner.listings).insert(listing, whole);
+    out
+}
+
+fn cut_out(text: &str, mut ranges: Vec<std::ops::Range<usize>>) -> String {
+    ranges.sort_by_key(|r| r.start);
+    let mut out = String::new();
+    let mut at = 0;
+    for range in ranges.into_iter() {
+        if range.start >= at {
+            out.push_str(&text[at..range.start]);
+            at = range.end;
+        }
+    }
+    out.push_str(&text[at..]);
+    out
+}
+
+fn hidden(text: &str, ids: &[String]) -> String {
+    let Ok(document) = roxmltree::Document::parse(text) else { return text.to_owned() };
+    let is_thing = |n: &roxmltree::Node| {
+        matches!(n.tag_name().name(), "item" | "Bucket" | "DBInstance")
+            && n.children().any(|c| c.text().is_some_and(|t| ids.iter().any(|id| id == t)))
+    };
+    cut_out(text, document.descendants().filter(is_thing).map(|n| n.range()).collect())
+}
+
+fn without_tags(text: &str) -> String {
+    let Ok(document) = roxmltree::Document::parse(text) else { return text.to_owned() };
+    let sets = document.descendants().filter(|n| n.tag_name().name() == "tagSet");
+    cut_out(text, sets.map(|n| n.range()).collect())
+}
+
+fn not_opted_in(text: &str, regions: &[String]) -> String {
+    let Ok(document) = roxmltree::Document::parse(text) else { return text.to_owned() };
+    let mut out = String::new();
+    let mut at = 0;
+    for item in document.descendants().filter(|n| n.tag_name().name() == "item") {
+        let field = |name: &str| item.children().find(|c| c.tag_name().name() == name);
+        let named = field("regionName").and_then(|n| n.text()).is_some_and(|r| regions.iter().any(|x| x == r));
+        if let (true, Some(status)) = (named, field("optInStatus")) {
+            out.push_str(&text[at..status.range().start]);
+            out.push_str("<optInStatus>not-opted-in</optInStatus>");
+            at = status.range().end;
+        }
+    }
+    out.push_str(&text[at..]);
+    out
+}

@@ -1,0 +1,188 @@
+//! All parts together: what a test of the whole system starts with.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use elava::api::{CloudScan, FindingState, RECONCILE_REQUESTED_AT, ResourceFinding};
+use k8s_openapi::api::events::v1::Event;
+use kube::api::{ListParams, Patch, PatchParams};
+use kube::{Api, ResourceExt};
+use serde_json::json;
+
+use super::aws::{Emulator, Hands};
+use super::cluster::Cluster;
+use super::eventually;
+use super::operator::Operator;
+use super::proxy::Proxy;
+
+pub const IRELAND: &str = "eu-west-1";
+pub const VIRGINIA: &str = "us-east-1";
+
+pub struct World {
+    // In the order in which they must go: who asks goes before who answers.
+    pub operator: Operator,
+    pub proxy: Proxy,
+    pub aws: Emulator,
+    pub client: kube::Client,
+    pub cluster: Cluster,
+    pub dir: tempfile::TempDir,
+}
+
+pub fn chart() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/elava")
+}
+
+impl World {
+    /// A cluster with the chart in it, and the operator running as its ServiceAccount.
+    pub async fn start() -> Self {
+        let dir = tempfile::Builder::new().prefix("elava-").tempdir().expect("there is a folder for temporary files");
+        let (cluster, aws) = tokio::join!(Cluster::start(dir.path()), Emulator::start(dir.path()));
+        let proxy = Proxy::start(&aws.url).await;
+        let chart = chart().display().to_string();
+        cluster.helm(&["install", "elava", &chart, "--namespace", "elava", "--create-namespace"]);
+        let client = cluster.client().await;
+        let operator = Operator::start(dir.path(), &cluster, &proxy.url).await;
+        Self { operator, proxy, aws, client, cluster, dir }
+    }
+
+    pub async fn hands(&self, account: &str, region: &str) -> Hands {
+        self.aws.hands(account, region).await
+    }
+
+    /// A CloudScan over accounts by role, in Ireland and Virginia, looked at when asked to (the interval
+    /// is long: a test decides when a look is due).
+    pub fn scan_spec(&self, accounts: &[&str]) -> serde_json::Value {
+        let account = |id: &&str| json!({"id": id, "roleARN": format!("arn:aws:iam::{id}:role/elava")});
+        json!({
+            "interval": "1h",
+            "provider": {"aws": {
+                "endpointURL": self.proxy.url,
+                "accounts": accounts.iter().map(account).collect::<Vec<_>>(),
+                "regions": {"include": [IRELAND, VIRGINIA]},
+            }},
+            "tagPolicy": {"exemptTypes": BUILT_IN},
+        })
+    }
+
+    pub fn apply_scan(&self, namespace: &str, name: &str, spec: &serde_json::Value) {
+        let namespaced = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
+        let scan = json!({
+            "apiVersion": "elava.dev/v1alpha1", "kind": "CloudScan",
+            "metadata": {"name": name, "namespace": namespace}, "spec": spec,
+        });
+        let list = json!({"apiVersion": "v1", "kind": "List", "items": [namespaced, scan]});
+        self.cluster.apply(&list.to_string()).expect("the manifest is good");
+    }
+
+    pub async fn scan(&self, namespace: &str, name: &str) -> CloudScan {
+        let api: Api<CloudScan> = Api::namespaced(self.client.clone(), namespace);
+        api.get(name).await.expect("the CloudScan is there")
+    }
+
+    /// Asks for a look now, and waits until it was had and told.
+    pub async fn look(&self, namespace: &str, name: &str) {
+        let api: Api<CloudScan> = Api::namespaced(self.client.clone(), namespace);
+        let request = format!("{:?}", std::time::SystemTime::now());
+        let patch = json!({"metadata": {"annotations": {RECONCILE_REQUESTED_AT: request}}});
+        api.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await.expect("it is annotated");
+        let handled = || async {
+            let status = self.scan(namespace, name).await.status.unwrap_or_default();
+            match status.last_handled_reconcile_at == Some(request.clone()) {
+                true => Ok(()),
+                false => Err(format!("{status:?}")),
+            }
+        };
+        eventually("a look that was asked for was had", handled).await;
+    }
+
+    pub async fn condition(&self, namespace: &str, name: &str, type_: &str) -> Option<(String, String, String)> {
+        let status = self.scan(namespace, name).await.status?;
+        let condition = status.conditions.into_iter().find(|c| c.type_ == type_)?;
+        Some((condition.status, condition.reason, condition.message))
+    }
+
+    /// Waits until a condition has this status and gives its reason and message.
+    pub async fn wait_for_condition(&self, namespace: &str, name: &str, type_: &str, status: &str) -> (String, String) {
+        let look = || async {
+            match self.condition(namespace, name, type_).await {
+                Some((is, reason, message)) if is == status => Ok((reason, message)),
+                other => Err(format!("{other:?}")),
+            }
+        };
+        eventually(&format!("{namespace}/{name} is {type_}={status}"), look).await
+    }
+
+    pub async fn findings(&self, namespace: &str) -> Vec<ResourceFinding> {
+        let api: Api<ResourceFinding> = Api::namespaced(self.client.clone(), namespace);
+        api.list(&ListParams::default()).await.expect("findings can be listed").items
+    }
+
+    /// `kind id` of those in one state, sorted.
+    pub async fn findings_in(&self, namespace: &str, state: FindingState) -> Vec<String> {
+        let findings = self.findings(namespace).await;
+        let statuses = findings.into_iter().filter_map(|f| f.status);
+        let mut names: Vec<String> =
+            statuses.filter(|s| s.state == state).map(|s| format!("{} {}", s.kind, s.id)).collect();
+        names.sort();
+        names
+    }
+
+    pub async fn open_findings(&self, namespace: &str) -> Vec<String> {
+        self.findings_in(namespace, FindingState::Open).await
+    }
+
+    /// Waits until exactly these are open.
+    pub async fn wait_for_open(&self, namespace: &str, wanted: &[String]) {
+        let mut wanted = wanted.to_vec();
+        wanted.sort();
+        let look = || async {
+            let open = self.open_findings(namespace).await;
+            if open == wanted { Ok(()) } else { Err(format!("open are {open:?}")) }
+        };
+        eventually(&format!("open are exactly {wanted:?}"), look).await;
+    }
+
+    pub async fn events(&self, namespace: &str) -> Vec<Event> {
+        let api: Api<Event> = Api::namespaced(self.client.clone(), namespace);
+        api.list(&ListParams::default()).await.expect("events can be listed").items
+    }
+
+    /// How many events of each reason regard findings.
+    pub async fn finding_events(&self, namespace: &str) -> BTreeMap<String, usize> {
+        let mut counts = BTreeMap::new();
+        for event in self.events(namespace).await {
+            let about = event.regarding.as_ref().and_then(|r| r.kind.as_deref());
+            if about == Some("ResourceFinding") {
+                *counts.entry(event.reason.clone().unwrap_or_default()).or_default() += 1;
+            }
+        }
+        counts
+    }
+
+    /// The ids that the store holds of a type in an account, as alive.
+    pub fn ids(&self, account: &str, resource_type: &str) -> Vec<String> {
+        let answer = self.operator.answer(&["get", "--account", account, "--type", resource_type]);
+        let mut ids: Vec<String> = answer["resources"]
+            .as_array()
+            .expect("resources is a list")
+            .iter()
+            .map(|r| r["id"].as_str().unwrap_or_default().to_owned())
+            .collect();
+        ids.sort();
+        ids
+    }
+}
+
+/// What every account has by itself, without tags.
+pub const BUILT_IN: [&str; 6] = [
+    "AWS::EC2::InternetGateway",
+    "AWS::EC2::NetworkInterface",
+    "AWS::EC2::RouteTable",
+    "AWS::EC2::SecurityGroup",
+    "AWS::EC2::Subnet",
+    "AWS::EC2::VPC",
+];
+
+pub fn name_of(finding: &ResourceFinding) -> String {
+    finding.name_any()
+}
