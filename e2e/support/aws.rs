@@ -129,7 +129,15 @@ impl Hands {
             return id.to_owned();
         }
         let made = self.ec2.register_image().name("base").root_device_name("/dev/sda1");
-        made.send().await.expect("an image").image_id.expect("it has an id")
+        let id = made.send().await.expect("an image").image_id.expect("it has an id");
+        let described = self.ec2.describe_images().image_ids(&id).send().await.expect("it can be described");
+        let mappings = described.images().first().map(|i| i.block_device_mappings()).unwrap_or_default();
+        let owned = [("owner", "platform"), ("Name", "base")];
+        for snapshot in mappings.iter().filter_map(|m| m.ebs()?.snapshot_id()) {
+            self.tag(snapshot, &owned).await;
+        }
+        self.tag(&id, &owned).await;
+        id
     }
 
     pub async fn terminate(&self, id: &str) {

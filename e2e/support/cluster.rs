@@ -90,7 +90,7 @@ impl Cluster {
                 format!("--tls-private-key-file={}", at("server.key")),
                 format!("--client-ca-file={}", at("ca.crt")),
                 "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
-                format!("--service-account-key-file={}", at("sa.key")),
+                format!("--service-account-key-file={}", at("sa.pub")),
                 format!("--service-account-signing-key-file={}", at("sa.key")),
                 "--authorization-mode=Node,RBAC".to_owned(),
                 "--service-cluster-ip-range=10.0.0.0/24".to_owned(),
@@ -205,7 +205,9 @@ fn write_keys(dir: &Path, port: u16) {
     let mut admin = named("admin");
     admin.distinguished_name.push(DnType::OrganizationName, "system:masters");
     sign("admin", admin);
-    write("sa.key", key().serialize_pem());
+    let tokens = key();
+    write("sa.key", tokens.serialize_pem());
+    write("sa.pub", tokens.public_key_pem());
     let at = |name: &str| dir.join(name).display().to_string();
     let user = format!("{{client-certificate: {}, client-key: {}}}", at("admin.crt"), at("admin.key"));
     write_kubeconfig(dir, port, &dir.join("admin.kubeconfig"), &user);

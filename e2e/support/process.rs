@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+/// Lines of each log that a failure shows.
+const TAIL: usize = 12;
+
 pub struct Process {
     pub name: String,
     child: Child,
@@ -74,7 +77,7 @@ impl Process {
     pub fn tail(&self) -> String {
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
-        let tail = lines[lines.len().saturating_sub(30)..].join("\n");
+        let tail = lines[lines.len().saturating_sub(TAIL)..].join("\n");
         format!("--- {} (last of {} lines) ---\n{tail}\n", self.name, lines.len())
     }
 

@@ -141,7 +141,7 @@ pub struct AwsAccount {
     /// externalID is presented when the role is assumed. Absent means none.
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "externalID")]
     #[schemars(length(max = 1224))]
-    #[x_kube(validation = Rule::new("self.matches('^[A-Za-z0-9+=,.@:/_-]{2,1224}$')").message("an external id has 2 to 1224 letters, digits or characters of +=,.@:/_-"))]
+    #[x_kube(validation = Rule::new("self.size() >= 2 && self.matches('^[A-Za-z0-9+=,.@:/_-]+$')").message("an external id has 2 to 1224 letters, digits or characters of +=,.@:/_-"))]
     pub external_id: Option<String>,
 }
 

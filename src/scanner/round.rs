@@ -468,8 +468,11 @@ impl AccountScanner {
         let next = self.next();
         for (viewer, report) in &mut self.reports {
             report.next = next;
-            report.last_started = Some(started);
-            report.last_ended = Some(ended);
+            // Woken for nothing that is due: that was no look.
+            if !round.scopes.is_empty() {
+                report.last_started = Some(started);
+                report.last_ended = Some(ended);
+            }
             report.rounds += 1;
             report.store_error = round.store_errors.first().cloned();
             if let Some(subscription) = subscriptions.iter().find(|s| s.viewer == *viewer) {
@@ -479,6 +482,9 @@ impl AccountScanner {
             if let Some(ready) = ready.iter().find(|r| r.subscription.viewer == *viewer) {
                 report.calls += ready.session.take_calls();
             }
+        }
+        if round.scopes.is_empty() {
+            return;
         }
         tracing::info!(
             account = %self.account,
