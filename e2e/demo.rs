@@ -1,1 +1,275 @@
-fn main(){}
+//! `make demo`: the main job end to end on real parts. Prints each command that a user would type and
+//! what it says; ends non-zero when anything that it announces is not seen. KEEP=1 leaves all of it
+//! running until Ctrl-C.
+
+#[path = "support/mod.rs"]
+mod support;
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use support::aws::{Emulator, Hands};
+use support::cluster::Cluster;
+use support::operator::{Operator, binary};
+use support::world::{IRELAND, VIRGINIA, chart};
+use support::eventually;
+
+const ACCOUNTS: [&str; 2] = ["111122223333", "444455556666"];
+const NAME: &str = "production";
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    tokio::select! {
+        () = demo() => ExitCode::SUCCESS,
+        _ = tokio::signal::ctrl_c() => {
+            eprintln!("\ndemo: stopped; every process that it started ends with it");
+            ExitCode::from(130)
+        }
+    }
+}
+
+struct Stage {
+    operator: Operator,
+    cluster: Cluster,
+    started: Instant,
+}
+
+async fn demo() {
+    let dir = tempfile::Builder::new().prefix("elava-demo-").tempdir().expect("there is a folder for temporary files");
+    let started = Instant::now();
+    say(started, "starting etcd, kube-apiserver, kube-controller-manager and an AWS emulator");
+    let (cluster, aws) = tokio::join!(Cluster::start(dir.path()), Emulator::start(dir.path()));
+    say(started, "filling two accounts in two regions with an estate");
+    let victims = Victims::seed(&aws).await;
+
+    say(started, "installing the chart: CRDs, RBAC, the StatefulSet (there is no node here, so its pod waits)");
+    let chart = chart().display().to_string();
+    show("helm install elava charts/elava --namespace elava --create-namespace");
+    cluster.helm(&["install", "elava", &chart, "--namespace", "elava", "--create-namespace"]);
+    say(started, "starting the operator as the chart's ServiceAccount");
+    let endpoint = vec![("AWS_ENDPOINT_URL", aws.url.clone())];
+    let operator = Operator::start(dir.path(), &cluster, endpoint).await;
+    let stage = Stage { operator, cluster, started };
+
+    stage.first_look().await;
+    let before = stage.revision();
+    victims.act(&stage, &aws).await;
+    stage.confirm(&victims).await;
+    stage.tell(&victims, before);
+
+    let (peak, now) = stage.operator.process.memory_kib();
+    say(started, &format!("done. The operator's memory: {} MiB, at most {} MiB", now / 1024, peak / 1024));
+    if std::env::var_os("KEEP").is_some_and(|keep| keep == "1") {
+        println!("\nAll of it keeps running until Ctrl-C. In another shell:\n");
+        println!("  export KUBECONFIG={}", stage.cluster.kubeconfig().display());
+        println!("  export ELAVA_STORE={}", stage.operator.store().display());
+        println!("  export AWS_ENDPOINT_URL={} AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test", aws.url);
+        println!("  export PATH={}:{}:$PATH", support::tools().display(), folder_of(&binary()));
+        std::future::pending::<()>().await;
+    }
+}
+
+fn folder_of(path: &Path) -> String {
+    path.parent().map(|p| p.display().to_string()).unwrap_or_default()
+}
+
+fn say(started: Instant, text: &str) {
+    println!("\n\x1b[1m[{:>3} s] {text}\x1b[0m", started.elapsed().as_secs());
+}
+
+fn show(command: &str) {
+    println!("$ {command}");
+}
+
+impl Stage {
+    fn say(&self, text: &str) {
+        say(self.started, text);
+    }
+
+    /// Types a kubectl command, shows what it says and gives it back.
+    fn kubectl(&self, line: &str) -> String {
+        show(&format!("kubectl {line}"));
+        let output = self.cluster.run(&words(line));
+        println!("{output}");
+        output
+    }
+
+    fn elava(&self, line: &str) -> String {
+        show(&format!("elava {line}"));
+        let output = self.operator.ask(&words(line));
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        println!("{out}{err}");
+        assert!(output.status.success(), "elava {line} failed");
+        out.into_owned()
+    }
+
+    fn revision(&self) -> u64 {
+        self.operator.answer(&["get", "--type", "AWS::EC2::VPC"])["revision"].as_u64().expect("a revision")
+    }
+
+    async fn first_look(&self) {
+        self.say("naming the accounts");
+        let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/samples/cloudscan.yaml");
+        show("kubectl apply -f config/samples/cloudscan.yaml");
+        println!("{}", self.cluster.run(&["apply", "-f", &sample.display().to_string()]));
+        self.kubectl(&format!("wait cloudscan/{NAME} --for=condition=FirstScanComplete --timeout=90s"));
+        self.kubectl("get cloudscans,resourcefindings");
+    }
+
+    /// Asks for a look now, and waits until its answer is told.
+    async fn look(&self) {
+        let request = format!("{}", self.started.elapsed().as_millis());
+        let line = format!("annotate cloudscan/{NAME} --overwrite elava.dev/reconcile-requested-at={request}");
+        self.kubectl(&line);
+        let handled = || async {
+            let path = "-o=jsonpath={.status.lastHandledReconcileAt}";
+            let last = self.cluster.run(&["get", "cloudscan", NAME, path]);
+            if last == request { Ok(()) } else { Err(last) }
+        };
+        eventually("the look that was asked for was had", handled).await;
+    }
+
+    /// Waits until a finding says this of an id.
+    async fn expect(&self, kind: &str, id: &str, state: &str) {
+        let look = || async {
+            let selector = format!("--field-selector=status.kind={kind},status.state={state}");
+            let found = self.cluster.run(&["get", "resourcefindings", &selector, "-o=jsonpath={.items[*].status.id}"]);
+            if found.split_whitespace().any(|i| i == id) { Ok(()) } else { Err(found) }
+        };
+        eventually(&format!("{kind} {id} is {state}"), look).await;
+        println!("  seen: {kind} {id} is {state}");
+    }
+
+    async fn confirm(&self, victims: &Victims) {
+        self.say("asking for a look now, instead of waiting for the interval");
+        self.look().await;
+        self.say("and for a second: what is younger than ten minutes is believed gone only when two looks miss it");
+        self.look().await;
+        self.say("what is to be seen now");
+        self.expect("Disappeared", &victims.instance, "Open").await;
+        self.expect("Disappeared", &victims.deleted, "Open").await;
+        self.expect("Untagged", &victims.stripped, "Open").await;
+        self.expect("TagsMissing", &victims.disowned, "Open").await;
+        self.expect("Untagged", victims.created.get().expect("it was created"), "Open").await;
+        self.expect("Untagged", &victims.adopted, "Resolved").await;
+    }
+
+    /// What people read.
+    fn tell(&self, victims: &Victims, before: u64) {
+        self.kubectl("get resourcefindings --sort-by=.status.since.time");
+        let name = self.cluster.run(&[
+            "get",
+            "resourcefindings",
+            "--field-selector=status.kind=Disappeared",
+            &format!("-o=jsonpath={{.items[?(@.status.id==\"{}\")].metadata.name}}", victims.instance),
+        ]);
+        let told = self.kubectl(&format!("describe resourcefinding {name}"));
+        assert!(told.contains("Events:") && told.contains(&victims.instance), "describe shows its events");
+        assert!(told.lines().any(|l| l.contains("Warning") && l.contains("Disappeared")), "the event is there");
+        self.kubectl("events --types=Warning");
+        self.say("the same from the command line, for any moment");
+        let history = self.elava(&format!("history {}", victims.stripped));
+        assert!(history.contains("Appeared") && history.contains("Tags."), "its story is told");
+        let diff = self.elava(&format!("diff {before} now"));
+        for id in [&victims.instance, &victims.deleted, &victims.stripped] {
+            assert!(diff.contains(id.as_str()), "the difference names {id}");
+        }
+        let at = self.elava(&format!("at {before} {}", victims.deleted));
+        assert!(at.contains("present"), "it was there then");
+        let now = self.elava(&format!("get {}", victims.deleted));
+        assert!(now.contains("gone since"), "it is gone now");
+    }
+}
+
+fn words(line: &str) -> Vec<&str> {
+    line.split_whitespace().collect()
+}
+
+/// What will happen to whom.
+struct Victims {
+    instance: String,
+    deleted: String,
+    stripped: String,
+    disowned: String,
+    adopted: String,
+    created: std::cell::OnceCell<String>,
+}
+
+const TEAMS: [&str; 5] = ["payments", "search", "platform", "mobile", "data"];
+
+impl Victims {
+    async fn seed(aws: &Emulator) -> Self {
+        let mut of_interest = Vec::new();
+        for (i, account) in ACCOUNTS.into_iter().enumerate() {
+            for (j, region) in [IRELAND, VIRGINIA].into_iter().enumerate() {
+                of_interest.push(fill(&aws.hands(account, region).await, i * 2 + j).await);
+            }
+        }
+        let Estate { instances, volumes, orphan } = of_interest.swap_remove(0);
+        Self {
+            instance: instances[0].clone(),
+            deleted: volumes[0].clone(),
+            stripped: volumes[1].clone(),
+            disowned: volumes[2].clone(),
+            adopted: orphan,
+            created: std::cell::OnceCell::new(),
+        }
+    }
+
+    async fn act(&self, stage: &Stage, aws: &Emulator) {
+        stage.say("now things happen in the cloud");
+        let hands = aws.hands(ACCOUNTS[0], IRELAND).await;
+        show(&format!("aws ec2 terminate-instances --instance-ids {}", self.instance));
+        hands.terminate(&self.instance).await;
+        show(&format!("aws ec2 delete-volume --volume-id {}", self.deleted));
+        hands.delete_volume(&self.deleted).await;
+        show(&format!("aws ec2 delete-tags --resources {} --tags Key=owner Key=Name", self.stripped));
+        hands.untag(&self.stripped, &["owner", "Name"]).await;
+        show(&format!("aws ec2 delete-tags --resources {} --tags Key=owner", self.disowned));
+        hands.untag(&self.disowned, &["owner"]).await;
+        show("aws ec2 create-volume --availability-zone eu-west-1a --size 10");
+        let _ = self.created.set(hands.volume(&[]).await);
+        show(&format!("aws ec2 create-tags --resources {} --tags Key=owner,Value=search", self.adopted));
+        hands.tag(&self.adopted, &[("owner", "search")]).await;
+    }
+}
+
+struct Estate {
+    instances: Vec<String>,
+    volumes: Vec<String>,
+    orphan: String,
+}
+
+/// About 50 resources: most have an owner, some do not.
+async fn fill(hands: &Hands, place: usize) -> Estate {
+    let mut estate = Estate { instances: Vec::new(), volumes: Vec::new(), orphan: String::new() };
+    let team = |n: usize| TEAMS[n % TEAMS.len()];
+    for n in 0..6 {
+        let name = format!("web-{n}");
+        let tags = [("owner", team(n)), ("Name", name.as_str())];
+        let (instance, root) = hands.instance(&tags).await;
+        hands.tag(&root, &tags).await;
+        estate.instances.push(instance);
+    }
+    for n in 0..9 {
+        let name = format!("data-{n}");
+        let volume = hands.volume(&[("owner", team(n)), ("Name", &name)]).await;
+        if n % 3 == 0 {
+            hands.snapshot(&volume, &[("owner", team(n)), ("Name", &name)]).await;
+        }
+        estate.volumes.push(volume);
+    }
+    for n in 0..3 {
+        hands.address(&[("owner", team(n))]).await;
+        let bucket = format!("demo-{place}-{}-{n}", team(n));
+        hands.bucket(&bucket, &[("owner", team(n))]).await;
+        hands.database(&format!("orders-{place}-{n}"), &[("team", team(n))]).await;
+    }
+    // Nobody's.
+    estate.orphan = hands.volume(&[]).await;
+    hands.address(&[]).await;
+    hands.bucket(&format!("demo-{place}-scratch"), &[]).await;
+    hands.volume(&[("Name", "tmp")]).await;
+    estate
+}

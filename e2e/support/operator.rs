@@ -9,8 +9,7 @@ use super::{eventually, free_port};
 
 pub struct Operator {
     dir: PathBuf,
-    kubeconfig: PathBuf,
-    endpoint: String,
+    env: Vec<(&'static str, String)>,
     port: u16,
     pub process: Process,
 }
@@ -25,13 +24,22 @@ pub fn binary() -> PathBuf {
 }
 
 impl Operator {
-    pub async fn start(dir: &Path, cluster: &Cluster, endpoint: &str) -> Self {
+    /// With this environment beside the operator's own credentials.
+    pub async fn start(dir: &Path, cluster: &Cluster, mut env: Vec<(&'static str, String)>) -> Self {
         let dir = dir.join("operator");
         std::fs::create_dir_all(&dir).expect("the test's folder is writable");
         let kubeconfig = cluster.kubeconfig_of("elava", "elava");
         let port = free_port();
-        let process = spawn(&dir, &kubeconfig, endpoint, port);
-        let operator = Self { dir, kubeconfig, endpoint: endpoint.to_owned(), port, process };
+        env.extend([
+            ("KUBECONFIG", kubeconfig.display().to_string()),
+            // The pod's own chain: who may assume the roles.
+            ("AWS_ACCESS_KEY_ID", "operator".to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", "operator".to_owned()),
+            ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),
+            ("NO_COLOR", "1".to_owned()),
+        ]);
+        let process = spawn(&dir, port, &env);
+        let operator = Self { dir, env, port, process };
         operator.wait_until_ready().await;
         operator
     }
@@ -51,7 +59,7 @@ impl Operator {
     /// Starts it again on the same store.
     pub async fn restart(&mut self) {
         self.process.kill();
-        self.process = spawn(&self.dir, &self.kubeconfig, &self.endpoint, self.port);
+        self.process = spawn(&self.dir, self.port, &self.env);
         self.wait_until_ready().await;
     }
 
@@ -80,7 +88,7 @@ impl Operator {
     }
 }
 
-fn spawn(dir: &Path, kubeconfig: &Path, endpoint: &str, port: u16) -> Process {
+fn spawn(dir: &Path, port: u16, env: &[(&str, String)]) -> Process {
     let store = dir.join("elava.redb");
     Process::start(
         dir,
@@ -90,19 +98,11 @@ fn spawn(dir: &Path, kubeconfig: &Path, endpoint: &str, port: u16) -> Process {
             "run".to_owned(),
             format!("--store={}", store.display()),
             format!("--listen=127.0.0.1:{port}"),
-            format!("--allow-endpoint={endpoint}"),
             "--service-account=elava:elava".to_owned(),
             "--credentials-role=elava-credentials".to_owned(),
             "--log-format=text".to_owned(),
             "--log=info,elava=debug".to_owned(),
         ],
-        &[
-            ("KUBECONFIG", kubeconfig.display().to_string()),
-            // The pod's own chain: who may assume the roles.
-            ("AWS_ACCESS_KEY_ID", "operator".to_owned()),
-            ("AWS_SECRET_ACCESS_KEY", "operator".to_owned()),
-            ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),
-            ("NO_COLOR", "1".to_owned()),
-        ],
+        env,
     )
 }

@@ -41,7 +41,7 @@ impl World {
         let chart = chart().display().to_string();
         cluster.helm(&["install", "elava", &chart, "--namespace", "elava", "--create-namespace"]);
         let client = cluster.client().await;
-        let operator = Operator::start(dir.path(), &cluster, &proxy.url).await;
+        let operator = Operator::start(dir.path(), &cluster, vec![("ELAVA_ALLOW_ENDPOINT", proxy.url.clone())]).await;
         Self { operator, proxy, aws, client, cluster, dir }
     }
 

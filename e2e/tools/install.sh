@@ -12,6 +12,7 @@ cd "$(dirname "$0")"
 say() { echo "tools: $*" >&2; }
 
 missing=()
+command -v cargo >/dev/null || missing+=("Rust 1.95 (https://rustup.rs)")
 command -v go >/dev/null || missing+=("go 1.26 or later (https://go.dev/dl)")
 command -v python3 >/dev/null || missing+=("python3 3.10 or later")
 command -v cc >/dev/null || missing+=("a C compiler, as cc (Debian: apt install build-essential)")

@@ -102,7 +102,7 @@ pub async fn scan(args: ScanArgs) -> anyhow::Result<ExitCode> {
 
     let store = Store::open(&args.store, system_clock()).map_err(with_source)?;
     let provider: Arc<dyn Provider> = Arc::new(Aws);
-    let wanted = subscriptions(&scan, &valid, &Credentials::Chain);
+    let wanted = subscriptions(&scan, &valid, &Credentials::Chain, &provider.default_endpoint());
     let accounts = wanted.len();
     let progress = Progress::new();
     let look = |subscription| look(subscription, provider.clone(), store.clone(), progress.clone());

@@ -116,6 +116,8 @@ pub struct Listing {
 pub trait Provider: Send + Sync {
     fn name(&self) -> &'static str;
     fn types(&self) -> Vec<TypeInfo>;
+    /// The endpoint that the environment names for whoever names none; empty for the provider's own.
+    fn default_endpoint(&self) -> String;
     /// Gets in, and checks who answers: a session for another account than the one named is refused.
     async fn connect(&self, target: &AccountTarget) -> Result<Arc<dyn Session>, CloudError>;
 }

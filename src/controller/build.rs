@@ -33,10 +33,16 @@ pub fn viewer(scan: &CloudScan) -> Viewer {
     Viewer::new(format!("{}/{}", scan.namespace().unwrap_or_default(), scan.name_any()))
 }
 
-pub fn subscriptions(scan: &CloudScan, valid: &Valid, credentials: &Credentials) -> Vec<Subscription> {
+/// `default_endpoint` is where to ask when the spec names no endpoint.
+pub fn subscriptions(
+    scan: &CloudScan,
+    valid: &Valid,
+    credentials: &Credentials,
+    default_endpoint: &str,
+) -> Vec<Subscription> {
     let aws = &valid.aws;
     let regions = |names: &[String]| names.iter().map(|name| Region::new(name.as_str())).collect::<Vec<_>>();
-    let endpoint = aws.endpoint_url.as_deref().unwrap_or_default().trim_end_matches('/');
+    let endpoint = aws.endpoint_url.as_deref().unwrap_or(default_endpoint).trim_end_matches('/');
     let target = |account: Option<&crate::api::AwsAccount>| AccountTarget {
         account: account.map(|a| AccountId::new(a.id.as_str())),
         role_arn: account.and_then(|a| a.role_arn.clone()),

@@ -198,13 +198,15 @@ async fn reconcile(scan: Arc<CloudScan>, context: Arc<Context>) -> Result<Action
     }
     let viewer = build::viewer(scan);
     let credentials = dereference::credentials(scan, &context).await?;
-    let types = context.fleet.provider().types();
+    let provider = context.fleet.provider();
+    let types = provider.types();
     let valid = validate::validate(&scan.spec, &types, &context.endpoints);
     let mut unconnected = None;
     let mut accounts = 0;
     let mut published = Ok(None);
+    let mut reports = Vec::new();
     if let Ok(valid) = &valid {
-        let subscriptions = build::subscriptions(scan, valid, &credentials);
+        let subscriptions = build::subscriptions(scan, valid, &credentials, &provider.default_endpoint());
         accounts = subscriptions.len();
         unconnected = context.fleet.set(&viewer, subscriptions).await.err();
         if !exists(&context, &viewer) {
@@ -212,10 +214,11 @@ async fn reconcile(scan: Arc<CloudScan>, context: Arc<Context>) -> Result<Action
             let _ = context.fleet.set(&viewer, Vec::new()).await;
             return Ok(Action::await_change());
         }
+        // Before the findings: what is said to be looked at must be told.
+        reports = context.fleet.reports(&viewer);
         published = apply::findings(scan, &valid.rules, &context).await.map(Some);
     }
     let counts = published.as_ref().ok().cloned().flatten();
-    let reports = context.fleet.reports(&viewer);
     let status = status::summarize(&status::Found {
         scan,
         refusal: valid.as_ref().err(),

@@ -70,6 +70,11 @@ impl Provider for Aws {
         declarations().map(Declaration::info).collect()
     }
 
+    fn default_endpoint(&self) -> String {
+        // The SDK would follow it anyway; named, it becomes part of the scope's identity.
+        std::env::var("AWS_ENDPOINT_URL").unwrap_or_default()
+    }
+
     async fn connect(&self, target: &AccountTarget) -> Result<Arc<dyn Session>, CloudError> {
         if let Credentials::Unavailable(why) = &target.credentials {
             return Err(CloudError::new(Reason::InvalidCredentials, why.clone()));
