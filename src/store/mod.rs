@@ -225,8 +225,7 @@ impl Store {
         if !scope.is_open() {
             draft.scope_entry(EntryKind::ScopeOpened);
             // The planner must see it as open: what is new to a re-opened scope is baseline.
-            let opened = self.now().max(current.time);
-            next.scope_mut(number).intervals.push((opened, None));
+            next.scope_mut(number).intervals.push((sweep.started, None));
         }
         let plan = plan::plan(&next, number, sweep);
         let proves = prover.filter(|_| sweep.outcome.is_complete());

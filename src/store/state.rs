@@ -157,7 +157,9 @@ impl State {
         match kind {
             EntryKind::ScopeOpened => {
                 assert!(!scope.is_open(), "an open scope is not opened again");
-                scope.intervals.push((row.time, None));
+                // From the look on that opened it, which lies before its commit: it is what
+                // `is_baseline` measures the later ones by.
+                scope.intervals.push((row.started, None));
             }
             EntryKind::ScopeClosed => {
                 let last = scope.intervals.last_mut().expect("a scope that closes was open");
