@@ -2,6 +2,7 @@
 
 use elava::api::FindingState;
 
+use crate::support::proxy::Fault;
 use crate::support::world::{IRELAND, VIRGINIA, World};
 
 const A: &str = "111122223333";
@@ -51,4 +52,123 @@ async fn two_accounts_are_found_exactly_and_what_goes_becomes_one_disappeared_ea
     assert_eq!(world.findings_in("team-a", FindingState::Resolved).await, Vec::<String>::new());
     let events = world.finding_events("team-a").await;
     assert_eq!(events, [("Disappeared".to_owned(), 2)].into(), "each transition is told once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn untagged_and_incomplete_tags_are_findings_until_they_are_mended() {
+    let world = World::start().await;
+    let hands = world.hands(A, IRELAND).await;
+    let (bare, partly) = (hands.volume(&[]).await, hands.volume(&[("Name", "x"), ("env", "production")]).await);
+    let good = hands.volume(&[("Owner", "team-a"), ("env", "prod")]).await;
+    let mut spec = world.scan_spec(&[A]);
+    let required = serde_json::json!([{"key": "owner", "aliases": ["Owner"]}, {"key": "env", "pattern": "prod|dev"}]);
+    spec["tagPolicy"]["required"] = required;
+    world.apply_scan("team-a", "tags", &spec);
+    world.wait_for_open("team-a", &[format!("TagsMissing {partly}"), format!("Untagged {bare}")]).await;
+    let findings = world.findings("team-a").await;
+    let message = |id: &str| {
+        let status = findings.iter().filter_map(|f| f.status.as_ref()).find(|s| s.id == id).expect("it is there");
+        status.message.clone()
+    };
+    assert!(message(&partly).contains("owner") && message(&partly).contains("env"), "{}", message(&partly));
+    for finding in &findings {
+        let bytes = serde_json::to_vec(&strip_managed(finding)).unwrap().len();
+        assert!(bytes <= 2048, "{bytes} bytes");
+    }
+
+    // Only the look that sees it mends it; a spec that asks for less mends at once.
+    hands.tag(&bare, &[("Owner", "team-b"), ("env", "dev")]).await;
+    world.look("team-a", "tags").await;
+    world.wait_for_open("team-a", &[format!("TagsMissing {partly}")]).await;
+    assert_eq!(world.findings_in("team-a", FindingState::Resolved).await, [format!("Untagged {bare}")]);
+    spec["tagPolicy"]["required"] = serde_json::json!([{"key": "env"}]);
+    world.apply_scan("team-a", "tags", &spec);
+    world.wait_for_open("team-a", &[]).await;
+
+    // All tags gone at once is asked again by a call that fails instead of answering nothing.
+    let rule = world.proxy.fault(|call| call.action == "DescribeVolumes", Fault::EmptyTags);
+    world.look("team-a", "tags").await;
+    world.proxy.heal(rule);
+    assert_eq!(world.open_findings("team-a").await, Vec::<String>::new(), "an empty answer under load is no tag loss");
+    hands.untag(&good, &["Owner", "env"]).await;
+    world.look("team-a", "tags").await;
+    world.wait_for_open("team-a", &[format!("Untagged {good}")]).await;
+    let history = world.operator.answer(&["history", &good]);
+    assert_eq!(history["changes"].as_array().unwrap().len(), 2, "appeared, and lost its tags once: {history}");
+}
+
+fn strip_managed(finding: &elava::api::ResourceFinding) -> elava::api::ResourceFinding {
+    let mut finding = finding.clone();
+    finding.metadata.managed_fields = None;
+    finding
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unchanged_scan_costs_one_status_patch_and_a_finding_deleted_by_hand_comes_back() {
+    let world = World::start().await;
+    let hands = world.hands(A, IRELAND).await;
+    let bare = hands.volume(&[]).await;
+    world.apply_scan("team-a", "one", &world.scan_spec(&[A]));
+    world.wait_for_open("team-a", &[format!("Untagged {bare}")]).await;
+    world.wait_for_condition("team-a", "one", "Reconciling", "False").await;
+
+    let versions = || async {
+        let finding = world.findings("team-a").await.remove(0);
+        (world.revision_of_status("team-a", "one").await, finding.metadata.resource_version, finding.metadata.uid)
+    };
+    world.look("team-a", "one").await;
+    let (before, finding_before, uid_before) = versions().await;
+    let patches = world.status_patches().await;
+    world.look("team-a", "one").await;
+    let (after, finding_after, _) = versions().await;
+    assert_ne!(before, after, "the scan is told");
+    assert_eq!(finding_before, finding_after, "and nothing else");
+    assert_eq!(world.status_patches().await - patches, 1);
+    assert_eq!(world.finding_events("team-a").await, [("Untagged".to_owned(), 1)].into());
+
+    let name = crate::support::world::name_of(&world.findings("team-a").await[0]);
+    world.cluster.run(&["delete", "resourcefinding", &name, "-n", "team-a"]);
+    let back = || async {
+        match world.findings("team-a").await.first() {
+            Some(finding) if finding.metadata.uid != uid_before => Ok(()),
+            other => Err(format!("{:?}", other.map(|f| &f.metadata.uid))),
+        }
+    };
+    crate::support::eventually("it comes back while its cause lasts", back).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_comes_back_is_a_false_alarm_and_a_disappearance_expires() {
+    let world = World::start().await;
+    let hands = world.hands(A, IRELAND).await;
+    let (gone, hidden) = (hands.volume(OWNED).await, hands.volume(OWNED).await);
+    let mut spec = world.scan_spec(&[A]);
+    world.apply_scan("team-a", "one", &spec);
+    world.wait_for_condition("team-a", "one", "FirstScanComplete", "True").await;
+
+    // The cloud lies consistently for two looks: listing and read by id both miss it.
+    hands.delete_volume(&gone).await;
+    let id = hidden.clone();
+    let rule = world.proxy.fault(|call| call.action == "DescribeVolumes", Fault::Hide(vec![id]));
+    world.look("team-a", "one").await;
+    world.look("team-a", "one").await;
+    world.wait_for_open("team-a", &[format!("Disappeared {gone}"), format!("Disappeared {hidden}")]).await;
+    world.proxy.heal(rule);
+    world.look("team-a", "one").await;
+    world.wait_for_open("team-a", &[format!("Disappeared {gone}")]).await;
+    let findings = world.findings("team-a").await;
+    let status = findings.iter().filter_map(|f| f.status.as_ref()).find(|s| s.id == hidden).unwrap();
+    assert_eq!(status.resolution.as_deref(), Some("FalseAlarm"));
+
+    spec["disappearance"] = serde_json::json!({"keep": "1s"});
+    spec["findings"] = serde_json::json!({"keepResolved": "0s"});
+    world.apply_scan("team-a", "one", &spec);
+    world.look("team-a", "one").await;
+    world.look("team-a", "one").await;
+    let none = || async {
+        let left = world.findings("team-a").await.len();
+        if left == 0 { Ok(()) } else { Err(format!("{left} are left")) }
+    };
+    crate::support::eventually("resolved ones go after keepResolved", none).await;
+    assert_eq!(world.finding_events("team-a").await.get("DisappearedExpired"), Some(&1));
 }

@@ -3,3 +3,6 @@
 mod support;
 
 mod findings;
+mod installation;
+mod sharing;
+mod truth;

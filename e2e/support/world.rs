@@ -95,6 +95,22 @@ impl World {
         eventually("a look that was asked for was had", handled).await;
     }
 
+    pub async fn revision_of_status(&self, namespace: &str, name: &str) -> Option<String> {
+        self.scan(namespace, name).await.metadata.resource_version
+    }
+
+    /// How many patches of a CloudScan's status the API server has served.
+    pub async fn status_patches(&self) -> u64 {
+        let metrics = self.cluster.run(&["get", "--raw=/metrics"]);
+        let is_it = |line: &&str| {
+            line.starts_with("apiserver_request_total{")
+                && line.contains("resource=\"cloudscans\"")
+                && line.contains("subresource=\"status\"")
+                && (line.contains("verb=\"APPLY\"") || line.contains("verb=\"PATCH\""))
+        };
+        metrics.lines().filter(is_it).filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+    }
+
     pub async fn condition(&self, namespace: &str, name: &str, type_: &str) -> Option<(String, String, String)> {
         let status = self.scan(namespace, name).await.status?;
         let condition = status.conditions.into_iter().find(|c| c.type_ == type_)?;
