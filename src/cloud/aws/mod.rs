@@ -97,7 +97,7 @@ impl Provider for Aws {
         }
         let mut base = loader.load().await;
         if base.region().is_none() {
-            let region = target.include_regions.first().map_or(HOME_REGION, Region::as_str).to_owned();
+            let region = home_region(&target.include_regions);
             base = base.into_builder().region(aws_config::Region::new(region)).build();
         }
         let config = match &target.role_arn {
@@ -121,6 +121,16 @@ impl Provider for Aws {
             calls: Arc::new(AtomicU64::new(0)),
         };
         Ok(Arc::new(session))
+    }
+}
+
+/// A region that is enabled in every account of the partition that the named regions lie in. Never one
+/// of those: it may be misspelt, and then nothing at all would answer.
+fn home_region(named: &[Region]) -> &'static str {
+    match named.first().map_or("", Region::as_str) {
+        region if region.starts_with("cn-") => "cn-north-1",
+        region if region.starts_with("us-gov-") => "us-gov-west-1",
+        _ => HOME_REGION,
     }
 }
 
