@@ -2,6 +2,7 @@
 
 mod support;
 
+mod crash;
 mod findings;
 mod installation;
 mod sharing;

@@ -101,7 +101,7 @@ fn spawn(dir: &Path, port: u16, env: &[(&str, String)]) -> Process {
             "--service-account=elava:elava".to_owned(),
             "--credentials-role=elava-credentials".to_owned(),
             "--log-format=text".to_owned(),
-            "--log=info,elava=debug".to_owned(),
+            "--log=info,elava=debug,aws_config=error".to_owned(),
         ],
         env,
     )

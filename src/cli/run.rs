@@ -40,7 +40,8 @@ pub struct RunArgs {
     #[arg(long, env = "ELAVA_LOG_FORMAT", value_enum, default_value = "json")]
     log_format: LogFormat,
     /// What is logged, as tracing filter directives
-    #[arg(long, env = "ELAVA_LOG", default_value = "info")]
+    /// (the SDK tells of refused roles on its own, at length; the conditions say it better)
+    #[arg(long, env = "ELAVA_LOG", default_value = "info,aws_config=error")]
     log: String,
 }
 

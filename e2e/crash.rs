@@ -1,0 +1,214 @@
+//! Killed at any moment, or left alone by the API server: nothing is lost, nothing is said twice, and
+//! nothing is said that no look has shown.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::support::aws::Hands;
+use crate::support::eventually;
+use crate::support::proxy::{Fault, Logged};
+use crate::support::world::{IRELAND, World};
+
+const A: &str = "111122223333";
+const KILLS: usize = 20;
+const OWNERS: [&str; 3] = ["team-a", "team-b", "team-c"];
+
+type Tags = BTreeMap<String, String>;
+
+/// Numbers that replay from their seed (SplitMix64).
+struct Dice(u64);
+
+impl Dice {
+    /// `ELAVA_SEED` replays a run; the seed is printed with a failure.
+    fn new() -> Self {
+        let of_now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |d| d.as_nanos() as u64);
+        let seed = std::env::var("ELAVA_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(of_now);
+        println!("ELAVA_SEED={seed}");
+        Self(seed)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % bound
+    }
+}
+
+/// Creates, deletes and re-tags volumes until it is told to stop. Gives what it deleted.
+async fn stir(hands: Hands, mut dice: Dice, stop: Arc<AtomicBool>) -> BTreeSet<String> {
+    let mut living: Vec<String> = Vec::new();
+    let mut deleted = BTreeSet::new();
+    while !stop.load(Ordering::Relaxed) {
+        let owner = OWNERS[dice.below(3) as usize];
+        match (dice.below(10), living.is_empty()) {
+            (0..4, _) | (_, true) => living.push(hands.volume(&[("owner", owner)]).await),
+            (4..6, _) => {
+                let id = living.swap_remove(dice.below(living.len() as u64) as usize);
+                hands.delete_volume(&id).await;
+                deleted.insert(id);
+            }
+            (6..9, _) => hands.tag(&living[dice.below(living.len() as u64) as usize], &[("owner", owner)]).await,
+            _ => hands.untag(&living[dice.below(living.len() as u64) as usize], &["owner"]).await,
+        }
+        tokio::time::sleep(Duration::from_millis(20 + dice.below(120))).await;
+    }
+    deleted
+}
+
+/// What the answers of the cloud showed of each volume.
+#[derive(Default)]
+struct Shown {
+    tags: BTreeMap<String, BTreeSet<Tags>>,
+    not_found: BTreeSet<String>,
+}
+
+impl Shown {
+    fn new(log: &[Logged]) -> Self {
+        let mut shown = Self::default();
+        for answer in log.iter().filter(|l| l.call.action == "DescribeVolumes" && l.call.region == IRELAND) {
+            let document = roxmltree::Document::parse(&answer.body).expect("the emulator answers XML");
+            if answer.body.contains("InvalidVolume.NotFound") {
+                shown.not_found.extend(answer.call.params.get("VolumeId.1").cloned());
+            }
+            let child = |node: roxmltree::Node, name: &str| {
+                node.children().find(|c| c.tag_name().name() == name).and_then(|c| c.text()).unwrap_or_default().to_owned()
+            };
+            let is_volume = |n: &roxmltree::Node| {
+                n.tag_name().name() == "item" && n.parent().is_some_and(|p| p.tag_name().name() == "volumeSet")
+            };
+            for item in document.descendants().filter(is_volume) {
+                let tag_set = item.children().find(|c| c.tag_name().name() == "tagSet");
+                let tags = tag_set.into_iter().flat_map(|set| set.children().filter(|n| n.tag_name().name() == "item"));
+                let tags = tags.map(|tag| (child(tag, "key"), child(tag, "value"))).collect();
+                shown.tags.entry(child(item, "volumeId")).or_default().insert(tags);
+            }
+        }
+        shown
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_twenty_times_while_things_change_it_tells_what_looks_have_shown_and_each_once() {
+    let mut world = World::start().await;
+    let mut dice = Dice::new();
+    let mut spec = world.scan_spec(&[A]);
+    spec["interval"] = "1s".into();
+    // A mass loss is another test's.
+    spec["disappearance"] = serde_json::json!({"massLoss": {"percent": 100, "minimum": 100_000}});
+    spec["resourceTypes"] = serde_json::json!({"include": ["AWS::EC2::Volume", "AWS::EC2::Instance", "AWS::S3::Bucket"]});
+    world.apply_scan("team-a", "one", &spec);
+    world.wait_for_condition("team-a", "one", "FirstScanComplete", "True").await;
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let hands = world.hands(A, IRELAND).await;
+    let stirring = tokio::spawn(stir(hands, Dice(dice.below(u64::MAX)), stop.clone()));
+    for _ in 0..KILLS {
+        // Anywhere from the start of the process to a few scans later.
+        tokio::time::sleep(Duration::from_millis(dice.below(1500))).await;
+        world.operator.kill();
+        world.operator.restart().await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    let deleted = stirring.await.expect("the stirring ends well");
+    for _ in 0..3 {
+        world.look("team-a", "one").await;
+    }
+
+    let shown = Shown::new(&world.proxy.log());
+    let hands = world.hands(A, IRELAND).await;
+    let living: BTreeMap<String, Tags> = volumes(&hands).await;
+    let answer = world.operator.answer(&["get", "--type", "AWS::EC2::Volume", "--region", IRELAND, "--ended"]);
+    let known = answer["resources"].as_array().expect("a list");
+    assert!(known.len() > 20, "enough happened: {}", known.len());
+    let mut alive = BTreeMap::new();
+    let mut ended = BTreeSet::new();
+    for resource in known {
+        let id = resource["id"].as_str().unwrap().to_owned();
+        assert!(shown.tags.contains_key(&id), "{id} was never shown");
+        if resource.get("end").is_some() {
+            assert!(deleted.contains(&id), "{id} is said to be gone, and is not");
+            assert!(shown.not_found.contains(&id), "{id} is said to be gone, and nobody asked for it by id");
+            ended.insert(id);
+        } else {
+            alive.insert(id, serde_json::from_value(resource["tags"].clone()).unwrap());
+        }
+    }
+    assert_eq!(alive, living, "after the last look the store holds what is there");
+    assert!(!ended.is_empty(), "something that had been seen was deleted");
+    for resource in known {
+        check_history(&world, resource, &shown);
+    }
+
+    let mut open: Vec<String> = ended.iter().map(|id| format!("Disappeared {id}")).collect();
+    open.extend(living.iter().filter(|(_, tags)| tags.is_empty()).map(|(id, _)| format!("Untagged {id}")));
+    world.wait_for_open("team-a", &open).await;
+    let events = world.finding_events("team-a").await;
+    assert_eq!(events.get("Disappeared"), Some(&ended.len()), "each is told once: {events:?}");
+}
+
+async fn volumes(hands: &Hands) -> BTreeMap<String, Tags> {
+    let answer = hands.ec2.describe_volumes().send().await.expect("volumes");
+    let text = |t: Option<&str>| t.unwrap_or_default().to_owned();
+    answer
+        .volumes()
+        .iter()
+        .map(|v| (text(v.volume_id()), v.tags().iter().map(|t| (text(t.key()), text(t.value()))).collect()))
+        .collect()
+}
+
+/// One life, its steps in order, and no state that no answer showed.
+fn check_history(world: &World, resource: &Value, shown: &Shown) {
+    let id = resource["id"].as_str().unwrap();
+    let history = world.operator.answer(&["history", id]);
+    let steps: Vec<&Value> = history["changes"].as_array().unwrap().iter().rev().collect();
+    let kinds: Vec<&str> = steps.iter().map(|s| s["change"].as_str().unwrap()).collect();
+    assert_eq!(kinds.iter().filter(|k| **k == "Appeared").count(), 1, "{id}: {kinds:?}");
+    assert_eq!(kinds[0], "Appeared", "{id}: {kinds:?}");
+    let end = kinds.iter().position(|k| *k == "Disappeared");
+    assert!(end.is_none_or(|i| i == kinds.len() - 1), "{id}: {kinds:?}");
+    for field in steps.iter().filter_map(|s| s["fields"].as_array()).flatten() {
+        assert_eq!(field["path"], "Tags.owner", "{id} changed in nothing else: {field}");
+        let owner = field["after"].as_str().map(str::to_owned);
+        let was_shown = shown.tags[id].iter().any(|tags| tags.get("owner").cloned() == owner);
+        assert!(was_shown, "{id}: {field} was never shown");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_the_api_server_is_away_scanning_goes_on_and_findings_are_right_afterwards() {
+    let mut world = World::start().await;
+    let hands = world.hands(A, IRELAND).await;
+    let (deleted, stripped) = (hands.volume(&[("owner", "a")]).await, hands.volume(&[("owner", "a")]).await);
+    let mut spec = world.scan_spec(&[A]);
+    spec["interval"] = "1s".into();
+    world.apply_scan("team-a", "one", &spec);
+    world.wait_for_condition("team-a", "one", "InventoryComplete", "True").await;
+
+    world.cluster.stop_api_server();
+    hands.delete_volume(&deleted).await;
+    hands.untag(&stripped, &["owner"]).await;
+    let gone = || async {
+        let answer = world.operator.answer(&["get", &deleted]);
+        if answer["resources"][0].get("end").is_some() { Ok(()) } else { Err(answer.to_string()) }
+    };
+    eventually("the store knows of the end while nobody can be told", gone).await;
+    // And a page that fails meanwhile changes nothing.
+    let failing = world.proxy.fault(
+        |c| c.action == "DescribeVolumes",
+        Fault::Refuse { status: 503, code: "Unavailable", message: "try again".to_owned() },
+    );
+    let failed = || async { if world.proxy.hits(failing) > 3 { Ok(()) } else { Err("not asked yet".to_owned()) } };
+    eventually("looks go on", failed).await;
+    world.proxy.heal(failing);
+
+    world.cluster.start_api_server().await;
+    world.wait_for_open("team-a", &[format!("Disappeared {deleted}"), format!("Untagged {stripped}")]).await;
+    let events = world.finding_events("team-a").await;
+    assert_eq!(events, [("Disappeared".to_owned(), 1), ("Untagged".to_owned(), 1)].into());
+}
