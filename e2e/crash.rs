@@ -25,10 +25,18 @@ struct Dice(u64);
 impl Dice {
     /// `ELAVA_SEED` replays a run; the seed is printed with a failure.
     fn new() -> Self {
-        let of_now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |d| d.as_nanos() as u64);
+        let of_now = || {
+            std::time::SystemTime::now()
+                .duration_since(std::time::UNIX_EPOCH)
+                .map_or(1, |d| u64::from(d.subsec_nanos()))
+        };
         let seed = std::env::var("ELAVA_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(of_now);
         println!("ELAVA_SEED={seed}");
         Self(seed)
+    }
+
+    fn index(&mut self, len: usize) -> usize {
+        usize::try_from(self.below(len as u64)).expect("it is below a usize")
     }
 
     fn below(&mut self, bound: u64) -> u64 {
@@ -45,16 +53,16 @@ async fn stir(hands: Hands, mut dice: Dice, stop: Arc<AtomicBool>) -> BTreeSet<S
     let mut living: Vec<String> = Vec::new();
     let mut deleted = BTreeSet::new();
     while !stop.load(Ordering::Relaxed) {
-        let owner = OWNERS[dice.below(3) as usize];
+        let owner = OWNERS[dice.index(3)];
         match (dice.below(10), living.is_empty()) {
             (0..4, _) | (_, true) => living.push(hands.volume(&[("owner", owner)]).await),
             (4..6, _) => {
-                let id = living.swap_remove(dice.below(living.len() as u64) as usize);
+                let id = living.swap_remove(dice.index(living.len()));
                 hands.delete_volume(&id).await;
                 deleted.insert(id);
             }
-            (6..9, _) => hands.tag(&living[dice.below(living.len() as u64) as usize], &[("owner", owner)]).await,
-            _ => hands.untag(&living[dice.below(living.len() as u64) as usize], &["owner"]).await,
+            (6..9, _) => hands.tag(&living[dice.index(living.len())], &[("owner", owner)]).await,
+            _ => hands.untag(&living[dice.index(living.len())], &["owner"]).await,
         }
         tokio::time::sleep(Duration::from_millis(20 + dice.below(120))).await;
     }
@@ -77,14 +85,19 @@ impl Shown {
                 shown.not_found.extend(answer.call.params.get("VolumeId.1").cloned());
             }
             let child = |node: roxmltree::Node, name: &str| {
-                node.children().find(|c| c.tag_name().name() == name).and_then(|c| c.text()).unwrap_or_default().to_owned()
+                node.children()
+                    .find(|c| c.tag_name().name() == name)
+                    .and_then(|c| c.text())
+                    .unwrap_or_default()
+                    .to_owned()
             };
             let is_volume = |n: &roxmltree::Node| {
                 n.tag_name().name() == "item" && n.parent().is_some_and(|p| p.tag_name().name() == "volumeSet")
             };
             for item in document.descendants().filter(is_volume) {
                 let tag_set = item.children().find(|c| c.tag_name().name() == "tagSet");
-                let tags = tag_set.into_iter().flat_map(|set| set.children().filter(|n| n.tag_name().name() == "item"));
+                let tags =
+                    tag_set.into_iter().flat_map(|set| set.children().filter(|n| n.tag_name().name() == "item"));
                 let tags = tags.map(|tag| (child(tag, "key"), child(tag, "value"))).collect();
                 shown.tags.entry(child(item, "volumeId")).or_default().insert(tags);
             }
@@ -101,7 +114,8 @@ async fn killed_twenty_times_while_things_change_it_tells_what_looks_have_shown_
     spec["interval"] = "1s".into();
     // A mass loss is another test's.
     spec["disappearance"] = serde_json::json!({"massLoss": {"percent": 100, "minimum": 100_000}});
-    spec["resourceTypes"] = serde_json::json!({"include": ["AWS::EC2::Volume", "AWS::EC2::Instance", "AWS::S3::Bucket"]});
+    spec["resourceTypes"] =
+        serde_json::json!({"include": ["AWS::EC2::Volume", "AWS::EC2::Instance", "AWS::S3::Bucket"]});
     world.apply_scan("team-a", "one", &spec);
     world.wait_for_condition("team-a", "one", "FirstScanComplete", "True").await;
 

@@ -11,9 +11,9 @@ use std::time::Instant;
 
 use support::aws::{Emulator, Hands};
 use support::cluster::Cluster;
+use support::eventually;
 use support::operator::{Operator, binary};
 use support::world::{IRELAND, VIRGINIA, chart};
-use support::eventually;
 
 const ACCOUNTS: [&str; 2] = ["111122223333", "444455556666"];
 const NAME: &str = "production";
@@ -36,7 +36,8 @@ struct Stage {
 }
 
 async fn demo() {
-    let dir = tempfile::Builder::new().prefix("elava-demo-").tempdir().expect("there is a folder for temporary files");
+    let dir =
+        tempfile::Builder::new().prefix("elava-demo-").tempdir().expect("there is a folder for temporary files");
     let started = Instant::now();
     say(started, "starting etcd, kube-apiserver, kube-controller-manager and an AWS emulator");
     let (cluster, aws) = tokio::join!(Cluster::start(dir.path()), Emulator::start(dir.path()));
@@ -52,7 +53,7 @@ async fn demo() {
     let operator = Operator::start(dir.path(), &cluster, endpoint).await;
     let stage = Stage { operator, cluster, started };
 
-    stage.first_look().await;
+    stage.first_look();
     let before = stage.revision();
     victims.act(&stage, &aws).await;
     stage.confirm(&victims).await;
@@ -108,7 +109,7 @@ impl Stage {
         self.operator.answer(&["get", "--type", "AWS::EC2::VPC"])["revision"].as_u64().expect("a revision")
     }
 
-    async fn first_look(&self) {
+    fn first_look(&self) {
         self.say("naming the accounts");
         let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/samples/cloudscan.yaml");
         show("kubectl apply -f config/samples/cloudscan.yaml");
@@ -134,7 +135,8 @@ impl Stage {
     async fn expect(&self, kind: &str, id: &str, state: &str) {
         let look = || async {
             let selector = format!("--field-selector=status.kind={kind},status.state={state}");
-            let found = self.cluster.run(&["get", "resourcefindings", &selector, "-o=jsonpath={.items[*].status.id}"]);
+            let found =
+                self.cluster.run(&["get", "resourcefindings", &selector, "-o=jsonpath={.items[*].status.id}"]);
             if found.split_whitespace().any(|i| i == id) { Ok(()) } else { Err(found) }
         };
         eventually(&format!("{kind} {id} is {state}"), look).await;
@@ -144,7 +146,9 @@ impl Stage {
     async fn confirm(&self, victims: &Victims) {
         self.say("asking for a look now, instead of waiting for the interval");
         self.look().await;
-        self.say("and for a second: what is younger than ten minutes is believed gone only when two looks miss it");
+        self.say(
+            "and for a second: what is younger than ten minutes is believed gone only when two looks miss it",
+        );
         self.look().await;
         self.say("what is to be seen now");
         self.expect("Disappeared", &victims.instance, "Open").await;

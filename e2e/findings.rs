@@ -44,11 +44,15 @@ async fn two_accounts_are_found_exactly_and_what_goes_becomes_one_disappeared_ea
     // A listed end state ends at once; a young resource that is missing takes two looks.
     world.wait_for_open("team-a", &[format!("Disappeared {instance}")]).await;
     world.look("team-a", "all").await;
-    world.wait_for_open("team-a", &[format!("Disappeared {instance}"), format!("Disappeared {}", volumes[0])]).await;
+    world
+        .wait_for_open("team-a", &[format!("Disappeared {instance}"), format!("Disappeared {}", volumes[0])])
+        .await;
     for _ in 0..2 {
         world.look("team-a", "all").await;
     }
-    world.wait_for_open("team-a", &[format!("Disappeared {instance}"), format!("Disappeared {}", volumes[0])]).await;
+    world
+        .wait_for_open("team-a", &[format!("Disappeared {instance}"), format!("Disappeared {}", volumes[0])])
+        .await;
     assert_eq!(world.findings_in("team-a", FindingState::Resolved).await, Vec::<String>::new());
     let events = world.finding_events("team-a").await;
     assert_eq!(events, [("Disappeared".to_owned(), 2)].into(), "each transition is told once");
@@ -61,7 +65,8 @@ async fn untagged_and_incomplete_tags_are_findings_until_they_are_mended() {
     let (bare, partly) = (hands.volume(&[]).await, hands.volume(&[("Name", "x"), ("env", "production")]).await);
     let good = hands.volume(&[("Owner", "team-a"), ("env", "prod")]).await;
     let mut spec = world.scan_spec(&[A]);
-    let required = serde_json::json!([{"key": "owner", "aliases": ["Owner"]}, {"key": "env", "pattern": "prod|dev"}]);
+    let required =
+        serde_json::json!([{"key": "owner", "aliases": ["Owner"]}, {"key": "env", "pattern": "prod|dev"}]);
     spec["tagPolicy"]["required"] = required;
     world.apply_scan("team-a", "tags", &spec);
     world.wait_for_open("team-a", &[format!("TagsMissing {partly}"), format!("Untagged {bare}")]).await;
@@ -89,7 +94,11 @@ async fn untagged_and_incomplete_tags_are_findings_until_they_are_mended() {
     let rule = world.proxy.fault(|call| call.action == "DescribeVolumes", Fault::EmptyTags);
     world.look("team-a", "tags").await;
     world.proxy.heal(rule);
-    assert_eq!(world.open_findings("team-a").await, Vec::<String>::new(), "an empty answer under load is no tag loss");
+    assert_eq!(
+        world.open_findings("team-a").await,
+        Vec::<String>::new(),
+        "an empty answer under load is no tag loss"
+    );
     hands.untag(&good, &["Owner", "env"]).await;
     world.look("team-a", "tags").await;
     world.wait_for_open("team-a", &[format!("Untagged {good}")]).await;
@@ -118,12 +127,12 @@ async fn an_unchanged_scan_costs_one_status_patch_and_a_finding_deleted_by_hand_
     };
     world.look("team-a", "one").await;
     let (before, finding_before, uid_before) = versions().await;
-    let patches = world.status_patches().await;
+    let patches = world.status_patches();
     world.look("team-a", "one").await;
     let (after, finding_after, _) = versions().await;
     assert_ne!(before, after, "the scan is told");
     assert_eq!(finding_before, finding_after, "and nothing else");
-    assert_eq!(world.status_patches().await - patches, 1);
+    assert_eq!(world.status_patches() - patches, 1);
     assert_eq!(world.finding_events("team-a").await, [("Untagged".to_owned(), 1)].into());
 
     let name = crate::support::world::name_of(&world.findings("team-a").await[0]);

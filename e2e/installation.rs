@@ -24,12 +24,20 @@ async fn the_service_account_may_do_what_the_operator_does_and_nothing_else() {
             let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
             let subresource = format!("--subresource={subresource}");
             let account = "--as=system:serviceaccount:elava:elava";
-            let allowed = world.cluster.kubectl(&["auth", "can-i", verb, resource, &subresource, "-n", "team-a", account]);
+            let allowed =
+                world.cluster.kubectl(&["auth", "can-i", verb, resource, &subresource, "-n", "team-a", account]);
             assert!(allowed.status.success(), "{verb} {resource}");
         }
     }
-    let denied = [("get", "secrets"), ("list", "secrets"), ("update", "cloudscans.elava.dev"), ("delete", "cloudscans.elava.dev")];
-    for (verb, resource) in denied.into_iter().chain([("get", "configmaps"), ("create", "pods"), ("patch", "cloudscans.elava.dev")]) {
+    let denied = [
+        ("get", "secrets"),
+        ("list", "secrets"),
+        ("update", "cloudscans.elava.dev"),
+        ("delete", "cloudscans.elava.dev"),
+    ];
+    for (verb, resource) in
+        denied.into_iter().chain([("get", "configmaps"), ("create", "pods"), ("patch", "cloudscans.elava.dev")])
+    {
         assert!(!can(verb, resource), "{verb} {resource}");
     }
     let rules = world.cluster.run(&["get", "clusterrole", "elava", "-o", "json"]);

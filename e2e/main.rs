@@ -1,5 +1,7 @@
 //! The whole system on real parts: see `support`.
 
+#![allow(clippy::unwrap_used)] // a test that unwraps fails where it should
+
 mod support;
 
 mod crash;

@@ -28,7 +28,9 @@ async fn two_share_one_listing_and_one_history_and_a_third_without_credentials_s
     let (_, message) = world.wait_for_condition("team-c", "third", "Stalled", "True").await;
     assert!(message.contains("may not read the Secret team-c/keys"), "{message}");
 
-    let listings = || world.proxy.count(|c| c.action == "DescribeVolumes" && !c.is_by_id() && c.page == 1 && c.region == IRELAND);
+    let listings = || {
+        world.proxy.count(|c| c.action == "DescribeVolumes" && !c.is_by_id() && c.page == 1 && c.region == IRELAND)
+    };
     let before = listings();
     world.look("team-a", "first").await;
     assert_eq!(listings() - before, 1, "one listing serves both");

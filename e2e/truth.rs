@@ -90,7 +90,8 @@ async fn a_denied_api_is_named_and_the_rest_goes_on() {
 
     let denial = "You are not authorized to perform this operation. User: arn:aws:sts::111122223333:assumed-role/elava \
                   is not authorized to perform: ec2:DescribeVolumes because no identity-based policy allows it";
-    let denied = world.proxy.fault(|c| c.action == "DescribeVolumes", refuse(403, "UnauthorizedOperation", denial));
+    let denied =
+        world.proxy.fault(|c| c.action == "DescribeVolumes", refuse(403, "UnauthorizedOperation", denial));
     hands.delete_volume(&volume).await;
     hands.ec2.release_address().allocation_id(&address).send().await.expect("the address goes");
     world.look("team-a", "one").await;
@@ -98,7 +99,10 @@ async fn a_denied_api_is_named_and_the_rest_goes_on() {
     world.wait_for_open("team-a", &[format!("Disappeared {address}")]).await;
     let (reason, message) = world.wait_for_condition("team-a", "one", "InventoryComplete", "False").await;
     assert_eq!(reason, "Denied");
-    assert!(message.contains("ec2:DescribeVolumes") && message.contains("2 scopes") && message.contains(A), "{message}");
+    assert!(
+        message.contains("ec2:DescribeVolumes") && message.contains("2 scopes") && message.contains(A),
+        "{message}"
+    );
     let (_, ready) = world.wait_for_condition("team-a", "one", "Ready", "True").await;
     assert!(!ready.is_empty());
     let told = world.events("team-a").await.into_iter().filter(|e| e.reason.as_deref() == Some("Denied")).count();

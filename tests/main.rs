@@ -1,1 +1,12 @@
-fn main() {}
+//! Parts against the real thing that they meet: manifests against the API server, attributes against
+//! botocore, the command line against the emulator, the house against its own plan.
+
+#![allow(clippy::unwrap_used)] // a test that unwraps fails where it should
+
+#[path = "../e2e/support/mod.rs"]
+mod support;
+
+mod attributes;
+mod house;
+mod manifests;
+mod scan;

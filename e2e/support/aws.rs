@@ -39,7 +39,8 @@ impl Emulator {
     pub async fn hands(&self, account: &str, region: &str) -> Hands {
         let base = config(&self.url, region, Credentials::new("root", "root", None, None, "test"));
         let role = format!("arn:aws:iam::{account}:role/hands");
-        let assumed = aws_sdk_sts::Client::new(&base).assume_role().role_arn(role).role_session_name("hands").send();
+        let assumed =
+            aws_sdk_sts::Client::new(&base).assume_role().role_arn(role).role_session_name("hands").send();
         let assumed = assumed.await.expect("the emulator lets everybody assume every role");
         let keys = assumed.credentials().expect("an assumed role has credentials");
         let keys = Credentials::new(
@@ -131,7 +132,8 @@ impl Hands {
         let made = self.ec2.register_image().name("base").root_device_name("/dev/sda1");
         let id = made.send().await.expect("an image").image_id.expect("it has an id");
         let described = self.ec2.describe_images().image_ids(&id).send().await.expect("it can be described");
-        let mappings = described.images().first().map(|i| i.block_device_mappings()).unwrap_or_default();
+        let mappings =
+            described.images().first().map(aws_sdk_ec2::types::Image::block_device_mappings).unwrap_or_default();
         let owned = [("owner", "platform"), ("Name", "base")];
         for snapshot in mappings.iter().filter_map(|m| m.ebs()?.snapshot_id()) {
             self.tag(snapshot, &owned).await;

@@ -5,7 +5,9 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+};
 
 use super::process::Process;
 use super::{DEADLINE, free_port, tools};
@@ -178,7 +180,8 @@ impl Cluster {
 }
 
 fn write_keys(dir: &Path, port: u16) {
-    let write = |name: &str, text: String| std::fs::write(dir.join(name), text).expect("the test's folder is writable");
+    let write =
+        |name: &str, text: String| std::fs::write(dir.join(name), text).expect("the test's folder is writable");
     let key = || KeyPair::generate().expect("the system has randomness");
     let named = |name: &str| {
         let mut params = CertificateParams::default();
@@ -188,18 +191,21 @@ fn write_keys(dir: &Path, port: u16) {
     let ca_key = key();
     let mut ca = named("elava-test-ca");
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::CrlSign];
+    ca.key_usages =
+        vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::CrlSign];
     write("ca.crt", ca.self_signed(&ca_key).expect("a CA signs itself").pem());
     let issuer = Issuer::new(ca, ca_key);
     let sign = |name: &str, mut params: CertificateParams| {
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let own = key();
         write(&format!("{name}.crt"), params.signed_by(&own, &issuer).expect("the CA signs").pem());
         write(&format!("{name}.key"), own.serialize_pem());
     };
     let mut server = named("kube-apiserver");
     let names = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"];
-    server.subject_alt_names = names.iter().map(|n| rcgen::SanType::DnsName((*n).try_into().expect("ASCII"))).collect();
+    server.subject_alt_names =
+        names.iter().map(|n| rcgen::SanType::DnsName((*n).try_into().expect("ASCII"))).collect();
     server.subject_alt_names.push(rcgen::SanType::IpAddress(std::net::Ipv4Addr::LOCALHOST.into()));
     sign("server", server);
     let mut admin = named("admin");

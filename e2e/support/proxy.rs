@@ -33,7 +33,9 @@ pub struct Call {
 impl Call {
     /// Whether it asks for one thing by its id, instead of listing.
     pub fn is_by_id(&self) -> bool {
-        self.params.keys().any(|k| k.ends_with("Id.1") || k == "DBInstanceIdentifier" || k == "prefix" || k == "AllocationId.1")
+        self.params
+            .keys()
+            .any(|k| k.ends_with("Id.1") || k == "DBInstanceIdentifier" || k == "prefix" || k == "AllocationId.1")
     }
 }
 
@@ -254,7 +256,14 @@ async fn forward(inner: &Inner, method: &Method, uri: &Uri, headers: &HeaderMap,
 /// Whose keys these are: the answer of AssumeRole says it.
 fn learn(inner: &Inner, body: &str) {
     let Ok(document) = roxmltree::Document::parse(body) else { return };
-    let text = |name: &str| document.descendants().find(|n| n.has_tag_name(("https://sts.amazonaws.com/doc/2011-06-15/", name)) || n.tag_name().name() == name)?.text();
+    let text = |name: &str| {
+        document
+            .descendants()
+            .find(|n| {
+                n.has_tag_name(("https://sts.amazonaws.com/doc/2011-06-15/", name)) || n.tag_name().name() == name
+            })?
+            .text()
+    };
     if let (Some(key), Some(arn)) = (text("AccessKeyId"), text("Arn")) {
         let account = arn.split(':').nth(4).unwrap_or_default().to_owned();
         lock(&inner.accounts).insert(key.to_owned(), account);
@@ -267,7 +276,9 @@ fn error_body(service: &str, code: &str, message: &str) -> String {
             "<Response><Errors><Error><Code>{code}</Code><Message>{message}</Message></Error></Errors>\
              <RequestID>proxy</RequestID></Response>"
         ),
-        "s3" => format!("<Error><Code>{code}</Code><Message>{message}</Message><RequestId>proxy</RequestId></Error>"),
+        "s3" => {
+            format!("<Error><Code>{code}</Code><Message>{message}</Message><RequestId>proxy</RequestId></Error>")
+        }
         _ => format!(
             "<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code><Message>{message}</Message></Error>\
              <RequestId>proxy</RequestId></ErrorResponse>"
@@ -276,7 +287,10 @@ fn error_body(service: &str, code: &str, message: &str) -> String {
 }
 
 /// The list in an answer, the parent that a token goes into, and the token's name.
-fn list_of<'a>(document: &'a roxmltree::Document, call: &Call) -> Option<(roxmltree::Node<'a, 'a>, roxmltree::Node<'a, 'a>, &'static str)> {
+fn list_of<'a>(
+    document: &'a roxmltree::Document,
+    call: &Call,
+) -> Option<(roxmltree::Node<'a, 'a>, roxmltree::Node<'a, 'a>, &'static str)> {
     let root = document.root_element();
     let child = |node: roxmltree::Node<'a, 'a>, name: &str| node.children().find(|n| n.tag_name().name() == name);
     match call.service.as_str() {
@@ -300,7 +314,8 @@ fn paged(inner: &Inner, call: &Call, whole: String, first: bool, offset: usize) 
     }
     let Ok(document) = roxmltree::Document::parse(&whole) else { return whole };
     let Some((list, parent, token_name)) = list_of(&document, call) else { return whole };
-    let has_token = |n: roxmltree::Node| n.tag_name().name() == token_name && n.text().is_some_and(|t| !t.trim().is_empty());
+    let has_token =
+        |n: roxmltree::Node| n.tag_name().name() == token_name && n.text().is_some_and(|t| !t.trim().is_empty());
     if parent.children().any(has_token) {
         return whole;
     }
@@ -308,15 +323,18 @@ fn paged(inner: &Inner, call: &Call, whole: String, first: bool, offset: usize) 
     if items.len() <= PAGE {
         return whole;
     }
-    let listing = match (&first, ["NextToken", "Marker", "continuation-token"].iter().find_map(|n| call.params.get(*n))) {
-        (false, Some(token)) => token.rsplit_once('-').map(|(l, _)| l.to_owned()).unwrap_or_default(),
-        _ => format!("proxy-{}", inner.numbers.fetch_add(1, Ordering::Relaxed)),
-    };
+    let listing =
+        match (&first, ["NextToken", "Marker", "continuation-token"].iter().find_map(|n| call.params.get(*n))) {
+            (false, Some(token)) => token.rsplit_once('-').map(|(l, _)| l.to_owned()).unwrap_or_default(),
+            _ => format!("proxy-{}", inner.numbers.fetch_add(1, Ordering::Relaxed)),
+        };
     let page: String = items.iter().skip(offset).take(PAGE).map(|n| &whole[n.range()]).collect();
     let next = offset + PAGE;
-    let token = if next < items.len() { format!("<{token_name}>{listing}-{next}</{token_name}>") } else { String::new() };
+    let token =
+        if next < items.len() { format!("<{token_name}>{listing}-{next}</{token_name}>") } else { String::new() };
     let (inside, after) = (items[0].range().start..items[items.len() - 1].range().end, list.range().end);
-    let empty_tokens: Vec<_> = parent.children().filter(|n| n.tag_name().name() == token_name).map(|n| n.range()).collect();
+    let empty_tokens: Vec<_> =
+        parent.children().filter(|n| n.tag_name().name() == token_name).map(|n| n.range()).collect();
     let mut out = String::new();
     out.push_str(&whole[..inside.start]);
     out.push_str(&page);
@@ -337,7 +355,7 @@ fn cut_out(text: &str, mut ranges: Vec<std::ops::Range<usize>>) -> String {
     ranges.sort_by_key(|r| r.start);
     let mut out = String::new();
     let mut at = 0;
-    for range in ranges.into_iter() {
+    for range in ranges {
         if range.start >= at {
             out.push_str(&text[at..range.start]);
             at = range.end;

@@ -35,13 +35,15 @@ pub fn chart() -> PathBuf {
 impl World {
     /// A cluster with the chart in it, and the operator running as its ServiceAccount.
     pub async fn start() -> Self {
-        let dir = tempfile::Builder::new().prefix("elava-").tempdir().expect("there is a folder for temporary files");
+        let dir =
+            tempfile::Builder::new().prefix("elava-").tempdir().expect("there is a folder for temporary files");
         let (cluster, aws) = tokio::join!(Cluster::start(dir.path()), Emulator::start(dir.path()));
         let proxy = Proxy::start(&aws.url).await;
         let chart = chart().display().to_string();
         cluster.helm(&["install", "elava", &chart, "--namespace", "elava", "--create-namespace"]);
         let client = cluster.client().await;
-        let operator = Operator::start(dir.path(), &cluster, vec![("ELAVA_ALLOW_ENDPOINT", proxy.url.clone())]).await;
+        let operator =
+            Operator::start(dir.path(), &cluster, vec![("ELAVA_ALLOW_ENDPOINT", proxy.url.clone())]).await;
         Self { operator, proxy, aws, client, cluster, dir }
     }
 
@@ -87,9 +89,10 @@ impl World {
         api.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await.expect("it is annotated");
         let handled = || async {
             let status = self.scan(namespace, name).await.status.unwrap_or_default();
-            match status.last_handled_reconcile_at == Some(request.clone()) {
-                true => Ok(()),
-                false => Err(format!("{status:?}")),
+            if status.last_handled_reconcile_at == Some(request.clone()) {
+                Ok(())
+            } else {
+                Err(format!("{status:?}"))
             }
         };
         eventually("a look that was asked for was had", handled).await;
@@ -100,7 +103,7 @@ impl World {
     }
 
     /// How many patches of a CloudScan's status the API server has served.
-    pub async fn status_patches(&self) -> u64 {
+    pub fn status_patches(&self) -> u64 {
         let metrics = self.cluster.run(&["get", "--raw=/metrics"]);
         let is_it = |line: &&str| {
             line.starts_with("apiserver_request_total{")
@@ -118,7 +121,13 @@ impl World {
     }
 
     /// Waits until a condition has this status and gives its reason and message.
-    pub async fn wait_for_condition(&self, namespace: &str, name: &str, type_: &str, status: &str) -> (String, String) {
+    pub async fn wait_for_condition(
+        &self,
+        namespace: &str,
+        name: &str,
+        type_: &str,
+        status: &str,
+    ) -> (String, String) {
         let look = || async {
             match self.condition(namespace, name, type_).await {
                 Some((is, reason, message)) if is == status => Ok((reason, message)),

@@ -1,4 +1,5 @@
 //! `CloudScan`: the accounts to watch, and what people want to hear about.
+#![allow(clippy::duplicated_attributes)] // printer columns repeat their attributes
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
@@ -24,11 +25,31 @@ use crate::inventory::Timestamp;
     derive = "PartialEq",
     doc = "A CloudScan names cloud accounts. Elava lists every resource in them again and again, remembers what it saw, and raises ResourceFindings in the same namespace for what vanished and what nobody owns. It only reads clouds.",
     printcolumn(json_path = ".status.conditions[?(@.type=='Ready')].status", name = "Ready", type_ = "string"),
-    printcolumn(json_path = ".status.resources", name = "Resources", type_ = "integer", description = "Resources that are there now"),
-    printcolumn(json_path = ".status.findings.open", name = "Findings", type_ = "integer", description = "Open findings"),
-    printcolumn(json_path = ".status.conditions[?(@.type=='InventoryComplete')].status", name = "Complete", type_ = "string", description = "Every scope is known to be current"),
+    printcolumn(
+        json_path = ".status.resources",
+        name = "Resources",
+        type_ = "integer",
+        description = "Resources that are there now"
+    ),
+    printcolumn(
+        json_path = ".status.findings.open",
+        name = "Findings",
+        type_ = "integer",
+        description = "Open findings"
+    ),
+    printcolumn(
+        json_path = ".status.conditions[?(@.type=='InventoryComplete')].status",
+        name = "Complete",
+        type_ = "string",
+        description = "Every scope is known to be current"
+    ),
     printcolumn(json_path = ".status.lastScan.endTime", name = "Last Scan", type_ = "date"),
-    printcolumn(json_path = ".status.conditions[?(@.type=='Ready')].message", name = "Status", type_ = "string", priority = 1),
+    printcolumn(
+        json_path = ".status.conditions[?(@.type=='Ready')].message",
+        name = "Status",
+        type_ = "string",
+        priority = 1
+    ),
     printcolumn(json_path = ".metadata.creationTimestamp", name = "Age", type_ = "date")
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -70,7 +91,8 @@ pub struct CloudScanSpec {
 }
 
 const DURATION: &str = "self.matches('^([0-9]{1,9}(ms|s|m|h))+$')";
-const DURATION_MESSAGE: &str = "a duration is written as whole numbers with units ms, s, m or h, such as 30s, 5m or 1h30m";
+const DURATION_MESSAGE: &str =
+    "a duration is written as whole numbers with units ms, s, m or h, such as 30s, 5m or 1h30m";
 
 fn five_minutes() -> String {
     "5m".to_owned()

@@ -1,4 +1,5 @@
 //! `ResourceFinding`: one thing that a person should act on.
+#![allow(clippy::duplicated_attributes)] // printer columns repeat their attributes
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{CustomResource, KubeSchema};

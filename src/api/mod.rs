@@ -29,8 +29,8 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
     [CloudScan::crd(), finding].into_iter().map(without_nullable).collect()
 }
 
-/// schemars says `nullable` of every `Option`. An explicit null is a mistake in a manifest, and is
-/// refused as one.
+/// schemars says `nullable` of every `Option`. Without it the API server drops an explicit null, so
+/// that it is the same as an absent field everywhere.
 fn without_nullable(crd: CustomResourceDefinition) -> CustomResourceDefinition {
     fn strip(value: &mut serde_json::Value) {
         match value {

@@ -42,7 +42,10 @@ impl CloudScanSpec {
                         Some(pattern) => Some(Regex::new(&format!("^(?:{pattern})$")).map_err(|error| {
                             SpecError::new(
                                 format!("spec.tagPolicy.required[{i}].pattern"),
-                                format!("'{pattern}' is not a regular expression: {}", last_line(&error.to_string())),
+                                format!(
+                                    "'{pattern}' is not a regular expression: {}",
+                                    last_line(&error.to_string())
+                                ),
                             )
                         })?),
                     };
@@ -62,7 +65,10 @@ impl CloudScanSpec {
 
 fn duration(path: &str, text: &str) -> Result<Duration, SpecError> {
     humantime::parse_duration(text).map_err(|_| {
-        SpecError::new(path, format!("'{text}' is not a duration: write whole numbers with units, such as 30s or 1h30m"))
+        SpecError::new(
+            path,
+            format!("'{text}' is not a duration: write whole numbers with units, such as 30s or 1h30m"),
+        )
     })
 }
 

@@ -46,6 +46,7 @@ pub fn manifest(text: &str) -> Result<CloudScan, ManifestError> {
 
 fn object(mut value: Value) -> Result<CloudScan, ManifestError> {
     let schema = schema();
+    prune_nulls(&schema, &mut value);
     let mut errors = structural_errors(&schema, &value);
     // The API server evaluates rules only over what is well-formed.
     if errors.is_empty() {
@@ -60,6 +61,20 @@ fn object(mut value: Value) -> Result<CloudScan, ManifestError> {
     let scan: CloudScan = serde_json::from_value(value)
         .map_err(|error| ManifestError::Invalid(vec![SpecError::new("", error.to_string())]))?;
     Ok(scan)
+}
+
+/// The API server drops a null where the schema allows none, before it fills in defaults.
+fn prune_nulls(schema: &Value, value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|name, field| !(field.is_null() && schema["properties"].get(name).is_some()));
+            for (name, field) in fields {
+                prune_nulls(&schema["properties"][name], field);
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| prune_nulls(&schema["items"], item)),
+        _ => {}
+    }
 }
 
 fn schema() -> Value {
@@ -83,10 +98,9 @@ fn structural_errors(schema: &Value, value: &Value) -> Vec<SpecError> {
             let at = path(error.instance_path().as_str());
             let message = error.to_string();
             match error.kind() {
-                jsonschema::error::ValidationErrorKind::AdditionalProperties { unexpected } => unexpected
-                    .iter()
-                    .map(|field| SpecError::new(join(&at, field), "unknown field"))
-                    .collect(),
+                jsonschema::error::ValidationErrorKind::AdditionalProperties { unexpected } => {
+                    unexpected.iter().map(|field| SpecError::new(join(&at, field), "unknown field")).collect()
+                }
                 jsonschema::error::ValidationErrorKind::Required { property } => {
                     vec![SpecError::new(join(&at, property.as_str().unwrap_or_default()), "Required value")]
                 }
@@ -129,7 +143,9 @@ fn duplicates(schema: &Value, value: &Value, at: &str) -> Vec<SpecError> {
             let identity = match keys {
                 Some(keys) => {
                     let key = keys.iter().filter_map(Value::as_str);
-                    Some(key.map(|k| item.get(k).unwrap_or(&Value::Null).to_string()).collect::<Vec<_>>().join(","))
+                    Some(
+                        key.map(|k| item.get(k).unwrap_or(&Value::Null).to_string()).collect::<Vec<_>>().join(","),
+                    )
                 }
                 None => is_set.then(|| item.to_string()),
             };

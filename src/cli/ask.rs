@@ -12,8 +12,8 @@ use serde::de::DeserializeOwned;
 use super::{Output, OutputArgs, print};
 use crate::inventory::{Presence, ScopeView, Tags};
 use crate::server::query::{
-    self, DiffAnswer, DiffQuestion, HistoryAnswer, HistoryQuestion, Problem, QueryError, ResourceView, ResourcesAnswer,
-    ResourcesQuestion,
+    self, DiffAnswer, DiffQuestion, HistoryAnswer, HistoryQuestion, Problem, QueryError, ResourceView,
+    ResourcesAnswer, ResourcesQuestion,
 };
 use crate::store::{Store, StoreError, socket_beside, system_clock};
 
@@ -190,7 +190,8 @@ async fn resources(source: &SourceArgs, question: &ResourcesQuestion, output: Ou
     }
     let header = ["TYPE", "ID", "NAME", "ACCOUNT", "REGION", "FIRST SEEN", "STATE"].map(str::to_owned).to_vec();
     let row = |view: &ResourceView| {
-        let first_seen = if view.baseline { format!("before {}", view.first_seen) } else { view.first_seen.to_string() };
+        let first_seen =
+            if view.baseline { format!("before {}", view.first_seen) } else { view.first_seen.to_string() };
         vec![
             view.resource.resource_type.to_string(),
             view.resource.id.to_string(),
@@ -237,9 +238,10 @@ pub async fn history(args: HistoryArgs) -> anyhow::Result<()> {
     }
     println!("{}", answer.resource);
     let header = ["REVISION", "TIME", "CHANGE", "WHAT"].map(str::to_owned).to_vec();
-    let rows = answer.changes.iter().map(|c| {
-        vec![c.revision.to_string(), c.time.to_string(), format!("{:?}", c.change), print::remark(c)]
-    });
+    let rows = answer
+        .changes
+        .iter()
+        .map(|c| vec![c.revision.to_string(), c.time.to_string(), format!("{:?}", c.change), print::remark(c)]);
     print::columns(std::iter::once(header).chain(rows));
     Ok(())
 }

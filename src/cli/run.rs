@@ -66,9 +66,11 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let client = kube::Client::try_default()
         .await
         .context("no way to reach an API server: run in a pod, or set KUBECONFIG")?;
-    let listener = TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
+    let listener =
+        TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
     let socket = socket_beside(&args.store);
-    let unix = server::bind_socket(&socket).with_context(|| format!("cannot make the socket {}", socket.display()))?;
+    let unix =
+        server::bind_socket(&socket).with_context(|| format!("cannot make the socket {}", socket.display()))?;
     let (fleet, finished) = Fleet::new(Arc::new(Aws), store.clone());
     tracing::info!(
         store = %args.store.display(), revision = store.revision().0, listen = %listener.local_addr()?,

@@ -20,10 +20,13 @@ use crate::cloud::aws::Aws;
 use crate::cloud::{CloudError, Credentials, Provider};
 use crate::controller::build::{subscriptions, viewer};
 use crate::controller::validate::{AllowedEndpoints, validate};
-use crate::inventory::{Change, ChangeKind, Filter, Moment, Presence, ResourceKey, Revision, Snapshot, Suspect, Timestamp};
+use crate::inventory::{
+    Change, ChangeKind, Filter, Moment, Reason, ResourceKey, Revision, RuleSettings, Snapshot, Suspect, Timestamp,
+    Viewer,
+};
 use crate::scanner::{AccountScanner, Round, Subscription};
 use crate::server::query::API_VERSION;
-use crate::store::{Store, system_clock};
+use crate::store::{Store, StoreError, system_clock};
 
 /// Accounts that are looked at together.
 const ACCOUNTS_IN_FLIGHT: usize = 8;
@@ -92,7 +95,8 @@ pub async fn scan(args: ScanArgs) -> anyhow::Result<ExitCode> {
     };
     let mut scan = manifest(&text).with_context(|| format!("{name} was refused"))?;
     scan.metadata.namespace.get_or_insert_with(|| "default".to_owned());
-    let mut valid = validate(&scan.spec, &Aws.types(), &AllowedEndpoints::Any).with_context(|| format!("{name} was refused"))?;
+    let mut valid = validate(&scan.spec, &Aws.types(), &AllowedEndpoints::Any)
+        .with_context(|| format!("{name} was refused"))?;
     if valid.aws.credentials_secret_ref.is_some() {
         eprintln!("elava: credentialsSecretRef is ignored without a cluster: the AWS credential chain is used");
     }
@@ -100,7 +104,7 @@ pub async fn scan(args: ScanArgs) -> anyhow::Result<ExitCode> {
     valid.suspended = false;
     valid.interval = Duration::ZERO;
 
-    let store = Store::open(&args.store, system_clock()).map_err(with_source)?;
+    let store = Store::open(&args.store, system_clock())?;
     let provider: Arc<dyn Provider> = Arc::new(Aws);
     let wanted = subscriptions(&scan, &valid, &Credentials::Chain, &provider.default_endpoint());
     let accounts = wanted.len();
@@ -110,53 +114,86 @@ pub async fn scan(args: ScanArgs) -> anyhow::Result<ExitCode> {
         futures::stream::iter(wanted).map(look).buffered(ACCOUNTS_IN_FLIGHT).collect().await;
     progress.bar.finish_and_clear();
 
-    let mut scopes = Vec::new();
-    let mut changes = Vec::new();
-    let mut locked_out = 0;
-    let mut store_errors = Vec::new();
-    for (account, round) in looked {
-        match round {
-            Err(error) => {
-                locked_out += 1;
-                scopes.push(ScopeLine {
-                    account: account.unwrap_or_else(|| "*".to_owned()),
-                    region: "*".to_owned(),
-                    resource_type: "*".to_owned(),
-                    outcome: "Failed",
-                    reason: Some(error.reason.as_str()),
-                    message: Some(error.to_string()),
-                });
-            }
-            Ok(round) => {
-                scopes.extend(round.scopes.iter().map(|(scope, report)| ScopeLine {
-                    account: scope.account.to_string(),
-                    region: scope.region.to_string(),
-                    resource_type: scope.resource_type.to_string(),
-                    outcome: report.outcome.as_str(),
-                    reason: report.outcome.reason().map(crate::inventory::Reason::as_str),
-                    message: report.error.as_ref().map(ToString::to_string),
-                }));
-                changes.extend(round.changes);
-                store_errors.extend(round.store_errors);
-            }
-        }
-    }
-    store.flush().map_err(with_source)?;
-    if let Some(error) = store_errors.first() {
+    let totals = Totals::of(looked);
+    let locked_out = totals.locked_out == accounts;
+    store.flush()?;
+    if let Some(error) = totals.store_errors.first() {
         anyhow::bail!("what was seen could not be recorded: {error}");
     }
-
-    changes.sort_by(|a, b| (a.revision, &a.resource).cmp(&(b.revision, &b.resource)));
-    let snapshot = store.snapshot(Moment::Now).map_err(with_source)?;
     let viewer = viewer(&scan);
+    let report = report(&store, &viewer, &valid.rules, totals)?;
+    match args.output.output {
+        Output::Table => {
+            let filter = Filter { viewer: Some(viewer), ..Filter::default() };
+            table(&report, store.snapshot(Moment::Now)?.resources(&filter).len());
+        }
+        other => print::structured(&report, other)?,
+    }
+    for scope in report.scopes.iter().filter(|s| s.outcome != "Complete") {
+        let ScopeLine { account, region, resource_type, outcome, message, .. } = scope;
+        let message = message.as_deref().unwrap_or_default();
+        eprintln!("elava: {outcome}: account {account}, region {region}, {resource_type}: {message}");
+    }
+    Ok(ExitCode::from(match (report.complete, locked_out) {
+        (true, _) => 0,
+        (false, true) => FAILED,
+        (false, false) => INCOMPLETE,
+    }))
+}
+
+/// What all accounts' rounds came to.
+#[derive(Default)]
+struct Totals {
+    scopes: Vec<ScopeLine>,
+    changes: Vec<Change>,
+    locked_out: usize,
+    store_errors: Vec<String>,
+}
+
+impl Totals {
+    fn of(looked: Vec<(Option<String>, Result<Round, CloudError>)>) -> Self {
+        let mut totals = Self::default();
+        for (account, round) in looked {
+            match round {
+                Err(error) => {
+                    totals.locked_out += 1;
+                    totals.scopes.push(ScopeLine {
+                        account: account.unwrap_or_else(|| "*".to_owned()),
+                        region: "*".to_owned(),
+                        resource_type: "*".to_owned(),
+                        outcome: "Failed",
+                        reason: Some(error.reason.as_str()),
+                        message: Some(error.to_string()),
+                    });
+                }
+                Ok(round) => {
+                    totals.scopes.extend(round.scopes.iter().map(|(scope, report)| ScopeLine {
+                        account: scope.account.to_string(),
+                        region: scope.region.to_string(),
+                        resource_type: scope.resource_type.to_string(),
+                        outcome: report.outcome.as_str(),
+                        reason: report.outcome.reason().map(Reason::as_str),
+                        message: report.error.as_ref().map(ToString::to_string),
+                    }));
+                    totals.changes.extend(round.changes);
+                    totals.store_errors.extend(round.store_errors);
+                }
+            }
+        }
+        totals.changes.sort_by(|a, b| (a.revision, &a.resource).cmp(&(b.revision, &b.resource)));
+        totals
+    }
+}
+
+fn report(store: &Store, viewer: &Viewer, rules: &RuleSettings, totals: Totals) -> Result<ScanReport, StoreError> {
+    let snapshot = store.snapshot(Moment::Now)?;
     let filter = Filter { viewer: Some(viewer.clone()), ..Filter::default() };
     let pending = snapshot
         .resources(&filter)
         .into_iter()
         .filter_map(|r| Some(PendingLine { suspect: r.suspect?, resource: r.key }))
         .collect();
-    let evaluation = crate::policy::evaluate(&snapshot, Some(&viewer), &valid.rules).map_err(with_source)?;
-    let findings = evaluation
+    let findings = crate::policy::evaluate(&snapshot, Some(viewer), rules)?
         .findings
         .into_iter()
         .map(|f| FindingLine {
@@ -167,33 +204,15 @@ pub async fn scan(args: ScanArgs) -> anyhow::Result<ExitCode> {
             message: f.message,
         })
         .collect();
-    let report = ScanReport {
+    Ok(ScanReport {
         api_version: API_VERSION,
         revision: snapshot.revision(),
-        complete: scopes.iter().all(|s| s.outcome == "Complete"),
-        scopes,
-        changes,
+        complete: totals.scopes.iter().all(|s| s.outcome == "Complete"),
+        scopes: totals.scopes,
+        changes: totals.changes,
         pending,
         findings,
-    };
-    match args.output.output {
-        Output::Table => table(&report, snapshot.resources(&filter).iter().filter(|r| r.presence != Presence::Absent).count()),
-        other => print::structured(&report, other)?,
-    }
-    for scope in report.scopes.iter().filter(|s| s.outcome != "Complete") {
-        let ScopeLine { account, region, resource_type, outcome, message, .. } = scope;
-        let message = message.as_deref().unwrap_or_default();
-        eprintln!("elava: {outcome}: account {account}, region {region}, {resource_type}: {message}");
-    }
-    Ok(ExitCode::from(match (report.complete, locked_out == accounts) {
-        (true, _) => 0,
-        (false, true) => FAILED,
-        (false, false) => INCOMPLETE,
-    }))
-}
-
-fn with_source(error: crate::store::StoreError) -> anyhow::Error {
-    anyhow::Error::new(error)
+    })
 }
 
 #[derive(Clone)]
@@ -204,8 +223,11 @@ struct Progress {
 
 impl Progress {
     fn new() -> Self {
-        let target =
-            if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let target = if std::io::stderr().is_terminal() {
+            ProgressDrawTarget::stderr()
+        } else {
+            ProgressDrawTarget::hidden()
+        };
         let bar = ProgressBar::with_draw_target(Some(0), target);
         let style = ProgressStyle::with_template("{spinner} {pos}/{len} scopes listed {wide_bar} {elapsed}");
         bar.set_style(style.expect("the template is a constant"));
@@ -240,10 +262,21 @@ async fn look(
         })
         .await;
     let report = scanner.reports.get(&subscription.viewer);
-    let failed = report.and_then(|r| {
-        r.credentials.as_ref().and_then(|c| c.as_ref().err()).or(r.regions_error.as_ref()).cloned()
-    });
+    let failed = report
+        .and_then(|r| r.credentials.as_ref().and_then(|c| c.as_ref().err()).or(r.regions_error.as_ref()).cloned());
     (Some(account.to_string()), failed.map_or(Ok(round), Err))
+}
+
+/// Rows that a person still reads; the rest is counted.
+const MAX_ROWS: usize = 100;
+
+fn rows(all: impl ExactSizeIterator<Item = Vec<String>>) {
+    let more = all.len().saturating_sub(MAX_ROWS);
+    print::columns(all.take(MAX_ROWS));
+    if more > 0 {
+        println!("  ... and {more} more: -o json tells all");
+    }
+    println!();
 }
 
 fn table(report: &ScanReport, resources: usize) {
@@ -264,24 +297,24 @@ fn table(report: &ScanReport, resources: usize) {
         let changes: Vec<&Change> = by_kind(kind).collect();
         if !changes.is_empty() {
             println!("{title}: {}", changes.len());
-            print::columns(changes.into_iter().map(|c| vec![format!("  {}", c.resource), print::remark(c)]));
-            println!();
+            rows(changes.into_iter().map(|c| vec![format!("  {}", c.resource), print::remark(c)]));
         }
     }
     if !report.pending.is_empty() {
         println!("MISSING, NOT YET CONFIRMED: {}", report.pending.len());
-        print::columns(report.pending.iter().map(|p| {
+        rows(report.pending.iter().map(|p| {
             let why = if p.suspect.held { "held: too much was missing at once" } else { "the next look decides" };
             vec![format!("  {}", p.resource), format!("last seen {}", p.suspect.last_seen), why.to_owned()]
         }));
-        println!();
     }
     if !report.findings.is_empty() {
         println!("FINDINGS: {}", report.findings.len());
-        print::columns(
-            report.findings.iter().map(|f| vec![format!("  {}", f.kind), f.resource.to_string(), f.message.clone()]),
+        rows(
+            report
+                .findings
+                .iter()
+                .map(|f| vec![format!("  {}", f.kind), f.resource.to_string(), f.message.clone()]),
         );
-        println!();
     }
     let complete = report.scopes.iter().filter(|s| s.outcome == "Complete").count();
     println!(

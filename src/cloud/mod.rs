@@ -67,7 +67,11 @@ impl CloudError {
 pub enum Credentials {
     /// The process's own chain: environment, profile, IRSA, Pod Identity, instance role.
     Chain,
-    Static { access_key_id: String, secret_access_key: String, session_token: Option<String> },
+    Static {
+        access_key_id: String,
+        secret_access_key: String,
+        session_token: Option<String>,
+    },
     /// There should be some, but nobody can get at them, for this reason. Nothing falls back to other
     /// credentials.
     Unavailable(String),

@@ -175,9 +175,7 @@ fn strays(scan: &CloudScan, lifecycle: &Lifecycle, context: &Context) -> Vec<Str
     };
     let objects = context.findings.state();
     let names = objects.iter().filter(|object| mine(object)).map(|object| object.name_any());
-    names
-        .filter(|name| !lifecycle.records.contains_key(name) && !lifecycle.removed.contains(name))
-        .collect()
+    names.filter(|name| !lifecycle.records.contains_key(name) && !lifecycle.removed.contains(name)).collect()
 }
 
 /// An event that was published already is published.

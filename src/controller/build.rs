@@ -8,9 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, Objec
 use kube::{Resource, ResourceExt};
 
 use super::validate::Valid;
-use crate::api::{
-    CloudScan, FindingState, FindingStatus, GROUP, RECONCILE_REQUESTED_AT, ResourceFinding, Since,
-};
+use crate::api::{CloudScan, FindingState, FindingStatus, GROUP, RECONCILE_REQUESTED_AT, ResourceFinding, Since};
 use crate::cloud::{AccountTarget, Credentials};
 use crate::inventory::{AccountId, Region, ResourceKey, Timestamp, Viewer};
 use crate::policy::lifecycle::{Record, State};
@@ -23,6 +21,8 @@ pub const MANAGER: &str = "elava";
 const CONFIRMATIONS: u32 = 2;
 /// Kubernetes' own bound on an event's note.
 const MAX_NOTE: usize = 1024;
+/// What a finding's JSON may take, without managed fields: thousands of them lie in etcd.
+const MAX_FINDING_BYTES: usize = 2048;
 /// The bounds of the fields of `FindingStatus`, in characters.
 const MAX_MESSAGE: usize = 512;
 const MAX_NAME: usize = 256;
@@ -80,7 +80,8 @@ pub fn finding_name(scan_name: &str, finding: &Finding) -> String {
 
 /// What of an id may stand in an object's name.
 fn slug(key: &ResourceKey) -> String {
-    let clean: String = key.id.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();
+    let clean: String =
+        key.id.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();
     let clean = clean.trim_matches('-');
     let short = clean.get(..clean.len().min(40)).unwrap_or_default().trim_matches('-');
     if short.is_empty() { "resource".to_owned() } else { short.to_owned() }
@@ -128,6 +129,25 @@ pub fn finding(scan: &CloudScan, name: &str, record: &Record) -> ResourceFinding
         since: Since { revision: revision(finding.revision.0), time: finding.since },
         evidence: finding.evidence.iter().map(|e| shortened(e, MAX_EVIDENCE)).collect(),
     });
+    fit(object)
+}
+
+/// Long ids and names are rare; where all of it is too long, the evidence goes first: the store has it.
+fn fit(mut object: ResourceFinding) -> ResourceFinding {
+    let is_too_long =
+        |object: &ResourceFinding| serde_json::to_vec(object).map_or(0, |bytes| bytes.len()) > MAX_FINDING_BYTES;
+    while is_too_long(&object) {
+        let Some(status) = object.status.as_mut() else { break };
+        let characters = status.message.chars().count();
+        if status.evidence.pop().is_some() {
+            continue;
+        }
+        match &status.resource_name {
+            _ if characters > 128 => status.message = shortened(&status.message, characters / 2),
+            Some(name) if name.chars().count() > 32 => status.resource_name = Some(shortened(name, 32)),
+            _ => break,
+        }
+    }
     object
 }
 
@@ -165,7 +185,13 @@ pub fn is_as_wanted(standing: &ResourceFinding, wanted: &ResourceFinding) -> boo
 }
 
 /// The event of a transition. Its name follows from what it tells, so telling it again tells nothing.
-pub fn finding_event(scan: &CloudScan, object: &ResourceFinding, record: &Record, told_at: Timestamp, instance: &str) -> Event {
+pub fn finding_event(
+    scan: &CloudScan,
+    object: &ResourceFinding,
+    record: &Record,
+    told_at: Timestamp,
+    instance: &str,
+) -> Event {
     let kind = record.finding.kind.as_str();
     let (reason, warning, note, action) = match &record.state {
         State::Open => {
@@ -191,7 +217,10 @@ pub fn condition_event(scan: &CloudScan, condition: &Condition, told_at: Timesta
 
 /// One event in place of many.
 pub fn summary_event(scan: &CloudScan, untold: usize, revision: u64, told_at: Timestamp, instance: &str) -> Event {
-    let note = format!("{untold} more findings changed: kubectl get resourcefindings -n {}", scan.namespace().unwrap_or_default());
+    let note = format!(
+        "{untold} more findings changed: kubectl get resourcefindings -n {}",
+        scan.namespace().unwrap_or_default()
+    );
     let told = format!("summary\0{revision}\0{untold}");
     event(scan, scan.object_ref(&()), &told, "MoreFindings", false, &note, "Summarised", told_at, instance)
 }
@@ -227,5 +256,80 @@ fn event(
         related: (regarding.kind.as_deref() != Some("CloudScan")).then(|| scan.object_ref(&())),
         regarding: Some(regarding),
         ..Event::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::FindingKind;
+    use crate::policy::lifecycle::Resolution;
+    use serde_json::json;
+
+    fn scan() -> CloudScan {
+        serde_json::from_value(json!({
+            "apiVersion": "elava.dev/v1alpha1", "kind": "CloudScan",
+            "metadata": {"name": "x", "namespace": "a", "uid": "u", "labels": {"argocd.argoproj.io/instance": "a"}},
+            "spec": {"provider": {"aws": {}}},
+        }))
+        .unwrap()
+    }
+
+    fn record(id: &str, message: &str) -> Record {
+        let long = "ä".repeat(1000);
+        let finding = Finding {
+            kind: FindingKind::Disappeared,
+            severity: Severity::High,
+            resource: format!("aws/111122223333/ap-southeast-2/AWS::EC2::NetworkInterface/{id}").parse().unwrap(),
+            name: Some("n".repeat(256)),
+            first_seen: Timestamp::from_millis(1),
+            since: Timestamp::from_millis(2),
+            revision: crate::inventory::Revision(u64::MAX),
+            message: message.to_owned(),
+            evidence: vec![long],
+        };
+        Record { finding, state: State::Open, reopened: 0 }
+    }
+
+    #[test]
+    fn names_are_deterministic_valid_and_never_shared() {
+        let name = |id: &str| finding_name("x", &record(id, "").finding);
+        assert_eq!(name("vol-1"), name("vol-1"));
+        assert_ne!(name("Orders"), name("orders"), "ids that look alike in lower case");
+        assert_ne!(finding_name("y", &record("vol-1", "").finding), name("vol-1"), "another CloudScan's");
+        let valid = regex::Regex::new("^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$").unwrap();
+        for id in ["vol-1", "path/to:role", "ünïcode", "---", "a".repeat(500).as_str()] {
+            assert!(valid.is_match(&name(id)) && name(id).len() <= 253, "{}", name(id));
+        }
+    }
+
+    #[test]
+    fn a_finding_is_small_and_takes_nothing_of_its_scan_but_the_owner() {
+        let record = record(&"i".repeat(255), &"m".repeat(5000));
+        let object = finding(&scan(), "name", &record);
+        assert!(serde_json::to_vec(&object).unwrap().len() <= MAX_FINDING_BYTES, "even at the bounds");
+        assert!(object.labels().keys().all(|key| key.starts_with("elava.dev/")), "a GitOps tool would prune it");
+        assert_eq!(object.owner_references()[0].uid, "u");
+        assert_eq!(object.labels()["elava.dev/type"], "AWS.EC2.NetworkInterface");
+        assert!(is_as_wanted(&object, &object));
+        let mut other = object.clone();
+        other.status.as_mut().unwrap().message.push('!');
+        assert!(!is_as_wanted(&other, &object));
+    }
+
+    #[test]
+    fn the_same_transition_is_the_same_event_and_the_next_is_another() {
+        let (scan, mut record) = (scan(), record("vol-1", "gone"));
+        let mut object = finding(&scan, "name", &record);
+        object.metadata.uid = Some("f".to_owned());
+        let name = |record: &Record, at: i64| {
+            finding_event(&scan, &object, record, Timestamp::from_millis(at), "pod").metadata.name.unwrap()
+        };
+        let opened = name(&record, 1);
+        assert_eq!(opened, name(&record, 2), "told again after a crash, later");
+        record.state = State::Resolved { at: Timestamp::from_millis(3), reason: Resolution::FalseAlarm };
+        assert_ne!(opened, name(&record, 3));
+        record = Record { state: State::Open, reopened: 1, ..record };
+        assert_ne!(opened, name(&record, 4), "opened a second time");
     }
 }

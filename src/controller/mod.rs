@@ -19,7 +19,7 @@ use futures::{StreamExt, TryStreamExt};
 use kube::api::{Patch, PatchParams};
 use kube::runtime::controller::{Action, Config};
 use kube::runtime::reflector::{self, ObjectRef};
-use kube::runtime::{Controller, PredicateConfig, Predicate, WatchStreamExt, predicates, watcher};
+use kube::runtime::{Controller, Predicate, PredicateConfig, WatchStreamExt, predicates, watcher};
 use kube::{Api, Client, ResourceExt};
 use tokio::sync::{mpsc, watch};
 
@@ -36,9 +36,9 @@ const DEBOUNCE: Duration = Duration::from_millis(300);
 /// Client retries are on and its read timeout is none: without a deadline one call hangs a reconcile.
 const CALL_DEADLINE: Duration = Duration::from_secs(30);
 /// Time passes for grace periods and for what is kept, also where nothing is scanned.
-const RECHECK: Duration = Duration::from_secs(300);
+const RECHECK: Duration = Duration::from_mins(5);
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
-const LONGEST_BACKOFF: Duration = Duration::from_secs(300);
+const LONGEST_BACKOFF: Duration = Duration::from_mins(5);
 
 /// Who the operator is, for messages that tell how to let it in.
 #[derive(Clone, Debug)]

@@ -61,7 +61,8 @@ pub fn summarize(found: &Found) -> CloudScanStatus {
         status.api_calls = Some(i64::try_from(reports.iter().map(|r| r.calls).sum::<u64>()).unwrap_or(i64::MAX));
         if reports.len() == found.accounts && taken_up(found) {
             let handled = |r: &AccountReport| r.handled_request.clone();
-            status.last_handled_reconcile_at = reports.iter().filter_map(handled).min().or(status.last_handled_reconcile_at);
+            status.last_handled_reconcile_at =
+                reports.iter().filter_map(handled).min().or(status.last_handled_reconcile_at);
         }
         status.accounts = accounts(found);
     }
@@ -73,7 +74,8 @@ pub fn summarize(found: &Found) -> CloudScanStatus {
         credentials_valid(found),
         inventory_complete(found),
     ];
-    status.conditions = conditions.into_iter().map(|told| told.into_condition(&before, generation, found.now)).collect();
+    status.conditions =
+        conditions.into_iter().map(|told| told.into_condition(&before, generation, found.now)).collect();
     status
 }
 
@@ -146,7 +148,11 @@ fn locked_out<'a>(found: &Found<'a>) -> Vec<(String, &'a CloudError)> {
 fn is_for_the_user(error: &CloudError) -> bool {
     matches!(
         error.reason,
-        Reason::InvalidCredentials | Reason::WrongAccount | Reason::Denied | Reason::DeniedByPolicy | Reason::RegionDisabled
+        Reason::InvalidCredentials
+            | Reason::WrongAccount
+            | Reason::Denied
+            | Reason::DeniedByPolicy
+            | Reason::RegionDisabled
     )
 }
 
@@ -156,7 +162,7 @@ fn regionless<'a>(found: &Found<'a>) -> Vec<(String, &'a CloudError)> {
     found.reports.iter().filter_map(with_error).map(|(a, e)| (format!("account {a}: {e}"), e)).collect()
 }
 
-fn all_stuck<'a>(found: &Found<'a>) -> Option<(&'static str, String)> {
+fn all_stuck(found: &Found<'_>) -> Option<(&'static str, String)> {
     if let Some(refusal) = found.refusal {
         return Some((refusal.reason, refusal.message.clone()));
     }
@@ -226,7 +232,12 @@ fn first_scan_complete(found: &Found, before: &CloudScanStatus) -> Told {
         return told(TYPE, "True", "Complete", "every scope was looked at once");
     }
     let scopes: usize = found.reports.iter().map(|r| r.scopes.len()).sum();
-    told(TYPE, "False", "Scanning", format!("{looked} of {} accounts and {scopes} scopes were looked at so far", found.accounts))
+    told(
+        TYPE,
+        "False",
+        "Scanning",
+        format!("{looked} of {} accounts and {scopes} scopes were looked at so far", found.accounts),
+    )
 }
 
 fn credentials_valid(found: &Found) -> Told {
@@ -277,7 +288,8 @@ fn inventory_complete(found: &Found) -> Told {
                     causes.entry((reason.as_str(), what)).or_default().push(place);
                 }
                 None if look.held => {
-                    let what = "so much was missing at once that the look is doubted; the next one decides".to_owned();
+                    let what =
+                        "so much was missing at once that the look is doubted; the next one decides".to_owned();
                     causes.entry(("MassLossHeld", what)).or_default().push(place);
                 }
                 None => {}
@@ -295,7 +307,8 @@ fn inventory_complete(found: &Found) -> Told {
     if let Some((reason, _)) = problems.first() {
         return told(TYPE, "False", reason, list(problems.iter().map(|(_, text)| text.clone())));
     }
-    let first = found.accounts > 0 && found.reports.iter().filter(|r| r.is_first_scan_complete()).count() >= found.accounts;
+    let first = found.accounts > 0
+        && found.reports.iter().filter(|r| r.is_first_scan_complete()).count() >= found.accounts;
     if !first {
         return told(TYPE, "Unknown", "Scanning", "not every scope was looked at yet");
     }
@@ -313,11 +326,8 @@ fn inventory_complete(found: &Found) -> Told {
 fn list(texts: impl Iterator<Item = String>) -> String {
     let texts: Vec<String> = texts.collect();
     let more = texts.len().saturating_sub(PROBLEMS_TOLD);
-    let mut out = texts.into_iter().take(PROBLEMS_TOLD).collect::<Vec<_>>().join("; ");
-    if more > 0 {
-        out.push_str(&format!("; and {more} more"));
-    }
-    out
+    let told = texts.into_iter().take(PROBLEMS_TOLD).collect::<Vec<_>>().join("; ");
+    if more > 0 { format!("{told}; and {more} more") } else { told }
 }
 
 fn accounts(found: &Found) -> Vec<AccountStatus> {
@@ -331,7 +341,8 @@ fn accounts(found: &Found) -> Vec<AccountStatus> {
                 .values()
                 .filter(|look| !look.outcome.is_complete() && !is_set_apart(look.outcome.reason()))
                 .count();
-            let error = report.credentials.as_ref().and_then(|c| c.as_ref().err()).or(report.regions_error.as_ref());
+            let error =
+                report.credentials.as_ref().and_then(|c| c.as_ref().err()).or(report.regions_error.as_ref());
             Some(AccountStatus {
                 id: id.to_string(),
                 resources: count(found.counts.as_ref().and_then(|c| c.by_account.get(id)).copied().unwrap_or(0)),
@@ -345,4 +356,184 @@ fn accounts(found: &Found) -> Vec<AccountStatus> {
     accounts.sort_by(|a, b| trouble(a).cmp(&trouble(b)).then_with(|| a.id.cmp(&b.id)));
     accounts.truncate(MAX_ACCOUNTS_IN_STATUS);
     accounts
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::cloud::Identity;
+    use crate::inventory::{Outcome, Region, ResourceType, Scope};
+    use crate::scanner::ScopeReport;
+
+    fn scan() -> CloudScan {
+        let mut scan: CloudScan = serde_json::from_value(json!({
+            "apiVersion": "elava.dev/v1alpha1", "kind": "CloudScan", "metadata": {"name": "x", "namespace": "a"},
+            "spec": {"provider": {"aws": {}}},
+        }))
+        .unwrap();
+        scan.metadata.generation = Some(2);
+        scan
+    }
+
+    fn report(account: &str, outcomes: &[Outcome]) -> AccountReport {
+        let scope = |i: usize| Scope {
+            provider: "aws".into(),
+            partition: "aws".into(),
+            endpoint: "".into(),
+            account: AccountId::new(account),
+            region: Region::new(format!("eu-west-{i}")),
+            resource_type: ResourceType::new("AWS::EC2::Volume"),
+        };
+        let look = |outcome: &Outcome| ScopeReport {
+            outcome: *outcome,
+            error: outcome.reason().map(|reason| CloudError {
+                reason,
+                action: Some("ec2:DescribeVolumes".to_owned()),
+                message: "no".to_owned(),
+            }),
+            held: false,
+            ended: Timestamp::from_millis(1),
+        };
+        AccountReport {
+            account: Some(AccountId::new(account)),
+            credentials: Some(Ok(Identity {
+                account: AccountId::new(account),
+                partition: "aws".into(),
+                arn: String::new(),
+            })),
+            scopes: outcomes.iter().enumerate().map(|(i, o)| (scope(i), look(o))).collect(),
+            scopes_wanted: outcomes.len(),
+            rounds: 1,
+            generation: 2,
+            ..AccountReport::default()
+        }
+    }
+
+    fn locked(account: &str, reason: Reason) -> AccountReport {
+        AccountReport {
+            credentials: Some(Err(CloudError::new(reason, "the role can't be assumed"))),
+            ..report(account, &[])
+        }
+    }
+
+    /// The conditions as `type=status reason`, after the rules of kstatus were checked on them.
+    fn told(found: &Found) -> Vec<String> {
+        let status = summarize(found);
+        let is = |type_: &str| status.conditions.iter().any(|c| c.type_ == type_ && c.status == "True");
+        assert!(!(is("Ready") && is("Stalled")), "what is ready waits for nobody");
+        assert!(!(is("Reconciling") && is("Stalled")), "what waits for a person makes no progress");
+        assert_eq!(status.observed_generation, found.scan.metadata.generation);
+        for condition in &status.conditions {
+            assert!(!condition.reason.is_empty() && !condition.message.is_empty(), "{condition:?}");
+            assert_eq!(condition.observed_generation, found.scan.metadata.generation);
+        }
+        status.conditions.iter().map(|c| format!("{}={} {}", c.type_, c.status, c.reason)).collect()
+    }
+
+    fn found<'a>(scan: &'a CloudScan, accounts: usize, reports: &'a [AccountReport]) -> Found<'a> {
+        let now = Timestamp::from_millis(5);
+        Found { scan, refusal: None, unconnected: None, accounts, reports, counts: None, now }
+    }
+
+    #[test]
+    fn each_situation_has_its_words() {
+        use Outcome::{Complete, Failed, Partial};
+        let scan = scan();
+        let fresh = told(&found(&scan, 1, &[]));
+        assert_eq!(fresh[..2], ["Ready=Unknown Progressing", "Reconciling=True Progressing"]);
+        assert_eq!(
+            fresh[3..],
+            [
+                "FirstScanComplete=False Scanning",
+                "CredentialsValid=Unknown NotTried",
+                "InventoryComplete=Unknown Scanning"
+            ]
+        );
+
+        let good = told(&found(&scan, 1, &[report("1", &[Complete, Complete])]));
+        assert_eq!(
+            good,
+            [
+                "Ready=True Scanning",
+                "Reconciling=False UpToDate",
+                "Stalled=False NotStalled",
+                "FirstScanComplete=True Complete",
+                "CredentialsValid=True Valid",
+                "InventoryComplete=True Complete"
+            ]
+        );
+        let one_locked = [report("1", &[Complete]), locked("2", Reason::InvalidCredentials)];
+        let mixed = told(&found(&scan, 2, &one_locked));
+        assert_eq!((mixed[0].as_str(), mixed[2].as_str()), ("Ready=True Scanning", "Stalled=False NotStalled"));
+        assert_eq!(
+            mixed[4..],
+            ["CredentialsValid=False InvalidCredentials", "InventoryComplete=False InvalidCredentials"]
+        );
+        let stuck = told(&found(&scan, 1, &[locked("2", Reason::InvalidCredentials)]));
+        assert_eq!(
+            (stuck[0].as_str(), stuck[2].as_str()),
+            ("Ready=False InvalidCredentials", "Stalled=True InvalidCredentials")
+        );
+        let away = told(&found(&scan, 1, &[locked("2", Reason::Unreachable)]));
+        assert_eq!(
+            (away[0].as_str(), away[2].as_str()),
+            ("Ready=False Unreachable", "Stalled=False NotStalled"),
+            "that passes"
+        );
+
+        let denied = [report("1", &[Complete, Failed(Reason::Denied), Failed(Reason::Denied)])];
+        let status = summarize(&found(&scan, 1, &denied));
+        let message = &status.conditions.iter().find(|c| c.type_ == "InventoryComplete").unwrap().message;
+        assert_eq!(
+            message,
+            "account 1: ec2:DescribeVolumes is denied: allow it (2 scopes, such as AWS::EC2::Volume in eu-west-1)"
+        );
+        let partial = told(&found(&scan, 1, &[report("1", &[Partial(Reason::Throttled)])]));
+        assert_eq!(partial[5], "InventoryComplete=False Throttled");
+        let apart = summarize(&found(&scan, 1, &[report("1", &[Complete, Failed(Reason::DeniedByPolicy)])]));
+        let complete = apart.conditions.iter().find(|c| c.type_ == "InventoryComplete").unwrap();
+        assert_eq!(complete.status, "True", "a deny by the organisation is no gap");
+        assert!(complete.message.starts_with("1 of 2 scopes"), "{}", complete.message);
+    }
+
+    #[test]
+    fn a_change_of_the_spec_is_reconciling_until_a_round_was_made_from_it() {
+        let mut scan = scan();
+        let reports = [report("1", &[Outcome::Complete])];
+        scan.metadata.generation = Some(3);
+        assert_eq!(told(&found(&scan, 1, &reports))[1], "Reconciling=True Progressing");
+        let taken_up = [AccountReport { generation: 3, ..reports[0].clone() }];
+        assert_eq!(told(&found(&scan, 1, &taken_up))[1], "Reconciling=False UpToDate");
+    }
+
+    #[test]
+    fn a_transition_is_dated_once_and_told_once() {
+        let mut scan = scan();
+        let good = [report("1", &[Outcome::Complete])];
+        let first = summarize(&found(&scan, 1, &good));
+        assert!(newly_told(None, &first).is_empty(), "that all is well is no event");
+        scan.status = Some(first.clone());
+        let later = summarize(&Found { now: Timestamp::from_millis(9), ..found(&scan, 1, &good) });
+        assert_eq!(later, first, "nothing changes while nothing happens");
+        let bad = [report("1", &[Outcome::Failed(Reason::Denied)])];
+        let broken = summarize(&Found { now: Timestamp::from_millis(9), ..found(&scan, 1, &bad) });
+        let told: Vec<&str> = newly_told(Some(&first), &broken).iter().map(|c| c.reason.as_str()).collect();
+        assert_eq!(told, ["Denied"]);
+        assert!(newly_told(Some(&broken), &broken).is_empty());
+        let healed: Vec<&str> = newly_told(Some(&broken), &first).iter().map(|c| c.reason.as_str()).collect();
+        assert_eq!(healed, ["Complete"]);
+    }
+
+    #[test]
+    fn a_status_does_not_grow_with_the_cloud() {
+        let scan = scan();
+        let many: Vec<AccountReport> =
+            (0..200).map(|i| locked(&format!("{i:012}"), Reason::InvalidCredentials)).collect();
+        let status = summarize(&found(&scan, 200, &many));
+        assert_eq!(status.accounts.len(), MAX_ACCOUNTS_IN_STATUS);
+        let bytes = serde_json::to_vec(&status).unwrap().len();
+        assert!(bytes < 16 * 1024, "{bytes} bytes");
+    }
 }

@@ -109,7 +109,8 @@ mod tests {
     #[test]
     fn what_cel_cannot_see_is_refused_with_the_path_and_what_to_do() {
         let any = AllowedEndpoints::Any;
-        let typo = refused(json!({"provider": {"aws": {}}, "resourceTypes": {"include": ["AWS::EC2::Disk"]}}), &any);
+        let typo =
+            refused(json!({"provider": {"aws": {}}, "resourceTypes": {"include": ["AWS::EC2::Disk"]}}), &any);
         assert!(typo.message.starts_with("spec.resourceTypes.include[0]: AWS::EC2::Disk is not"), "{typo}");
         assert!(typo.message.contains("AWS::EC2::Volume"), "{typo}");
 

@@ -25,7 +25,13 @@ pub(super) fn rule(input: &Input) -> Option<Finding> {
         format!("first missed {}", end.first_missed),
         format!("concluded {} at revision {}", end.concluded, end.revision),
     ];
-    Some(input.finding(FindingKind::Disappeared, Severity::High, (end.first_missed, end.revision), message, evidence))
+    Some(input.finding(
+        FindingKind::Disappeared,
+        Severity::High,
+        (end.first_missed, end.revision),
+        message,
+        evidence,
+    ))
 }
 
 #[cfg(test)]

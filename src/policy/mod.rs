@@ -14,8 +14,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::inventory::{
-    Filter, History, Milestone, Presence, Resource, ResourceKey, Revision, RuleSettings, Scope, ScopeStatus, Snapshot,
-    TagSet, Timestamp, Viewer,
+    Filter, History, Milestone, Presence, Resource, ResourceKey, Revision, RuleSettings, Scope, ScopeStatus,
+    Snapshot, TagSet, Timestamp, Viewer,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -240,12 +240,17 @@ pub(crate) mod testing {
     pub fn milestones(sets: &[Tags]) -> Vec<Milestone> {
         let mut before = Tags::Unknown;
         let mut out = Vec::new();
-        for (i, set) in (1..).zip(sets) {
+        for (i, set) in (1_u32..).zip(sets) {
             let kind = match i {
                 1 => MilestoneKind::Appeared { baseline: true },
                 _ => MilestoneKind::TagsChanged { before, after: set.clone() },
             };
-            out.push(Milestone { revision: Revision(i), time: at(i as i64 * 100), kind, tags: set.clone() });
+            out.push(Milestone {
+                revision: Revision(i.into()),
+                time: at(i64::from(i) * 100),
+                kind,
+                tags: set.clone(),
+            });
             before = set.clone();
         }
         out

@@ -36,10 +36,11 @@ mod tests {
 
     #[test]
     fn it_does_not_fire_on_what_is_tagged_unknown_untaggable_gone_exempt_or_in_grace() {
-        let settings = RuleSettings { exempt_types: vec!["AWS::EC2::Volume".to_owned()], ..RuleSettings::default() };
+        let settings =
+            RuleSettings { exempt_types: vec!["AWS::EC2::Volume".to_owned()], ..RuleSettings::default() };
         let none = || volume(tags(&[]));
         assert_eq!(run(rule, &none(), &[], &settings, 1000), None);
-        let settings = RuleSettings { grace_period: Duration::from_secs(3600), ..RuleSettings::default() };
+        let settings = RuleSettings { grace_period: Duration::from_hours(1), ..RuleSettings::default() };
         assert_eq!(run(rule, &none(), &milestones(&[tags(&[])]), &settings, 3699), None);
         assert!(run(rule, &none(), &milestones(&[tags(&[])]), &settings, 3700).is_some());
         let settings = RuleSettings::default();

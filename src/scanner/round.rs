@@ -9,8 +9,8 @@ use futures::StreamExt;
 use super::{AccountReport, ScopeReport, Subscription};
 use crate::cloud::{CloudError, Listing, Provider, Session, TypeInfo};
 use crate::inventory::{
-    Absence, AccountId, Change, Confirmation, GLOBAL_REGION, LossLimits, Outcome, Reason, Region, ResourceType, Scope,
-    Sweep, Tags, Timestamp, Viewer,
+    Absence, AccountId, Change, Confirmation, GLOBAL_REGION, LossLimits, Outcome, Reason, Region, ResourceType,
+    Scope, Sweep, Tags, Timestamp, Viewer,
 };
 use crate::store::{Store, StoreError};
 
@@ -20,7 +20,7 @@ const SCOPES_IN_FLIGHT: usize = 6;
 /// Reads by id in flight, for one scope.
 const READS_IN_FLIGHT: usize = 4;
 /// A proof of cover is renewed by taking its CloudScan's turn first once it is this old.
-const PROOF_AGE: Duration = Duration::from_secs(24 * 3600);
+const PROOF_AGE: Duration = Duration::from_hours(24);
 
 /// Told after each scope: how many of how many are listed.
 pub type Progress<'a> = &'a (dyn Fn(usize, usize) + Send + Sync);
@@ -209,14 +209,13 @@ impl AccountScanner {
     ) -> Result<(Arc<dyn Session>, Result<Vec<Region>, (CloudError, Option<Vec<Region>>)>), CloudError> {
         let same = |connected: &&Connected| connected.target == subscription.target;
         let known = self.sessions.get(&subscription.viewer).filter(same);
-        let (session, last) = match known {
-            Some(connected) => (connected.session.clone(), connected.regions.clone()),
-            None => {
-                self.sessions.remove(&subscription.viewer);
-                let mut target = subscription.target.clone();
-                target.account.get_or_insert_with(|| self.account.clone());
-                (self.provider.connect(&target).await?, None)
-            }
+        let (session, last) = if let Some(connected) = known {
+            (connected.session.clone(), connected.regions.clone())
+        } else {
+            self.sessions.remove(&subscription.viewer);
+            let mut target = subscription.target.clone();
+            target.account.get_or_insert_with(|| self.account.clone());
+            (self.provider.connect(&target).await?, None)
         };
         let listed = session.regions().await;
         let regions = listed.as_ref().ok().cloned().or_else(|| last.clone());
@@ -376,7 +375,7 @@ impl AccountScanner {
         let Some(session) = looked.session.clone().filter(|_| looked.info.verify_tag_loss) else { return };
         let scope = looked.sweep.scope.clone();
         for observation in &mut looked.sweep.observations {
-            let lost = observation.tags.known().is_some_and(|tags| tags.is_empty())
+            let lost = observation.tags.known().is_some_and(BTreeMap::is_empty)
                 && self
                     .store
                     .known_tags(&scope, &observation.id)
@@ -477,7 +476,7 @@ impl AccountScanner {
             report.store_error = round.store_errors.first().cloned();
             if let Some(subscription) = subscriptions.iter().find(|s| s.viewer == *viewer) {
                 report.generation = subscription.generation;
-                report.handled_request = subscription.requested_at.clone();
+                report.handled_request.clone_from(&subscription.requested_at);
             }
             if let Some(ready) = ready.iter().find(|r| r.subscription.viewer == *viewer) {
                 report.calls += ready.session.take_calls();

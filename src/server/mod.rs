@@ -72,8 +72,14 @@ pub fn bind_socket(path: &Path) -> std::io::Result<UnixListener> {
 /// Answers questions on the socket, until the task is dropped.
 pub async fn serve_socket(listener: UnixListener, store: Store) -> std::io::Result<()> {
     let app = Router::new()
-        .route("/v1/resources", get(|State(store), Query(question)| ask(store, move |s| query::resources(s, &question))))
-        .route("/v1/history", get(|State(store), Query(question)| ask(store, move |s| query::history(s, &question))))
+        .route(
+            "/v1/resources",
+            get(|State(store), Query(question)| ask(store, move |s| query::resources(s, &question))),
+        )
+        .route(
+            "/v1/history",
+            get(|State(store), Query(question)| ask(store, move |s| query::history(s, &question))),
+        )
         .route("/v1/diff", get(|State(store), Query(question)| ask(store, move |s| query::diff(s, &question))))
         .with_state(store);
     axum::serve(listener, app).await
@@ -85,7 +91,9 @@ async fn ask<T: serde::Serialize + Send + 'static>(
 ) -> Response {
     match tokio::task::spawn_blocking(move || question(&store)).await {
         Ok(Ok(answer)) => axum::Json(answer).into_response(),
-        Ok(Err(error)) => (error.status(), axum::Json(query::Problem { error: error.to_string() })).into_response(),
+        Ok(Err(error)) => {
+            (error.status(), axum::Json(query::Problem { error: error.to_string() })).into_response()
+        }
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }

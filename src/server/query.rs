@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::inventory::{
-    Change, Diff, End, Filter, Moment, Presence, Resource, ResourceKey, Revision, ScopeStatus, ScopeView, Snapshot,
-    Suspect, TagSet, Tags, Timestamp,
+    Change, Diff, End, Filter, Moment, Presence, Resource, ResourceKey, Revision, ScopeStatus, ScopeView,
+    Snapshot, Suspect, TagSet, Tags, Timestamp,
 };
 use crate::store::{Store, StoreError, StoreSnapshot};
 
@@ -155,8 +155,9 @@ pub fn resources(store: &Store, question: &ResourcesQuestion) -> Result<Resource
     let snapshot = store.snapshot(moment(question.at.as_deref().unwrap_or("now"))?)?;
     let tags: Vec<String> = match &question.tags {
         None => Vec::new(),
-        Some(text) => serde_json::from_str(text)
-            .map_err(|_| QueryError::Malformed(format!("tags is '{text}': write a JSON list of key or key=value")))?,
+        Some(text) => serde_json::from_str(text).map_err(|_| {
+            QueryError::Malformed(format!("tags is '{text}': write a JSON list of key or key=value"))
+        })?,
     };
     let tag = |text: &String| match text.split_once('=') {
         Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
@@ -185,7 +186,9 @@ pub fn resources(store: &Store, question: &ResourcesQuestion) -> Result<Resource
         .map(|resource| view(&snapshot, resource, question.attributes))
         .collect::<Result<_, StoreError>>()?;
     let mut unknown = snapshot.scopes();
-    unknown.retain(|view| !matches!(view.status, ScopeStatus::Current | ScopeStatus::NotWatched) && filter.matches_scope(&view.scope));
+    unknown.retain(|view| {
+        !matches!(view.status, ScopeStatus::Current | ScopeStatus::NotWatched) && filter.matches_scope(&view.scope)
+    });
     Ok(ResourcesAnswer {
         api_version: API_VERSION.to_owned(),
         revision: snapshot.revision(),

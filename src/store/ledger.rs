@@ -82,7 +82,7 @@ mod tests {
     fn swept(started: i64, outcome: Outcome) -> Sweep {
         let mut sweep = sweep(at(started));
         sweep.ended = at(started + 10);
-        sweep.cadence = Some(Duration::from_secs(300));
+        sweep.cadence = Some(Duration::from_mins(5));
         sweep.outcome = outcome;
         sweep
     }

@@ -35,18 +35,18 @@ use crate::inventory::{
 };
 use plan::{Action, NewVersion, Plan};
 use record::{
-    CHG, CHUNK_ENTRIES, COVER, CoverRow, DOC, Entry, EntryKind, IDENT, Ident, KEY, MAX_DOCUMENT_BYTES, MAX_ID_BYTES,
-    META, MILE, NO_RID, NOTE, REV, RUN, RevRow, Rid, Run, SCHEMA, SCOPE, SUSPECT, SYM, ScopeNo, Version,
-    decode, encode, encode_document,
+    CHG, CHUNK_ENTRIES, COVER, CoverRow, DOC, Entry, EntryKind, IDENT, Ident, KEY, MAX_DOCUMENT_BYTES,
+    MAX_ID_BYTES, META, MILE, NO_RID, NOTE, REV, RUN, RevRow, Rid, Run, SCHEMA, SCOPE, SUSPECT, SYM, ScopeNo,
+    Version, decode, encode, encode_document,
 };
 use state::{Identities, State};
 
 /// How much of the file redb may hold in memory: its own default of 1 GiB is more than our pod has.
 const CACHE_BYTES: usize = 64 << 20;
 /// Unchanged sweeps are written together at most so often: a crash may lose a minute of "still there".
-const LEDGER_FLUSH: Duration = Duration::from_secs(60);
+const LEDGER_FLUSH: Duration = Duration::from_mins(1);
 /// Proof of cover is refreshed in the file at most so often; it is good for a day.
-const PROOF_FLUSH: Duration = Duration::from_secs(3600);
+const PROOF_FLUSH: Duration = Duration::from_hours(1);
 
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
@@ -304,7 +304,9 @@ impl Store {
         };
         let now = self.now().max(current.time);
         let mut draft = Draft::new(number, now, now);
-        kinds.into_iter().for_each(|kind| draft.scope_entry(kind));
+        for kind in kinds {
+            draft.scope_entry(kind);
+        }
         let mut next = current.clone();
         let txn = self.begin(&mut writer)?;
         let result = self.write_delta(&txn, &current, &mut next, &draft, None, None);

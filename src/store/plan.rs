@@ -13,7 +13,7 @@ use crate::inventory::{
 
 /// A resource younger than this may not be in every answer yet (EC2 is eventually consistent), so one
 /// NotFound does not prove that it is gone.
-pub(super) const YOUNG: Duration = Duration::from_secs(10 * 60);
+pub(super) const YOUNG: Duration = Duration::from_mins(10);
 /// How many complete sweeps in a row must miss a young resource.
 pub(super) const YOUNG_LOOKS: u32 = 2;
 

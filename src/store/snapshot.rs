@@ -10,8 +10,9 @@ use super::record::{CHG, DOC, Entry, EntryKind, MILE, REV, RUN, RevRow, Rid, Run
 use super::state::{Head, State};
 use super::{Store, StoreError, fold, ledger, record};
 use crate::inventory::{
-    Change, ChangeKind, Cover, Diff, EndCause, FieldChange, Filter, History, Milestone, Moment, Presence, Resource,
-    ResourceKey, Revision, Scope, ScopeStatus, ScopeView, Snapshot, Tags, Timestamp, Viewer, field_changes,
+    Change, ChangeKind, Cover, Diff, EndCause, FieldChange, Filter, History, Milestone, Moment, Presence,
+    Resource, ResourceKey, Revision, Scope, ScopeStatus, ScopeView, Snapshot, Tags, Timestamp, Viewer,
+    field_changes,
 };
 
 /// The state at one moment, with redb's own snapshot behind it for documents and history.
@@ -127,10 +128,7 @@ impl StoreSnapshot {
     }
 
     fn sees(&self, viewer: &Viewer, rid: Rid) -> bool {
-        self.state
-            .heads
-            .get(&rid)
-            .is_some_and(|head| self.state.scopes[&head.scope].covers.contains_key(viewer))
+        self.state.heads.get(&rid).is_some_and(|head| self.state.scopes[&head.scope].covers.contains_key(viewer))
     }
 
     fn resource(&self, head: &Head, status: ScopeStatus) -> Resource {
@@ -157,12 +155,8 @@ impl StoreSnapshot {
 
     /// All resources that a key or a bare id names, ended ones too.
     pub fn find(&self, name: &str, viewer: Option<&Viewer>) -> Vec<Resource> {
-        let mut filter = Filter {
-            include_ended: true,
-            include_unwatched: true,
-            viewer: viewer.cloned(),
-            ..Filter::default()
-        };
+        let mut filter =
+            Filter { include_ended: true, include_unwatched: true, viewer: viewer.cloned(), ..Filter::default() };
         match name.parse::<ResourceKey>() {
             Ok(key) => {
                 filter.account = Some(key.account.to_string());
@@ -192,9 +186,7 @@ impl StoreSnapshot {
         let mut before: Option<(Value, Tags)> = None;
         for (revision, row, entry) in self.entries_of(rid)? {
             let after = match entry.kind.version() {
-                Some(version) => {
-                    Some((self.document(revision, rid)?, self.tags_of(version.tags)))
-                }
+                Some(version) => Some((self.document(revision, rid)?, self.tags_of(version.tags))),
                 None => None,
             };
             let mut change = Change {
@@ -308,7 +300,6 @@ impl StoreSnapshot {
             })
         };
         match (live(from), live(self)) {
-            (None, None) => {}
             (None, Some(now)) => out.push(change(ChangeKind::Appeared, &now, false)?),
             (Some(then), None) => {
                 let ended = self.state.heads.get(&rid).cloned().unwrap_or(then);
@@ -326,7 +317,7 @@ impl StoreSnapshot {
                     out.push(Change { fields, ..change(ChangeKind::Changed, &now, false)? });
                 }
             }
-            (Some(_), Some(_)) => {}
+            (None, None) | (Some(_), Some(_)) => {}
         }
         Ok(())
     }
@@ -390,9 +381,8 @@ impl Snapshot for StoreSnapshot {
     }
 
     fn covered(&self, viewer: &Viewer) -> BTreeMap<Scope, Cover> {
-        let cover = |scope: &Arc<super::state::ScopeState>| {
-            Some((Scope::clone(&scope.scope), *scope.covers.get(viewer)?))
-        };
+        let cover =
+            |scope: &Arc<super::state::ScopeState>| Some((Scope::clone(&scope.scope), *scope.covers.get(viewer)?));
         self.state.scopes.values().filter_map(cover).collect()
     }
 }
@@ -404,9 +394,6 @@ impl History for StoreSnapshot {
         let Some(rid) = self.rid(resource) else { return Ok(Vec::new()) };
         let table = self.txn.open_table(MILE)?;
         let until = self.state.revision.0;
-        table
-            .range((rid, 0, 0)..=(rid, until, u32::MAX))?
-            .map(|row| decode("mile", row?.1.value()))
-            .collect()
+        table.range((rid, 0, 0)..=(rid, until, u32::MAX))?.map(|row| decode("mile", row?.1.value())).collect()
     }
 }

@@ -82,13 +82,8 @@ pub(super) trait Identities {
 impl State {
     pub fn add_scope(&mut self, number: ScopeNo, scope: Arc<Scope>) {
         self.scope_numbers.insert(scope.clone(), number);
-        let state = ScopeState {
-            scope,
-            intervals: Vec::new(),
-            covers: OrdMap::new(),
-            run: None,
-            last_complete: None,
-        };
+        let state =
+            ScopeState { scope, intervals: Vec::new(), covers: OrdMap::new(), run: None, last_complete: None };
         self.scopes.insert(number, Arc::new(state));
     }
 

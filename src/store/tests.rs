@@ -339,7 +339,7 @@ fn only_a_viewer_that_proved_itself_sees_a_scope_and_only_from_then_on() {
 fn a_sweep_that_overlaps_the_last_one_is_refused() {
     let bed = Bed::new();
     bed.see(&[]);
-    let stale = sweep(bed.store().now().minus(Duration::from_secs(60)));
+    let stale = sweep(bed.store().now().minus(Duration::from_mins(1)));
     let error = bed.store().commit(&stale, None).unwrap_err();
     assert_eq!(error.reason(), "SweepOverlaps");
 }
@@ -349,7 +349,7 @@ fn time_never_goes_back_between_revisions() {
     let bed = Bed::new();
     bed.see(&[observation("vol-1", &[], 8)]);
     let first = bed.store().snapshot(Moment::Revision(bed.store().revision())).unwrap().time();
-    *bed.now.lock().unwrap() = first.minus(Duration::from_secs(3600));
+    *bed.now.lock().unwrap() = first.minus(Duration::from_hours(1));
     bed.store().close_scopes(&[Arc::new(scope("eu-west-1"))]).unwrap();
     assert_eq!(bed.store().snapshot(Moment::Revision(bed.store().revision())).unwrap().time(), first);
 }
@@ -403,8 +403,15 @@ mod model {
     #[derive(Clone, Debug)]
     enum Step {
         /// (region, ids seen with size and whether tagged, outcome complete?, re-reads say NotFound?)
-        Look { region: bool, seen: BTreeMap<u8, (u8, bool)>, complete: bool, confirmed: bool },
-        Close { region: bool },
+        Look {
+            region: bool,
+            seen: BTreeMap<u8, (u8, bool)>,
+            complete: bool,
+            confirmed: bool,
+        },
+        Close {
+            region: bool,
+        },
         Reopen,
     }
 

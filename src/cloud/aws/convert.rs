@@ -45,7 +45,8 @@ enum Shape {
 }
 
 static TABLE: LazyLock<BTreeMap<String, Service>> = LazyLock::new(|| {
-    serde_json::from_str(include_str!("shapes.json")).expect("shapes.json is generated in this shape; a test reads it")
+    serde_json::from_str(include_str!("shapes.json"))
+        .expect("shapes.json is generated in this shape; a test reads it")
 });
 
 /// How deep an answer may nest. The deepest described object has 9 levels.
@@ -71,9 +72,19 @@ fn children<'a, 'i>(node: Node<'a, 'i>, name: &str) -> impl Iterator<Item = Node
     node.children().filter(move |child| child.is_element() && child.tag_name().name() == name)
 }
 
-fn value(service: &Service, shape: &str, node: Node<'_, '_>, path: &str, depth: u32) -> Result<Value, ConvertError> {
+fn value(
+    service: &Service,
+    shape: &str,
+    node: Node<'_, '_>,
+    path: &str,
+    depth: u32,
+) -> Result<Value, ConvertError> {
     if depth > MAX_DEPTH {
-        return Err(ConvertError::Scalar { path: path.to_owned(), kind: "described object", text: "too deep".into() });
+        return Err(ConvertError::Scalar {
+            path: path.to_owned(),
+            kind: "described object",
+            text: "too deep".into(),
+        });
     }
     match service.shapes.get(shape) {
         None => scalar(shape, node.text().unwrap_or(""), path),
@@ -89,7 +100,10 @@ fn value(service: &Service, shape: &str, node: Node<'_, '_>, path: &str, depth: 
         }
         Some(Shape::List { item, .. }) => {
             let items = node.children().filter(Node::is_element);
-            items.map(|child| value(service, item, child, path, depth + 1)).collect::<Result<_, _>>().map(Value::Array)
+            items
+                .map(|child| value(service, item, child, path, depth + 1))
+                .collect::<Result<_, _>>()
+                .map(Value::Array)
         }
         Some(Shape::Map { key, value: inner, .. }) => {
             let mut object = Map::new();
@@ -155,7 +169,8 @@ fn scalar(kind: &str, text: &str, path: &str) -> Result<Value, ConvertError> {
         },
         "integer" => Value::Number(text.trim().parse::<i64>().map_err(|_| wrong("integer"))?.into()),
         "float" => {
-            let number = text.trim().parse::<f64>().ok().and_then(Number::from_f64).ok_or_else(|| wrong("number"))?;
+            let number =
+                text.trim().parse::<f64>().ok().and_then(Number::from_f64).ok_or_else(|| wrong("number"))?;
             Value::Number(number)
         }
         "timestamp" => Value::String(rfc3339(text).ok_or_else(|| wrong("time"))?),
@@ -168,7 +183,8 @@ fn rfc3339(text: &str) -> Option<String> {
     let text = text.trim();
     let at: jiff::Timestamp = text.parse().ok().or_else(|| format!("{text}Z").parse().ok())?;
     let utc = at.to_zoned(jiff::tz::TimeZone::UTC);
-    let format = if at.subsec_nanosecond() == 0 { "%Y-%m-%dT%H:%M:%S+00:00" } else { "%Y-%m-%dT%H:%M:%S.%6f+00:00" };
+    let format =
+        if at.subsec_nanosecond() == 0 { "%Y-%m-%dT%H:%M:%S+00:00" } else { "%Y-%m-%dT%H:%M:%S.%6f+00:00" };
     Some(utc.strftime(format).to_string())
 }
 

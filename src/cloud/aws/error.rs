@@ -58,20 +58,32 @@ fn is_not_found(code: &str) -> bool {
 
 fn reason_of(code: &str, message: &str, status: u16) -> Reason {
     match code {
-        "RequestLimitExceeded" | "Throttling" | "ThrottlingException" | "TooManyRequestsException" | "SlowDown"
-        | "RequestThrottled" | "RequestThrottledException" | "BandwidthLimitExceeded" => Reason::Throttled,
+        "RequestLimitExceeded"
+        | "Throttling"
+        | "ThrottlingException"
+        | "TooManyRequestsException"
+        | "SlowDown"
+        | "RequestThrottled"
+        | "RequestThrottledException"
+        | "BandwidthLimitExceeded" => Reason::Throttled,
         // AWS says so in words: "... with an explicit deny in a service control policy".
         "UnauthorizedOperation" | "AccessDenied" | "AccessDeniedException" | "AuthorizationError"
             if message.contains("service control policy") =>
         {
             Reason::DeniedByPolicy
         }
-        "UnauthorizedOperation" | "AccessDenied" | "AccessDeniedException" | "AuthorizationError" => Reason::Denied,
-        "OptInRequired" => Reason::RegionDisabled,
-        "AuthFailure" | "InvalidClientTokenId" | "UnrecognizedClientException" | "SignatureDoesNotMatch"
-        | "InvalidAccessKeyId" | "ExpiredToken" | "ExpiredTokenException" | "RequestExpired" => {
-            Reason::InvalidCredentials
+        "UnauthorizedOperation" | "AccessDenied" | "AccessDeniedException" | "AuthorizationError" => {
+            Reason::Denied
         }
+        "OptInRequired" => Reason::RegionDisabled,
+        "AuthFailure"
+        | "InvalidClientTokenId"
+        | "UnrecognizedClientException"
+        | "SignatureDoesNotMatch"
+        | "InvalidAccessKeyId"
+        | "ExpiredToken"
+        | "ExpiredTokenException"
+        | "RequestExpired" => Reason::InvalidCredentials,
         _ if status == 429 => Reason::Throttled,
         _ if status == 403 => Reason::Denied,
         _ => Reason::ServerError,
@@ -102,7 +114,8 @@ mod tests {
 
     #[test]
     fn a_policy_of_the_organisation_is_told_from_a_missing_permission() {
-        let scp = "not authorized to perform ec2:DescribeVolumes with an explicit deny in a service control policy";
+        let scp =
+            "not authorized to perform ec2:DescribeVolumes with an explicit deny in a service control policy";
         assert_eq!(reason_of("UnauthorizedOperation", scp, 403), Reason::DeniedByPolicy);
         assert_eq!(reason_of("UnauthorizedOperation", "You are not authorized", 403), Reason::Denied);
         assert_eq!(reason_of("SomethingNew", "", 503), Reason::ServerError);
@@ -111,7 +124,9 @@ mod tests {
 
     #[test]
     fn every_spelling_of_no_such_id_is_not_found_and_an_error_is_not() {
-        for code in ["InvalidVolume.NotFound", "InvalidAllocationID.NotFound", "NatGatewayNotFound", "DBInstanceNotFound"] {
+        for code in
+            ["InvalidVolume.NotFound", "InvalidAllocationID.NotFound", "NatGatewayNotFound", "DBInstanceNotFound"]
+        {
             assert!(is_not_found(code), "{code}");
         }
         assert!(!is_not_found("InternalError") && !is_not_found("UnauthorizedOperation"));

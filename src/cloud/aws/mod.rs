@@ -40,7 +40,7 @@ use error::{Failure, classify};
 const HOME_REGION: &str = "us-east-1";
 /// One attempt, and one call with its retries. Unbounded reads are how a scan hangs for a night.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(20);
-const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+const CALL_TIMEOUT: Duration = Duration::from_mins(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ATTEMPTS: u32 = 3;
 /// Tag calls of one listing in flight: S3 and RDS answer one object a call.
@@ -168,7 +168,9 @@ async fn identify(config: &SdkConfig, target: &AccountTarget) -> Result<Identity
     {
         return Err(CloudError::new(
             Reason::WrongAccount,
-            format!("the credentials answer for account {account}, not {wanted}: name the role or Secret of {wanted}"),
+            format!(
+                "the credentials answer for account {account}, not {wanted}: name the role or Secret of {wanted}"
+            ),
         ));
     }
     let partition = arn.split(':').nth(1).unwrap_or("aws").into();

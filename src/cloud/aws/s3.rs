@@ -45,21 +45,20 @@ fn list(regional: &Regional, which: Which) -> Answer<'_> {
 fn locate<'a>(regional: &'a Regional, bucket: &'a mut Value) -> BoxFuture<'a, Result<(), Failure>> {
     Box::pin(async move {
         let known = bucket.get("BucketRegion").and_then(Value::as_str).map(str::to_owned);
-        let location = match known {
-            Some(region) => region,
-            None => {
-                let name = bucket["Name"].as_str().unwrap_or_default();
-                let capture = regional.capture();
-                let request = regional.s3.get_bucket_location().bucket(name);
-                let sent = request.customize().interceptor(capture.clone()).send().await;
-                let answer = regional.answer("s3", "GetBucketLocation", &capture, sent.map(drop))?;
-                // The API's oldest region has no name there, and Ireland an old one:
-                // https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetBucketLocation.html
-                match answer["LocationConstraint"].as_str() {
-                    None | Some("") => "us-east-1".to_owned(),
-                    Some("EU") => "eu-west-1".to_owned(),
-                    Some(region) => region.to_owned(),
-                }
+        let location = if let Some(region) = known {
+            region
+        } else {
+            let name = bucket["Name"].as_str().unwrap_or_default();
+            let capture = regional.capture();
+            let request = regional.s3.get_bucket_location().bucket(name);
+            let sent = request.customize().interceptor(capture.clone()).send().await;
+            let answer = regional.answer("s3", "GetBucketLocation", &capture, sent.map(drop))?;
+            // The API's oldest region has no name there, and Ireland an old one:
+            // https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetBucketLocation.html
+            match answer["LocationConstraint"].as_str() {
+                None | Some("") => "us-east-1".to_owned(),
+                Some("EU") => "eu-west-1".to_owned(),
+                Some(region) => region.to_owned(),
             }
         };
         bucket["location"] = location.into();

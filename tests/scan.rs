@@ -1,0 +1,199 @@
+//! `elava scan` and the questions, as a user without a cluster runs them.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+
+use crate::support::aws::Emulator;
+use crate::support::operator::binary;
+use crate::support::proxy::{Fault, Proxy};
+
+const A: &str = "111122223333";
+const IRELAND: &str = "eu-west-1";
+const OWNED: &[(&str, &str)] = &[("owner", "a")];
+
+struct Desk {
+    dir: tempfile::TempDir,
+    aws: Emulator,
+    proxy: Proxy,
+}
+
+impl Desk {
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let aws = Emulator::start(dir.path()).await;
+        let proxy = Proxy::start(&aws.url).await;
+        let desk = Self { dir, aws, proxy };
+        desk.write(&json!({
+            "interval": "1h",
+            "provider": {"aws": {
+                "endpointURL": desk.proxy.url,
+                "accounts": [{"id": A, "roleARN": format!("arn:aws:iam::{A}:role/elava")}],
+                "regions": {"include": [IRELAND]},
+                "credentialsSecretRef": {"name": "keys"},
+            }},
+            "tagPolicy": {"exemptTypes": crate::support::world::BUILT_IN},
+        }));
+        desk
+    }
+
+    fn write(&self, spec: &Value) {
+        let scan = json!({"apiVersion": "elava.dev/v1alpha1", "kind": "CloudScan", "metadata": {"name": "x"}, "spec": spec});
+        std::fs::write(self.dir.path().join("cloudscan.yaml"), scan.to_string()).unwrap();
+    }
+
+    fn elava(&self, args: &[&str]) -> Output {
+        run(self.dir.path(), args)
+    }
+
+    fn scan(&self) -> (i32, Value, String) {
+        let output = self.elava(&["scan", "-f", "cloudscan.yaml", "--store", "elava.redb", "-o", "json"]);
+        let told = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        (output.status.code().unwrap(), told, String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+}
+
+fn run(dir: &Path, args: &[&str]) -> Output {
+    Command::new(binary())
+        .args(args)
+        .current_dir(dir)
+        .env("AWS_ACCESS_KEY_ID", "somebody")
+        .env("AWS_SECRET_ACCESS_KEY", "somebody")
+        .env("AWS_EC2_METADATA_DISABLED", "true")
+        .env_remove("ELAVA_STORE")
+        .output()
+        .expect("elava runs")
+}
+
+fn of_type<'a>(list: &'a Value, resource_type: &str) -> Vec<&'a Value> {
+    list.as_array().unwrap().iter().filter(|c| c["resource"]["type"] == resource_type).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_scan_tells_what_is_new_changed_gone_and_unowned() {
+    let desk = Desk::new().await;
+    let hands = desk.aws.hands(A, IRELAND).await;
+    let (old, kept) = (hands.volume(OWNED).await, hands.volume(OWNED).await);
+    let (code, told, errors) = desk.scan();
+    assert_eq!(code, 0, "{errors}");
+    assert!(errors.contains("credentialsSecretRef is ignored"), "{errors}");
+    assert_eq!(told["apiVersion"], "elava.dev/v1alpha1");
+    assert_eq!(told["complete"], true);
+    let volumes = of_type(&told["changes"], "AWS::EC2::Volume");
+    assert_eq!(volumes.len(), 2);
+    for change in volumes {
+        assert_eq!((&change["change"], &change["baseline"]), (&json!("Appeared"), &json!(true)));
+        let key = &change["resource"];
+        assert_eq!(
+            (&key["provider"], &key["account"], &key["region"]),
+            (&json!("aws"), &json!(A), &json!(IRELAND))
+        );
+    }
+    let scope = told["scopes"].as_array().unwrap().iter().find(|s| s["type"] == "AWS::EC2::Volume").unwrap();
+    assert_eq!(
+        (&scope["outcome"], &scope["account"], &scope["region"]),
+        (&json!("Complete"), &json!(A), &json!(IRELAND))
+    );
+
+    let bare = hands.volume(&[]).await;
+    hands.tag(&kept, &[("owner", "b")]).await;
+    hands.delete_volume(&old).await;
+    let (code, told, _) = desk.scan();
+    assert_eq!(code, 0);
+    let mut changes: Vec<(String, String)> = of_type(&told["changes"], "AWS::EC2::Volume")
+        .iter()
+        .map(|c| (c["change"].as_str().unwrap().to_owned(), c["resource"]["id"].as_str().unwrap().to_owned()))
+        .collect();
+    changes.sort();
+    assert_eq!(changes, [("Appeared".to_owned(), bare.clone()), ("Changed".to_owned(), kept.clone())]);
+    assert!(
+        of_type(&told["changes"], "AWS::EC2::Volume").iter().all(|c| c.get("baseline").is_none()),
+        "not the first look"
+    );
+    assert_eq!(told["pending"][0]["resource"]["id"], json!(old), "a young one awaits a second look");
+    assert_eq!(told["findings"][0]["kind"], "Untagged");
+    assert_eq!(told["findings"][0]["resource"]["id"], json!(bare));
+    assert!(told["findings"][0]["since"].is_string() && told["findings"][0]["message"].is_string());
+    let between = told["revision"].as_u64().unwrap();
+
+    let (_, told, _) = desk.scan();
+    assert_eq!(told["changes"][0]["change"], "Disappeared");
+    assert_eq!(told["changes"][0]["resource"]["id"], json!(old));
+    let kinds: Vec<&Value> = told["findings"].as_array().unwrap().iter().map(|f| &f["kind"]).collect();
+    assert!(kinds.contains(&&json!("Disappeared")), "{kinds:?}");
+    let (_, told, _) = desk.scan();
+    assert_eq!(told["changes"], json!([]), "nothing happens while nothing happens");
+
+    // The same past, asked for.
+    let ask = |args: &[&str]| {
+        let output = desk.elava(&[args, &["-o", "json"]].concat());
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{args:?}: {error}");
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+    };
+    let key = format!("aws/{A}/{IRELAND}/AWS::EC2::Volume/{kept}");
+    let history = ask(&["history", &key]);
+    assert_eq!(history["changes"][0]["fields"][0]["path"], "Tags.owner");
+    assert_eq!(history["changes"][0]["fields"][0]["after"], "b");
+    let then = ask(&["at", &between.to_string(), "--type", "AWS::EC2::Volume"]);
+    assert_eq!(then["resources"].as_array().unwrap().len(), 3);
+    let diff = ask(&["diff", &between.to_string()]);
+    assert_eq!(diff["changes"].as_array().unwrap().len(), 1);
+    let owned = ask(&["get", "--tag", "owner=b", "--attributes"]);
+    assert_eq!(owned["resources"][0]["id"], json!(kept));
+    assert_eq!(owned["resources"][0]["attributes"]["Tags"], json!([{"Key": "owner", "Value": "b"}]));
+    assert_eq!(ask(&["get", "--untagged", "--type", "AWS::EC2::Volume"])["resources"][0]["id"], json!(bare));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn exit_codes_tell_complete_from_partial_from_not_at_all() {
+    let desk = Desk::new().await;
+    let message = "You are not authorized to perform this operation".to_owned();
+    let denied = desk.proxy.fault(
+        |c| c.action == "DescribeAddresses",
+        Fault::Refuse { status: 403, code: "UnauthorizedOperation", message },
+    );
+    let (code, told, errors) = desk.scan();
+    assert_eq!(code, 2, "{errors}");
+    assert_eq!(told["complete"], false);
+    let scope = told["scopes"].as_array().unwrap().iter().find(|s| s["outcome"] != "Complete").unwrap();
+    assert_eq!(
+        (&scope["type"], &scope["outcome"], &scope["reason"]),
+        (&json!("AWS::EC2::EIP"), &json!("Failed"), &json!("Denied"))
+    );
+    assert!(errors.contains("AWS::EC2::EIP") && errors.contains("ec2:DescribeAddresses"), "{errors}");
+    desk.proxy.heal(denied);
+    // Cut in the middle: what came is not all.
+    let cut = desk.proxy.fault(|c| c.action == "DescribeVpcs", Fault::Cut);
+    assert_eq!(desk.scan().0, 2);
+    desk.proxy.heal(cut);
+    assert_eq!(desk.scan().0, 0);
+
+    let role = desk.proxy.fault(
+        |c| c.action == "AssumeRole",
+        Fault::Refuse { status: 403, code: "AccessDenied", message: "no".to_owned() },
+    );
+    let (code, told, errors) = desk.scan();
+    assert_eq!(code, 1, "{errors}");
+    assert_eq!(told["scopes"][0]["reason"], "InvalidCredentials");
+    desk.proxy.heal(role);
+    for args in [
+        vec!["scan"],
+        vec!["scan", "-f", "missing.yaml", "--store", "elava.redb"],
+        vec!["scan", "-f", "cloudscan.yaml", "--store", "elava.redb", "-o", "xml"],
+        vec!["history", "vol-nobody-saw"],
+        vec!["at", "yesterday"],
+        vec!["at", "99999"],
+        vec!["get", "--store", "nowhere.redb"],
+        vec!["nonsense"],
+    ] {
+        let output = desk.elava(&args);
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        assert!(!output.stderr.is_empty(), "{args:?} says why");
+    }
+    desk.write(&json!({"provider": {"aws": {"accounts": [{"id": "1"}]}}}));
+    let (code, _, errors) = desk.scan();
+    assert_eq!(code, 1);
+    assert!(errors.contains("spec.provider.aws.accounts[0].id: an account id is twelve digits"), "{errors}");
+}
