@@ -221,8 +221,18 @@ async fn while_the_api_server_is_away_scanning_goes_on_and_findings_are_right_af
     eventually("looks go on", failed).await;
     world.proxy.heal(failing);
 
+    // Killed meanwhile, it goes on with what was wanted before.
+    world.operator.restart().await;
+    let bare = hands.volume(&[]).await;
+    let seen = || async {
+        let known = world.ids(A, "AWS::EC2::Volume");
+        if known.contains(&bare) { Ok(()) } else { Err(format!("{known:?}")) }
+    };
+    eventually("a restarted operator looks on while nobody can tell it at what", seen).await;
+
     world.cluster.start_api_server().await;
-    world.wait_for_open("team-a", &[format!("Disappeared {deleted}"), format!("Untagged {stripped}")]).await;
+    let open = [format!("Disappeared {deleted}"), format!("Untagged {stripped}"), format!("Untagged {bare}")];
+    world.wait_for_open("team-a", &open).await;
     let events = world.finding_events("team-a").await;
-    assert_eq!(events, [("Disappeared".to_owned(), 1), ("Untagged".to_owned(), 1)].into());
+    assert_eq!(events, [("Disappeared".to_owned(), 1), ("Untagged".to_owned(), 2)].into());
 }

@@ -72,6 +72,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let unix =
         server::bind_socket(&socket).with_context(|| format!("cannot make the socket {}", socket.display()))?;
     let (fleet, finished) = Fleet::new(Arc::new(Aws), store.clone());
+    fleet.resume()?;
     tracing::info!(
         store = %args.store.display(), revision = store.revision().0, listen = %listener.local_addr()?,
         socket = %socket.display(), "started"

@@ -7,10 +7,10 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 
-use super::{AccountReport, AccountScanner, Subscription};
-use crate::cloud::{CloudError, Provider};
+use super::{AccountReport, AccountScanner, Subscription, remembered};
+use crate::cloud::{AccountTarget, CloudError, Provider};
 use crate::inventory::{AccountId, Viewer};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 
 /// An account at an endpoint: what one task looks at.
 type AccountKey = (Arc<str>, AccountId);
@@ -30,6 +30,8 @@ pub struct Fleet {
     provider: Arc<dyn Provider>,
     store: Store,
     tasks: Mutex<BTreeMap<AccountKey, Task>>,
+    /// Targets that name no account, and the one that answered.
+    unnamed: Mutex<BTreeMap<Viewer, (AccountTarget, AccountId)>>,
     /// Tells who should hear that a round has ended.
     finished: mpsc::Sender<Viewer>,
 }
@@ -39,29 +41,63 @@ impl Fleet {
     pub fn new(provider: Arc<dyn Provider>, store: Store) -> (Arc<Self>, mpsc::Receiver<Viewer>) {
         // A hint to look again: one that finds the queue full is made up for by the next round.
         let (finished, receiver) = mpsc::channel(1024);
-        (Arc::new(Self { provider, store, tasks: Mutex::new(BTreeMap::new()), finished }), receiver)
+        let (tasks, unnamed) = (Mutex::default(), Mutex::default());
+        (Arc::new(Self { provider, store, tasks, unnamed, finished }), receiver)
     }
 
     pub fn provider(&self) -> &Arc<dyn Provider> {
         &self.provider
     }
 
+    /// Goes on with what was wanted before a restart, until the list of CloudScans says it anew.
+    pub fn resume(&self) -> Result<(), StoreError> {
+        for (viewer, subscriptions) in remembered::recall(&self.store, &self.provider.types())? {
+            let keyed = |s: Subscription| Some(((s.target.endpoint.clone(), s.target.account.clone()?), s));
+            self.replace(&viewer, subscriptions.into_iter().filter_map(keyed).collect());
+        }
+        Ok(())
+    }
+
     /// What a CloudScan wants, in place of what it wanted before.
     pub async fn set(&self, viewer: &Viewer, subscriptions: Vec<Subscription>) -> Result<(), CloudError> {
         let mut wanted: BTreeMap<AccountKey, Subscription> = BTreeMap::new();
         for subscription in subscriptions {
-            let target = &subscription.target;
-            let account = match &target.account {
-                Some(account) => account.clone(),
-                // The account that the credentials answer for.
-                None => self.provider.connect(target).await?.identity().account.clone(),
-            };
-            wanted.insert((target.endpoint.clone(), account), subscription);
+            let account = self.account_of(viewer, &subscription.target).await?;
+            wanted.insert((subscription.target.endpoint.clone(), account), subscription);
         }
+        let resolved = wanted.iter().map(|((_, account), subscription)| {
+            let mut subscription = subscription.clone();
+            subscription.target.account = Some(account.clone());
+            subscription
+        });
+        let (store, owner, resolved) = (self.store.clone(), viewer.clone(), resolved.collect::<Vec<_>>());
+        let remembered = tokio::task::spawn_blocking(move || remembered::remember(&store, &owner, &resolved)).await;
+        if let Ok(Err(error)) = remembered {
+            tracing::warn!(cloudscan = %viewer, reason = error.reason(), "a restart would not know of it: {error}");
+        }
+        self.replace(viewer, wanted);
+        Ok(())
+    }
+
+    /// The account that a target names, or that its credentials answer for.
+    async fn account_of(&self, viewer: &Viewer, target: &AccountTarget) -> Result<AccountId, CloudError> {
+        if let Some(account) = &target.account {
+            return Ok(account.clone());
+        }
+        if let Some((known, account)) = lock(&self.unnamed).get(viewer)
+            && known == target
+        {
+            return Ok(account.clone());
+        }
+        let account = self.provider.connect(target).await?.identity().account.clone();
+        lock(&self.unnamed).insert(viewer.clone(), (target.clone(), account.clone()));
+        Ok(account)
+    }
+
+    fn replace(&self, viewer: &Viewer, wanted: BTreeMap<AccountKey, Subscription>) {
         let mut tasks = self.lock();
-        let stale: Vec<AccountKey> = tasks.keys().filter(|key| !wanted.contains_key(*key)).cloned().collect();
-        for key in stale {
-            tasks[&key].change(viewer, None);
+        for (_, task) in tasks.iter().filter(|(key, _)| !wanted.contains_key(*key)) {
+            task.change(viewer, None);
         }
         for (key, subscription) in wanted {
             let task = tasks.entry(key.clone()).or_insert_with(|| self.spawn(&key));
@@ -71,13 +107,12 @@ impl Fleet {
             task.change(viewer, Some(subscription));
         }
         tasks.retain(|_, task| !task.handle.is_finished());
-        Ok(())
     }
 
     /// Drops whatever belongs to CloudScans that are not in the complete list of those that exist, and
     /// closes scopes that no task looks at: deleted while the operator was down is deleted too.
     /// `existing` is asked while nobody can subscribe.
-    pub fn retain(&self, existing: impl FnOnce() -> BTreeSet<Viewer>) -> Result<(), crate::store::StoreError> {
+    pub fn retain(&self, existing: impl FnOnce() -> BTreeSet<Viewer>) -> Result<(), StoreError> {
         let tasks = self.lock();
         let existing = existing();
         for task in tasks.values() {
@@ -87,6 +122,7 @@ impl Fleet {
                 task.change(&viewer, None);
             }
         }
+        lock(&self.unnamed).retain(|viewer, _| existing.contains(viewer));
         let mut covered = BTreeSet::new();
         for (viewer, scope) in self.store.covers() {
             if existing.contains(&viewer) {

@@ -3,11 +3,13 @@
 //! - [`round`]: one round over the scopes of an account that are due. The same code serves the
 //!   operator's tasks and `elava scan`.
 //! - [`fleet`]: the tasks of all accounts, and what they know for each CloudScan.
+//! - [`remembered`]: what was wanted, for a restart while the API server is away.
 //!
 //! A round lists first and concludes last: only when every due scope has been listed is it known
 //! whether so much vanished at once that the look is to be doubted before the cloud is.
 
 mod fleet;
+mod remembered;
 mod round;
 
 use std::collections::BTreeMap;

@@ -17,6 +17,8 @@ mod record;
 mod snapshot;
 mod state;
 #[cfg(test)]
+mod faults;
+#[cfg(test)]
 pub(crate) mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -356,27 +358,28 @@ impl Store {
         Ok(out)
     }
 
+    /// Everybody who has notes.
+    pub fn note_viewers(&self) -> Result<BTreeSet<Viewer>, StoreError> {
+        let txn = self.inner.db.begin_read()?;
+        let table = match txn.open_table(NOTE) {
+            Ok(table) => table,
+            Err(TableError::TableDoesNotExist(_)) => return Ok(BTreeSet::new()),
+            Err(error) => return Err(error.into()),
+        };
+        let mut viewers = BTreeSet::new();
+        for row in table.iter()? {
+            viewers.insert(Viewer::from(row?.0.value().0));
+        }
+        Ok(viewers)
+    }
+
     /// Drops the notes of all other viewers.
     pub fn retain_notes(&self, viewers: &BTreeSet<Viewer>) -> Result<(), StoreError> {
-        let others = {
-            let txn = self.inner.db.begin_read()?;
-            let table = match txn.open_table(NOTE) {
-                Ok(table) => table,
-                Err(TableError::TableDoesNotExist(_)) => return Ok(()),
-                Err(error) => return Err(error.into()),
-            };
-            let mut others: BTreeMap<Viewer, Vec<(String, Option<Vec<u8>>)>> = BTreeMap::new();
-            for row in table.iter()? {
-                let (key, _) = row?;
-                let (viewer, name) = key.value();
-                let viewer = Viewer::from(viewer);
-                if !viewers.contains(&viewer) {
-                    others.entry(viewer).or_default().push((name.to_owned(), None));
-                }
-            }
-            others
-        };
-        others.iter().try_for_each(|(viewer, notes)| self.write_notes(viewer, notes))
+        for viewer in self.note_viewers()?.difference(viewers) {
+            let notes: Vec<_> = self.notes(viewer, "")?.into_keys().map(|name| (name, None)).collect();
+            self.write_notes(viewer, &notes)?;
+        }
+        Ok(())
     }
 
     /// A write failed and nothing more is written until the store is opened again.

@@ -1,7 +1,7 @@
 //! The tables of the file and the records in them: store.md's layout, schema 0 (no compression,
 //! dictionaries or checkpoints yet). Integer keys are fixed-width big-endian in redb, so ranges scan
-//! in order. Records are postcard; documents carry a checksum that every read verifies, because redb
-//! does not verify its own on plain reads.
+//! in order. Records are postcard, documents JSON; each carries a checksum that every read verifies,
+//! because redb does not verify its own on plain reads.
 
 use std::sync::Arc;
 
@@ -166,29 +166,38 @@ pub(super) struct CoverRow {
     pub proven: Timestamp,
 }
 
-pub(super) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
-    postcard::to_stdvec(value).expect("records have no type that postcard refuses")
-}
-
-pub(super) fn decode<T: DeserializeOwned>(table: &'static str, bytes: &[u8]) -> Result<T, StoreError> {
-    postcard::from_bytes(bytes).map_err(|_| StoreError::Damaged { table })
-}
-
-pub(super) fn encode_document(attributes: &serde_json::Value) -> Vec<u8> {
+/// Behind a checksum, which [`unsealed`] verifies.
+fn sealed(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut out = vec![0; 4];
-    serde_json::to_writer(&mut out, attributes).expect("a JSON value can be written to memory");
+    write(&mut out);
     let checksum = crc32fast::hash(&out[4..]);
     out[..4].copy_from_slice(&checksum.to_be_bytes());
     out
 }
 
-pub(super) fn decode_document(bytes: &[u8]) -> Result<serde_json::Value, StoreError> {
-    let damaged = || StoreError::Damaged { table: "doc" };
-    let (checksum, document) = bytes.split_at_checked(4).ok_or_else(damaged)?;
-    if checksum != crc32fast::hash(document).to_be_bytes() {
-        return Err(damaged());
+fn unsealed<'a>(table: &'static str, bytes: &'a [u8]) -> Result<&'a [u8], StoreError> {
+    match bytes.split_at_checked(4) {
+        Some((checksum, record)) if checksum == crc32fast::hash(record).to_be_bytes() => Ok(record),
+        _ => Err(StoreError::Damaged { table }),
     }
-    serde_json::from_slice(document).map_err(|_| damaged())
+}
+
+pub(super) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    sealed(|out| {
+        postcard::to_io(value, out).expect("records have no type that postcard refuses");
+    })
+}
+
+pub(super) fn decode<T: DeserializeOwned>(table: &'static str, bytes: &[u8]) -> Result<T, StoreError> {
+    postcard::from_bytes(unsealed(table, bytes)?).map_err(|_| StoreError::Damaged { table })
+}
+
+pub(super) fn encode_document(attributes: &serde_json::Value) -> Vec<u8> {
+    sealed(|out| serde_json::to_writer(out, attributes).expect("a JSON value can be written to memory"))
+}
+
+pub(super) fn decode_document(bytes: &[u8]) -> Result<serde_json::Value, StoreError> {
+    serde_json::from_slice(unsealed("doc", bytes)?).map_err(|_| StoreError::Damaged { table: "doc" })
 }
 
 #[cfg(test)]

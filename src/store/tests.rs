@@ -36,7 +36,7 @@ pub(crate) fn sweep(started: Timestamp) -> Sweep {
     }
 }
 
-fn observation(id: &str, tags: &[(&str, &str)], size: u64) -> Observation {
+pub(crate) fn observation(id: &str, tags: &[(&str, &str)], size: u64) -> Observation {
     Observation {
         id: id.to_owned(),
         tags: Tags::Known(tags.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()),

@@ -1,0 +1,91 @@
+//! What CloudScans wanted, kept in the store: after a restart scanning goes on while the API server is
+//! away. Credentials are never kept: whoever has some in a Secret waits for the API server.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::Subscription;
+use crate::cloud::{AccountTarget, Credentials, TypeInfo};
+use crate::inventory::{AccountId, LossLimits, Region, Viewer};
+use crate::store::{Store, StoreError};
+
+/// The name of the note.
+const NOTE: &str = "subscriptions";
+
+#[derive(Serialize, Deserialize)]
+struct Remembered {
+    account: Option<AccountId>,
+    role_arn: Option<String>,
+    external_id: Option<String>,
+    endpoint: String,
+    include_regions: Vec<Region>,
+    exclude_regions: Vec<Region>,
+    types: Vec<String>,
+    interval: Duration,
+    suspended: bool,
+    loss_percent: u32,
+    loss_minimum: u32,
+    confirmations: u32,
+    requested_at: Option<String>,
+    generation: i64,
+}
+
+pub(super) fn remember(store: &Store, viewer: &Viewer, wanted: &[Subscription]) -> Result<(), StoreError> {
+    let remembered: Vec<Remembered> = wanted
+        .iter()
+        .filter(|s| s.target.credentials == Credentials::Chain)
+        .map(|s| Remembered {
+            account: s.target.account.clone(),
+            role_arn: s.target.role_arn.clone(),
+            external_id: s.target.external_id.clone(),
+            endpoint: s.target.endpoint.to_string(),
+            include_regions: s.target.include_regions.clone(),
+            exclude_regions: s.target.exclude_regions.clone(),
+            types: s.types.iter().map(|name| (*name).to_owned()).collect(),
+            interval: s.interval,
+            suspended: s.suspended,
+            loss_percent: s.loss.percent,
+            loss_minimum: s.loss.minimum,
+            confirmations: s.confirmations,
+            requested_at: s.requested_at.clone(),
+            generation: s.generation,
+        })
+        .collect();
+    let bytes = postcard::to_stdvec(&remembered).expect("it is plain data");
+    if store.notes(viewer, NOTE)?.get(NOTE) == Some(&bytes) {
+        return Ok(());
+    }
+    store.write_notes(viewer, &[(NOTE.to_owned(), Some(bytes))])
+}
+
+/// Everybody's, with the types that are still known.
+pub(super) fn recall(store: &Store, types: &[TypeInfo]) -> Result<Vec<(Viewer, Vec<Subscription>)>, StoreError> {
+    let mut recalled = Vec::new();
+    for viewer in store.note_viewers()? {
+        let Some(bytes) = store.notes(&viewer, NOTE)?.remove(NOTE) else { continue };
+        // One of another version is no loss: the list of CloudScans says it again.
+        let Ok(remembered) = postcard::from_bytes::<Vec<Remembered>>(&bytes) else { continue };
+        let subscribe = |r: Remembered| Subscription {
+            viewer: viewer.clone(),
+            target: AccountTarget {
+                account: r.account,
+                role_arn: r.role_arn,
+                external_id: r.external_id,
+                credentials: Credentials::Chain,
+                endpoint: r.endpoint.into(),
+                include_regions: r.include_regions,
+                exclude_regions: r.exclude_regions,
+            },
+            types: types.iter().map(|t| t.name).filter(|name| r.types.iter().any(|n| n == name)).collect(),
+            interval: r.interval,
+            suspended: r.suspended,
+            loss: LossLimits { percent: r.loss_percent, minimum: r.loss_minimum },
+            confirmations: r.confirmations,
+            requested_at: r.requested_at,
+            generation: r.generation,
+        };
+        recalled.push((viewer.clone(), remembered.into_iter().map(subscribe).collect()));
+    }
+    Ok(recalled)
+}

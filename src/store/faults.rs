@@ -1,0 +1,407 @@
+//! The disk fails at any moment: what was acknowledged is there afterwards, what was in flight is there
+//! whole or not at all, and nothing else.
+//!
+//! One run of a workload on a recording disk gives the operations of the store. From them the image
+//! that a crash would leave is rebuilt for any operation and any subset of unsynced sectors, opened, and
+//! compared with the states of the undisturbed run at every revision. Errors of the disk (EIO, ENOSPC)
+//! are played in runs of their own.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use redb::StorageBackend;
+
+use super::tests::{observation, scope, sweep};
+use super::*;
+use crate::inventory::{Absence, Filter, Moment, Observation, Reason, Snapshot};
+
+/// Unsynced writes survive a crash by sectors.
+const SECTOR: usize = 512;
+const STEPS: usize = 10;
+
+/// Numbers that replay from their seed (SplitMix64).
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        usize::try_from((z ^ (z >> 31)) % bound as u64).expect("it is below a usize")
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Write { at: usize, data: Vec<u8> },
+    SetLen(usize),
+    Sync,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Failure {
+    /// The next call fails, whatever it is.
+    Io,
+    /// From here on nothing grows and nothing is written.
+    Full,
+}
+
+#[derive(Debug, Default)]
+struct Platter {
+    image: Vec<u8>,
+    log: Vec<Op>,
+    /// Where anything was read: at, length.
+    read: BTreeSet<(usize, usize)>,
+    calls: usize,
+    fail_at: Option<(usize, Failure)>,
+    fired: bool,
+}
+
+/// A disk in memory that remembers what was done to it, and fails when it is told to.
+#[derive(Clone, Debug, Default)]
+struct Disk(Arc<Mutex<Platter>>);
+
+impl Disk {
+    fn of(image: Vec<u8>) -> Self {
+        Self(Arc::new(Mutex::new(Platter { image, ..Platter::default() })))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Platter> {
+        self.0.lock().unwrap()
+    }
+
+    fn call(&self, grows: bool) -> Result<MutexGuard<'_, Platter>, std::io::Error> {
+        let mut platter = self.lock();
+        platter.calls += 1;
+        let fails = match platter.fail_at {
+            Some((at, Failure::Io)) => platter.calls == at,
+            Some((at, Failure::Full)) => platter.calls >= at && grows,
+            None => false,
+        };
+        if fails {
+            platter.fired = true;
+            let kind = if grows { std::io::ErrorKind::StorageFull } else { std::io::ErrorKind::Other };
+            return Err(kind.into());
+        }
+        Ok(platter)
+    }
+}
+
+impl StorageBackend for Disk {
+    fn len(&self) -> Result<u64, std::io::Error> {
+        Ok(self.call(false)?.image.len() as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), std::io::Error> {
+        let at = usize::try_from(offset).expect("the image is in memory");
+        let mut platter = self.call(false)?;
+        platter.read.insert((at, out.len()));
+        let Some(bytes) = platter.image.get(at..at + out.len()) else {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        };
+        out.copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> Result<(), std::io::Error> {
+        let len = usize::try_from(len).expect("the image is in memory");
+        let mut platter = self.call(true)?;
+        platter.image.resize(len, 0);
+        platter.log.push(Op::SetLen(len));
+        Ok(())
+    }
+
+    fn sync_data(&self) -> Result<(), std::io::Error> {
+        self.call(false)?.log.push(Op::Sync);
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), std::io::Error> {
+        let at = usize::try_from(offset).expect("the image is in memory");
+        let mut platter = self.call(true)?;
+        write(&mut platter.image, at, data);
+        platter.log.push(Op::Write { at, data: data.to_vec() });
+        Ok(())
+    }
+}
+
+fn write(image: &mut Vec<u8>, at: usize, data: &[u8]) {
+    if image.len() < at + data.len() {
+        image.resize(at + data.len(), 0);
+    }
+    image[at..at + data.len()].copy_from_slice(data);
+}
+
+/// What a crash after these operations leaves: all that was synced, and of the rest what the dice say.
+fn crash_image(log: &[Op], dice: &mut Dice) -> Vec<u8> {
+    let synced = log.iter().rposition(|op| matches!(op, Op::Sync)).map_or(0, |i| i + 1);
+    let mut image = Vec::new();
+    for op in &log[..synced] {
+        match op {
+            Op::Write { at, data } => write(&mut image, *at, data),
+            Op::SetLen(len) => image.resize(*len, 0),
+            Op::Sync => {}
+        }
+    }
+    // From nothing to everything, and all between.
+    let survives_of_four = dice.below(5);
+    for op in &log[synced..] {
+        match op {
+            Op::SetLen(len) if dice.below(4) < survives_of_four => image.resize(*len, 0),
+            Op::Write { at, data } => {
+                for (i, sector) in data.chunks(SECTOR).enumerate() {
+                    if dice.below(4) < survives_of_four {
+                        write(&mut image, at + i * SECTOR, sector);
+                    }
+                }
+            }
+            Op::SetLen(_) | Op::Sync => {}
+        }
+    }
+    image
+}
+
+fn viewer() -> Viewer {
+    Viewer::from("team-a/one")
+}
+
+fn open(disk: &Disk, step: usize) -> Result<Store, StoreError> {
+    // Time is the number of the step: the same in every run.
+    let clock: Clock = Arc::new(move || now(step));
+    Store::open_file(Path::new("faults"), clock, |builder| builder.create_with_backend(disk.clone()))
+}
+
+fn now(step: usize) -> Timestamp {
+    Timestamp::from_millis(1_000_000 + 300_000 * i64::try_from(step).expect("few steps"))
+}
+
+/// One step of the workload that a seed gives.
+fn run_step(store: &Store, seed: u64, step: usize) -> Result<(), StoreError> {
+    let mut dice = Dice(seed ^ (step as u64).wrapping_mul(0x1234_5678_9abc_def1));
+    let region = ["eu-west-1", "us-east-1"][dice.below(2)];
+    match dice.below(12) {
+        0 => return store.close_scopes(&[Arc::new(scope(region))]),
+        1 => {
+            let note = (dice.below(3) > 0).then(|| step.to_be_bytes().to_vec());
+            return store.write_notes(&viewer(), &[("finding/x".to_owned(), note)]);
+        }
+        2 => return store.drop_cover(&viewer(), &scope(region)),
+        _ => {}
+    }
+    let mut look = sweep(now(step).minus(Duration::from_secs(2)));
+    look.scope = scope(region);
+    for id in (0..6).filter(|_| dice.below(4) > 0).collect::<Vec<_>>() {
+        let tags: &[_] = [&[("owner", "a")][..], &[("owner", "b"), ("Name", "x")], &[]][dice.below(3)];
+        // Some are old enough for one confirmed miss, some are young.
+        let birth = (id % 2 == 0).then(Timestamp::default);
+        let seen = observation(&format!("vol-{id}"), tags, dice.below(3) as u64);
+        let end_state = (dice.below(12) == 0).then(|| "deleted".to_owned());
+        look.observations.push(Observation { birth, end_state, ..seen });
+    }
+    if dice.below(5) == 0 {
+        look.outcome = Outcome::Partial(Reason::Throttled);
+    }
+    let seen: BTreeSet<String> = look.observations.iter().map(|o| o.id.clone()).collect();
+    let missing = (0..6).map(|id| format!("vol-{id}")).filter(|id| !seen.contains(id));
+    look.absences = missing.map(|id| (id, Absence::NotFound)).collect();
+    look.held = dice.below(8) == 0;
+    store.commit(&look, Some(&viewer())).map(|_| ())
+}
+
+/// Everything that is known at a revision, except what the ledger says: a crash may lose a minute of it.
+fn state(store: &Store, revision: Revision) -> Result<Vec<String>, StoreError> {
+    let snapshot = store.snapshot(Moment::Revision(revision))?;
+    let filter = Filter { include_ended: true, include_unwatched: true, ..Filter::default() };
+    let mut lines = Vec::new();
+    for r in snapshot.resources(&filter) {
+        let document = snapshot.attributes(&r)?;
+        lines.push(format!(
+            "{} {:?} {} {} {:?} {} {:?} {:?} {} {document}",
+            r.key, r.tags, r.first_seen, r.baseline, r.birth, r.changed, r.suspect, r.end, r.retracted
+        ));
+    }
+    lines.extend(snapshot.covered(&viewer()).iter().map(|(scope, cover)| format!("{scope} from {}", cover.from)));
+    lines.sort();
+    Ok(lines)
+}
+
+/// After each step of an undisturbed run: operations so far, the newest revision, the notes.
+struct Acknowledged {
+    operations: usize,
+    revision: Revision,
+    notes: BTreeMap<String, Vec<u8>>,
+}
+
+struct Undisturbed {
+    log: Vec<Op>,
+    calls: usize,
+    steps: Vec<Acknowledged>,
+    states: BTreeMap<Revision, Vec<String>>,
+    /// The file of a store that was closed well.
+    closed: Vec<u8>,
+}
+
+fn undisturbed(seed: u64) -> Undisturbed {
+    let disk = Disk::default();
+    let mut steps = Vec::new();
+    let mut states = BTreeMap::new();
+    let mut store = open(&disk, 0).unwrap();
+    let acknowledged = |store: &Store| Acknowledged {
+        operations: disk.lock().log.len(),
+        revision: store.revision(),
+        notes: store.notes(&viewer(), "").unwrap(),
+    };
+    steps.push(acknowledged(&store));
+    for step in 1..=STEPS {
+        drop(store);
+        store = open(&disk, step).unwrap();
+        let before = store.revision();
+        run_step(&store, seed, step).unwrap();
+        // A step may take several revisions (a scope each); every one of them is a state of its own.
+        for revision in before.0..=store.revision().0 {
+            states.insert(Revision(revision), state(&store, Revision(revision)).unwrap());
+        }
+        steps.push(acknowledged(&store));
+    }
+    let (log, calls) = {
+        let platter = disk.lock();
+        (platter.log.clone(), platter.calls)
+    };
+    drop(store);
+    let closed = disk.lock().image.clone();
+    Undisturbed { log, calls, steps, states, closed }
+}
+
+/// What was found in a recovered store, against the undisturbed run.
+fn check(seed: u64, store: &Store, run: &Undisturbed, acknowledged: usize) {
+    let after = |i: usize| &run.steps[i.min(STEPS)];
+    let revision = store.revision();
+    assert!(
+        after(acknowledged).revision <= revision && revision <= after(acknowledged + 1).revision,
+        "seed {seed}: step {acknowledged} was acknowledged at revision {}, found is {revision}",
+        after(acknowledged).revision
+    );
+    let notes = store.notes(&viewer(), "").unwrap();
+    assert!(
+        notes == after(acknowledged).notes || notes == after(acknowledged + 1).notes,
+        "seed {seed}: notes after step {acknowledged}: {notes:?}"
+    );
+    for (kept, wanted) in run.states.range(..=revision) {
+        assert_eq!(state(store, *kept).unwrap(), *wanted, "seed {seed}: at revision {kept}");
+    }
+}
+
+/// How many faults: CI and `make soak` ask for more.
+fn faults(default: usize) -> usize {
+    std::env::var("ELAVA_FAULTS").ok().and_then(|n| n.parse().ok()).unwrap_or(default)
+}
+
+#[test]
+fn a_crash_at_any_operation_loses_nothing_that_was_acknowledged() {
+    let wanted = faults(1_000);
+    let mut played = 0;
+    for seed in 0.. {
+        let run = undisturbed(seed);
+        let mut dice = Dice(seed);
+        for _ in 0..50.min(wanted - played) {
+            let crashed_at = dice.below(run.log.len() + 1);
+            let image = crash_image(&run.log[..crashed_at], &mut dice);
+            let acknowledged = run.steps.iter().rposition(|s| s.operations <= crashed_at);
+            let disk = Disk::of(image);
+            match acknowledged {
+                Some(acknowledged) => {
+                    let store = open(&disk, STEPS + 1)
+                        .unwrap_or_else(|e| panic!("seed {seed}, operation {crashed_at}: {e:?}"));
+                    check(seed, &store, &run, acknowledged);
+                    // And it goes on as if nothing had happened.
+                    run_step(&store, seed, STEPS + 1).unwrap();
+                }
+                // Before the first store was acknowledged there is nothing to lose.
+                None => drop(open(&disk, STEPS + 1)),
+            }
+            played += 1;
+        }
+        if played >= wanted {
+            break;
+        }
+    }
+    println!("faults: {played}, losses: 0");
+}
+
+#[test]
+fn an_error_of_the_disk_stops_the_writer_and_loses_nothing() {
+    let (mut played, mut seed) = (0, 0);
+    while played < faults(1_000) / 10 {
+        seed += 1;
+        let run = undisturbed(seed);
+        let mut dice = Dice(seed);
+        for failure in [Failure::Io, Failure::Full] {
+            let disk = Disk::default();
+            disk.lock().fail_at = Some((1 + dice.below(run.calls), failure));
+            let mut acknowledged = None;
+            for step in 0..=STEPS {
+                let Ok(store) = open(&disk, step) else { break };
+                if step > 0 && run_step(&store, seed, step).is_err() {
+                    if store.is_poisoned() {
+                        let again = run_step(&store, seed, step);
+                        assert!(again.is_err(), "seed {seed}: a writer that failed goes on writing");
+                    }
+                    break;
+                }
+                acknowledged = Some(step);
+            }
+            let fired = disk.lock().fired;
+            disk.lock().fail_at = None;
+            if let (true, Some(acknowledged)) = (fired, acknowledged) {
+                let image = disk.lock().image.clone();
+                let store = open(&Disk::of(image), STEPS + 1)
+                    .unwrap_or_else(|e| panic!("seed {seed}, {failure:?}: {e:?}"));
+                check(seed, &store, &run, acknowledged);
+                played += 1;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_flipped_bit_is_an_error_and_never_other_data() {
+    let (mut told, mut harmless) = (0, 0);
+    for seed in 0..faults(1_000) as u64 / 20 {
+        let run = undisturbed(seed);
+        let mut dice = Dice(seed);
+        let image = &run.closed;
+        // Most of a file is nothing that anybody reads.
+        let sound = Disk::of(image.clone());
+        let store = open(&sound, STEPS + 1).unwrap();
+        for kept in run.states.keys() {
+            state(&store, *kept).unwrap();
+        }
+        let used: Vec<usize> =
+            sound.lock().read.iter().flat_map(|(at, len)| *at..at + len).filter(|at| image[*at] != 0).collect();
+        for _ in 0..20 {
+            let mut damaged = image.clone();
+            let at = used[dice.below(used.len())];
+            damaged[at] ^= 1 << dice.below(8);
+            // redb may stop on what it reads there; that is an error too.
+            let looked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                let store = open(&Disk::of(damaged), STEPS + 1).map_err(|_| ())?;
+                let mut right = store.revision() == run.steps[STEPS].revision;
+                for (kept, wanted) in &run.states {
+                    match state(&store, *kept) {
+                        Ok(found) => right &= found == *wanted,
+                        Err(_) => return Err(()),
+                    }
+                }
+                Ok(right)
+            }));
+            match looked {
+                Ok(Ok(true)) => harmless += 1,
+                Ok(Ok(false)) => panic!("seed {seed}: byte {at} was flipped, and other data was answered"),
+                Ok(Err(())) | Err(_) => told += 1,
+            }
+        }
+    }
+    println!("told: {told}, in pages that are not in use any more: {harmless}");
+    assert!(told > 0, "some of it is in use");
+}
