@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
 use serde_json::Value;
 
 use crate::support::aws::Hands;
@@ -19,52 +21,30 @@ const OWNERS: [&str; 3] = ["team-a", "team-b", "team-c"];
 
 type Tags = BTreeMap<String, String>;
 
-/// Numbers that replay from their seed (SplitMix64).
-struct Dice(u64);
-
-impl Dice {
-    /// `ELAVA_SEED` replays a run; the seed is printed with a failure.
-    fn new() -> Self {
-        let of_now = || {
-            std::time::SystemTime::now()
-                .duration_since(std::time::UNIX_EPOCH)
-                .map_or(1, |d| u64::from(d.subsec_nanos()))
-        };
-        let seed = std::env::var("ELAVA_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(of_now);
-        println!("ELAVA_SEED={seed}");
-        Self(seed)
-    }
-
-    fn index(&mut self, len: usize) -> usize {
-        usize::try_from(self.below(len as u64)).expect("it is below a usize")
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % bound
-    }
+/// `ELAVA_SEED` replays a run; the seed is printed with a failure.
+fn dice() -> SmallRng {
+    let seed = std::env::var("ELAVA_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand::random);
+    println!("ELAVA_SEED={seed}");
+    SmallRng::seed_from_u64(seed)
 }
 
 /// Creates, deletes and re-tags volumes until it is told to stop. Gives what it deleted.
-async fn stir(hands: Hands, mut dice: Dice, stop: Arc<AtomicBool>) -> BTreeSet<String> {
+async fn stir(hands: Hands, mut dice: SmallRng, stop: Arc<AtomicBool>) -> BTreeSet<String> {
     let mut living: Vec<String> = Vec::new();
     let mut deleted = BTreeSet::new();
     while !stop.load(Ordering::Relaxed) {
-        let owner = OWNERS[dice.index(3)];
-        match (dice.below(10), living.is_empty()) {
+        let owner = OWNERS[dice.random_range(0..3)];
+        match (dice.random_range(0..10), living.is_empty()) {
             (0..4, _) | (_, true) => living.push(hands.volume(&[("owner", owner)]).await),
             (4..6, _) => {
-                let id = living.swap_remove(dice.index(living.len()));
+                let id = living.swap_remove(dice.random_range(0..living.len()));
                 hands.delete_volume(&id).await;
                 deleted.insert(id);
             }
-            (6..9, _) => hands.tag(&living[dice.index(living.len())], &[("owner", owner)]).await,
-            _ => hands.untag(&living[dice.index(living.len())], &["owner"]).await,
+            (6..9, _) => hands.tag(&living[dice.random_range(0..living.len())], &[("owner", owner)]).await,
+            _ => hands.untag(&living[dice.random_range(0..living.len())], &["owner"]).await,
         }
-        tokio::time::sleep(Duration::from_millis(20 + dice.below(120))).await;
+        tokio::time::sleep(Duration::from_millis(20 + dice.random_range(0..120))).await;
     }
     deleted
 }
@@ -109,7 +89,7 @@ impl Shown {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_twenty_times_while_things_change_it_tells_what_looks_have_shown_and_each_once() {
     let mut world = World::start().await;
-    let mut dice = Dice::new();
+    let mut dice = dice();
     let mut spec = world.scan_spec(&[A]);
     spec["interval"] = "1s".into();
     // A mass loss is another test's.
@@ -121,10 +101,10 @@ async fn killed_twenty_times_while_things_change_it_tells_what_looks_have_shown_
 
     let stop = Arc::new(AtomicBool::new(false));
     let hands = world.hands(A, IRELAND).await;
-    let stirring = tokio::spawn(stir(hands, Dice(dice.below(u64::MAX)), stop.clone()));
+    let stirring = tokio::spawn(stir(hands, SmallRng::from_rng(&mut dice), stop.clone()));
     for _ in 0..KILLS {
         // Anywhere from the start of the process to a few scans later.
-        tokio::time::sleep(Duration::from_millis(dice.below(1500))).await;
+        tokio::time::sleep(Duration::from_millis(dice.random_range(0..1500))).await;
         world.operator.kill();
         world.operator.restart().await;
     }

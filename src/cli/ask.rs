@@ -68,14 +68,8 @@ pub struct GetArgs {
 pub struct AtArgs {
     /// A revision (41) or a time (2026-11-24T08:30:00Z)
     moment: String,
-    /// A resource key or a bare id; without one, all that the filters let through
-    key: Option<String>,
     #[command(flatten)]
-    filter: FilterArgs,
-    #[command(flatten)]
-    source: SourceArgs,
-    #[command(flatten)]
-    output: OutputArgs,
+    what: GetArgs,
 }
 
 #[derive(Debug, Args)]
@@ -157,6 +151,13 @@ async fn ask_socket<A: DeserializeOwned>(socket: &Path, path_and_query: &str) ->
     }
 }
 
+impl GetArgs {
+    async fn ask(self, at: Option<String>) -> anyhow::Result<()> {
+        let question = self.filter.question(self.key, at);
+        resources(&self.source, &question, self.output.output).await
+    }
+}
+
 impl FilterArgs {
     fn question(&self, key: Option<String>, at: Option<String>) -> ResourcesQuestion {
         ResourcesQuestion {
@@ -174,13 +175,11 @@ impl FilterArgs {
 }
 
 pub async fn get(args: GetArgs) -> anyhow::Result<()> {
-    let question = args.filter.question(args.key, None);
-    resources(&args.source, &question, args.output.output).await
+    args.ask(None).await
 }
 
 pub async fn at(args: AtArgs) -> anyhow::Result<()> {
-    let question = args.filter.question(args.key, Some(args.moment));
-    resources(&args.source, &question, args.output.output).await
+    args.what.ask(Some(args.moment)).await
 }
 
 async fn resources(source: &SourceArgs, question: &ResourcesQuestion, output: Output) -> anyhow::Result<()> {

@@ -71,7 +71,8 @@ impl Fleet {
             subscription
         });
         let (store, owner, resolved) = (self.store.clone(), viewer.clone(), resolved.collect::<Vec<_>>());
-        let remembered = tokio::task::spawn_blocking(move || remembered::remember(&store, &owner, &resolved)).await;
+        let remembered =
+            tokio::task::spawn_blocking(move || remembered::remember(&store, &owner, &resolved)).await;
         if let Ok(Err(error)) = remembered {
             tracing::warn!(cloudscan = %viewer, reason = error.reason(), "a restart would not know of it: {error}");
         }

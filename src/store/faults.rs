@@ -9,6 +9,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
 use redb::StorageBackend;
 
 use super::tests::{observation, scope, sweep};
@@ -18,19 +20,6 @@ use crate::inventory::{Absence, Filter, Moment, Observation, Reason, Snapshot};
 /// Unsynced writes survive a crash by sectors.
 const SECTOR: usize = 512;
 const STEPS: usize = 10;
-
-/// Numbers that replay from their seed (SplitMix64).
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        usize::try_from((z ^ (z >> 31)) % bound as u64).expect("it is below a usize")
-    }
-}
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -134,7 +123,7 @@ fn write(image: &mut Vec<u8>, at: usize, data: &[u8]) {
 }
 
 /// What a crash after these operations leaves: all that was synced, and of the rest what the dice say.
-fn crash_image(log: &[Op], dice: &mut Dice) -> Vec<u8> {
+fn crash_image(log: &[Op], dice: &mut SmallRng) -> Vec<u8> {
     let synced = log.iter().rposition(|op| matches!(op, Op::Sync)).map_or(0, |i| i + 1);
     let mut image = Vec::new();
     for op in &log[..synced] {
@@ -145,13 +134,13 @@ fn crash_image(log: &[Op], dice: &mut Dice) -> Vec<u8> {
         }
     }
     // From nothing to everything, and all between.
-    let survives_of_four = dice.below(5);
+    let survives_of_four = dice.random_range(0..5);
     for op in &log[synced..] {
         match op {
-            Op::SetLen(len) if dice.below(4) < survives_of_four => image.resize(*len, 0),
+            Op::SetLen(len) if dice.random_range(0..4) < survives_of_four => image.resize(*len, 0),
             Op::Write { at, data } => {
                 for (i, sector) in data.chunks(SECTOR).enumerate() {
-                    if dice.below(4) < survives_of_four {
+                    if dice.random_range(0..4) < survives_of_four {
                         write(&mut image, at + i * SECTOR, sector);
                     }
                 }
@@ -178,12 +167,12 @@ fn now(step: usize) -> Timestamp {
 
 /// One step of the workload that a seed gives.
 fn run_step(store: &Store, seed: u64, step: usize) -> Result<(), StoreError> {
-    let mut dice = Dice(seed ^ (step as u64).wrapping_mul(0x1234_5678_9abc_def1));
-    let region = ["eu-west-1", "us-east-1"][dice.below(2)];
-    match dice.below(12) {
+    let mut dice = SmallRng::seed_from_u64(seed * 1_000 + step as u64);
+    let region = ["eu-west-1", "us-east-1"][dice.random_range(0..2)];
+    match dice.random_range(0..12) {
         0 => return store.close_scopes(&[Arc::new(scope(region))]),
         1 => {
-            let note = (dice.below(3) > 0).then(|| step.to_be_bytes().to_vec());
+            let note = (dice.random_range(0..3) > 0).then(|| step.to_be_bytes().to_vec());
             return store.write_notes(&viewer(), &[("finding/x".to_owned(), note)]);
         }
         2 => return store.drop_cover(&viewer(), &scope(region)),
@@ -191,21 +180,21 @@ fn run_step(store: &Store, seed: u64, step: usize) -> Result<(), StoreError> {
     }
     let mut look = sweep(now(step).minus(Duration::from_secs(2)));
     look.scope = scope(region);
-    for id in (0..6).filter(|_| dice.below(4) > 0).collect::<Vec<_>>() {
-        let tags: &[_] = [&[("owner", "a")][..], &[("owner", "b"), ("Name", "x")], &[]][dice.below(3)];
+    for id in (0..6).filter(|_| dice.random_range(0..4) > 0).collect::<Vec<_>>() {
+        let tags: &[_] = [&[("owner", "a")][..], &[("owner", "b"), ("Name", "x")], &[]][dice.random_range(0..3)];
         // Some are old enough for one confirmed miss, some are young.
         let birth = (id % 2 == 0).then(Timestamp::default);
-        let seen = observation(&format!("vol-{id}"), tags, dice.below(3) as u64);
-        let end_state = (dice.below(12) == 0).then(|| "deleted".to_owned());
+        let seen = observation(&format!("vol-{id}"), tags, dice.random_range(0..3));
+        let end_state = (dice.random_range(0..12) == 0).then(|| "deleted".to_owned());
         look.observations.push(Observation { birth, end_state, ..seen });
     }
-    if dice.below(5) == 0 {
+    if dice.random_range(0..5) == 0 {
         look.outcome = Outcome::Partial(Reason::Throttled);
     }
     let seen: BTreeSet<String> = look.observations.iter().map(|o| o.id.clone()).collect();
     let missing = (0..6).map(|id| format!("vol-{id}")).filter(|id| !seen.contains(id));
     look.absences = missing.map(|id| (id, Absence::NotFound)).collect();
-    look.held = dice.below(8) == 0;
+    look.held = dice.random_range(0..8) == 0;
     store.commit(&look, Some(&viewer())).map(|_| ())
 }
 
@@ -303,9 +292,9 @@ fn a_crash_at_any_operation_loses_nothing_that_was_acknowledged() {
     let mut played = 0;
     for seed in 0.. {
         let run = undisturbed(seed);
-        let mut dice = Dice(seed);
+        let mut dice = SmallRng::seed_from_u64(seed);
         for _ in 0..50.min(wanted - played) {
-            let crashed_at = dice.below(run.log.len() + 1);
+            let crashed_at = dice.random_range(0..=run.log.len());
             let image = crash_image(&run.log[..crashed_at], &mut dice);
             let acknowledged = run.steps.iter().rposition(|s| s.operations <= crashed_at);
             let disk = Disk::of(image);
@@ -335,10 +324,10 @@ fn an_error_of_the_disk_stops_the_writer_and_loses_nothing() {
     while played < faults(1_000) / 10 {
         seed += 1;
         let run = undisturbed(seed);
-        let mut dice = Dice(seed);
+        let mut dice = SmallRng::seed_from_u64(seed);
         for failure in [Failure::Io, Failure::Full] {
             let disk = Disk::default();
-            disk.lock().fail_at = Some((1 + dice.below(run.calls), failure));
+            disk.lock().fail_at = Some((1 + dice.random_range(0..run.calls), failure));
             let mut acknowledged = None;
             for step in 0..=STEPS {
                 let Ok(store) = open(&disk, step) else { break };
@@ -369,7 +358,7 @@ fn a_flipped_bit_is_an_error_and_never_other_data() {
     let (mut told, mut harmless) = (0, 0);
     for seed in 0..faults(1_000) as u64 / 20 {
         let run = undisturbed(seed);
-        let mut dice = Dice(seed);
+        let mut dice = SmallRng::seed_from_u64(seed);
         let image = &run.closed;
         // Most of a file is nothing that anybody reads.
         let sound = Disk::of(image.clone());
@@ -381,8 +370,8 @@ fn a_flipped_bit_is_an_error_and_never_other_data() {
             sound.lock().read.iter().flat_map(|(at, len)| *at..at + len).filter(|at| image[*at] != 0).collect();
         for _ in 0..20 {
             let mut damaged = image.clone();
-            let at = used[dice.below(used.len())];
-            damaged[at] ^= 1 << dice.below(8);
+            let at = used[dice.random_range(0..used.len())];
+            damaged[at] ^= 1 << dice.random_range(0..8);
             // redb may stop on what it reads there; that is an error too.
             let looked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                 let store = open(&Disk::of(damaged), STEPS + 1).map_err(|_| ())?;

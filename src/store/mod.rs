@@ -11,13 +11,13 @@
 //! on persistent copies of the state and on redb's own snapshots, so neither waits for the other.
 
 mod error;
+#[cfg(test)]
+mod faults;
 mod ledger;
 mod plan;
 mod record;
 mod snapshot;
 mod state;
-#[cfg(test)]
-mod faults;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -126,8 +126,12 @@ impl Store {
             }
             other => StoreError::NotAStore { path: path.to_owned(), source: Box::new(other) },
         })?;
-        check_schema(&db, path)?;
-        let state = load(&db)?;
+        // redb does not verify its pages on plain reads, and panics on some that make no sense.
+        let loaded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            check_schema(&db, path)?;
+            load(&db)
+        }));
+        let state = loaded.unwrap_or(Err(StoreError::Damaged { table: "of the database itself" }))?;
         let flushed = clock();
         let (revisions, _) = tokio::sync::watch::channel(state.revision);
         let inner = Inner {
