@@ -450,6 +450,10 @@ impl Store {
         txn: WriteTransaction,
         result: Result<(), StoreError>,
     ) -> Result<(), StoreError> {
+        // What is over a bound was found before anything was written: the transaction is given up.
+        if let Err(error @ StoreError::TooLarge { .. }) = result {
+            return Err(error);
+        }
         let result = result.and_then(|()| txn.commit().map_err(StoreError::from));
         writer.poisoned |= result.is_err();
         result

@@ -393,6 +393,26 @@ fn what_is_no_store_is_left_untouched_and_a_second_opener_is_told_of_the_socket(
     assert!(missing.to_string().contains("elava scan --store"));
 }
 
+#[test]
+fn what_is_over_a_bound_is_refused_by_name_and_stops_nothing_else() {
+    let bed = Bed::new();
+    bed.see(&[observation("vol-1", &[], 8)]);
+    let mut large = observation("vol-2", &[], 8);
+    large.attributes =
+        serde_json::json!({"VolumeId": "vol-2", "Description": "x".repeat(2 * record::MAX_DOCUMENT_BYTES)});
+    for (bad, bound) in
+        [(large, record::MAX_DOCUMENT_BYTES), (observation(&"i".repeat(5000), &[], 8), record::MAX_ID_BYTES)]
+    {
+        let mut sweep = sweep(bed.store().now().plus(Duration::from_secs(60)));
+        sweep.observations = vec![bad];
+        let error = bed.store().commit(&sweep, None).unwrap_err();
+        assert_eq!(error.reason(), "TooLarge");
+        assert!(error.to_string().contains(&bound.to_string()), "{error}");
+    }
+    assert_eq!(bed.live(Moment::Now), ["vol-1"], "nothing of it was recorded");
+    bed.see(&[observation("vol-1", &[], 9)]);
+}
+
 mod model {
     //! The oracle: a full copy of the state per revision, and a random sequence that drives both.
 
