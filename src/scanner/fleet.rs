@@ -18,8 +18,16 @@ type AccountKey = (Arc<str>, AccountId);
 /// A task that has nothing to look at (no credentials work) tries again so often.
 const RETRY: Duration = Duration::from_secs(30);
 
+/// What a task is to look at.
+#[derive(Default)]
+struct Wanted {
+    list: Vec<Subscription>,
+    /// The task has seen that nobody is left, and takes no more.
+    ended: bool,
+}
+
 struct Task {
-    wanted: Arc<Mutex<Vec<Subscription>>>,
+    wanted: Arc<Mutex<Wanted>>,
     wake: Arc<Notify>,
     reports: Arc<Mutex<BTreeMap<Viewer, AccountReport>>>,
     handle: JoinHandle<()>,
@@ -102,12 +110,12 @@ impl Fleet {
         }
         for (key, subscription) in wanted {
             let task = tasks.entry(key.clone()).or_insert_with(|| self.spawn(&key));
-            if task.handle.is_finished() {
+            if task.has_ended() {
                 *task = self.spawn(&key);
             }
             task.change(viewer, Some(subscription));
         }
-        tasks.retain(|_, task| !task.handle.is_finished());
+        tasks.retain(|_, task| !task.has_ended());
     }
 
     /// Drops whatever belongs to CloudScans that are not in the complete list of those that exist, and
@@ -117,8 +125,12 @@ impl Fleet {
         let tasks = self.lock();
         let existing = existing();
         for task in tasks.values() {
-            let gone: Vec<Viewer> =
-                lock(&task.wanted).iter().map(|s| s.viewer.clone()).filter(|v| !existing.contains(v)).collect();
+            let gone: Vec<Viewer> = lock(&task.wanted)
+                .list
+                .iter()
+                .map(|s| s.viewer.clone())
+                .filter(|v| !existing.contains(v))
+                .collect();
             for viewer in gone {
                 task.change(&viewer, None);
             }
@@ -133,7 +145,7 @@ impl Fleet {
             }
         }
         let looked_at = |account: &AccountId, endpoint: &Arc<str>| {
-            tasks.get(&(endpoint.clone(), account.clone())).is_some_and(|t| !lock(&t.wanted).is_empty())
+            tasks.get(&(endpoint.clone(), account.clone())).is_some_and(|t| !lock(&t.wanted).list.is_empty())
         };
         let orphaned: Vec<_> = self
             .store
@@ -160,7 +172,7 @@ impl Fleet {
     }
 
     fn spawn(&self, (endpoint, account): &AccountKey) -> Task {
-        let wanted: Arc<Mutex<Vec<Subscription>>> = Arc::default();
+        let wanted: Arc<Mutex<Wanted>> = Arc::default();
         let reports: Arc<Mutex<BTreeMap<Viewer, AccountReport>>> = Arc::default();
         let wake = Arc::new(Notify::new());
         let scanner =
@@ -173,8 +185,14 @@ impl Fleet {
 }
 
 impl Task {
+    /// Whether it ended, by itself or by a panic: what it is told now nobody hears.
+    fn has_ended(&self) -> bool {
+        lock(&self.wanted).ended || self.handle.is_finished()
+    }
+
     fn change(&self, viewer: &Viewer, subscription: Option<Subscription>) {
-        let mut wanted = lock(&self.wanted);
+        let mut guard = lock(&self.wanted);
+        let wanted = &mut guard.list;
         let before = wanted.iter().position(|s| s.viewer == *viewer);
         match (before, subscription) {
             (None, None) => return,
@@ -186,7 +204,7 @@ impl Task {
             (Some(i), Some(new)) => wanted[i] = new,
             (None, Some(new)) => wanted.push(new),
         }
-        drop(wanted);
+        drop(guard);
         self.wake.notify_one();
     }
 }
@@ -205,19 +223,19 @@ impl Drop for Fleet {
 
 async fn run(
     mut scanner: AccountScanner,
-    wanted: Arc<Mutex<Vec<Subscription>>>,
+    wanted: Arc<Mutex<Wanted>>,
     wake: Arc<Notify>,
     reports: Arc<Mutex<BTreeMap<Viewer, AccountReport>>>,
     finished: mpsc::Sender<Viewer>,
     store: Store,
 ) {
     loop {
-        let subscriptions = lock(&wanted).clone();
+        let subscriptions = lock(&wanted).list.clone();
         // With nobody left, one more round closes the scopes.
         scanner.round(&subscriptions, false, &|_, _| {}).await;
         {
             // Only those still wanted: one that left meanwhile has no report.
-            let still: BTreeSet<Viewer> = lock(&wanted).iter().map(|s| s.viewer.clone()).collect();
+            let still: BTreeSet<Viewer> = lock(&wanted).list.iter().map(|s| s.viewer.clone()).collect();
             let mut reports = lock(&reports);
             *reports = scanner.reports.clone();
             reports.retain(|viewer, _| still.contains(viewer));
@@ -225,8 +243,12 @@ async fn run(
         for subscription in &subscriptions {
             let _ = finished.try_send(subscription.viewer.clone());
         }
-        if subscriptions.is_empty() && lock(&wanted).is_empty() {
-            return;
+        {
+            let mut wanted = lock(&wanted);
+            if subscriptions.is_empty() && wanted.list.is_empty() {
+                wanted.ended = true;
+                return;
+            }
         }
         let pause = scanner.next().map_or(RETRY, |next| next.since(store.now()));
         let failed = scanner.reports.values().any(|r| matches!(r.credentials, Some(Err(_))));
