@@ -249,7 +249,7 @@ async fn look(
         Err(error) => return (named, Err(error)),
     };
     let endpoint = subscription.target.endpoint.clone();
-    let mut scanner = AccountScanner::new(provider, store, account.clone(), endpoint).among_others();
+    let mut scanner = AccountScanner::new(provider, store, account.clone(), endpoint);
     let last_done = AtomicUsize::new(0);
     let round = scanner
         .round(std::slice::from_ref(&subscription), true, &|done, total| {

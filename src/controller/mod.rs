@@ -209,6 +209,9 @@ async fn reconcile(scan: Arc<CloudScan>, context: Arc<Context>) -> Result<Action
         let subscriptions = build::subscriptions(scan, valid, &credentials, &provider.default_endpoint());
         accounts = subscriptions.len();
         unconnected = context.fleet.set(&viewer, subscriptions).await.err();
+        if unconnected.is_none() {
+            forget_other_accounts(&context, &viewer).await?;
+        }
         if !exists(&context, &viewer) {
             // Deleted while this ran: what was just set would be nobody's.
             let _ = context.fleet.set(&viewer, Vec::new()).await;
@@ -232,6 +235,12 @@ async fn reconcile(scan: Arc<CloudScan>, context: Arc<Context>) -> Result<Action
     published?;
     lock(&context.failures).remove(&viewer);
     Ok(Action::requeue(if unconnected.is_some() { LONGEST_BACKOFF / 10 } else { RECHECK }))
+}
+
+async fn forget_other_accounts(context: &Context, viewer: &Viewer) -> Result<(), ReconcileError> {
+    let (fleet, viewer) = (context.fleet.clone(), viewer.clone());
+    let forgotten = tokio::task::spawn_blocking(move || fleet.forget_other_accounts(&viewer)).await;
+    Ok(forgotten.unwrap_or(Err(StoreError::Poisoned))?)
 }
 
 fn exists(context: &Context, viewer: &Viewer) -> bool {

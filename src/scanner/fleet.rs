@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 
 use super::{AccountReport, AccountScanner, Subscription, remembered};
 use crate::cloud::{AccountTarget, CloudError, Provider};
-use crate::inventory::{AccountId, Viewer};
+use crate::inventory::{AccountId, Scope, Viewer};
 use crate::store::{Store, StoreError};
 
 /// An account at an endpoint: what one task looks at.
@@ -19,7 +19,6 @@ type AccountKey = (Arc<str>, AccountId);
 const RETRY: Duration = Duration::from_secs(30);
 
 /// What a task is to look at.
-#[derive(Default)]
 struct Wanted {
     list: Vec<Subscription>,
     /// The task has seen that nobody is left, and takes no more.
@@ -88,6 +87,35 @@ impl Fleet {
         Ok(())
     }
 
+    /// Drops what a CloudScan covers in accounts that it does not name any more, also where it ceased
+    /// to while the operator was down. To be called after [`Fleet::set`] took its whole desired set.
+    pub fn forget_other_accounts(&self, viewer: &Viewer) -> Result<(), StoreError> {
+        let tasks = self.lock();
+        let named = |scope: &Scope| {
+            let task = tasks.get(&(scope.endpoint.clone(), scope.account.clone()));
+            task.is_some_and(|task| lock(&task.wanted).list.iter().any(|s| s.viewer == *viewer))
+        };
+        let covers = self.store.covers();
+        let lost: Vec<_> = covers.iter().filter(|(v, scope)| v == viewer && !named(scope)).collect();
+        if lost.is_empty() {
+            return Ok(());
+        }
+        lost.iter().try_for_each(|(viewer, scope)| self.store.drop_cover(viewer, scope))?;
+        self.close_orphans(&tasks)
+    }
+
+    /// Closes the scopes that nobody covers and no task looks at.
+    fn close_orphans(&self, tasks: &BTreeMap<AccountKey, Task>) -> Result<(), StoreError> {
+        let covered: BTreeSet<_> = self.store.covers().into_iter().map(|(_, scope)| scope).collect();
+        let looked_at = |scope: &Scope| {
+            let task = tasks.get(&(scope.endpoint.clone(), scope.account.clone()));
+            task.is_some_and(|task| !lock(&task.wanted).list.is_empty())
+        };
+        let mut orphans = self.store.open_scopes();
+        orphans.retain(|scope| !covered.contains(scope) && !looked_at(scope));
+        self.store.close_scopes(&orphans)
+    }
+
     /// The account that a target names, or that its credentials answer for.
     async fn account_of(&self, viewer: &Viewer, target: &AccountTarget) -> Result<AccountId, CloudError> {
         if let Some(account) = &target.account {
@@ -109,11 +137,13 @@ impl Fleet {
             task.change(viewer, None);
         }
         for (key, subscription) in wanted {
-            let task = tasks.entry(key.clone()).or_insert_with(|| self.spawn(&key));
-            if task.has_ended() {
-                *task = self.spawn(&key);
+            match tasks.get(&key) {
+                Some(task) if !task.has_ended() => task.change(viewer, Some(subscription)),
+                _ => {
+                    let task = self.spawn(&key, subscription);
+                    tasks.insert(key, task);
+                }
             }
-            task.change(viewer, Some(subscription));
         }
         tasks.retain(|_, task| !task.has_ended());
     }
@@ -136,24 +166,10 @@ impl Fleet {
             }
         }
         lock(&self.unnamed).retain(|viewer, _| existing.contains(viewer));
-        let mut covered = BTreeSet::new();
-        for (viewer, scope) in self.store.covers() {
-            if existing.contains(&viewer) {
-                covered.insert(scope);
-            } else {
-                self.store.drop_cover(&viewer, &scope)?;
-            }
+        for (viewer, scope) in self.store.covers().iter().filter(|(viewer, _)| !existing.contains(viewer)) {
+            self.store.drop_cover(viewer, scope)?;
         }
-        let looked_at = |account: &AccountId, endpoint: &Arc<str>| {
-            tasks.get(&(endpoint.clone(), account.clone())).is_some_and(|t| !lock(&t.wanted).list.is_empty())
-        };
-        let orphaned: Vec<_> = self
-            .store
-            .open_scopes()
-            .into_iter()
-            .filter(|s| !covered.contains(s) && !looked_at(&s.account, &s.endpoint))
-            .collect();
-        self.store.close_scopes(&orphaned)?;
+        self.close_orphans(&tasks)?;
         self.store.retain_notes(&existing)
     }
 
@@ -171,8 +187,9 @@ impl Fleet {
         lock(&self.tasks)
     }
 
-    fn spawn(&self, (endpoint, account): &AccountKey) -> Task {
-        let wanted: Arc<Mutex<Wanted>> = Arc::default();
+    /// A task begins with its first subscription: one that finds nobody ends.
+    fn spawn(&self, (endpoint, account): &AccountKey, first: Subscription) -> Task {
+        let wanted = Arc::new(Mutex::new(Wanted { list: vec![first], ended: false }));
         let reports: Arc<Mutex<BTreeMap<Viewer, AccountReport>>> = Arc::default();
         let wake = Arc::new(Notify::new());
         let scanner =
@@ -230,8 +247,14 @@ async fn run(
     store: Store,
 ) {
     loop {
-        let subscriptions = lock(&wanted).list.clone();
-        // With nobody left, one more round closes the scopes.
+        let subscriptions = {
+            let mut wanted = lock(&wanted);
+            wanted.ended = wanted.list.is_empty();
+            if wanted.ended {
+                return;
+            }
+            wanted.list.clone()
+        };
         scanner.round(&subscriptions, false, &|_, _| {}).await;
         {
             // Only those still wanted: one that left meanwhile has no report.
@@ -242,13 +265,6 @@ async fn run(
         }
         for subscription in &subscriptions {
             let _ = finished.try_send(subscription.viewer.clone());
-        }
-        {
-            let mut wanted = lock(&wanted);
-            if subscriptions.is_empty() && wanted.list.is_empty() {
-                wanted.ended = true;
-                return;
-            }
         }
         let pause = scanner.next().map_or(RETRY, |next| next.since(store.now()));
         let failed = scanner.reports.values().any(|r| matches!(r.credentials, Some(Err(_))));

@@ -57,8 +57,6 @@ pub struct AccountScanner {
     sessions: BTreeMap<Viewer, Connected>,
     next_due: BTreeMap<Scope, Timestamp>,
     handled_requests: BTreeMap<Viewer, Option<String>>,
-    /// Viewers that did not subscribe may be there all the same, and keep what they have.
-    among_others: bool,
     pub reports: BTreeMap<Viewer, AccountReport>,
 }
 
@@ -83,16 +81,8 @@ impl AccountScanner {
             sessions: BTreeMap::new(),
             next_due: BTreeMap::new(),
             handled_requests: BTreeMap::new(),
-            among_others: false,
             reports: BTreeMap::new(),
         }
-    }
-
-    /// For one manifest out of several that use a store in turn: it decides for itself alone.
-    #[must_use]
-    pub fn among_others(mut self) -> Self {
-        self.among_others = true;
-        self
     }
 
     /// When the next scope is due; none when there is nothing to look at.
@@ -264,7 +254,7 @@ impl AccountScanner {
             })
             .collect();
         let covers = self.store.covers();
-        let is_absent = |viewer: &Viewer| self.among_others && !subscriptions.iter().any(|s| s.viewer == *viewer);
+        let is_absent = |viewer: &Viewer| !subscriptions.iter().any(|s| s.viewer == *viewer);
         let kept: BTreeSet<&Scope> = covers.iter().filter(|(v, _)| is_absent(v)).map(|(_, s)| &**s).collect();
         let mine = |scope: &Scope| scope.account == self.account && scope.endpoint == self.endpoint;
         let wants = |viewer: &Viewer, scope: &Scope| {
