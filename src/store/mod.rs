@@ -10,6 +10,7 @@
 //! publish the revision. Nothing is visible before it is durable. One writer (a mutex); readers work
 //! on persistent copies of the state and on redb's own snapshots, so neither waits for the other.
 
+mod document;
 mod error;
 #[cfg(test)]
 mod faults;
@@ -32,14 +33,15 @@ pub use error::StoreError;
 pub use snapshot::StoreSnapshot;
 
 use crate::inventory::{
-    Change, ChangeKind, End, EndCause, Milestone, MilestoneKind, Outcome, Revision, Scope, Suspect, Sweep, Tags,
-    Timestamp, Viewer,
+    Change, ChangeKind, End, EndCause, Milestone, MilestoneKind, Outcome, ResourceType, Revision, Scope, Suspect,
+    Sweep, Tags, Timestamp, Viewer,
 };
+use document::Dictionaries;
 use plan::{Action, NewVersion, Plan};
 use record::{
-    CHG, CHUNK_ENTRIES, COVER, CoverRow, DOC, Entry, EntryKind, IDENT, Ident, KEY, MAX_DOCUMENT_BYTES,
+    CHG, CHUNK_ENTRIES, COVER, CoverRow, DICT, DOC, Entry, EntryKind, IDENT, Ident, KEY, MAX_DOCUMENT_BYTES,
     MAX_ID_BYTES, META, MILE, NO_RID, NOTE, REV, RUN, RevRow, Rid, Run, SCHEMA, SCOPE, SUSPECT, SYM, ScopeNo,
-    Version, decode, encode, encode_document,
+    Version, decode, encode,
 };
 use state::{Identities, State};
 
@@ -85,6 +87,27 @@ struct Writer {
     flushed: Timestamp,
     /// A write failed: what is on disk is not known, so nothing more is written.
     poisoned: bool,
+    /// Documents of types that have no dictionary yet; none once it was tried.
+    samples: BTreeMap<ResourceType, Option<Vec<Vec<u8>>>>,
+}
+
+impl Writer {
+    /// Trains the dictionary of a type as soon as enough of its documents were seen.
+    fn sample(&mut self, next: &mut State, resource_type: &ResourceType, draft: &Draft) {
+        if draft.documents.is_empty() || next.dictionaries.has(resource_type) {
+            return;
+        }
+        let samples = self.samples.entry(resource_type.clone()).or_insert_with(|| Some(Vec::new()));
+        let Some(collected) = samples else { return };
+        let room = document::SAMPLES.saturating_sub(collected.len());
+        collected.extend(draft.documents.iter().take(room).map(|(_, text)| text.clone()));
+        if collected.len() >= document::SAMPLES {
+            if let Some(dictionary) = document::train(collected) {
+                Arc::make_mut(&mut next.dictionaries).add(resource_type.clone(), dictionary.into());
+            }
+            *samples = None;
+        }
+    }
 }
 
 impl Store {
@@ -139,7 +162,12 @@ impl Store {
             db,
             clock,
             published: RwLock::new(state),
-            writer: Mutex::new(Writer { dirty_runs: BTreeMap::new(), flushed, poisoned: false }),
+            writer: Mutex::new(Writer {
+                dirty_runs: BTreeMap::new(),
+                flushed,
+                poisoned: false,
+                samples: BTreeMap::new(),
+            }),
             revisions,
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -243,6 +271,8 @@ impl Store {
         }
         let run = ledger::record(next.scopes[&number].run.as_ref(), sweep);
         draft.add(&mut next, plan);
+        draft.check_bounds(&sweep.scope)?;
+        writer.sample(&mut next, &sweep.scope.resource_type, &draft);
 
         let proof_due = proves.is_some_and(|v| {
             next.scopes[&number].covers.get(v).is_some_and(|c| self.now().since(c.proven) >= PROOF_FLUSH)
@@ -450,10 +480,6 @@ impl Store {
         txn: WriteTransaction,
         result: Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        // What is over a bound was found before anything was written: the transaction is given up.
-        if let Err(error @ StoreError::TooLarge { .. }) = result {
-            return Err(error);
-        }
         let result = result.and_then(|()| txn.commit().map_err(StoreError::from));
         writer.poisoned |= result.is_err();
         result
@@ -552,7 +578,8 @@ struct Draft {
     started: Timestamp,
     ended: Timestamp,
     entries: Vec<Entry>,
-    documents: Vec<(Rid, serde_json::Value)>,
+    /// Each as its canonical text.
+    documents: Vec<(Rid, Vec<u8>)>,
     idents: BTreeMap<Rid, Ident>,
     milestones: Vec<(Rid, MilestoneKind, Tags)>,
     counted: Vec<(Rid, Suspect)>,
@@ -671,7 +698,7 @@ impl Draft {
     }
 
     fn version(&mut self, next: &mut State, rid: Rid, new: NewVersion) -> Version {
-        self.documents.push((rid, new.attributes));
+        self.documents.push((rid, document::text(&new.attributes)));
         let NewVersion { fingerprint, tags, birth, shape, .. } = new;
         Version { fingerprint, tags: next.intern(&tags), birth, shape }
     }
@@ -703,6 +730,45 @@ impl Draft {
         Ok(())
     }
 
+    /// Before anything is written: one document that is too large must not stop the writer.
+    fn check_bounds(&self, scope: &Scope) -> Result<(), StoreError> {
+        match self.documents.iter().map(|(_, text)| text.len()).find(|length| *length > MAX_DOCUMENT_BYTES) {
+            None => Ok(()),
+            Some(actual) => {
+                let what = format!("the document of a resource of {scope}");
+                Err(StoreError::TooLarge { what, actual, bound: MAX_DOCUMENT_BYTES })
+            }
+        }
+    }
+
+    fn write_documents(
+        &self,
+        txn: &WriteTransaction,
+        current: &State,
+        next: &State,
+        revision: Revision,
+    ) -> Result<(), StoreError> {
+        let scope = &next.scopes[&self.scope].scope;
+        let mut dictionaries = txn.open_table(DICT)?;
+        for (number, resource_type, bytes) in next.dictionaries.from(current.dictionaries.len()) {
+            dictionaries.insert(number, encode(&(resource_type, &**bytes)).as_slice())?;
+        }
+        let mut documents = txn.open_table(DOC)?;
+        for (rid, text) in &self.documents {
+            let base = current.heads.get(rid).and_then(|head| {
+                let read = |revision| {
+                    let bytes = documents.get((revision, *rid))?.ok_or(StoreError::Damaged { table: "doc" })?;
+                    Ok(record::unseal_document(bytes.value())?.to_vec())
+                };
+                // One that can't be read is no reason not to write: this one is then written in full.
+                document::full(head.document, &next.dictionaries, read).ok()
+            });
+            let bytes = document::encode(text, &scope.resource_type, &next.dictionaries, base);
+            documents.insert((revision.0, *rid), record::seal_document(&bytes).as_slice())?;
+        }
+        Ok(())
+    }
+
     fn count_misses(&self, next: &mut State) {
         for (rid, suspect) in &self.counted {
             let head = next.heads.get_mut(rid).expect("only live resources are missed");
@@ -724,15 +790,7 @@ impl Draft {
         for (chunk, entries) in (0u32..).zip(self.entries.chunks(CHUNK_ENTRIES)) {
             log.insert((revision.0, chunk), encode(&entries).as_slice())?;
         }
-        let mut documents = txn.open_table(DOC)?;
-        for (rid, attributes) in &self.documents {
-            let bytes = encode_document(attributes);
-            if bytes.len() > MAX_DOCUMENT_BYTES {
-                let what = format!("the document of a resource of {}", next.scopes[&self.scope].scope);
-                return Err(StoreError::TooLarge { what, actual: bytes.len(), bound: MAX_DOCUMENT_BYTES });
-            }
-            documents.insert((revision.0, *rid), bytes.as_slice())?;
-        }
+        self.write_documents(txn, current, next, revision)?;
         let mut sets = txn.open_table(SYM)?;
         for number in current.tag_sets.len()..next.tag_sets.len() {
             let key = u32::try_from(number).expect("interned under a u32");
@@ -806,6 +864,7 @@ fn check_schema(db: &Database, path: &Path) -> Result<(), StoreError> {
     txn.open_table(REV)?;
     txn.open_table(CHG)?;
     txn.open_table(DOC)?;
+    txn.open_table(DICT)?;
     txn.open_table(KEY)?;
     txn.open_table(IDENT)?;
     txn.open_table(SCOPE)?;
@@ -873,6 +932,12 @@ fn load(db: &Database) -> Result<State, StoreError> {
 /// The fold of the log up to and including `until`.
 fn fold(txn: &redb::ReadTransaction, until: Revision) -> Result<State, StoreError> {
     let mut state = State::default();
+    let mut dictionaries = Dictionaries::default();
+    for row in txn.open_table(DICT)?.iter()? {
+        let (resource_type, bytes): (ResourceType, Vec<u8>) = decode("dict", row?.1.value())?;
+        dictionaries.add(resource_type, bytes.into());
+    }
+    state.dictionaries = Arc::new(dictionaries);
     for row in txn.open_table(SYM)?.iter()? {
         state.add_tag_set(Arc::new(decode("sym", row?.1.value())?));
     }

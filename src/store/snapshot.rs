@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::record::{CHG, DOC, Entry, EntryKind, MILE, REV, RUN, RevRow, Rid, Run, ScopeNo, TagsRef, decode};
 use super::state::{Head, State};
-use super::{Store, StoreError, fold, ledger, record};
+use super::{Store, StoreError, document, fold, ledger, record};
 use crate::inventory::{
     Change, ChangeKind, Cover, Diff, EndCause, FieldChange, Filter, History, Milestone, Moment, Presence,
     Resource, ResourceKey, Revision, Scope, ScopeStatus, ScopeView, Snapshot, Tags, Timestamp, Viewer,
@@ -175,8 +175,10 @@ impl StoreSnapshot {
 
     fn document(&self, revision: u64, rid: Rid) -> Result<Value, StoreError> {
         let table = self.txn.open_table(DOC)?;
-        let bytes = table.get((revision, rid))?.ok_or(StoreError::Damaged { table: "doc" })?;
-        record::decode_document(bytes.value())
+        document::document(revision, &self.state.dictionaries, |revision| {
+            let bytes = table.get((revision, rid))?.ok_or(StoreError::Damaged { table: "doc" })?;
+            Ok(record::unseal_document(bytes.value())?.to_vec())
+        })
     }
 
     /// Every step of a resource, newest first, each with what changed in it field by field.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use imbl::{HashMap, OrdMap, Vector};
 
+use super::document::Dictionaries;
 use super::record::{Entry, EntryKind, NO_RID, RevRow, Rid, Run, ScopeNo, TagsRef, Version};
 use crate::inventory::{Cover, End, EndCause, Revision, Scope, Suspect, TagSet, Tags, Timestamp, Viewer};
 
@@ -69,6 +70,8 @@ pub(super) struct State {
     pub scopes: OrdMap<ScopeNo, Arc<ScopeState>>,
     pub scope_numbers: HashMap<Arc<Scope>, ScopeNo>,
     pub next_rid: Rid,
+    /// Not part of the fold: a document names the one that it needs.
+    pub dictionaries: Arc<Dictionaries>,
     /// Interned tag sets by number, and their numbers.
     pub tag_sets: Vector<Arc<TagSet>>,
     pub tag_set_numbers: HashMap<Arc<TagSet>, u32>,

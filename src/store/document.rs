@@ -1,0 +1,266 @@
+//! Documents as the file holds them: zstd, with a dictionary of their type where there is one, or with
+//! the last full version of the same resource as the dictionary.
+//!
+//! Described objects of a type are alike, so a dictionary says most of each; and a version mostly
+//! repeats the one before, so a difference is a few dozen bytes. A difference always rests on a full
+//! document, never on another difference: one more read, however long the history.
+//!
+//! ```text
+//! [form] [length of the JSON] [argument: 0, number of a dictionary, revision] [zstd frame]
+//! ```
+//!
+//! The three numbers are varints, and the frame stands without the magic number that all begin with.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use serde_json::Value;
+use zstd::bulk::{Compressor, Decompressor};
+
+use super::StoreError;
+use super::record::MAX_DOCUMENT_BYTES;
+use crate::inventory::ResourceType;
+
+/// Three compresses at hundreds of MB/s; more gains a few per cent and costs writes their time.
+const LEVEL: i32 = 3;
+/// Documents of a type that a dictionary is trained on: zstd wants a hundred times its size, and what
+/// is alike shows after a few hundred.
+pub(super) const SAMPLES: usize = 400;
+const DICTIONARY_BYTES: usize = 8 << 10;
+/// The first four bytes of every zstd frame (RFC 8878, 3.1.1).
+const MAGIC: [u8; 4] = 0xFD2F_B528_u32.to_le_bytes();
+
+const PLAIN: u8 = 0;
+const OF_TYPE: u8 = 1;
+const DIFFERENCE: u8 = 2;
+
+/// The dictionaries of a file: numbered, immutable, never dropped.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Dictionaries {
+    by_number: Vec<Arc<[u8]>>,
+    by_type: BTreeMap<ResourceType, u32>,
+}
+
+impl Dictionaries {
+    pub fn add(&mut self, resource_type: ResourceType, bytes: Arc<[u8]>) -> u32 {
+        let number = u32::try_from(self.by_number.len()).expect("fewer than 2^32 dictionaries");
+        self.by_number.push(bytes);
+        self.by_type.insert(resource_type, number);
+        number
+    }
+
+    /// Those from a number on: number, type, bytes.
+    pub fn from(&self, first: usize) -> impl Iterator<Item = (u32, &ResourceType, &Arc<[u8]>)> {
+        self.by_type
+            .iter()
+            .filter(move |(_, number)| **number as usize >= first)
+            .map(|(resource_type, number)| (*number, resource_type, &self.by_number[*number as usize]))
+    }
+
+    pub fn len(&self) -> usize {
+        self.by_number.len()
+    }
+
+    pub fn has(&self, resource_type: &ResourceType) -> bool {
+        self.by_type.contains_key(resource_type)
+    }
+
+    fn of_type(&self, resource_type: &ResourceType) -> Option<(u32, &[u8])> {
+        let number = *self.by_type.get(resource_type)?;
+        Some((number, &self.by_number[number as usize]))
+    }
+}
+
+/// What many documents have in common; none where they have too little, or are too few.
+pub(super) fn train(samples: &[Vec<u8>]) -> Option<Vec<u8>> {
+    zstd::dict::from_samples(samples, DICTIONARY_BYTES).ok()
+}
+
+/// The full document that the one of a revision rests on, or is: its revision and text.
+pub(super) fn full(
+    revision: u64,
+    dictionaries: &Dictionaries,
+    read: impl Fn(u64) -> Result<Vec<u8>, StoreError>,
+) -> Result<(u64, Vec<u8>), StoreError> {
+    let mut bytes = read(revision)?;
+    let mut at = revision;
+    if let Some(base) = base_of(&bytes)? {
+        bytes = read(base)?;
+        at = base;
+    }
+    Ok((at, decode(&bytes, dictionaries, None)?))
+}
+
+/// The document of a revision.
+pub(super) fn document(
+    revision: u64,
+    dictionaries: &Dictionaries,
+    read: impl Fn(u64) -> Result<Vec<u8>, StoreError>,
+) -> Result<Value, StoreError> {
+    let bytes = read(revision)?;
+    let base = match base_of(&bytes)? {
+        None => None,
+        Some(base) => Some(decode(&read(base)?, dictionaries, None)?),
+    };
+    let text = decode(&bytes, dictionaries, base.as_deref())?;
+    serde_json::from_slice(&text).map_err(|_| damaged())
+}
+
+/// The canonical text of a document.
+pub(super) fn text(attributes: &Value) -> Vec<u8> {
+    serde_json::to_vec(attributes).expect("a JSON value can be written to memory")
+}
+
+/// `base` is the last full version of the same resource: its revision and text.
+pub(super) fn encode(
+    text: &[u8],
+    resource_type: &ResourceType,
+    dictionaries: &Dictionaries,
+    base: Option<(u64, Vec<u8>)>,
+) -> Vec<u8> {
+    let full = match dictionaries.of_type(resource_type) {
+        None => framed(PLAIN, 0, text, &[]),
+        Some((number, dictionary)) => framed(OF_TYPE, number.into(), text, dictionary),
+    };
+    match base {
+        None => full,
+        Some((revision, base)) => {
+            let difference = framed(DIFFERENCE, revision, text, &base);
+            if difference.len() <= worth(full.len()) { difference } else { full }
+        }
+    }
+}
+
+/// The longest difference that is written instead of a full document of this length. A full one is due
+/// when what has drifted since the last costs half of it; but a difference of a few dozen bytes always
+/// is the better one, since hardly anything is shorter.
+fn worth(full: usize) -> usize {
+    (full / 2).max(48.min(full))
+}
+
+fn framed(form: u8, argument: u64, text: &[u8], dictionary: &[u8]) -> Vec<u8> {
+    let header = (form, text.len() as u64, argument);
+    let mut out = postcard::to_stdvec(&header).expect("numbers can be written to memory");
+    let mut compressor = Compressor::with_dictionary(LEVEL, dictionary).expect("the level is a constant");
+    // The length stands above, and the record has a checksum of its own.
+    compressor.include_contentsize(false).expect("a parameter that zstd knows");
+    compressor.include_dictid(false).expect("a parameter that zstd knows");
+    let frame = compressor.compress(text).expect("memory can be compressed to memory");
+    out.extend(frame.strip_prefix(&MAGIC).expect("every frame begins with it"));
+    out
+}
+
+/// The revision of the full document that a difference rests on.
+pub(super) fn base_of(bytes: &[u8]) -> Result<Option<u64>, StoreError> {
+    let (form, _, argument, _) = parts(bytes)?;
+    Ok((form == DIFFERENCE).then_some(argument))
+}
+
+/// The text of a document; `base` is that of the full one that a difference rests on.
+pub(super) fn decode(
+    bytes: &[u8],
+    dictionaries: &Dictionaries,
+    base: Option<&[u8]>,
+) -> Result<Vec<u8>, StoreError> {
+    let (form, length, argument, frame) = parts(bytes)?;
+    let dictionary: &[u8] = match form {
+        PLAIN => &[],
+        OF_TYPE => usize::try_from(argument)
+            .ok()
+            .and_then(|number| dictionaries.by_number.get(number))
+            .ok_or_else(damaged)?,
+        _ => base.ok_or_else(damaged)?,
+    };
+    let read = |dictionary: &[u8]| -> io::Result<Vec<u8>> {
+        let frame = [&MAGIC, frame].concat();
+        Decompressor::with_dictionary(dictionary)?.decompress(&frame, length)
+    };
+    match read(dictionary) {
+        Ok(text) if text.len() == length => Ok(text),
+        _ => Err(damaged()),
+    }
+}
+
+fn parts(bytes: &[u8]) -> Result<(u8, usize, u64, &[u8]), StoreError> {
+    let ((form, length, argument), frame) =
+        postcard::take_from_bytes::<(u8, u64, u64)>(bytes).map_err(|_| damaged())?;
+    let length = usize::try_from(length).map_err(|_| damaged())?;
+    if form > DIFFERENCE || length > MAX_DOCUMENT_BYTES {
+        return Err(damaged());
+    }
+    Ok((form, length, argument, frame))
+}
+
+fn damaged() -> StoreError {
+    StoreError::Damaged { table: "doc" }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn volume(n: usize, size: u32) -> Vec<u8> {
+        let zone = ["eu-west-1a", "eu-west-1b"][n % 2];
+        text(&json!({
+            "Attachments": [{"AttachTime": "2026-11-01T00:00:00+00:00", "Device": "/dev/sda1", "InstanceId": format!("i-{:017x}", n * 7919), "State": "attached", "VolumeId": format!("vol-{n:017x}")}],
+            "AvailabilityZone": zone, "CreateTime": "2026-11-01T00:00:00+00:00",
+            "Encrypted": n.is_multiple_of(3), "Iops": 3000, "MultiAttachEnabled": false, "Size": size, "SnapshotId": "",
+            "State": "in-use", "Throughput": 125, "VolumeId": format!("vol-{n:017x}"), "VolumeType": "gp3",
+        }))
+    }
+
+    fn kind() -> ResourceType {
+        ResourceType::new("AWS::EC2::Volume")
+    }
+
+    fn trained() -> Dictionaries {
+        let samples: Vec<Vec<u8>> = (0..SAMPLES).map(|n| volume(n, 8)).collect();
+        let mut dictionaries = Dictionaries::default();
+        dictionaries.add(kind(), train(&samples).expect("alike enough").into());
+        dictionaries
+    }
+
+    #[test]
+    fn every_form_gives_back_what_it_took() {
+        let (none, trained) = (Dictionaries::default(), trained());
+        let (old, new) = (volume(9_999, 8), volume(9_999, 9));
+        for (dictionaries, base, form) in
+            [(&none, None, PLAIN), (&trained, None, OF_TYPE), (&trained, Some((7, old.clone())), DIFFERENCE)]
+        {
+            let bytes = encode(&new, &kind(), dictionaries, base);
+            assert_eq!(bytes[0], form);
+            assert_eq!(base_of(&bytes).unwrap(), (form == DIFFERENCE).then_some(7));
+            assert_eq!(decode(&bytes, dictionaries, Some(&old)).unwrap(), new);
+        }
+        let empty = encode(b"{}", &kind(), &none, None);
+        assert_eq!(decode(&empty, &none, None).unwrap(), b"{}");
+    }
+
+    #[test]
+    fn a_dictionary_saves_most_of_a_document_and_a_difference_most_of_that() {
+        let trained = trained();
+        let (old, new) = (volume(9_999, 8), volume(9_999, 9));
+        let full = encode(&old, &kind(), &trained, None).len();
+        let difference = encode(&new, &kind(), &trained, Some((7, old.clone()))).len();
+        assert!(full * 4 < old.len(), "{full} of {}", old.len());
+        assert!(difference <= 40, "{difference} bytes for one changed number");
+        let other = text(&json!({"Nothing": "alike", "List": (0..200).map(|n| n * n).collect::<Vec<_>>()}));
+        let rewritten = encode(&other, &kind(), &trained, Some((7, old)));
+        assert_eq!(rewritten[0], OF_TYPE, "what differs in most is written in full");
+    }
+
+    #[test]
+    fn what_is_no_document_is_damaged_and_never_a_panic() {
+        let trained = trained();
+        let good = encode(&volume(1, 8), &kind(), &trained, Some((7, volume(1, 9))));
+        for cut in 0..good.len() {
+            assert!(decode(&good[..cut], &trained, Some(&volume(1, 9))).is_err(), "cut at {cut}");
+        }
+        assert!(decode(&good, &trained, None).is_err(), "without its base");
+        let of_type = encode(&volume(1, 8), &kind(), &trained, None);
+        assert!(decode(&of_type, &Dictionaries::default(), None).is_err(), "without its dictionary");
+    }
+}
