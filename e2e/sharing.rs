@@ -8,6 +8,7 @@ use serde_json::json;
 use crate::support::world::{IRELAND, World};
 
 const A: &str = "111122223333";
+const B: &str = "444455556666";
 const OWNED: &[(&str, &str)] = &[("owner", "team-a")];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -64,21 +65,90 @@ async fn a_secret_is_read_only_where_its_role_is_bound() {
     let mut spec = world.scan_spec(&[A]);
     spec["provider"]["aws"]["credentialsSecretRef"] = json!({"name": "keys"});
     world.apply_scan("team-a", "one", &spec);
-    let secrets: Api<Secret> = Api::namespaced(world.client.clone(), "team-a");
-    let secret = json!({
-        "metadata": {"name": "keys"},
-        "stringData": {"AWS_ACCESS_KEY_ID": "team-a", "AWS_SECRET_ACCESS_KEY": "not-a-secret\n"},
-    });
-    secrets.create(&PostParams::default(), &serde_json::from_value(secret).unwrap()).await.expect("a Secret");
+    create_keys(&world, "team-a").await;
 
     let (reason, message) = world.wait_for_condition("team-a", "one", "CredentialsValid", "False").await;
     assert_eq!(reason, "InvalidCredentials");
-    // The command that the condition gives is the one that helps.
+    bind_as_told(&world, &message);
+    world.wait_for_open("team-a", &[format!("Untagged {bare}")]).await;
+    world.wait_for_condition("team-a", "one", "CredentialsValid", "True").await;
+    world.wait_for_condition("team-a", "one", "Stalled", "False").await;
+}
+
+async fn create_keys(world: &World, namespace: &str) {
+    let secrets: Api<Secret> = Api::namespaced(world.client.clone(), namespace);
+    let secret = json!({
+        "metadata": {"name": "keys"},
+        "stringData": {"AWS_ACCESS_KEY_ID": namespace, "AWS_SECRET_ACCESS_KEY": "not-a-secret\n"},
+    });
+    secrets.create(&PostParams::default(), &serde_json::from_value(secret).unwrap()).await.expect("a Secret");
+}
+
+/// Runs the command that a condition gives: it is the one that helps.
+fn bind_as_told(world: &World, message: &str) {
     let command = message.split("kubectl ").nth(1).expect("it says what to do");
     let command: Vec<&str> = command.split_whitespace().collect();
     let end = command.iter().position(|w| w.starts_with("--serviceaccount=")).expect("it names the account");
     world.cluster.run(&command[..=end]);
-    world.wait_for_open("team-a", &[format!("Untagged {bare}")]).await;
-    world.wait_for_condition("team-a", "one", "CredentialsValid", "True").await;
-    world.wait_for_condition("team-a", "one", "Stalled", "False").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_takes_nothing_from_a_cloud_scan_that_subscribes_after_another() {
+    let mut world = World::start().await;
+    let hands = world.hands(A, IRELAND).await;
+    let doomed = hands.volume(OWNED).await;
+    let spec = world.scan_spec(&[A]);
+    let mut with_keys = spec.clone();
+    with_keys["provider"]["aws"]["credentialsSecretRef"] = json!({"name": "keys"});
+    world.apply_scan("team-a", "one", &spec);
+    world.apply_scan("team-b", "two", &with_keys);
+    create_keys(&world, "team-b").await;
+    let (_, message) = world.wait_for_condition("team-b", "two", "CredentialsValid", "False").await;
+    bind_as_told(&world, &message);
+    for (namespace, name) in [("team-a", "one"), ("team-b", "two")] {
+        world.wait_for_condition(namespace, name, "InventoryComplete", "True").await;
+    }
+    hands.delete_volume(&doomed).await;
+    // What is young must be missed twice.
+    world.look("team-a", "one").await;
+    world.look("team-a", "one").await;
+    let open = [format!("Disappeared {doomed}")];
+    world.wait_for_open("team-a", &open).await;
+    world.wait_for_open("team-b", &open).await;
+    let before = world.operator.answer(&["get"])["revision"].clone();
+    for _ in 0..3 {
+        world.operator.kill();
+        world.operator.restart().await;
+        world.look("team-a", "one").await;
+        world.look("team-b", "two").await;
+    }
+    let revision = world.operator.answer(&["get"])["revision"].clone();
+    assert_eq!(revision, before, "no cover was dropped and gained again");
+    for namespace in ["team-a", "team-b"] {
+        assert_eq!(world.open_findings(namespace).await, open);
+        assert_eq!(world.finding_events(namespace).await.get("Disappeared"), Some(&1));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_account_that_left_the_spec_while_the_operator_was_down_is_no_longer_watched() {
+    let mut world = World::start().await;
+    let (a, b) = (world.hands(A, IRELAND).await, world.hands(B, IRELAND).await);
+    let (kept, left) = (a.volume(&[]).await, b.volume(&[]).await);
+    world.apply_scan("team-a", "one", &world.scan_spec(&[A, B]));
+    world.wait_for_open("team-a", &[format!("Untagged {kept}"), format!("Untagged {left}")]).await;
+
+    world.operator.kill();
+    world.apply_scan("team-a", "one", &world.scan_spec(&[A]));
+    world.operator.restart().await;
+    world.wait_for_open("team-a", &[format!("Untagged {kept}")]).await;
+    let closed = || async {
+        let open = world.operator.answer(&["get", "--account", B]);
+        if open["resources"].as_array().is_some_and(Vec::is_empty) { Ok(()) } else { Err(open.to_string()) }
+    };
+    crate::support::eventually("what nobody looks at is in no current answer", closed).await;
+    world.look("team-a", "one").await;
+    assert_eq!(world.open_findings("team-a").await, [format!("Untagged {kept}")], "nothing disappeared");
+    let history = world.operator.answer(&["history", &left]);
+    assert_eq!(history["changes"].as_array().unwrap().len(), 1, "its history stays: {history}");
 }

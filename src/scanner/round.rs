@@ -97,7 +97,8 @@ impl AccountScanner {
         let ready = self.connect_all(subscriptions).await;
         self.close_what_nobody_wants(subscriptions, &ready).await;
         let due = self.due(&ready, all);
-        for subscription in subscriptions.iter().filter(|s| !s.suspended) {
+        // Who could not get in yet is looked for at once when it can, not after the interval.
+        for Ready { subscription, .. } in ready.iter().filter(|r| !r.subscription.suspended) {
             self.handled_requests.insert(subscription.viewer.clone(), subscription.requested_at.clone());
         }
 
