@@ -142,8 +142,12 @@ async fn killed_twenty_times_while_things_change_it_tells_what_looks_have_shown_
     let mut open: Vec<String> = ended.iter().map(|id| format!("Disappeared {id}")).collect();
     open.extend(living.iter().filter(|(_, tags)| tags.is_empty()).map(|(id, _)| format!("Untagged {id}")));
     world.wait_for_open("team-a", &open).await;
-    let events = world.finding_events("team-a").await;
-    assert_eq!(events.get("Disappeared"), Some(&ended.len()), "each is told once: {events:?}");
+    // The event of a finding is written after the finding.
+    let told = || async {
+        let events = world.finding_events("team-a").await;
+        if events.get("Disappeared") == Some(&ended.len()) { Ok(()) } else { Err(format!("{events:?}")) }
+    };
+    eventually("each end is told once", told).await;
 }
 
 async fn volumes(hands: &Hands) -> BTreeMap<String, Tags> {
@@ -170,7 +174,7 @@ fn check_history(world: &World, resource: &Value, shown: &Shown) {
         assert_eq!(field["path"], "Tags.owner", "{id} changed in nothing else: {field}");
         let owner = field["after"].as_str().map(str::to_owned);
         let was_shown = shown.tags[id].iter().any(|tags| tags.get("owner").cloned() == owner);
-        assert!(was_shown, "{id}: {field} was never shown");
+        assert!(was_shown, "{id}: {field} was never shown; shown: {:?}; history: {history}", shown.tags[id]);
     }
 }
 
