@@ -91,10 +91,7 @@ impl Fleet {
     /// to while the operator was down. To be called after [`Fleet::set`] took its whole desired set.
     pub fn forget_other_accounts(&self, viewer: &Viewer) -> Result<(), StoreError> {
         let tasks = self.lock();
-        let named = |scope: &Scope| {
-            let task = tasks.get(&(scope.endpoint.clone(), scope.account.clone()));
-            task.is_some_and(|task| lock(&task.wanted).list.iter().any(|s| s.viewer == *viewer))
-        };
+        let named = |scope: &Scope| is_looked_at(&tasks, scope, |s| s.viewer == *viewer);
         let covers = self.store.covers();
         let lost: Vec<_> = covers.iter().filter(|(v, scope)| v == viewer && !named(scope)).collect();
         if lost.is_empty() {
@@ -107,12 +104,8 @@ impl Fleet {
     /// Closes the scopes that nobody covers and no task looks at.
     fn close_orphans(&self, tasks: &BTreeMap<AccountKey, Task>) -> Result<(), StoreError> {
         let covered: BTreeSet<_> = self.store.covers().into_iter().map(|(_, scope)| scope).collect();
-        let looked_at = |scope: &Scope| {
-            let task = tasks.get(&(scope.endpoint.clone(), scope.account.clone()));
-            task.is_some_and(|task| !lock(&task.wanted).list.is_empty())
-        };
         let mut orphans = self.store.open_scopes();
-        orphans.retain(|scope| !covered.contains(scope) && !looked_at(scope));
+        orphans.retain(|scope| !covered.contains(scope) && !is_looked_at(tasks, scope, |_| true));
         self.store.close_scopes(&orphans)
     }
 
@@ -199,6 +192,12 @@ impl Fleet {
         let handle = tokio::spawn(running);
         Task { wanted, wake, reports, handle }
     }
+}
+
+/// Whether the task of a scope's account is there for such a subscription.
+fn is_looked_at(tasks: &BTreeMap<AccountKey, Task>, scope: &Scope, by: impl Fn(&Subscription) -> bool) -> bool {
+    let task = tasks.get(&(scope.endpoint.clone(), scope.account.clone()));
+    task.is_some_and(|task| lock(&task.wanted).list.iter().any(by))
 }
 
 impl Task {

@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::Duration;
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableError, WriteTransaction};
+use redb::{Database, ReadableDatabase, ReadableTable, WriteTransaction};
 
 pub use error::StoreError;
 pub use snapshot::StoreSnapshot;
@@ -375,11 +375,7 @@ impl Store {
     /// All notes of a viewer whose name begins with `prefix`.
     pub fn notes(&self, viewer: &Viewer, prefix: &str) -> Result<BTreeMap<String, Vec<u8>>, StoreError> {
         let txn = self.inner.db.begin_read()?;
-        let table = match txn.open_table(NOTE) {
-            Ok(table) => table,
-            Err(TableError::TableDoesNotExist(_)) => return Ok(BTreeMap::new()),
-            Err(error) => return Err(error.into()),
-        };
+        let table = txn.open_table(NOTE)?;
         let mut out = BTreeMap::new();
         for row in table.range((viewer.as_str(), prefix)..)? {
             let (key, value) = row?;
@@ -395,11 +391,7 @@ impl Store {
     /// Everybody who has notes.
     pub fn note_viewers(&self) -> Result<BTreeSet<Viewer>, StoreError> {
         let txn = self.inner.db.begin_read()?;
-        let table = match txn.open_table(NOTE) {
-            Ok(table) => table,
-            Err(TableError::TableDoesNotExist(_)) => return Ok(BTreeSet::new()),
-            Err(error) => return Err(error.into()),
-        };
+        let table = txn.open_table(NOTE)?;
         let mut viewers = BTreeSet::new();
         for row in table.iter()? {
             viewers.insert(Viewer::from(row?.0.value().0));
