@@ -1,10 +1,14 @@
 //! Several CloudScans, one account.
 
+use std::time::Duration;
+
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use kube::api::PostParams;
 use serde_json::json;
 
+use crate::support::eventually;
+use crate::support::proxy::{Call, Fault};
 use crate::support::world::{IRELAND, World};
 
 const A: &str = "111122223333";
@@ -50,7 +54,7 @@ async fn two_share_one_listing_and_one_history_and_a_third_without_credentials_s
         let left = world.findings("team-a").await.len();
         if left == 0 { Ok(()) } else { Err(format!("{left} findings are left")) }
     };
-    crate::support::eventually("its findings are collected", gone).await;
+    eventually("its findings are collected", gone).await;
     let new = hands.volume(&[]).await;
     world.look("team-b", "second").await;
     world.wait_for_open("team-b", &[format!("Untagged {new}")]).await;
@@ -146,9 +150,36 @@ async fn an_account_that_left_the_spec_while_the_operator_was_down_is_no_longer_
         let open = world.operator.answer(&["get", "--account", B]);
         if open["resources"].as_array().is_some_and(Vec::is_empty) { Ok(()) } else { Err(open.to_string()) }
     };
-    crate::support::eventually("what nobody looks at is in no current answer", closed).await;
+    eventually("what nobody looks at is in no current answer", closed).await;
     world.look("team-a", "one").await;
     assert_eq!(world.open_findings("team-a").await, [format!("Untagged {kept}")], "nothing disappeared");
     let history = world.operator.answer(&["history", &left]);
     assert_eq!(history["changes"].as_array().unwrap().len(), 1, "its history stays: {history}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_round_that_outlives_its_cloud_scan_leaves_nothing_watched() {
+    let world = World::start().await;
+    let hands = world.hands(A, IRELAND).await;
+    world.apply_scan("team-a", "one", &world.scan_spec(&[A]));
+    world.wait_for_condition("team-a", "one", "InventoryComplete", "True").await;
+
+    let last = hands.volume(OWNED).await;
+    let is_listing = |call: &Call| call.action == "DescribeVolumes" && !call.is_by_id();
+    let slow = world.proxy.fault(is_listing, Fault::Slow(Duration::from_secs(4)));
+    world.ask_for_a_look("team-a", "one").await;
+    let hit = || async { if world.proxy.hits(slow) > 0 { Ok(()) } else { Err("no call".to_owned()) } };
+    eventually("the round is under way", hit).await;
+    world.cluster.run(&["delete", "cloudscan", "one", "--namespace=team-a"]);
+
+    let committed = || async {
+        let history = world.operator.ask(&["history", &last]);
+        if history.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&history.stderr).into_owned()) }
+    };
+    eventually("the round ends", committed).await;
+    let closed = || async {
+        let open = world.operator.answer(&["get"]);
+        if open["resources"].as_array().is_some_and(Vec::is_empty) { Ok(()) } else { Err(open.to_string()) }
+    };
+    eventually("what the round opened again is closed", closed).await;
 }

@@ -81,12 +81,18 @@ impl World {
         api.get(name).await.expect("the CloudScan is there")
     }
 
-    /// Asks for a look now, and waits until it was had and told.
-    pub async fn look(&self, namespace: &str, name: &str) {
+    /// Asks for a look now.
+    pub async fn ask_for_a_look(&self, namespace: &str, name: &str) -> String {
         let api: Api<CloudScan> = Api::namespaced(self.client.clone(), namespace);
         let request = format!("{:?}", std::time::SystemTime::now());
         let patch = json!({"metadata": {"annotations": {RECONCILE_REQUESTED_AT: request}}});
         api.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await.expect("it is annotated");
+        request
+    }
+
+    /// Asks for a look now, and waits until it was had and told.
+    pub async fn look(&self, namespace: &str, name: &str) {
+        let request = self.ask_for_a_look(namespace, name).await;
         let handled = || async {
             let status = self.scan(namespace, name).await.status.unwrap_or_default();
             if status.last_handled_reconcile_at == Some(request.clone()) {

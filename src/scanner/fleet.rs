@@ -21,6 +21,9 @@ const RETRY: Duration = Duration::from_secs(30);
 /// What a task is to look at.
 struct Wanted {
     list: Vec<Subscription>,
+    /// Whose covers are to be dropped. The task does it between two rounds: one that is under way would
+    /// give them back.
+    left: BTreeSet<Viewer>,
     /// The task has seen that nobody is left, and takes no more.
     ended: bool,
 }
@@ -91,22 +94,22 @@ impl Fleet {
     /// to while the operator was down. To be called after [`Fleet::set`] took its whole desired set.
     pub fn forget_other_accounts(&self, viewer: &Viewer) -> Result<(), StoreError> {
         let tasks = self.lock();
-        let named = |scope: &Scope| is_looked_at(&tasks, scope, |s| s.viewer == *viewer);
-        let covers = self.store.covers();
-        let lost: Vec<_> = covers.iter().filter(|(v, scope)| v == viewer && !named(scope)).collect();
-        if lost.is_empty() {
-            return Ok(());
-        }
-        lost.iter().try_for_each(|(viewer, scope)| self.store.drop_cover(viewer, scope))?;
-        self.close_orphans(&tasks)
+        let is_named = |key| tasks.get(&key).is_some_and(|task| task.is_wanted_by(viewer));
+        self.drop_covers(&tasks, |v, scope| v == viewer && !is_named(key_of(scope)))
     }
 
-    /// Closes the scopes that nobody covers and no task looks at.
-    fn close_orphans(&self, tasks: &BTreeMap<AccountKey, Task>) -> Result<(), StoreError> {
-        let covered: BTreeSet<_> = self.store.covers().into_iter().map(|(_, scope)| scope).collect();
-        let mut orphans = self.store.open_scopes();
-        orphans.retain(|scope| !covered.contains(scope) && !is_looked_at(tasks, scope, |_| true));
-        self.store.close_scopes(&orphans)
+    /// Drops the covers that are lost, and closes the scopes that nobody is left for.
+    fn drop_covers(
+        &self,
+        tasks: &BTreeMap<AccountKey, Task>,
+        is_lost: impl Fn(&Viewer, &Scope) -> bool,
+    ) -> Result<(), StoreError> {
+        for (viewer, scope) in self.store.covers().iter().filter(|(viewer, scope)| is_lost(viewer, scope)) {
+            if !tasks.get(&key_of(scope)).is_some_and(|task| task.leave(viewer)) {
+                self.store.drop_cover(viewer, scope)?;
+            }
+        }
+        self.store.close_uncovered(|scope| tasks.get(&key_of(scope)).is_none_or(Task::has_ended))
     }
 
     /// The account that a target names, or that its credentials answer for.
@@ -159,10 +162,7 @@ impl Fleet {
             }
         }
         lock(&self.unnamed).retain(|viewer, _| existing.contains(viewer));
-        for (viewer, scope) in self.store.covers().iter().filter(|(viewer, _)| !existing.contains(viewer)) {
-            self.store.drop_cover(viewer, scope)?;
-        }
-        self.close_orphans(&tasks)?;
+        self.drop_covers(&tasks, |viewer, _| !existing.contains(viewer))?;
         self.store.retain_notes(&existing)
     }
 
@@ -182,7 +182,7 @@ impl Fleet {
 
     /// A task begins with its first subscription: one that finds nobody ends.
     fn spawn(&self, (endpoint, account): &AccountKey, first: Subscription) -> Task {
-        let wanted = Arc::new(Mutex::new(Wanted { list: vec![first], ended: false }));
+        let wanted = Arc::new(Mutex::new(Wanted { list: vec![first], left: BTreeSet::new(), ended: false }));
         let reports: Arc<Mutex<BTreeMap<Viewer, AccountReport>>> = Arc::default();
         let wake = Arc::new(Notify::new());
         let scanner =
@@ -194,10 +194,8 @@ impl Fleet {
     }
 }
 
-/// Whether the task of a scope's account is there for such a subscription.
-fn is_looked_at(tasks: &BTreeMap<AccountKey, Task>, scope: &Scope, by: impl Fn(&Subscription) -> bool) -> bool {
-    let task = tasks.get(&(scope.endpoint.clone(), scope.account.clone()));
-    task.is_some_and(|task| lock(&task.wanted).list.iter().any(by))
+fn key_of(scope: &Scope) -> AccountKey {
+    (scope.endpoint.clone(), scope.account.clone())
 }
 
 impl Task {
@@ -206,14 +204,33 @@ impl Task {
         lock(&self.wanted).ended || self.handle.is_finished()
     }
 
+    fn is_wanted_by(&self, viewer: &Viewer) -> bool {
+        lock(&self.wanted).list.iter().any(|s| s.viewer == *viewer)
+    }
+
+    /// Has the covers of a CloudScan dropped; false when the task has ended and will not.
+    fn leave(&self, viewer: &Viewer) -> bool {
+        let mut wanted = lock(&self.wanted);
+        let is_there = !wanted.ended && !self.handle.is_finished();
+        if is_there {
+            wanted.left.insert(viewer.clone());
+            self.wake.notify_one();
+        }
+        is_there
+    }
+
     fn change(&self, viewer: &Viewer, subscription: Option<Subscription>) {
         let mut guard = lock(&self.wanted);
-        let wanted = &mut guard.list;
+        let Wanted { list: wanted, left, .. } = &mut *guard;
+        if subscription.is_some() {
+            left.remove(viewer);
+        }
         let before = wanted.iter().position(|s| s.viewer == *viewer);
         match (before, subscription) {
             (None, None) => return,
             (Some(i), None) => {
                 wanted.remove(i);
+                left.insert(viewer.clone());
                 lock(&self.reports).remove(viewer);
             }
             (Some(i), Some(new)) if same(&wanted[i], &new) => return,
@@ -246,14 +263,26 @@ async fn run(
     store: Store,
 ) {
     loop {
+        let (left, is_last) = {
+            let wanted = lock(&wanted);
+            (wanted.left.clone(), wanted.list.is_empty())
+        };
+        if !left.is_empty() && !scanner.release(left.clone(), is_last).await {
+            tokio::time::sleep(RETRY).await;
+            continue;
+        }
         let subscriptions = {
             let mut wanted = lock(&wanted);
-            wanted.ended = wanted.list.is_empty();
+            wanted.left.retain(|viewer| !left.contains(viewer));
+            wanted.ended = wanted.list.is_empty() && wanted.left.is_empty();
             if wanted.ended {
                 return;
             }
             wanted.list.clone()
         };
+        if subscriptions.is_empty() {
+            continue;
+        }
         scanner.round(&subscriptions, false, &|_, _| {}).await;
         {
             // Only those still wanted: one that left meanwhile has no report.

@@ -151,6 +151,28 @@ impl AccountScanner {
         round
     }
 
+    /// Drops what the given CloudScans cover of this account, and with `all` closes each scope that
+    /// nobody covers then; false when it could not be written.
+    pub async fn release(&self, left: BTreeSet<Viewer>, all: bool) -> bool {
+        let (account, endpoint) = (self.account.clone(), self.endpoint.clone());
+        let mine = move |scope: &Scope| scope.account == account && scope.endpoint == endpoint;
+        let released = blocking(&self.store, move |store| {
+            for (viewer, scope) in store.covers().iter().filter(|(v, scope)| left.contains(v) && mine(scope)) {
+                store.drop_cover(viewer, scope)?;
+            }
+            if all { store.close_uncovered(mine) } else { Ok(()) }
+        });
+        let released = released.await;
+        self.complain(released.as_ref().err());
+        released.is_ok()
+    }
+
+    fn complain(&self, unwritten: Option<&StoreError>) {
+        if let Some(error) = unwritten {
+            tracing::error!(account = %self.account, reason = error.reason(), "scopes could not be closed: {error}");
+        }
+    }
+
     fn forget_others(&mut self, subscriptions: &[Subscription]) {
         let wanted: BTreeSet<&Viewer> = subscriptions.iter().map(|s| &s.viewer).collect();
         self.sessions.retain(|viewer, _| wanted.contains(viewer));
@@ -280,9 +302,7 @@ impl AccountScanner {
             store.close_scopes(&closed)
         })
         .await;
-        if let Err(error) = written {
-            tracing::error!(account = %self.account, reason = error.reason(), "scopes could not be closed: {error}");
-        }
+        self.complain(written.err().as_ref());
     }
 
     /// The scopes to look at now, each with its cadence.

@@ -316,6 +316,13 @@ impl Store {
         Ok(())
     }
 
+    /// Closes those of the asked scopes that nobody covers.
+    pub fn close_uncovered(&self, among: impl Fn(&Scope) -> bool) -> Result<(), StoreError> {
+        let state = self.state();
+        let uncovered = state.scopes.values().filter(|s| s.is_open() && s.covers.is_empty() && among(&s.scope));
+        self.close_scopes(&uncovered.map(|s| s.scope.clone()).collect::<Vec<_>>())
+    }
+
     /// Takes a viewer's cover of a scope away: from here on it sees nothing of it.
     pub fn drop_cover(&self, viewer: &Viewer, scope: &Scope) -> Result<(), StoreError> {
         self.write_scope_entries(scope, |state| {
