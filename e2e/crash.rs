@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
+use roxmltree::{Document, Node};
 use serde_json::Value;
 
 use crate::support::aws::Hands;
@@ -59,31 +60,51 @@ struct Shown {
 impl Shown {
     fn new(log: &[Logged]) -> Self {
         let mut shown = Self::default();
-        for answer in log.iter().filter(|l| l.call.action == "DescribeVolumes" && l.call.region == IRELAND) {
-            let document = roxmltree::Document::parse(&answer.body).expect("the emulator answers XML");
-            if answer.body.contains("InvalidVolume.NotFound") {
-                shown.not_found.extend(answer.call.params.get("VolumeId.1").cloned());
-            }
-            let child = |node: roxmltree::Node, name: &str| {
-                node.children()
-                    .find(|c| c.tag_name().name() == name)
-                    .and_then(|c| c.text())
-                    .unwrap_or_default()
-                    .to_owned()
-            };
-            let is_volume = |n: &roxmltree::Node| {
-                n.tag_name().name() == "item" && n.parent().is_some_and(|p| p.tag_name().name() == "volumeSet")
-            };
-            for item in document.descendants().filter(is_volume) {
-                let tag_set = item.children().find(|c| c.tag_name().name() == "tagSet");
-                let tags =
-                    tag_set.into_iter().flat_map(|set| set.children().filter(|n| n.tag_name().name() == "item"));
-                let tags = tags.map(|tag| (child(tag, "key"), child(tag, "value"))).collect();
-                shown.tags.entry(child(item, "volumeId")).or_default().insert(tags);
+        for answer in log.iter().filter(|l| l.call.region == IRELAND) {
+            match answer.call.action.as_str() {
+                "DescribeVolumes" => shown.see_volumes(answer),
+                // A loss of all tags is asked again, and this answer may be newer than the listing.
+                "DescribeTags" if answer.status == 200 => {
+                    let asked = answer.call.params["Filter.1.Value.1"].clone();
+                    let document = parse(answer);
+                    let set = document.descendants().find(|n| is_named(n, "tagSet"));
+                    shown.tags.entry(asked).or_default().insert(tags(set));
+                }
+                _ => {}
             }
         }
         shown
     }
+
+    fn see_volumes(&mut self, answer: &Logged) {
+        if answer.body.contains("InvalidVolume.NotFound") {
+            self.not_found.extend(answer.call.params.get("VolumeId.1").cloned());
+        }
+        let document = parse(answer);
+        let is_volume = |n: &Node| is_named(n, "item") && n.parent().is_some_and(|p| is_named(&p, "volumeSet"));
+        for item in document.descendants().filter(is_volume) {
+            let set = item.children().find(|n| is_named(n, "tagSet"));
+            self.tags.entry(child(item, "volumeId")).or_default().insert(tags(set));
+        }
+    }
+}
+
+fn parse(answer: &Logged) -> Document<'_> {
+    Document::parse(&answer.body).expect("the emulator answers XML")
+}
+
+/// Whatever its namespace.
+fn is_named(node: &Node, name: &str) -> bool {
+    node.tag_name().name() == name
+}
+
+fn child(node: Node, name: &str) -> String {
+    node.children().find(|n| is_named(n, name)).and_then(|n| n.text()).unwrap_or_default().to_owned()
+}
+
+fn tags(set: Option<Node>) -> Tags {
+    let items = set.into_iter().flat_map(|set| set.children().filter(|n| is_named(n, "item")));
+    items.map(|tag| (child(tag, "key"), child(tag, "value"))).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
