@@ -47,6 +47,12 @@ impl Desk {
         run(self.dir.path(), args)
     }
 
+    fn answer(&self, question: &[&str]) -> Value {
+        let output = self.elava(&[question, &["--store", "elava.redb", "-o", "json"]].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).expect("json")
+    }
+
     fn scan(&self) -> (i32, Value, String) {
         let output = self.elava(&["scan", "-f", "cloudscan.yaml", "--store", "elava.redb", "-o", "json"]);
         let told = serde_json::from_slice(&output.stdout).unwrap_or_default();
@@ -96,11 +102,18 @@ async fn a_scan_tells_what_is_new_changed_gone_and_unowned() {
         (&json!("Complete"), &json!(A), &json!(IRELAND))
     );
 
+    let between = desk.answer(&["get"])["time"].as_str().unwrap().to_owned();
     let bare = hands.volume(&[]).await;
     hands.tag(&kept, &[("owner", "b")]).await;
     hands.delete_volume(&old).await;
     let (code, told, _) = desk.scan();
     assert_eq!(code, 0);
+    let presence = |flags: &[&str]| {
+        let answer = desk.answer(&[&["at", &between, &old], flags].concat());
+        answer["resources"][0]["presence"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(presence(&[]), "Present", "as known then");
+    assert_eq!(presence(&["--hindsight"]), "Unknown", "the next look missed it");
     let mut changes: Vec<(String, String)> = of_type(&told["changes"], "AWS::EC2::Volume")
         .iter()
         .map(|c| (c["change"].as_str().unwrap().to_owned(), c["resource"]["id"].as_str().unwrap().to_owned()))

@@ -68,6 +68,10 @@ pub struct GetArgs {
 pub struct AtArgs {
     /// A revision (41) or a time (2026-11-24T08:30:00Z)
     moment: String,
+    /// Let later looks speak too: what was between two looks that show the same life was present, and
+    /// what the next one missed is unknown. Without it: what was known at that moment
+    #[arg(long)]
+    hindsight: bool,
     #[command(flatten)]
     what: GetArgs,
 }
@@ -152,17 +156,16 @@ async fn ask_socket<A: DeserializeOwned>(socket: &Path, path_and_query: &str) ->
 }
 
 impl GetArgs {
-    async fn ask(self, at: Option<String>) -> anyhow::Result<()> {
-        let question = self.filter.question(self.key, at);
+    async fn ask(self, at: Option<String>, hindsight: bool) -> anyhow::Result<()> {
+        let question = ResourcesQuestion { at, hindsight, ..self.filter.question(self.key) };
         resources(&self.source, &question, self.output.output).await
     }
 }
 
 impl FilterArgs {
-    fn question(&self, key: Option<String>, at: Option<String>) -> ResourcesQuestion {
+    fn question(&self, key: Option<String>) -> ResourcesQuestion {
         ResourcesQuestion {
             key,
-            at,
             account: self.account.clone(),
             region: self.region.clone(),
             resource_type: self.resource_type.clone(),
@@ -170,16 +173,17 @@ impl FilterArgs {
             untagged: self.untagged,
             ended: self.ended,
             attributes: self.attributes,
+            ..ResourcesQuestion::default()
         }
     }
 }
 
 pub async fn get(args: GetArgs) -> anyhow::Result<()> {
-    args.ask(None).await
+    args.ask(None, false).await
 }
 
 pub async fn at(args: AtArgs) -> anyhow::Result<()> {
-    args.what.ask(Some(args.moment)).await
+    args.what.ask(Some(args.moment), args.hindsight).await
 }
 
 async fn resources(source: &SourceArgs, question: &ResourcesQuestion, output: Output) -> anyhow::Result<()> {

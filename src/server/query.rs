@@ -51,6 +51,7 @@ pub struct Problem {
 /// Which resources, and as of when. The empty one asks for all that live now.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[allow(clippy::struct_excessive_bools)] // flags of a query string, each on its own
 pub struct ResourcesQuestion {
     /// A key or a bare id.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -69,6 +70,8 @@ pub struct ResourcesQuestion {
     pub untagged: bool,
     pub ended: bool,
     pub attributes: bool,
+    /// Later looks speak too.
+    pub hindsight: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -152,7 +155,9 @@ pub struct DiffAnswer {
 }
 
 pub fn resources(store: &Store, question: &ResourcesQuestion) -> Result<ResourcesAnswer, QueryError> {
-    let snapshot = store.snapshot(moment(question.at.as_deref().unwrap_or("now"))?)?;
+    let moment = moment(question.at.as_deref().unwrap_or("now"))?;
+    let snapshot =
+        if question.hindsight { store.snapshot_in_hindsight(moment)? } else { store.snapshot(moment)? };
     let tags: Vec<String> = match &question.tags {
         None => Vec::new(),
         Some(text) => serde_json::from_str(text).map_err(|_| {

@@ -10,7 +10,7 @@ use super::record::{CHG, DOC, Entry, EntryKind, MILE, REV, RUN, RevRow, Rid, Run
 use super::state::{Head, State};
 use super::{Store, StoreError, document, fold, ledger, record};
 use crate::inventory::{
-    Change, ChangeKind, Cover, Diff, EndCause, FieldChange, Filter, History, Milestone, Moment, Presence,
+    Change, ChangeKind, Cover, Diff, End, EndCause, FieldChange, Filter, History, Milestone, Moment, Presence,
     Resource, ResourceKey, Revision, Scope, ScopeStatus, ScopeView, Snapshot, Tags, Timestamp, Viewer,
     field_changes,
 };
@@ -21,12 +21,26 @@ pub struct StoreSnapshot {
     at: Timestamp,
     /// The newest run of each scope, of which the file may hold a shorter one yet.
     newest_runs: BTreeMap<ScopeNo, Run>,
+    /// The newest state, where later sweeps may speak too.
+    later: Option<State>,
     txn: ReadTransaction,
 }
 
 impl Store {
+    /// State at a moment, as known then.
     pub fn snapshot(&self, moment: Moment) -> Result<StoreSnapshot, StoreError> {
-        let current = self.state();
+        self.snapshot_from(self.state(), moment)
+    }
+
+    /// State at a moment, with what later sweeps let us say about it: present where a sweep before and
+    /// one after show the same life, unknown between last seen and first missed, absent from there on.
+    pub fn snapshot_in_hindsight(&self, moment: Moment) -> Result<StoreSnapshot, StoreError> {
+        let newest = self.state();
+        let snapshot = self.snapshot_from(newest.clone(), moment)?;
+        Ok(StoreSnapshot { later: Some(newest), ..snapshot })
+    }
+
+    fn snapshot_from(&self, current: State, moment: Moment) -> Result<StoreSnapshot, StoreError> {
         let txn = self.inner.db.begin_read()?;
         let newest_runs =
             current.scopes.iter().filter_map(|(number, s)| Some((*number, s.run.clone()?))).collect();
@@ -39,7 +53,7 @@ impl Store {
             Moment::Time(asked) => (last_at(&txn, &current, asked)?, asked),
         };
         let state = if revision == current.revision { current } else { fold(&txn, revision)? };
-        Ok(StoreSnapshot { state, at, newest_runs, txn })
+        Ok(StoreSnapshot { state, at, newest_runs, later: None, txn })
     }
 
     /// The net difference between two moments, and the scopes that were not current at one of them.
@@ -127,6 +141,50 @@ impl StoreSnapshot {
         runs.into_values().rev().collect()
     }
 
+    /// Whether a complete sweep of the scope ended after the moment.
+    fn is_looked_at_later(&self, number: ScopeNo) -> Result<bool, StoreError> {
+        let is_later = |run: &Run| run.outcome.is_complete() && run.last_ended > self.at;
+        if self.newest_runs.get(&number).is_some_and(is_later) || self.runs(number).iter().any(is_later) {
+            return Ok(true);
+        }
+        for row in self.txn.open_table(RUN)?.range((number, self.at.as_millis())..=(number, i64::MAX))? {
+            if is_later(&decode::<Run>("run", row?.1.value())?) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Puts right what is said of a resource by what was learnt of its life after the moment.
+    fn correct(&self, later: &State, rid: Rid, resource: &mut Resource) -> Result<(), StoreError> {
+        let then = &self.state.heads[&rid];
+        let now = &later.heads[&rid];
+        let mut end = None;
+        let mut is_retracted = false;
+        for (revision, row, entry) in self.entries_of(rid, now.last_entry, then.last_entry)? {
+            match &entry.kind {
+                EntryKind::Appeared { .. } => break,
+                EntryKind::Retracted { .. } => is_retracted = true,
+                EntryKind::Ended { .. } if end.is_none() => end = end_of(revision, &row, &entry.kind),
+                _ => {}
+            }
+        }
+        // What came back as the same life was no end: nobody knows what lay between.
+        if then.end.is_some() || end.as_ref().is_some_and(|e| self.at >= e.first_missed) {
+            resource.presence = if is_retracted { Presence::Unknown } else { Presence::Absent };
+            resource.end = if is_retracted { None } else { then.end.clone().or(end) };
+            return Ok(());
+        }
+        let last_seen = end.map(|e| e.last_seen).or_else(|| now.suspect.as_ref().map(|s| s.last_seen));
+        if last_seen.is_none_or(|last_seen| self.at <= last_seen) {
+            resource.presence = Presence::Present;
+            resource.suspect = None;
+        } else {
+            resource.presence = Presence::Unknown;
+        }
+        Ok(())
+    }
+
     fn sees(&self, viewer: &Viewer, rid: Rid) -> bool {
         self.state.heads.get(&rid).is_some_and(|head| self.state.scopes[&head.scope].covers.contains_key(viewer))
     }
@@ -184,9 +242,10 @@ impl StoreSnapshot {
     /// Every step of a resource, newest first, each with what changed in it field by field.
     pub fn history(&self, resource: &Resource) -> Result<Vec<Change>, StoreError> {
         let Some(rid) = self.rid(resource) else { return Ok(Vec::new()) };
+        let newest = self.state.heads.get(&rid).map_or(0, |head| head.last_entry);
         let mut steps = Vec::new();
         let mut before: Option<(Value, Tags)> = None;
-        for (revision, row, entry) in self.entries_of(rid)? {
+        for (revision, row, entry) in self.entries_of(rid, newest, 0)? {
             let after = match entry.kind.version() {
                 Some(version) => Some((self.document(revision, rid)?, self.tags_of(version.tags))),
                 None => None,
@@ -221,16 +280,10 @@ impl StoreSnapshot {
                     change.fields = fields_between(before.as_ref(), after.as_ref());
                     true
                 }
-                EntryKind::Ended { cause, last_seen, first_missed } => {
+                EntryKind::Ended { cause, .. } => {
                     change.change = ChangeKind::Disappeared;
                     change.replaced = *cause == EndCause::Replaced;
-                    change.end = Some(crate::inventory::End {
-                        cause: cause.clone(),
-                        last_seen: *last_seen,
-                        first_missed: *first_missed,
-                        concluded: row.time,
-                        revision: Revision(revision),
-                    });
+                    change.end = end_of(revision, &row, &entry.kind);
                     true
                 }
                 _ => false,
@@ -248,12 +301,13 @@ impl StoreSnapshot {
         self.state.tags(tags)
     }
 
-    /// The log entries of one resource, oldest first: walked back from its newest by their pointers.
-    fn entries_of(&self, rid: Rid) -> Result<Vec<(u64, RevRow, Entry)>, StoreError> {
+    /// The log entries of one resource after a revision, oldest first: walked back from its newest by
+    /// their pointers.
+    fn entries_of(&self, rid: Rid, newest: u64, after: u64) -> Result<Vec<(u64, RevRow, Entry)>, StoreError> {
         let (revisions, log) = (self.txn.open_table(REV)?, self.txn.open_table(CHG)?);
         let mut out = Vec::new();
-        let mut revision = self.state.heads.get(&rid).map_or(0, |head| head.last_entry);
-        while revision != 0 {
+        let mut revision = newest;
+        while revision > after {
             let row = revisions.get(revision)?.ok_or(StoreError::Damaged { table: "rev" })?;
             let row: RevRow = decode("rev", row.value())?;
             let mut here = Vec::new();
@@ -325,6 +379,18 @@ impl StoreSnapshot {
     }
 }
 
+/// The tombstone that an entry of the log tells of.
+fn end_of(revision: u64, row: &RevRow, kind: &EntryKind) -> Option<End> {
+    let EntryKind::Ended { cause, last_seen, first_missed } = kind else { return None };
+    Some(End {
+        cause: cause.clone(),
+        last_seen: *last_seen,
+        first_missed: *first_missed,
+        concluded: row.time,
+        revision: Revision(revision),
+    })
+}
+
 /// Attributes by their paths, tags as `Tags.KEY`.
 fn fields_between(before: Option<&(Value, Tags)>, after: Option<&(Value, Tags)>) -> Vec<FieldChange> {
     let (Some((before, tags_before)), Some((after, tags_after))) = (before, after) else { return Vec::new() };
@@ -364,12 +430,27 @@ impl Snapshot for StoreSnapshot {
                 continue;
             }
             let status = self.scope_view(*number).status;
+            // Nothing can be put right where the moment lies not between two looks.
+            let is_between = matches!(status, ScopeStatus::Current | ScopeStatus::Stale)
+                && self.later.is_some()
+                && self.is_looked_at_later(*number).unwrap_or(false);
+            let later = self.later.as_ref().filter(|_| is_between);
+            let told = |rid: Rid| {
+                let mut resource = self.resource(&self.state.heads[&rid], status);
+                if let Some(later) = later
+                    && self.correct(later, rid, &mut resource).is_err()
+                {
+                    // As with a run that can't be read: unknown, never present.
+                    resource.presence = Presence::Unknown;
+                }
+                resource
+            };
             let Some(ids) = self.state.by_scope.get(number) else { continue };
             let wanted = ids
                 .values()
-                .map(|rid| &self.state.heads[rid])
-                .filter(|head| filter.include_ended || head.end.is_none())
-                .map(|head| self.resource(head, status))
+                .filter(|rid| later.is_some() || filter.include_ended || self.state.heads[*rid].end.is_none())
+                .map(|rid| told(*rid))
+                .filter(|resource| filter.include_ended || resource.is_live())
                 .filter(|r| filter.matches_key(&r.key) && filter.matches_tags(&r.tags));
             out.extend(wanted);
         }
