@@ -48,7 +48,7 @@ impl Desk {
     }
 
     fn answer(&self, question: &[&str]) -> Value {
-        let output = self.elava(&[question, &["--store", "elava.redb", "-o", "json"]].concat());
+        let output = self.elava(&[question, &["-o", "json"]].concat());
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         serde_json::from_slice(&output.stdout).expect("json")
     }
@@ -139,12 +139,13 @@ async fn a_scan_tells_what_is_new_changed_gone_and_unowned() {
     assert_eq!(told["changes"], json!([]), "nothing happens while nothing happens");
 
     // The same past, asked for.
-    let ask = |args: &[&str]| {
-        let output = desk.elava(&[args, &["-o", "json"]].concat());
-        let error = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "{args:?}: {error}");
-        serde_json::from_slice::<Value>(&output.stdout).unwrap()
-    };
+    let steps = desk.elava(&["diff", "1", "now", "--steps"]);
+    let steps = String::from_utf8_lossy(&steps.stdout).into_owned();
+    assert!(steps.starts_with("TIME") && steps.contains("Tags.owner: a -> b"), "{steps}");
+    let backwards = desk.elava(&["diff", "now", "1", "--steps"]);
+    assert_eq!(backwards.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&backwards.stderr).contains("name the earlier moment first"));
+    let ask = |args: &[&str]| desk.answer(args);
     let key = format!("aws/{A}/{IRELAND}/AWS::EC2::Volume/{kept}");
     let history = ask(&["history", &key]);
     assert_eq!(history["changes"][0]["fields"][0]["path"], "Tags.owner");

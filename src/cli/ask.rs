@@ -93,6 +93,9 @@ pub struct DiffArgs {
     /// A revision, a time, or now
     #[arg(default_value = "now")]
     to: String,
+    /// Every step between the two, also of what came and went; without it the net difference
+    #[arg(long)]
+    steps: bool,
     #[command(flatten)]
     source: SourceArgs,
     #[command(flatten)]
@@ -250,18 +253,24 @@ pub async fn history(args: HistoryArgs) -> anyhow::Result<()> {
 }
 
 pub async fn diff(args: DiffArgs) -> anyhow::Result<()> {
-    let question = DiffQuestion { from: args.from, to: args.to };
+    let question = DiffQuestion { from: args.from, to: args.to, steps: args.steps };
     let answer: DiffAnswer = args.source.ask("/v1/diff", &question, query::diff).await?;
     if args.output.output != Output::Table {
         return print::structured(&answer, args.output.output);
     }
-    let header = ["CHANGE", "RESOURCE", "WHAT"].map(str::to_owned).to_vec();
-    let rows = answer
-        .diff
-        .changes
-        .iter()
-        .map(|c| vec![format!("{:?}", c.change), c.resource.to_string(), print::remark(c)]);
-    print::columns(std::iter::once(header).chain(rows));
+    let mut rows = vec![["TIME", "CHANGE", "RESOURCE", "WHAT"].map(str::to_owned).to_vec()];
+    rows.extend(
+        answer.diff.changes.iter().map(|c| {
+            vec![c.time.to_string(), format!("{:?}", c.change), c.resource.to_string(), print::remark(c)]
+        }),
+    );
+    if !args.steps {
+        // A net difference is the sum of steps; only a step has its moment.
+        for row in &mut rows {
+            row.remove(0);
+        }
+    }
+    print::columns(rows);
     eprintln!(
         "{} changes between revision {} and {}",
         answer.diff.changes.len(),

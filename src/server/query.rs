@@ -144,6 +144,9 @@ pub struct HistoryAnswer {
 pub struct DiffQuestion {
     pub from: String,
     pub to: String,
+    /// Every step, not the net difference.
+    #[serde(default)]
+    pub steps: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -253,7 +256,12 @@ pub fn history(store: &Store, question: &HistoryQuestion) -> Result<HistoryAnswe
 }
 
 pub fn diff(store: &Store, question: &DiffQuestion) -> Result<DiffAnswer, QueryError> {
-    let diff = store.diff(moment(&question.from)?, moment(&question.to)?, None)?;
+    let (from, to) = (moment(&question.from)?, moment(&question.to)?);
+    let diff = if question.steps { store.steps(from, to, None)? } else { store.diff(from, to, None)? };
+    if question.steps && diff.from > diff.to {
+        let message = format!("{} lies after {}: name the earlier moment first", question.from, question.to);
+        return Err(QueryError::Malformed(message));
+    }
     Ok(DiffAnswer { api_version: API_VERSION.to_owned(), diff })
 }
 

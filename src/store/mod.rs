@@ -5,6 +5,7 @@
 //! - [`plan`]: sweep -> delta, pure.
 //! - [`ledger`]: runs of sweeps; which moments are known.
 //! - [`snapshot`]: reading, at any moment.
+//! - [`steps`]: the log as people read it.
 //!
 //! A commit is: plan against the current state, one durable redb transaction, fold into the state,
 //! publish the revision. Nothing is visible before it is durable. One writer (a mutex); readers work
@@ -19,6 +20,7 @@ mod plan;
 mod record;
 mod snapshot;
 mod state;
+mod steps;
 #[cfg(test)]
 pub(crate) mod tests;
 

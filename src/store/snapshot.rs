@@ -6,24 +6,24 @@ use std::sync::Arc;
 use redb::{ReadTransaction, ReadableDatabase, ReadableTable};
 use serde_json::Value;
 
-use super::record::{CHG, DOC, Entry, EntryKind, MILE, REV, RUN, RevRow, Rid, Run, ScopeNo, TagsRef, decode};
+use super::record::{DOC, EntryKind, MILE, REV, RUN, RevRow, Rid, Run, ScopeNo, TagsRef, decode};
 use super::state::{Head, State};
+use super::steps::{end_of, fields_between};
 use super::{Store, StoreError, document, fold, ledger, record};
 use crate::inventory::{
-    Change, ChangeKind, Cover, Diff, End, EndCause, FieldChange, Filter, History, Milestone, Moment, Presence,
-    Resource, ResourceKey, Revision, Scope, ScopeStatus, ScopeView, Snapshot, Tags, Timestamp, Viewer,
-    field_changes,
+    Change, ChangeKind, Cover, Diff, Filter, History, Milestone, Moment, Presence, Resource, ResourceKey,
+    Revision, Scope, ScopeStatus, ScopeView, Snapshot, Tags, Timestamp, Viewer,
 };
 
 /// The state at one moment, with redb's own snapshot behind it for documents and history.
 pub struct StoreSnapshot {
-    state: State,
+    pub(super) state: State,
     at: Timestamp,
     /// The newest run of each scope, of which the file may hold a shorter one yet.
     newest_runs: BTreeMap<ScopeNo, Run>,
     /// The newest state, where later sweeps may speak too.
     later: Option<State>,
-    txn: ReadTransaction,
+    pub(super) txn: ReadTransaction,
 }
 
 impl Store {
@@ -66,15 +66,20 @@ impl Store {
                 to.net_changes(&from, rid, &mut changes)?;
             }
         }
-        let mut unknown: BTreeMap<Scope, ScopeView> = BTreeMap::new();
-        for view in from.scopes().into_iter().chain(to.scopes()) {
-            if view.status != ScopeStatus::Current {
-                unknown.entry(view.scope.clone()).or_insert(view);
-            }
-        }
-        let unknown = unknown.into_values().collect();
+        let unknown = unknown_at(&from, &to);
         Ok(Diff { from: from.state.revision, to: to.state.revision, changes, unknown })
     }
+}
+
+/// The scopes that were not current at one of two moments.
+pub(super) fn unknown_at(from: &StoreSnapshot, to: &StoreSnapshot) -> Vec<ScopeView> {
+    let mut unknown: BTreeMap<Scope, ScopeView> = BTreeMap::new();
+    for view in from.scopes().into_iter().chain(to.scopes()) {
+        if view.status != ScopeStatus::Current {
+            unknown.entry(view.scope.clone()).or_insert(view);
+        }
+    }
+    unknown.into_values().collect()
 }
 
 fn time_of(txn: &ReadTransaction, revision: Revision) -> Result<Timestamp, StoreError> {
@@ -165,7 +170,7 @@ impl StoreSnapshot {
             match &entry.kind {
                 EntryKind::Appeared { .. } => break,
                 EntryKind::Retracted { .. } => is_retracted = true,
-                EntryKind::Ended { .. } if end.is_none() => end = end_of(revision, &row, &entry.kind),
+                EntryKind::Ended { .. } if end.is_none() => end = end_of(revision, row.time, &entry.kind),
                 _ => {}
             }
         }
@@ -185,7 +190,7 @@ impl StoreSnapshot {
         Ok(())
     }
 
-    fn sees(&self, viewer: &Viewer, rid: Rid) -> bool {
+    pub(super) fn sees(&self, viewer: &Viewer, rid: Rid) -> bool {
         self.state.heads.get(&rid).is_some_and(|head| self.state.scopes[&head.scope].covers.contains_key(viewer))
     }
 
@@ -227,11 +232,11 @@ impl StoreSnapshot {
         self.resources(&filter)
     }
 
-    fn rid(&self, resource: &Resource) -> Option<Rid> {
+    pub(super) fn rid(&self, resource: &Resource) -> Option<Rid> {
         self.state.rid(*self.state.scope_numbers.get(&resource.scope)?, &resource.key.id)
     }
 
-    fn document(&self, revision: u64, rid: Rid) -> Result<Value, StoreError> {
+    pub(super) fn document(&self, revision: u64, rid: Rid) -> Result<Value, StoreError> {
         let table = self.txn.open_table(DOC)?;
         document::document(revision, &self.state.dictionaries, |revision| {
             let bytes = table.get((revision, rid))?.ok_or(StoreError::Damaged { table: "doc" })?;
@@ -239,91 +244,8 @@ impl StoreSnapshot {
         })
     }
 
-    /// Every step of a resource, newest first, each with what changed in it field by field.
-    pub fn history(&self, resource: &Resource) -> Result<Vec<Change>, StoreError> {
-        let Some(rid) = self.rid(resource) else { return Ok(Vec::new()) };
-        let newest = self.state.heads.get(&rid).map_or(0, |head| head.last_entry);
-        let mut steps = Vec::new();
-        let mut before: Option<(Value, Tags)> = None;
-        for (revision, row, entry) in self.entries_of(rid, newest, 0)? {
-            let after = match entry.kind.version() {
-                Some(version) => Some((self.document(revision, rid)?, self.tags_of(version.tags))),
-                None => None,
-            };
-            let mut change = Change {
-                change: ChangeKind::Changed,
-                resource: resource.key.clone(),
-                revision: Revision(revision),
-                time: row.time,
-                baseline: false,
-                replaced: false,
-                retracted: false,
-                end: None,
-                fields: Vec::new(),
-            };
-            let told = match &entry.kind {
-                EntryKind::Appeared { baseline, .. } => {
-                    change.change = ChangeKind::Appeared;
-                    change.baseline = *baseline;
-                    change.replaced = steps
-                        .last()
-                        .is_some_and(|last: &Change| last.replaced && last.revision == change.revision);
-                    true
-                }
-                EntryKind::Retracted { .. } => {
-                    change.change = ChangeKind::Appeared;
-                    change.retracted = true;
-                    change.fields = fields_between(before.as_ref(), after.as_ref());
-                    true
-                }
-                EntryKind::Changed { .. } => {
-                    change.fields = fields_between(before.as_ref(), after.as_ref());
-                    true
-                }
-                EntryKind::Ended { cause, .. } => {
-                    change.change = ChangeKind::Disappeared;
-                    change.replaced = *cause == EndCause::Replaced;
-                    change.end = end_of(revision, &row, &entry.kind);
-                    true
-                }
-                _ => false,
-            };
-            if told {
-                steps.push(change);
-            }
-            before = after.or(before);
-        }
-        steps.reverse();
-        Ok(steps)
-    }
-
-    fn tags_of(&self, tags: TagsRef) -> Tags {
+    pub(super) fn tags_of(&self, tags: TagsRef) -> Tags {
         self.state.tags(tags)
-    }
-
-    /// The log entries of one resource after a revision, oldest first: walked back from its newest by
-    /// their pointers.
-    fn entries_of(&self, rid: Rid, newest: u64, after: u64) -> Result<Vec<(u64, RevRow, Entry)>, StoreError> {
-        let (revisions, log) = (self.txn.open_table(REV)?, self.txn.open_table(CHG)?);
-        let mut out = Vec::new();
-        let mut revision = newest;
-        while revision > after {
-            let row = revisions.get(revision)?.ok_or(StoreError::Damaged { table: "rev" })?;
-            let row: RevRow = decode("rev", row.value())?;
-            let mut here = Vec::new();
-            for chunk in log.range((revision, 0)..=(revision, u32::MAX))? {
-                let entries: Vec<Entry> = decode("chg", chunk?.1.value())?;
-                here.extend(entries.into_iter().filter(|e| e.rid == rid));
-            }
-            let previous = here.first().ok_or(StoreError::Damaged { table: "chg" })?.prev;
-            if previous >= revision {
-                return Err(StoreError::Damaged { table: "chg" });
-            }
-            out.extend(here.into_iter().rev().map(|entry| (revision, row.clone(), entry)));
-            revision = previous;
-        }
-        out.reverse();
-        Ok(out)
     }
 
     /// What is different of one resource here from how it was in `from`.
@@ -368,7 +290,7 @@ impl StoreSnapshot {
             (Some(then), Some(now)) if then.changed != now.changed => {
                 let before = (self.document(then.document, rid)?, from.tags_of(then.version.tags));
                 let after = (self.document(now.document, rid)?, self.tags_of(now.version.tags));
-                let fields = fields_between(Some(&before), Some(&after));
+                let fields = fields_between(&before, &after);
                 if !fields.is_empty() {
                     out.push(Change { fields, ..change(ChangeKind::Changed, &now, false)? });
                 }
@@ -377,32 +299,6 @@ impl StoreSnapshot {
         }
         Ok(())
     }
-}
-
-/// The tombstone that an entry of the log tells of.
-fn end_of(revision: u64, row: &RevRow, kind: &EntryKind) -> Option<End> {
-    let EntryKind::Ended { cause, last_seen, first_missed } = kind else { return None };
-    Some(End {
-        cause: cause.clone(),
-        last_seen: *last_seen,
-        first_missed: *first_missed,
-        concluded: row.time,
-        revision: Revision(revision),
-    })
-}
-
-/// Attributes by their paths, tags as `Tags.KEY`.
-fn fields_between(before: Option<&(Value, Tags)>, after: Option<&(Value, Tags)>) -> Vec<FieldChange> {
-    let (Some((before, tags_before)), Some((after, tags_after))) = (before, after) else { return Vec::new() };
-    let mut fields = field_changes(before, after);
-    if let (Some(b), Some(a)) = (tags_before.known(), tags_after.known()) {
-        let value = |set: &crate::inventory::TagSet| serde_json::to_value(set).unwrap_or_default();
-        fields.extend(field_changes(&value(b), &value(a)).into_iter().map(|mut field| {
-            field.path = format!("Tags.{}", field.path);
-            field
-        }));
-    }
-    fields
 }
 
 impl Snapshot for StoreSnapshot {

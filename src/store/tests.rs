@@ -377,6 +377,23 @@ fn history_says_what_changed_field_by_field_and_milestones_keep_the_tags() {
 }
 
 #[test]
+fn every_step_tells_of_what_the_net_difference_leaves_out() {
+    let bed = Bed::new();
+    bed.see(&[observation("vol-1", &[("Owner", "a")], 8)]);
+    let from = Moment::Revision(bed.store().revision());
+    bed.see(&[observation("vol-1", &[("Owner", "b")], 8)]);
+    bed.see(&[observation("vol-1", &[("Owner", "a")], 8)]);
+    assert!(bed.store().diff(from, Moment::Now, None).unwrap().changes.is_empty());
+    let steps = bed.store().steps(from, Moment::Now, None).unwrap().changes;
+    let after: Vec<_> = steps.iter().map(|c| c.fields[0].after.clone().unwrap()).collect();
+    assert_eq!(after, ["b", "a"]);
+    assert!(bed.store().steps(from, from, None).unwrap().changes.is_empty());
+    assert!(bed.store().steps(Moment::Now, from, None).unwrap().changes.is_empty());
+    let nobody = Viewer::from("team/none");
+    assert!(bed.store().steps(from, Moment::Now, Some(&nobody)).unwrap().changes.is_empty());
+}
+
+#[test]
 fn a_closed_scope_answers_not_watched_and_reopened_continues_its_lives() {
     let bed = Bed::new();
     bed.see(&[observation("vol-1", &[], 8), observation("vol-2", &[], 8)]);
@@ -595,6 +612,29 @@ mod model {
                 }
                 prop_assert_eq!(&got, copy, "at revision {}", revision);
             }
+            // Every step, in the order of time, is every history.
+            let all = bed.store().steps(Moment::Revision(Revision::ZERO), Moment::Now, None).unwrap().changes;
+            prop_assert!(all.is_sorted_by_key(|c| c.revision));
+            let newest = bed.store().snapshot(Moment::Now).unwrap();
+            let every = Filter { include_ended: true, include_unwatched: true, ..Filter::default() };
+            let text = |changes: &[Change]| serde_json::to_string(changes).unwrap();
+            let mut told = 0;
+            for resource in newest.resources(&every) {
+                let history = newest.history(&resource).unwrap();
+                let of_it = |c: &&Change| c.resource == resource.key;
+                let newest_first: Vec<Change> = all.iter().filter(of_it).rev().cloned().collect();
+                prop_assert_eq!(text(&history), text(&newest_first));
+                told += history.len();
+                // And from any moment on, the rest of it: what a step changed does not depend on where one begins.
+                if let Some(middle) = history.get(history.len() / 2) {
+                    let since = Moment::Revision(middle.revision);
+                    let rest = bed.store().steps(since, Moment::Now, None).unwrap().changes;
+                    let rest: Vec<Change> = rest.iter().filter(of_it).rev().cloned().collect();
+                    let later = history.iter().filter(|c| c.revision > middle.revision);
+                    prop_assert_eq!(text(&rest), text(&later.cloned().collect::<Vec<_>>()));
+                }
+            }
+            prop_assert_eq!(told, all.len());
             // state(last) = state(first) + diff(first, last), for scopes that stayed open.
             if let (Some(first), Some(last)) = (copies.keys().next(), copies.keys().last()) {
                 let diff = bed.store()
