@@ -5,7 +5,7 @@ CARGO ?= cargo
 # Two worlds of the end-to-end tests at once: each is a control plane, an emulator and an operator.
 E2E_THREADS ?= 2
 
-.PHONY: help generate fmt lint test demo bench tools
+.PHONY: help generate fmt lint test demo bench soak tools
 
 help: ## Show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -40,6 +40,13 @@ generate: tools ## Make again what is generated: CRDs, the chart's copy, kustomi
 	      | sed 's/managed-by: Helm/managed-by: kustomize/; /^# Source:/d'; } > "$${part##*:}"; \
 	done; \
 	"$$tools/aws/bin/python" e2e/tools/aws/shapes.py src/cloud/aws/shapes.json
+
+SOAK_SECONDS ?= 600
+soak: ## Faults of the disk, against the store's oracle, for SOAK_SECONDS (600); ELAVA_SEED replays
+	@out=$$(mktemp); trap 'rm -f "$$out"' EXIT; \
+	ELAVA_SOAK_SECONDS=$(SOAK_SECONDS) $(CARGO) test --lib store::faults::soak -- --ignored --exact --nocapture \
+	  > "$$out" || { cat "$$out"; exit 1; }; \
+	grep '^faults:' "$$out"
 
 bench: ## Benchmarks, each against its baseline in the same run
 	$(CARGO) bench
