@@ -163,12 +163,8 @@ async fn killed_twenty_times_while_things_change_it_tells_what_looks_have_shown_
     let mut open: Vec<String> = ended.iter().map(|id| format!("Disappeared {id}")).collect();
     open.extend(living.iter().filter(|(_, tags)| tags.is_empty()).map(|(id, _)| format!("Untagged {id}")));
     world.wait_for_open("team-a", &open).await;
-    // The event of a finding is written after the finding.
-    let told = || async {
-        let events = world.finding_events("team-a").await;
-        if events.get("Disappeared") == Some(&ended.len()) { Ok(()) } else { Err(format!("{events:?}")) }
-    };
-    eventually("each end is told once", told).await;
+    let told = |events: &BTreeMap<String, usize>| events.get("Disappeared") == Some(&ended.len());
+    world.wait_for_finding_events("team-a", "each end is told once", told).await;
 }
 
 async fn volumes(hands: &Hands) -> BTreeMap<String, Tags> {
@@ -238,11 +234,6 @@ async fn while_the_api_server_is_away_scanning_goes_on_and_findings_are_right_af
     world.cluster.start_api_server().await;
     let open = [format!("Disappeared {deleted}"), format!("Untagged {stripped}"), format!("Untagged {bare}")];
     world.wait_for_open("team-a", &open).await;
-    // The event of a finding is written after the finding.
-    let told = || async {
-        let events = world.finding_events("team-a").await;
-        let each_once = BTreeMap::from([("Disappeared".to_owned(), 1), ("Untagged".to_owned(), 2)]);
-        if events == each_once { Ok(()) } else { Err(format!("{events:?}")) }
-    };
-    eventually("each is told once", told).await;
+    let each_once = BTreeMap::from([("Disappeared".to_owned(), 1), ("Untagged".to_owned(), 2)]);
+    world.wait_for_finding_events("team-a", "each is told once", |events| *events == each_once).await;
 }

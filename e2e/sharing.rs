@@ -79,6 +79,14 @@ async fn a_secret_is_read_only_where_its_role_is_bound() {
     world.wait_for_condition("team-a", "one", "Stalled", "False").await;
 }
 
+async fn wait_until_none_lives(world: &World, question: &[&str], what: &str) {
+    let none = || async {
+        let open = world.operator.answer(question);
+        if open["resources"].as_array().is_some_and(Vec::is_empty) { Ok(()) } else { Err(open.to_string()) }
+    };
+    eventually(what, none).await;
+}
+
 async fn create_keys(world: &World, namespace: &str) {
     let secrets: Api<Secret> = Api::namespaced(world.client.clone(), namespace);
     let secret = json!({
@@ -146,11 +154,7 @@ async fn an_account_that_left_the_spec_while_the_operator_was_down_is_no_longer_
     world.apply_scan("team-a", "one", &world.scan_spec(&[A]));
     world.operator.restart().await;
     world.wait_for_open("team-a", &[format!("Untagged {kept}")]).await;
-    let closed = || async {
-        let open = world.operator.answer(&["get", "--account", B]);
-        if open["resources"].as_array().is_some_and(Vec::is_empty) { Ok(()) } else { Err(open.to_string()) }
-    };
-    eventually("what nobody looks at is in no current answer", closed).await;
+    wait_until_none_lives(&world, &["get", "--account", B], "what nobody looks at is in no current answer").await;
     world.look("team-a", "one").await;
     assert_eq!(world.open_findings("team-a").await, [format!("Untagged {kept}")], "nothing disappeared");
     let history = world.operator.answer(&["history", &left]);
@@ -177,9 +181,5 @@ async fn a_round_that_outlives_its_cloud_scan_leaves_nothing_watched() {
         if history.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&history.stderr).into_owned()) }
     };
     eventually("the round ends", committed).await;
-    let closed = || async {
-        let open = world.operator.answer(&["get"]);
-        if open["resources"].as_array().is_some_and(Vec::is_empty) { Ok(()) } else { Err(open.to_string()) }
-    };
-    eventually("what the round opened again is closed", closed).await;
+    wait_until_none_lives(&world, &["get"], "what the round opened again is closed").await;
 }

@@ -49,7 +49,8 @@ impl Desk {
 
     fn answer(&self, question: &[&str]) -> Value {
         let output = self.elava(&[question, &["-o", "json"]].concat());
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{question:?}: {error}");
         serde_json::from_slice(&output.stdout).expect("json")
     }
 
@@ -145,19 +146,21 @@ async fn a_scan_tells_what_is_new_changed_gone_and_unowned() {
     let backwards = desk.elava(&["diff", "now", "1", "--steps"]);
     assert_eq!(backwards.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&backwards.stderr).contains("name the earlier moment first"));
-    let ask = |args: &[&str]| desk.answer(args);
     let key = format!("aws/{A}/{IRELAND}/AWS::EC2::Volume/{kept}");
-    let history = ask(&["history", &key]);
+    let history = desk.answer(&["history", &key]);
     assert_eq!(history["changes"][0]["fields"][0]["path"], "Tags.owner");
     assert_eq!(history["changes"][0]["fields"][0]["after"], "b");
-    let then = ask(&["at", &between.to_string(), "--type", "AWS::EC2::Volume"]);
+    let then = desk.answer(&["at", &between.to_string(), "--type", "AWS::EC2::Volume"]);
     assert_eq!(then["resources"].as_array().unwrap().len(), 3);
-    let diff = ask(&["diff", &between.to_string()]);
+    let diff = desk.answer(&["diff", &between.to_string()]);
     assert_eq!(diff["changes"].as_array().unwrap().len(), 1);
-    let owned = ask(&["get", "--tag", "owner=b", "--attributes"]);
+    let owned = desk.answer(&["get", "--tag", "owner=b", "--attributes"]);
     assert_eq!(owned["resources"][0]["id"], json!(kept));
     assert_eq!(owned["resources"][0]["attributes"]["Tags"], json!([{"Key": "owner", "Value": "b"}]));
-    assert_eq!(ask(&["get", "--untagged", "--type", "AWS::EC2::Volume"])["resources"][0]["id"], json!(bare));
+    assert_eq!(
+        desk.answer(&["get", "--untagged", "--type", "AWS::EC2::Volume"])["resources"][0]["id"],
+        json!(bare)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -178,6 +178,20 @@ impl World {
         api.list(&ListParams::default()).await.expect("events can be listed").items
     }
 
+    /// The event of a finding is written after the finding.
+    pub async fn wait_for_finding_events(
+        &self,
+        namespace: &str,
+        what: &str,
+        is_told: impl Fn(&BTreeMap<String, usize>) -> bool,
+    ) {
+        let told = || async {
+            let events = self.finding_events(namespace).await;
+            if is_told(&events) { Ok(()) } else { Err(format!("{events:?}")) }
+        };
+        eventually(what, told).await;
+    }
+
     /// How many events of each reason regard findings.
     pub async fn finding_events(&self, namespace: &str) -> BTreeMap<String, usize> {
         let mut counts = BTreeMap::new();

@@ -258,18 +258,15 @@ pub async fn diff(args: DiffArgs) -> anyhow::Result<()> {
     if args.output.output != Output::Table {
         return print::structured(&answer, args.output.output);
     }
-    let mut rows = vec![["TIME", "CHANGE", "RESOURCE", "WHAT"].map(str::to_owned).to_vec()];
+    // A net difference is the sum of steps; only a step has its moment.
+    let row = |time: String, rest: [String; 3]| args.steps.then_some(time).into_iter().chain(rest).collect();
+    let mut rows: Vec<Vec<String>> =
+        vec![row("TIME".to_owned(), ["CHANGE", "RESOURCE", "WHAT"].map(str::to_owned))];
     rows.extend(
         answer.diff.changes.iter().map(|c| {
-            vec![c.time.to_string(), format!("{:?}", c.change), c.resource.to_string(), print::remark(c)]
+            row(c.time.to_string(), [format!("{:?}", c.change), c.resource.to_string(), print::remark(c)])
         }),
     );
-    if !args.steps {
-        // A net difference is the sum of steps; only a step has its moment.
-        for row in &mut rows {
-            row.remove(0);
-        }
-    }
     print::columns(rows);
     eprintln!(
         "{} changes between revision {} and {}",

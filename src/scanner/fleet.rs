@@ -95,20 +95,28 @@ impl Fleet {
     pub fn forget_other_accounts(&self, viewer: &Viewer) -> Result<(), StoreError> {
         let tasks = self.lock();
         let is_named = |key| tasks.get(&key).is_some_and(|task| task.is_wanted_by(viewer));
-        self.drop_covers(&tasks, |v, scope| v == viewer && !is_named(key_of(scope)))
+        let dropped = self.drop_covers(&tasks, |v, scope| v == viewer && !is_named(key_of(scope)))?;
+        if dropped { self.close_unwatched(&tasks) } else { Ok(()) }
     }
 
-    /// Drops the covers that are lost, and closes the scopes that nobody is left for.
+    /// Drops the covers that are lost, or has their task do it. Tells whether it dropped any itself.
     fn drop_covers(
         &self,
         tasks: &BTreeMap<AccountKey, Task>,
         is_lost: impl Fn(&Viewer, &Scope) -> bool,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
+        let mut dropped = false;
         for (viewer, scope) in self.store.covers().iter().filter(|(viewer, scope)| is_lost(viewer, scope)) {
             if !tasks.get(&key_of(scope)).is_some_and(|task| task.leave(viewer)) {
                 self.store.drop_cover(viewer, scope)?;
+                dropped = true;
             }
         }
+        Ok(dropped)
+    }
+
+    /// Closes the scopes that nobody covers, where no task does it.
+    fn close_unwatched(&self, tasks: &BTreeMap<AccountKey, Task>) -> Result<(), StoreError> {
         self.store.close_uncovered(|scope| tasks.get(&key_of(scope)).is_none_or(Task::has_ended))
     }
 
@@ -163,6 +171,7 @@ impl Fleet {
         }
         lock(&self.unnamed).retain(|viewer, _| existing.contains(viewer));
         self.drop_covers(&tasks, |viewer, _| !existing.contains(viewer))?;
+        self.close_unwatched(&tasks)?;
         self.store.retain_notes(&existing)
     }
 

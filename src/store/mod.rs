@@ -757,10 +757,7 @@ impl Draft {
         let mut documents = txn.open_table(DOC)?;
         for (rid, text) in &self.documents {
             let base = current.heads.get(rid).and_then(|head| {
-                let read = |revision| {
-                    let bytes = documents.get((revision, *rid))?.ok_or(StoreError::Damaged { table: "doc" })?;
-                    Ok(record::unseal_document(bytes.value())?.to_vec())
-                };
+                let read = |revision| record::document_in(&documents, revision, *rid);
                 // One that can't be read is no reason not to write: this one is then written in full.
                 document::full(head.document, &next.dictionaries, read).ok()
             });

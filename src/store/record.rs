@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use redb::TableDefinition;
+use redb::{ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::StoreError;
@@ -197,6 +197,16 @@ pub(super) fn decode<T: DeserializeOwned>(table: &'static str, bytes: &[u8]) -> 
 /// A document as [`super::document`] writes it.
 pub(super) fn seal_document(bytes: &[u8]) -> Vec<u8> {
     sealed(|out| out.extend(bytes))
+}
+
+/// What the table of documents holds of a resource in a revision.
+pub(super) fn document_in(
+    documents: &impl ReadableTable<(u64, Rid), &'static [u8]>,
+    revision: u64,
+    rid: Rid,
+) -> Result<Vec<u8>, StoreError> {
+    let bytes = documents.get((revision, rid))?.ok_or(StoreError::Damaged { table: "doc" })?;
+    Ok(unseal_document(bytes.value())?.to_vec())
 }
 
 pub(super) fn unseal_document(bytes: &[u8]) -> Result<&[u8], StoreError> {

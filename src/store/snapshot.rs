@@ -1,4 +1,4 @@
-//! Reading: state at any moment, the history of one resource, differences.
+//! Reading: state at any moment, and the net difference between two.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -239,8 +239,7 @@ impl StoreSnapshot {
     pub(super) fn document(&self, revision: u64, rid: Rid) -> Result<Value, StoreError> {
         let table = self.txn.open_table(DOC)?;
         document::document(revision, &self.state.dictionaries, |revision| {
-            let bytes = table.get((revision, rid))?.ok_or(StoreError::Damaged { table: "doc" })?;
-            Ok(record::unseal_document(bytes.value())?.to_vec())
+            record::document_in(&table, revision, rid)
         })
     }
 
@@ -331,8 +330,7 @@ impl Snapshot for StoreSnapshot {
                 && self.later.is_some()
                 && self.is_looked_at_later(*number).unwrap_or(false);
             let later = self.later.as_ref().filter(|_| is_between);
-            let told = |rid: Rid| {
-                let mut resource = self.resource(&self.state.heads[&rid], status);
+            let corrected = |(rid, mut resource): (Rid, Resource)| {
                 if let Some(later) = later
                     && self.correct(later, rid, &mut resource).is_err()
                 {
@@ -345,9 +343,10 @@ impl Snapshot for StoreSnapshot {
             let wanted = ids
                 .values()
                 .filter(|rid| later.is_some() || filter.include_ended || self.state.heads[*rid].end.is_none())
-                .map(|rid| told(*rid))
-                .filter(|resource| filter.include_ended || resource.is_live())
-                .filter(|r| filter.matches_key(&r.key) && filter.matches_tags(&r.tags));
+                .map(|rid| (*rid, self.resource(&self.state.heads[rid], status)))
+                .filter(|(_, r)| filter.matches_key(&r.key) && filter.matches_tags(&r.tags))
+                .map(corrected)
+                .filter(|resource| filter.include_ended || resource.is_live());
             out.extend(wanted);
         }
         out.sort_by(|a, b| a.key.cmp(&b.key));

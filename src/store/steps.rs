@@ -102,8 +102,11 @@ impl StoreSnapshot {
         newest: u64,
         after: u64,
     ) -> Result<Vec<(u64, RevRow, Entry)>, StoreError> {
-        let (revisions, log) = (self.txn.open_table(REV)?, self.txn.open_table(CHG)?);
         let mut out = Vec::new();
+        if newest <= after {
+            return Ok(out);
+        }
+        let (revisions, log) = (self.txn.open_table(REV)?, self.txn.open_table(CHG)?);
         let mut revision = newest;
         while revision > after {
             let row = revisions.get(revision)?.ok_or(StoreError::Damaged { table: "rev" })?;
@@ -131,8 +134,6 @@ impl Store {
     pub fn steps(&self, from: Moment, to: Moment, viewer: Option<&Viewer>) -> Result<Diff, StoreError> {
         let (from, to) = (self.snapshot(from)?, self.snapshot(to)?);
         let mut steps = Steps::new(&to);
-        let version = |head: &super::state::Head| (head.document, head.version.tags);
-        steps.versions = from.state.heads.iter().map(|(rid, head)| (*rid, version(head))).collect();
         let mut changes = Vec::new();
         let (revisions, log) = (to.txn.open_table(REV)?, to.txn.open_table(CHG)?);
         let (first, last) = (from.state.revision.0 + 1, to.state.revision.0);
@@ -145,6 +146,9 @@ impl Store {
                 for entry in decode::<Vec<Entry>>("chg", chunk.value())? {
                     let is_seen = |rid| viewer.is_none_or(|v| to.sees(v, rid) || from.sees(v, rid));
                     if entry.rid != NO_RID && is_seen(entry.rid) {
+                        if let Some(head) = from.state.heads.get(&entry.rid) {
+                            steps.versions.entry(entry.rid).or_insert((head.document, head.version.tags));
+                        }
                         changes.extend(steps.step(revision, row.time, &entry)?);
                     }
                 }
