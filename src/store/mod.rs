@@ -1,6 +1,7 @@
 //! The multi-version store on redb. It knows no Kubernetes and no cloud.
 //!
-//! - [`record`]: tables and records of the file.
+//! - [`log`]: what every revision did, in pages; [`document`]: described objects in it.
+//! - [`record`]: the other tables and records of the file.
 //! - [`state`]: state at a revision, the fold of the log.
 //! - [`plan`]: sweep -> delta, pure.
 //! - [`ledger`]: runs of sweeps; which moments are known.
@@ -16,6 +17,7 @@ mod error;
 #[cfg(test)]
 mod faults;
 mod ledger;
+mod log;
 mod plan;
 mod record;
 mod snapshot;
@@ -35,15 +37,15 @@ pub use error::StoreError;
 pub use snapshot::StoreSnapshot;
 
 use crate::inventory::{
-    Change, ChangeKind, End, EndCause, Milestone, MilestoneKind, Outcome, ResourceType, Revision, Scope, Suspect,
-    Sweep, Tags, Timestamp, Viewer,
+    Change, ChangeKind, End, EndCause, Outcome, ResourceType, Revision, Scope, Suspect, Sweep, Tags, Timestamp,
+    Viewer,
 };
 use document::Dictionaries;
+use log::{LOG, Logged, Pages};
 use plan::{Action, NewVersion, Plan};
 use record::{
-    CHG, CHUNK_ENTRIES, COVER, CoverRow, DICT, DOC, Entry, EntryKind, IDENT, Ident, KEY, MAX_DOCUMENT_BYTES,
-    MAX_ID_BYTES, META, MILE, NO_RID, NOTE, REV, RUN, RevRow, Rid, Run, SCHEMA, SCOPE, SUSPECT, SYM, ScopeNo,
-    Version, decode, encode,
+    COVER, CoverRow, DICT, Entry, EntryKind, IDENT, Ident, KEY, MAX_DOCUMENT_BYTES, MAX_ID_BYTES, META, NO_RID,
+    NOTE, RUN, RevRow, Rid, Run, SCHEMA, SCOPE, SUSPECT, SYM, ScopeNo, Version, decode, encode,
 };
 use state::{Identities, State};
 
@@ -102,7 +104,7 @@ impl Writer {
         let samples = self.samples.entry(resource_type.clone()).or_insert_with(|| Some(Vec::new()));
         let Some(collected) = samples else { return };
         let room = document::SAMPLES.saturating_sub(collected.len());
-        collected.extend(draft.documents.iter().take(room).map(|(_, text)| text.clone()));
+        collected.extend(draft.documents.values().take(room).cloned());
         if collected.len() >= document::SAMPLES {
             if let Some(dictionary) = document::train(collected) {
                 Arc::make_mut(&mut next.dictionaries).add(resource_type.clone(), dictionary.into());
@@ -506,11 +508,13 @@ impl Store {
         draft.write_suspects(txn)?;
         let revision = current.revision.next();
         if !draft.entries.is_empty() {
+            let asks = |e: &Entry| matches!(e.kind, EntryKind::Appeared { .. } | EntryKind::ScopeOpened);
+            let is_asked = draft.entries.iter().any(asks);
             let row = RevRow {
                 time,
                 scope: number,
-                started: draft.started,
-                ended: draft.ended,
+                started: if is_asked { draft.started } else { time },
+                ended: if is_asked { draft.ended } else { time },
                 entries: u32::try_from(draft.entries.len()).expect("a delta has fewer than 2^32 entries"),
             };
             draft.write(txn, current, next, revision, &row)?;
@@ -580,9 +584,8 @@ struct Draft {
     ended: Timestamp,
     entries: Vec<Entry>,
     /// Each as its canonical text.
-    documents: Vec<(Rid, Vec<u8>)>,
+    documents: BTreeMap<Rid, Vec<u8>>,
     idents: BTreeMap<Rid, Ident>,
-    milestones: Vec<(Rid, MilestoneKind, Tags)>,
     counted: Vec<(Rid, Suspect)>,
     /// What becomes of the suspect rows.
     suspects: BTreeMap<Rid, Option<Suspect>>,
@@ -603,9 +606,8 @@ impl Draft {
             started,
             ended,
             entries: Vec::new(),
-            documents: Vec::new(),
+            documents: BTreeMap::new(),
             idents: BTreeMap::new(),
-            milestones: Vec::new(),
             counted: Vec::new(),
             suspects: BTreeMap::new(),
             changes: Vec::new(),
@@ -621,7 +623,7 @@ impl Draft {
     }
 
     fn scope_entry(&mut self, kind: EntryKind) {
-        self.entries.push(Entry { rid: NO_RID, prev: 0, kind });
+        self.entries.push(Entry { rid: NO_RID, prev: 0, milestone: None, kind });
     }
 
     fn add(&mut self, next: &mut State, plan: Plan) {
@@ -632,9 +634,11 @@ impl Draft {
                 self.idents.insert(rid, Ident { scope: self.scope, id: planned.id.clone() });
                 rid
             });
+            let head = next.heads.get(&rid).cloned();
             let kind = self.translate(next, rid, &planned.id, planned.action);
-            let prev = next.heads.get(&rid).map_or(0, |head| head.last_entry);
-            self.entries.push(Entry { rid, prev, kind });
+            let is_milestone = kind.is_milestone(head.as_ref().map(|head| head.version.tags));
+            let milestone = is_milestone.then(|| head.as_ref().map_or(0, |head| head.milestone));
+            self.entries.push(Entry { rid, prev: head.map_or(0, |head| head.last_entry), milestone, kind });
         }
         for (rid, suspect) in plan.counted {
             self.suspects.insert(rid, Some(suspect.clone()));
@@ -647,12 +651,10 @@ impl Draft {
         match action {
             Action::Appear { baseline, replaced, version } => {
                 change(ChangeKind::Appeared, ChangeFlags { baseline, replaced, ..ChangeFlags::default() }, None);
-                self.milestones.push((rid, MilestoneKind::Appeared { baseline }, version.tags.clone()));
                 EntryKind::Appeared { baseline, version: self.version(next, rid, version) }
             }
             Action::Change { version } => {
                 change(ChangeKind::Changed, ChangeFlags::default(), None);
-                self.tag_milestone(next, rid, &version.tags);
                 EntryKind::Changed { version: self.version(next, rid, version) }
             }
             Action::Rebase { version } => EntryKind::Rebased { version: self.version(next, rid, version) },
@@ -666,16 +668,12 @@ impl Draft {
                 };
                 let replaced = cause == EndCause::Replaced;
                 change(ChangeKind::Disappeared, ChangeFlags { replaced, ..ChangeFlags::default() }, Some(end));
-                let tags = next.tags(next.heads[&rid].version.tags);
-                self.milestones.push((rid, MilestoneKind::Ended, tags));
                 self.suspects.insert(rid, None);
                 EntryKind::Ended { cause, last_seen, first_missed }
             }
             Action::Retract { version } => {
                 let flags = ChangeFlags { retracted: true, ..ChangeFlags::default() };
                 change(ChangeKind::Appeared, flags, None);
-                self.milestones.push((rid, MilestoneKind::Retracted, version.tags.clone()));
-                self.tag_milestone(next, rid, &version.tags);
                 EntryKind::Retracted { version: self.version(next, rid, version) }
             }
             Action::Suspect(suspect) => {
@@ -690,16 +688,8 @@ impl Draft {
         }
     }
 
-    fn tag_milestone(&mut self, next: &State, rid: Rid, after: &Tags) {
-        let before = next.tags(next.heads[&rid].version.tags);
-        if before != *after {
-            let kind = MilestoneKind::TagsChanged { before, after: after.clone() };
-            self.milestones.push((rid, kind, after.clone()));
-        }
-    }
-
     fn version(&mut self, next: &mut State, rid: Rid, new: NewVersion) -> Version {
-        self.documents.push((rid, document::text(&new.attributes)));
+        self.documents.insert(rid, document::text(&new.attributes));
         let NewVersion { fingerprint, tags, birth, shape, .. } = new;
         Version { fingerprint, tags: next.intern(&tags), birth, shape }
     }
@@ -733,7 +723,7 @@ impl Draft {
 
     /// Before anything is written: one document that is too large must not stop the writer.
     fn check_bounds(&self, scope: &Scope) -> Result<(), StoreError> {
-        match self.documents.iter().map(|(_, text)| text.len()).find(|length| *length > MAX_DOCUMENT_BYTES) {
+        match self.documents.values().map(Vec::len).find(|length| *length > MAX_DOCUMENT_BYTES) {
             None => Ok(()),
             Some(actual) => {
                 let what = format!("the document of a resource of {scope}");
@@ -742,29 +732,21 @@ impl Draft {
         }
     }
 
-    fn write_documents(
+    /// The document of a resource as this revision writes it.
+    fn document(
         &self,
-        txn: &WriteTransaction,
+        log: &redb::Table<'_, (u64, Rid), &'static [u8]>,
         current: &State,
         next: &State,
-        revision: Revision,
-    ) -> Result<(), StoreError> {
-        let scope = &next.scopes[&self.scope].scope;
-        let mut dictionaries = txn.open_table(DICT)?;
-        for (number, resource_type, bytes) in next.dictionaries.from(current.dictionaries.len()) {
-            dictionaries.insert(number, encode(&(resource_type, &**bytes)).as_slice())?;
-        }
-        let mut documents = txn.open_table(DOC)?;
-        for (rid, text) in &self.documents {
-            let base = current.heads.get(rid).and_then(|head| {
-                let read = |revision| record::document_in(&documents, revision, *rid);
-                // One that can't be read is no reason not to write: this one is then written in full.
-                document::full(head.document, &next.dictionaries, read).ok()
-            });
-            let bytes = document::encode(text, &scope.resource_type, &next.dictionaries, base);
-            documents.insert((revision.0, *rid), record::seal_document(&bytes).as_slice())?;
-        }
-        Ok(())
+        rid: Rid,
+    ) -> Vec<u8> {
+        let base = current.heads.get(&rid).and_then(|head| {
+            let read = |revision| log::document(log, revision, rid);
+            // One that can't be read is no reason not to write: this one is then written in full.
+            document::full(head.document, &next.dictionaries, read).ok()
+        });
+        let resource_type = &next.scopes[&self.scope].scope.resource_type;
+        document::encode(&self.documents[&rid], resource_type, &next.dictionaries, base)
     }
 
     fn count_misses(&self, next: &mut State) {
@@ -782,13 +764,19 @@ impl Draft {
         revision: Revision,
         row: &RevRow,
     ) -> Result<(), StoreError> {
-        txn.open_table(REV)?.insert(revision.0, encode(row).as_slice())?;
-        let mut log = txn.open_table(CHG)?;
-        // Chunks are keyed by their position; entries keep the order in which they happened.
-        for (chunk, entries) in (0u32..).zip(self.entries.chunks(CHUNK_ENTRIES)) {
-            log.insert((revision.0, chunk), encode(&entries).as_slice())?;
+        let mut dictionaries = txn.open_table(DICT)?;
+        for (number, resource_type, bytes) in next.dictionaries.from(current.dictionaries.len()) {
+            dictionaries.insert(number, encode(&(resource_type, &**bytes)).as_slice())?;
         }
-        self.write_documents(txn, current, next, revision)?;
+        let mut log = txn.open_table(LOG)?;
+        let logged = |entry: &Entry| {
+            let has_document = entry.kind.version().is_some();
+            let document = if has_document { self.document(&log, current, next, entry.rid) } else { Vec::new() };
+            Logged { entry: entry.clone(), document }
+        };
+        let mut pages = Pages::default();
+        pages.add(revision, row, self.entries.iter().map(logged).collect());
+        pages.write(&mut log)?;
         let mut sets = txn.open_table(SYM)?;
         for number in current.tag_sets.len()..next.tag_sets.len() {
             let key = u32::try_from(number).expect("interned under a u32");
@@ -799,11 +787,6 @@ impl Draft {
         for (rid, ident) in &self.idents {
             idents.insert(rid, encode(ident).as_slice())?;
             keys.insert(key_hash(&next.scopes[&ident.scope].scope, &ident.id), rid)?;
-        }
-        let mut milestones = txn.open_table(MILE)?;
-        for (i, (rid, kind, tags)) in (0u32..).zip(&self.milestones) {
-            let milestone = Milestone { revision, time: row.time, kind: kind.clone(), tags: tags.clone() };
-            milestones.insert((*rid, revision.0, i), encode(&milestone).as_slice())?;
         }
         let mut covers = txn.open_table(COVER)?;
         for entry in &self.entries {
@@ -859,9 +842,7 @@ fn check_schema(db: &Database, path: &Path) -> Result<(), StoreError> {
         }
     }
     // All tables exist from here on, so that readers need no special case for a new file.
-    txn.open_table(REV)?;
-    txn.open_table(CHG)?;
-    txn.open_table(DOC)?;
+    txn.open_table(LOG)?;
     txn.open_table(DICT)?;
     txn.open_table(KEY)?;
     txn.open_table(IDENT)?;
@@ -869,7 +850,6 @@ fn check_schema(db: &Database, path: &Path) -> Result<(), StoreError> {
     txn.open_table(RUN)?;
     txn.open_table(SUSPECT)?;
     txn.open_table(SYM)?;
-    txn.open_table(MILE)?;
     txn.open_table(COVER)?;
     txn.open_table(NOTE)?;
     txn.commit()?;
@@ -948,19 +928,9 @@ fn fold(txn: &redb::ReadTransaction, until: Revision) -> Result<State, StoreErro
         let (rid, bytes) = row?;
         identities.0.insert(rid.value(), decode("ident", bytes.value())?);
     }
-    let log = txn.open_table(CHG)?;
-    for row in txn.open_table(REV)?.range(..=until.0)? {
-        let (revision, bytes) = row?;
-        let revision = revision.value();
-        let row: RevRow = decode("rev", bytes.value())?;
-        let mut entries: Vec<Entry> = Vec::with_capacity(row.entries as usize);
-        for chunk in log.range((revision, 0)..=(revision, u32::MAX))? {
-            entries.extend(decode::<Vec<Entry>>("chg", chunk?.1.value())?);
-        }
-        if entries.len() != row.entries as usize {
-            return Err(StoreError::Damaged { table: "chg" });
-        }
-        state.apply(Revision(revision), &row, &entries, &identities);
-    }
+    log::revisions(&txn.open_table(LOG)?, 1..=until.0, |revision, row, entries| {
+        state.apply(revision, row, &entries, &identities);
+        Ok(())
+    })?;
     Ok(state)
 }

@@ -1,11 +1,11 @@
-//! The tables of the file and the records in them: store.md's layout, schema 0 (no checkpoints yet).
-//! Integer keys are fixed-width big-endian in redb, so ranges scan in order. Records are postcard,
-//! documents are [`super::document`]'s; each carries a checksum that every read verifies, because redb
-//! does not verify its own on plain reads.
+//! The tables of the file beside [`super::log`], and the records in them: store.md's layout, schema 0 (no
+//! checkpoints yet). Integer keys are fixed-width big-endian in redb, so ranges scan in order. Records
+//! are postcard; each carries a checksum that every read verifies, because redb does not verify its own
+//! on plain reads.
 
 use std::sync::Arc;
 
-use redb::{ReadableTable, TableDefinition};
+use redb::TableDefinition;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::StoreError;
@@ -13,12 +13,6 @@ use crate::inventory::{EndCause, Outcome, Timestamp};
 
 pub(super) const SCHEMA: u32 = 0;
 
-/// rev -> [`RevRow`]
-pub(super) const REV: TableDefinition<u64, &[u8]> = TableDefinition::new("rev");
-/// (rev, first rid) -> chunk of [`Entry`]: the log, appended in order.
-pub(super) const CHG: TableDefinition<(u64, u32), &[u8]> = TableDefinition::new("chg");
-/// (rev, rid) -> checksum and document
-pub(super) const DOC: TableDefinition<(u64, u32), &[u8]> = TableDefinition::new("doc");
 /// number -> (resource type, zstd dictionary)
 pub(super) const DICT: TableDefinition<u32, &[u8]> = TableDefinition::new("dict");
 /// 16-byte hash of (scope, id) -> rid
@@ -33,17 +27,12 @@ pub(super) const RUN: TableDefinition<(u32, i64), &[u8]> = TableDefinition::new(
 pub(super) const SUSPECT: TableDefinition<u32, &[u8]> = TableDefinition::new("suspect");
 /// number -> interned tag set
 pub(super) const SYM: TableDefinition<u32, &[u8]> = TableDefinition::new("sym");
-/// (rid, rev, index within the revision) -> Milestone
-pub(super) const MILE: TableDefinition<(u32, u64, u32), &[u8]> = TableDefinition::new("mile");
 /// (viewer, scope number, from rev) -> [`CoverRow`]
 pub(super) const COVER: TableDefinition<(&str, u32, u64), &[u8]> = TableDefinition::new("cover");
 /// (viewer, name) -> bytes
 pub(super) const NOTE: TableDefinition<(&str, &str), &[u8]> = TableDefinition::new("note");
 /// name -> bytes: schema, store id
 pub(super) const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
-
-/// How many entries one chunk of the log holds: about 100 KB, so that reading one is one short read.
-pub(super) const CHUNK_ENTRIES: usize = 1024;
 
 /// The longest id, tag set and document that are taken. AWS ids and ARNs end at 2,048 characters, 50
 /// tags of 128 + 256 characters at 77 KB; no described object comes near a megabyte.
@@ -53,11 +42,11 @@ pub(super) const MAX_DOCUMENT_BYTES: usize = 4 << 20;
 pub(super) type Rid = u32;
 pub(super) type ScopeNo = u32;
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug)]
 pub(super) struct RevRow {
     pub time: Timestamp,
     pub scope: ScopeNo,
-    /// Of the sweep behind it; both are the time of the revision where there was none.
+    /// Of the sweep behind it, where something appeared or a scope was opened; else the revision's time.
     pub started: Timestamp,
     pub ended: Timestamp,
     pub entries: u32,
@@ -86,16 +75,19 @@ pub(super) struct Version {
     pub shape: u32,
 }
 
-/// One entry of the log. `prev` is the revision of the resource's entry before this one, 0 for none.
-/// Entries about the scope itself carry `NO_RID`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// One entry of the log. `prev` is the revision of the resource's entry before this one, 0 for none;
+/// `milestone` stands on milestones, and is the revision of the one before. Entries about the scope
+/// itself carry `NO_RID`.
+#[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub rid: Rid,
     pub prev: u64,
+    pub milestone: Option<u64>,
     pub kind: EntryKind,
 }
 
-pub(super) const NO_RID: Rid = Rid::MAX;
+/// Before all others, which begin at 1.
+pub(super) const NO_RID: Rid = 0;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum EntryKind {
@@ -136,6 +128,15 @@ pub(super) enum EntryKind {
 }
 
 impl EntryKind {
+    /// Whether it is kept exactly and for ever; `before` are the tags until then.
+    pub fn is_milestone(&self, before: Option<TagsRef>) -> bool {
+        match self {
+            EntryKind::Appeared { .. } | EntryKind::Ended { .. } | EntryKind::Retracted { .. } => true,
+            EntryKind::Changed { version } => before != Some(version.tags),
+            _ => false,
+        }
+    }
+
     pub fn version(&self) -> Option<&Version> {
         match self {
             EntryKind::Appeared { version, .. }
@@ -169,7 +170,7 @@ pub(super) struct CoverRow {
 }
 
 /// Behind a checksum, which [`unsealed`] verifies.
-fn sealed(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+pub(super) fn sealed(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut out = vec![0; 4];
     write(&mut out);
     let checksum = crc32fast::hash(&out[4..]);
@@ -177,7 +178,7 @@ fn sealed(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     out
 }
 
-fn unsealed<'a>(table: &'static str, bytes: &'a [u8]) -> Result<&'a [u8], StoreError> {
+pub(super) fn unsealed<'a>(table: &'static str, bytes: &'a [u8]) -> Result<&'a [u8], StoreError> {
     match bytes.split_at_checked(4) {
         Some((checksum, record)) if checksum == crc32fast::hash(record).to_be_bytes() => Ok(record),
         _ => Err(StoreError::Damaged { table }),
@@ -194,40 +195,21 @@ pub(super) fn decode<T: DeserializeOwned>(table: &'static str, bytes: &[u8]) -> 
     postcard::from_bytes(unsealed(table, bytes)?).map_err(|_| StoreError::Damaged { table })
 }
 
-/// A document as [`super::document`] writes it.
-pub(super) fn seal_document(bytes: &[u8]) -> Vec<u8> {
-    sealed(|out| out.extend(bytes))
-}
-
-/// What the table of documents holds of a resource in a revision.
-pub(super) fn document_in(
-    documents: &impl ReadableTable<(u64, Rid), &'static [u8]>,
-    revision: u64,
-    rid: Rid,
-) -> Result<Vec<u8>, StoreError> {
-    let bytes = documents.get((revision, rid))?.ok_or(StoreError::Damaged { table: "doc" })?;
-    Ok(unseal_document(bytes.value())?.to_vec())
-}
-
-pub(super) fn unseal_document(bytes: &[u8]) -> Result<&[u8], StoreError> {
-    unsealed("doc", bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_flipped_bit_in_a_document_is_an_error_never_other_data() {
-        let good = seal_document(b"a document");
-        assert_eq!(unseal_document(&good).unwrap(), b"a document");
+    fn a_flipped_bit_in_a_record_is_an_error_never_other_data() {
+        let good = sealed(|out| out.extend(b"a record"));
+        assert_eq!(unsealed("log", &good).unwrap(), b"a record");
         for byte in 0..good.len() {
             for bit in 0..8 {
                 let mut bad = good.clone();
                 bad[byte] ^= 1 << bit;
-                assert!(unseal_document(&bad).is_err(), "byte {byte} bit {bit}");
+                assert!(unsealed("log", &bad).is_err(), "byte {byte} bit {bit}");
             }
         }
-        assert!(unseal_document(&good[..3]).is_err());
+        assert!(unsealed("log", &good[..3]).is_err());
     }
 }

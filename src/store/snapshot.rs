@@ -3,16 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use redb::{ReadTransaction, ReadableDatabase, ReadableTable};
+use redb::{ReadTransaction, ReadableDatabase, ReadableTableMetadata};
 use serde_json::Value;
 
-use super::record::{DOC, EntryKind, MILE, REV, RUN, RevRow, Rid, Run, ScopeNo, TagsRef, decode};
+use super::log::{self, LOG};
+use super::record::{EntryKind, RUN, Rid, Run, ScopeNo, TagsRef, decode};
 use super::state::{Head, State};
 use super::steps::{end_of, fields_between};
-use super::{Store, StoreError, document, fold, ledger, record};
+use super::{Store, StoreError, document, fold, ledger};
 use crate::inventory::{
-    Change, ChangeKind, Cover, Diff, Filter, History, Milestone, Moment, Presence, Resource, ResourceKey,
-    Revision, Scope, ScopeStatus, ScopeView, Snapshot, Tags, Timestamp, Viewer,
+    Change, ChangeKind, Cover, Diff, Filter, History, Milestone, MilestoneKind, Moment, Presence, Resource,
+    ResourceKey, Revision, Scope, ScopeStatus, ScopeView, Snapshot, Tags, Timestamp, Viewer,
 };
 
 /// The state at one moment, with redb's own snapshot behind it for documents and history.
@@ -83,14 +84,12 @@ pub(super) fn unknown_at(from: &StoreSnapshot, to: &StoreSnapshot) -> Vec<ScopeV
 }
 
 fn time_of(txn: &ReadTransaction, revision: Revision) -> Result<Timestamp, StoreError> {
-    let table = txn.open_table(REV)?;
-    match table.get(revision.0)? {
-        Some(row) => Ok(decode::<RevRow>("rev", row.value())?.time),
-        // Revision 0 is the empty state before everything.
-        None => match table.first()? {
-            Some((_, row)) => Ok(decode::<RevRow>("rev", row.value())?.time),
-            None => Ok(Timestamp::default()),
-        },
+    let table = txn.open_table(LOG)?;
+    // Revision 0 is the empty state before everything.
+    match (revision, table.is_empty()?) {
+        (Revision::ZERO, true) => Ok(Timestamp::default()),
+        (Revision::ZERO, false) => log::time_of(&table, 1),
+        _ => log::time_of(&table, revision.0),
     }
 }
 
@@ -237,10 +236,8 @@ impl StoreSnapshot {
     }
 
     pub(super) fn document(&self, revision: u64, rid: Rid) -> Result<Value, StoreError> {
-        let table = self.txn.open_table(DOC)?;
-        document::document(revision, &self.state.dictionaries, |revision| {
-            record::document_in(&table, revision, rid)
-        })
+        let table = self.txn.open_table(LOG)?;
+        document::document(revision, &self.state.dictionaries, |revision| log::document(&table, revision, rid))
     }
 
     pub(super) fn tags_of(&self, tags: TagsRef) -> Tags {
@@ -370,8 +367,27 @@ impl History for StoreSnapshot {
 
     fn milestones(&self, resource: &Resource) -> Result<Vec<Milestone>, StoreError> {
         let Some(rid) = self.rid(resource) else { return Ok(Vec::new()) };
-        let table = self.txn.open_table(MILE)?;
-        let until = self.state.revision.0;
-        table.range((rid, 0, 0)..=(rid, until, u32::MAX))?.map(|row| decode("mile", row?.1.value())).collect()
+        let newest = self.state.heads.get(&rid).map_or(0, |head| head.milestone);
+        let mut before = None;
+        let mut told = Vec::new();
+        for (revision, row, entry) in self.walk_back(rid, newest, 0, |entry| entry.milestone)? {
+            let after = entry.kind.version().map(|version| version.tags).or(before);
+            let tags = after.map_or(Tags::Unknown, |tags| self.tags_of(tags));
+            let mut tell = |kind| {
+                told.push(Milestone { revision: Revision(revision), time: row.time, kind, tags: tags.clone() });
+            };
+            match &entry.kind {
+                EntryKind::Appeared { baseline, .. } => tell(MilestoneKind::Appeared { baseline: *baseline }),
+                EntryKind::Ended { .. } => tell(MilestoneKind::Ended),
+                EntryKind::Retracted { .. } => tell(MilestoneKind::Retracted),
+                _ => {}
+            }
+            let is_new = matches!(entry.kind, EntryKind::Changed { .. } | EntryKind::Retracted { .. });
+            if let (true, true, Some(before)) = (is_new, before != after, before) {
+                tell(MilestoneKind::TagsChanged { before: self.tags_of(before), after: tags.clone() });
+            }
+            before = after;
+        }
+        Ok(told)
     }
 }

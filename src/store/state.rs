@@ -19,6 +19,8 @@ pub(super) struct Head {
     pub id: Arc<str>,
     /// Revision of its newest entry: where its history begins to be walked back.
     pub last_entry: u64,
+    /// Revision of its newest milestone.
+    pub milestone: u64,
     /// Revision that holds its newest document.
     pub document: u64,
     pub version: Version,
@@ -61,7 +63,7 @@ impl ScopeState {
     }
 }
 
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(super) struct State {
     pub revision: Revision,
     pub time: Timestamp,
@@ -75,6 +77,23 @@ pub(super) struct State {
     /// Interned tag sets by number, and their numbers.
     pub tag_sets: Vector<Arc<TagSet>>,
     pub tag_set_numbers: HashMap<Arc<TagSet>, u32>,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            revision: Revision::ZERO,
+            time: Timestamp::default(),
+            heads: OrdMap::new(),
+            by_scope: HashMap::new(),
+            scopes: OrdMap::new(),
+            scope_numbers: HashMap::new(),
+            next_rid: NO_RID + 1,
+            dictionaries: Arc::default(),
+            tag_sets: Vector::new(),
+            tag_set_numbers: HashMap::new(),
+        }
+    }
 }
 
 /// The identity of an entry's resource, where the fold meets it for the first time.
@@ -188,6 +207,7 @@ impl State {
                 scope,
                 id,
                 last_entry: revision.0,
+                milestone: revision.0,
                 document: revision.0,
                 version: version.clone(),
                 first_seen: row.ended,
@@ -202,6 +222,9 @@ impl State {
         }
         let head = Arc::make_mut(self.heads.get_mut(&rid).expect("a life begins with Appeared"));
         head.last_entry = revision.0;
+        if entry.milestone.is_some() {
+            head.milestone = revision.0;
+        }
         if let Some(version) = entry.kind.version() {
             head.version = version.clone();
             head.document = revision.0;

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::record::{CHG, Entry, EntryKind, NO_RID, REV, RevRow, Rid, TagsRef, decode};
+use super::log::{self, LOG};
+use super::record::{Entry, EntryKind, NO_RID, RevRow, Rid, TagsRef};
 use super::snapshot::{StoreSnapshot, unknown_at};
 use super::{Store, StoreError};
 use crate::inventory::{
@@ -102,23 +103,26 @@ impl StoreSnapshot {
         newest: u64,
         after: u64,
     ) -> Result<Vec<(u64, RevRow, Entry)>, StoreError> {
+        self.walk_back(rid, newest, after, |entry| Some(entry.prev))
+    }
+
+    /// As [`StoreSnapshot::entries_of`], along the pointers that `back` reads.
+    pub(super) fn walk_back(
+        &self,
+        rid: Rid,
+        newest: u64,
+        after: u64,
+        back: impl Fn(&Entry) -> Option<u64>,
+    ) -> Result<Vec<(u64, RevRow, Entry)>, StoreError> {
         let mut out = Vec::new();
-        if newest <= after {
-            return Ok(out);
-        }
-        let (revisions, log) = (self.txn.open_table(REV)?, self.txn.open_table(CHG)?);
+        let log = self.txn.open_table(LOG)?;
         let mut revision = newest;
         while revision > after {
-            let row = revisions.get(revision)?.ok_or(StoreError::Damaged { table: "rev" })?;
-            let row: RevRow = decode("rev", row.value())?;
-            let mut here = Vec::new();
-            for chunk in log.range((revision, 0)..=(revision, u32::MAX))? {
-                let entries: Vec<Entry> = decode("chg", chunk?.1.value())?;
-                here.extend(entries.into_iter().filter(|e| e.rid == rid));
-            }
-            let previous = here.first().ok_or(StoreError::Damaged { table: "chg" })?.prev;
+            let log::Slice { row, entries, .. } = log::step(&log, revision, rid)?;
+            let here: Vec<Entry> = entries.into_iter().map(|l| l.entry).filter(|e| back(e).is_some()).collect();
+            let previous = here.first().and_then(&back).ok_or(StoreError::Damaged { table: "log" })?;
             if previous >= revision {
-                return Err(StoreError::Damaged { table: "chg" });
+                return Err(StoreError::Damaged { table: "log" });
             }
             out.extend(here.into_iter().rev().map(|entry| (revision, row.clone(), entry)));
             revision = previous;
@@ -135,25 +139,19 @@ impl Store {
         let (from, to) = (self.snapshot(from)?, self.snapshot(to)?);
         let mut steps = Steps::new(&to);
         let mut changes = Vec::new();
-        let (revisions, log) = (to.txn.open_table(REV)?, to.txn.open_table(CHG)?);
-        let (first, last) = (from.state.revision.0 + 1, to.state.revision.0);
-        if first <= last {
-            for chunk in log.range((first, 0)..=(last, u32::MAX))? {
-                let (key, chunk) = chunk?;
-                let revision = key.value().0;
-                let row = revisions.get(revision)?.ok_or(StoreError::Damaged { table: "rev" })?;
-                let row: RevRow = decode("rev", row.value())?;
-                for entry in decode::<Vec<Entry>>("chg", chunk.value())? {
-                    let is_seen = |rid| viewer.is_none_or(|v| to.sees(v, rid) || from.sees(v, rid));
-                    if entry.rid != NO_RID && is_seen(entry.rid) {
-                        if let Some(head) = from.state.heads.get(&entry.rid) {
-                            steps.versions.entry(entry.rid).or_insert((head.document, head.version.tags));
-                        }
-                        changes.extend(steps.step(revision, row.time, &entry)?);
+        let range = from.state.revision.0 + 1..=to.state.revision.0;
+        log::revisions(&to.txn.open_table(LOG)?, range, |revision, row, entries| {
+            for entry in entries {
+                let is_seen = |rid| viewer.is_none_or(|v| to.sees(v, rid) || from.sees(v, rid));
+                if entry.rid != NO_RID && is_seen(entry.rid) {
+                    if let Some(head) = from.state.heads.get(&entry.rid) {
+                        steps.versions.entry(entry.rid).or_insert((head.document, head.version.tags));
                     }
+                    changes.extend(steps.step(revision.0, row.time, &entry)?);
                 }
             }
-        }
+            Ok(())
+        })?;
         let unknown = unknown_at(&from, &to);
         Ok(Diff { from: from.state.revision, to: to.state.revision, changes, unknown })
     }

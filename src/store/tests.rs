@@ -127,8 +127,7 @@ fn an_unchanged_sweep_takes_no_revision_and_writes_no_row_per_resource() {
     assert_eq!(second.revision, first.revision);
     assert!(second.changes.is_empty());
     let txn = bed.store().inner.db.begin_read().unwrap();
-    assert_eq!(redb::ReadableTableMetadata::len(&txn.open_table(DOC).unwrap()).unwrap(), 1);
-    assert_eq!(redb::ReadableTableMetadata::len(&txn.open_table(CHG).unwrap()).unwrap(), 1);
+    assert_eq!(redb::ReadableTableMetadata::len(&txn.open_table(LOG).unwrap()).unwrap(), 1);
 }
 
 #[test]

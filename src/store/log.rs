@@ -1,0 +1,376 @@
+//! The log of the file: what every revision did, appended in pages.
+//!
+//! A page holds as many revisions as it has room for, or a slice of one that is larger than a page. It
+//! is found by the first thing in it: (revision, 0) where it begins with a whole revision, (revision,
+//! rid) where it goes on with one. Entries stand in the order of their rids, each with its document, so
+//! the step of one resource in one revision is one short read, and a difference is one scan.
+
+use std::ops::RangeInclusive;
+
+use redb::{ReadableTable, TableDefinition};
+use serde::{Deserialize, Serialize};
+
+use super::StoreError;
+use super::record::{Entry, EntryKind, NO_RID, RevRow, Rid, sealed, unsealed};
+use crate::inventory::{Revision, Timestamp};
+
+/// (first revision, first rid) -> page
+pub(super) const LOG: TableDefinition<(u64, Rid), &[u8]> = TableDefinition::new("log");
+
+/// What a page grows to: with its key and its checksum it fills a page of redb, which has 4 KB. Only one
+/// that holds a single large document is larger.
+const PAGE_BYTES: usize = 4000;
+/// What the beginning of a revision takes at most.
+const OPENING_BYTES: usize = 48;
+
+/// A page is a row of these. Numbers are told as what lies between them and the ones before in the same
+/// page, for most then take a byte.
+#[derive(Debug, Serialize, Deserialize)]
+enum Item<'a> {
+    /// The entries that follow are of this revision.
+    Revision {
+        revisions_on: u64,
+        millis_on: i64,
+        scope: u32,
+        /// From the sweep's start and end to the revision's time, where the fold asks for them.
+        looked: Option<(i64, i64)>,
+        /// Of the whole revision.
+        entries: u32,
+    },
+    Entry {
+        rids_on: Rid,
+        /// How many revisions back the one before lies; 0 for none.
+        prev_back: u64,
+        milestone_back: Option<u64>,
+        kind: EntryKind,
+        /// Empty for none.
+        document: &'a [u8],
+    },
+}
+
+/// An entry and its document, as [`super::document`] writes it; empty for none.
+#[derive(Clone, Debug)]
+pub(super) struct Logged {
+    pub entry: Entry,
+    pub document: Vec<u8>,
+}
+
+/// Cuts revisions into pages.
+#[derive(Default)]
+pub(super) struct Pages {
+    done: Vec<((u64, Rid), Vec<u8>)>,
+    key: (u64, Rid),
+    bytes: Vec<u8>,
+    last: (u64, i64, Rid),
+}
+
+impl Pages {
+    /// Adds a revision; entries of one resource keep their order.
+    pub fn add(&mut self, revision: Revision, row: &RevRow, mut entries: Vec<Logged>) {
+        entries.sort_by_key(|logged| logged.entry.rid);
+        let mut before = None;
+        // What is said of one resource stays on one page: it is found by its rid.
+        for of_one in entries.chunk_by(|a, b| a.entry.rid == b.entry.rid) {
+            let rid = of_one[0].entry.rid;
+            let mut items = packed(revision, before, of_one);
+            let opening = if before.is_none() { OPENING_BYTES } else { 0 };
+            let is_full = self.bytes.len() + opening + items.len() > PAGE_BYTES;
+            if is_full {
+                self.cut();
+            }
+            if before.is_none() || is_full {
+                self.begin(revision, if before.is_none() { NO_RID } else { rid }, row);
+                items = packed(revision, None, of_one);
+            }
+            self.bytes.extend(items);
+            before = Some(rid);
+        }
+    }
+
+    fn begin(&mut self, revision: Revision, first: Rid, row: &RevRow) {
+        if self.bytes.is_empty() {
+            self.key = (revision.0, first);
+            self.last = (revision.0, 0, 0);
+        }
+        let (last_revision, last_millis, _) = self.last;
+        let time = row.time.as_millis();
+        let is_asked = row.started != row.time || row.ended != row.time;
+        self.push(&Item::Revision {
+            revisions_on: revision.0 - last_revision,
+            millis_on: time - last_millis,
+            scope: row.scope,
+            looked: is_asked.then(|| (time - row.started.as_millis(), time - row.ended.as_millis())),
+            entries: row.entries,
+        });
+        self.last = (revision.0, time, 0);
+    }
+
+    fn push(&mut self, item: &Item<'_>) {
+        self.bytes.extend(postcard::to_stdvec(item).expect("items have no type that postcard refuses"));
+    }
+
+    fn cut(&mut self) {
+        if !self.bytes.is_empty() {
+            self.done.push((self.key, std::mem::take(&mut self.bytes)));
+        }
+    }
+
+    pub fn write(mut self, table: &mut redb::Table<'_, (u64, Rid), &'static [u8]>) -> Result<(), StoreError> {
+        self.cut();
+        for (key, bytes) in self.done {
+            // The key is under the checksum too: a page never answers for another.
+            let page = sealed(|out| {
+                out.extend(postcard::to_stdvec(&key).expect("numbers can be written to memory"));
+                out.extend(bytes);
+            });
+            table.insert(key, page.as_slice())?;
+        }
+        Ok(())
+    }
+}
+
+/// `before` is the resource that stands before in the page.
+fn packed(revision: Revision, before: Option<Rid>, entries: &[Logged]) -> Vec<u8> {
+    let back = |at: u64| if at == 0 { 0 } else { revision.0 - at };
+    let mut bytes = Vec::new();
+    let mut before = before.unwrap_or(0);
+    for Logged { entry, document } in entries {
+        let item = Item::Entry {
+            rids_on: entry.rid - before,
+            prev_back: back(entry.prev),
+            milestone_back: entry.milestone.map(back),
+            kind: entry.kind.clone(),
+            document,
+        };
+        bytes = postcard::to_extend(&item, bytes).expect("items have no type that postcard refuses");
+        before = entry.rid;
+    }
+    bytes
+}
+
+/// What one page says of one revision.
+#[derive(Debug)]
+pub(super) struct Slice {
+    pub revision: u64,
+    pub row: RevRow,
+    pub entries: Vec<Logged>,
+}
+
+fn damaged() -> StoreError {
+    StoreError::Damaged { table: "log" }
+}
+
+fn decode(key: (u64, Rid), sealed: &[u8], with_documents: bool) -> Result<Vec<Slice>, StoreError> {
+    let (own, mut rest) =
+        postcard::take_from_bytes::<(u64, Rid)>(unsealed("log", sealed)?).map_err(|_| damaged())?;
+    if own != key {
+        return Err(damaged());
+    }
+    let mut slices: Vec<Slice> = Vec::new();
+    let (mut revision, mut millis, mut rid) = (key.0, 0, 0);
+    while !rest.is_empty() {
+        let item;
+        (item, rest) = postcard::take_from_bytes::<Item<'_>>(rest).map_err(|_| damaged())?;
+        match item {
+            Item::Revision { revisions_on, millis_on, scope, looked, entries } => {
+                (revision, millis, rid) = (revision + revisions_on, millis + millis_on, 0);
+                let (start, end) = looked.unwrap_or_default();
+                let row = RevRow {
+                    time: Timestamp::from_millis(millis),
+                    scope,
+                    started: Timestamp::from_millis(millis - start),
+                    ended: Timestamp::from_millis(millis - end),
+                    entries,
+                };
+                slices.push(Slice { revision, row, entries: Vec::new() });
+            }
+            Item::Entry { rids_on, prev_back, milestone_back, kind, document } => {
+                rid += rids_on;
+                let back = |by: u64| if by == 0 { 0 } else { revision - by };
+                let entry = Entry { rid, prev: back(prev_back), milestone: milestone_back.map(back), kind };
+                let document = if with_documents { document.to_vec() } else { Vec::new() };
+                slices.last_mut().ok_or_else(damaged)?.entries.push(Logged { entry, document });
+            }
+        }
+    }
+    Ok(slices)
+}
+
+/// What the log says of a resource (or of the scope, for [`NO_RID`]) in a revision: its row and entries.
+pub(super) fn step(
+    log: &impl ReadableTable<(u64, Rid), &'static [u8]>,
+    revision: u64,
+    rid: Rid,
+) -> Result<Slice, StoreError> {
+    let (key, page) = log.range(..=(revision, rid))?.next_back().ok_or_else(damaged)??;
+    let slices = decode(key.value(), page.value(), true)?;
+    let mut slice = slices.into_iter().find(|s| s.revision == revision).ok_or_else(damaged)?;
+    slice.entries.retain(|logged| logged.entry.rid == rid);
+    Ok(slice)
+}
+
+/// The document that a revision holds of a resource, as [`super::document`] writes it.
+pub(super) fn document(
+    log: &impl ReadableTable<(u64, Rid), &'static [u8]>,
+    revision: u64,
+    rid: Rid,
+) -> Result<Vec<u8>, StoreError> {
+    let entries = step(log, revision, rid)?.entries;
+    entries.into_iter().rev().map(|l| l.document).find(|d| !d.is_empty()).ok_or_else(damaged)
+}
+
+/// When a revision was.
+pub(super) fn time_of(
+    log: &impl ReadableTable<(u64, Rid), &'static [u8]>,
+    revision: u64,
+) -> Result<Timestamp, StoreError> {
+    Ok(step(log, revision, NO_RID)?.row.time)
+}
+
+/// Every revision in the range, whole, oldest first; without documents.
+pub(super) fn revisions(
+    log: &impl ReadableTable<(u64, Rid), &'static [u8]>,
+    range: RangeInclusive<u64>,
+    mut each: impl FnMut(Revision, &RevRow, Vec<Entry>) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let (first, last) = range.into_inner();
+    if first > last {
+        return Ok(());
+    }
+    // The page that holds the beginning of the first revision may begin before it.
+    let from = match log.range(..=(first, NO_RID))?.next_back() {
+        Some(row) => row?.0.value(),
+        None => return Ok(()),
+    };
+    let mut open: Option<(u64, RevRow, Vec<Entry>)> = None;
+    let mut close = |open: Option<(u64, RevRow, Vec<Entry>)>| match open {
+        None => Ok(()),
+        Some((_, row, entries)) if entries.len() != row.entries as usize => Err(damaged()),
+        Some((revision, row, entries)) => each(Revision(revision), &row, entries),
+    };
+    for page in log.range(from..=(last, Rid::MAX))? {
+        let (key, page) = page?;
+        for slice in decode(key.value(), page.value(), false)? {
+            if slice.revision < first || slice.revision > last {
+                continue;
+            }
+            let entries = slice.entries.into_iter().map(|logged| logged.entry);
+            match &mut open {
+                Some((revision, _, before)) if *revision == slice.revision => before.extend(entries),
+                _ => close(open.replace((slice.revision, slice.row, entries.collect())))?,
+            }
+        }
+    }
+    close(open)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use redb::backends::InMemoryBackend;
+    use redb::{Database, ReadableDatabase};
+
+    use super::*;
+
+    /// (milliseconds since the one before, entries as (rid, length of the document))
+    type Drawn = (i64, Vec<(Rid, usize)>);
+
+    fn revision() -> impl Strategy<Value = Drawn> {
+        // Some fill a page alone, and some go over many.
+        let document = prop_oneof![4 => 0..60usize, 1 => 3000..9000usize];
+        let entries = prop::collection::btree_map(NO_RID..40, document, 1..30);
+        // And some have two entries in one revision: an end and another life.
+        let twice = |(rid, length)| if rid % 5 == 0 { vec![(rid, 0), (rid, length)] } else { vec![(rid, length)] };
+        (0..100_000i64, entries.prop_map(move |drawn| drawn.into_iter().flat_map(twice).collect()))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+        #[test]
+        fn what_was_logged_is_read_back(drawn in prop::collection::vec(revision(), 1..40), commits in 1..5usize) {
+            let db = Database::builder().create_with_backend(InMemoryBackend::new()).unwrap();
+            let mut millis = 0;
+            let mut wanted = Vec::new();
+            for (revision, (on, entries)) in (1u64..).zip(drawn) {
+                millis += on;
+                let time = Timestamp::from_millis(millis);
+                let started = if revision % 3 == 0 { Timestamp::from_millis(millis - 700) } else { time };
+                let entries: Vec<Logged> = entries
+                    .into_iter()
+                    .map(|(rid, length)| Logged {
+                        entry: Entry {
+                            rid,
+                            prev: revision / 2,
+                            milestone: (rid % 2 == 0).then_some(revision / 3),
+                            kind: EntryKind::Cleared,
+                        },
+                        document: vec![u8::try_from(rid).unwrap(); length],
+                    })
+                    .collect();
+                let count = u32::try_from(entries.len()).unwrap();
+                wanted.push((revision, RevRow { time, scope: 7, started, ended: time, entries: count }, entries));
+            }
+            for commit in wanted.chunks(wanted.len().div_ceil(commits)) {
+                let txn = db.begin_write().unwrap();
+                let mut pages = Pages::default();
+                for (revision, row, entries) in commit {
+                    pages.add(Revision(*revision), row, entries.clone());
+                }
+                pages.write(&mut txn.open_table(LOG).unwrap()).unwrap();
+                txn.commit().unwrap();
+            }
+
+            let log = db.begin_read().unwrap().open_table(LOG).unwrap();
+            for page in log.iter().unwrap() {
+                let (key, page) = page.unwrap();
+                let slices = decode(key.value(), page.value(), true).unwrap();
+                let rids: std::collections::BTreeSet<Rid> =
+                    slices.iter().flat_map(|s| &s.entries).map(|l| l.entry.rid).collect();
+                prop_assert!(page.value().len() < PAGE_BYTES + 60 || rids.len() == 1, "{}", page.value().len());
+            }
+            for (revision, row, entries) in &wanted {
+                prop_assert_eq!(time_of(&log, *revision).unwrap(), row.time);
+                for rid in NO_RID..40 {
+                    let of_it: Vec<&Logged> = entries.iter().filter(|l| l.entry.rid == rid).collect();
+                    let found = step(&log, *revision, rid).unwrap();
+                    prop_assert_eq!(format!("{:?}", found.entries.iter().collect::<Vec<_>>()), format!("{of_it:?}"));
+                    prop_assert_eq!(found.row.started, row.started);
+                    let held = of_it.iter().rev().find(|l| !l.document.is_empty());
+                    prop_assert_eq!(document(&log, *revision, rid).ok(), held.map(|l| l.document.clone()));
+                }
+            }
+            let last = wanted.len() as u64;
+            let (first, until) = (last.div_ceil(3), last - last / 4);
+            let mut told = Vec::new();
+            revisions(&log, first..=until, |revision, row, entries| {
+                told.push((revision.0, row.time, entries.len()));
+                Ok(())
+            })
+            .unwrap();
+            let within = wanted.iter().filter(|w| (first..=until).contains(&w.0));
+            prop_assert_eq!(told, within.map(|(r, row, entries)| (*r, row.time, entries.len())).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn a_damaged_or_misplaced_page_is_an_error_and_never_other_data() {
+        let db = Database::builder().create_with_backend(InMemoryBackend::new()).unwrap();
+        let time = Timestamp::from_millis(5);
+        let row = RevRow { time, scope: 0, started: time, ended: time, entries: 1 };
+        let entry = Entry { rid: 3, prev: 0, milestone: None, kind: EntryKind::Cleared };
+        let txn = db.begin_write().unwrap();
+        {
+            let mut log = txn.open_table(LOG).unwrap();
+            let mut pages = Pages::default();
+            pages.add(Revision(1), &row, vec![Logged { entry, document: b"document".to_vec() }]);
+            pages.write(&mut log).unwrap();
+            let good = log.get((1, 0)).unwrap().unwrap().value().to_vec();
+            for bit in 0..good.len() * 8 {
+                let mut bad = good.clone();
+                bad[bit / 8] ^= 1 << (bit % 8);
+                assert!(decode((1, 0), &bad, true).is_err(), "bit {bit}");
+            }
+            assert!(decode((1, 1), &good, true).is_err(), "under the key of another");
+        }
+    }
+}
