@@ -26,6 +26,8 @@ pub fn render(store: &Store, gauges: &Gauges) -> Result<String, StoreError> {
     };
     let revision = i64::try_from(snapshot.revision().0).unwrap_or(i64::MAX);
     single(&mut registry, "store_revision", "The newest revision of the store", revision);
+    let waiting = "Deltas that wait for the disk";
+    single(&mut registry, "store_waiting", waiting, store.waiting());
     for (name, help, value) in gauges() {
         single(&mut registry, name, help, value);
     }

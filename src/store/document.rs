@@ -62,18 +62,52 @@ impl Dictionaries {
         self.by_number.len()
     }
 
-    pub fn has(&self, resource_type: &ResourceType) -> bool {
-        self.by_type.contains_key(resource_type)
-    }
-
     fn of_type(&self, resource_type: &ResourceType) -> Option<(u32, &[u8])> {
         let number = *self.by_type.get(resource_type)?;
         Some((number, &self.by_number[number as usize]))
     }
 }
 
+/// Trains the dictionary of a type as soon as enough of its documents were seen.
+pub(super) struct Trainer {
+    dictionaries: Arc<Dictionaries>,
+    /// Documents of types that have no dictionary yet; none once it was tried.
+    samples: BTreeMap<ResourceType, Option<Vec<Vec<u8>>>>,
+}
+
+impl Trainer {
+    pub fn new(dictionaries: Arc<Dictionaries>) -> Self {
+        Self { dictionaries, samples: BTreeMap::new() }
+    }
+
+    pub fn dictionaries(&self) -> Arc<Dictionaries> {
+        self.dictionaries.clone()
+    }
+
+    /// Takes documents of a type as samples while it has no dictionary. Returns all there are now.
+    pub fn sample<'a>(
+        &mut self,
+        resource_type: &ResourceType,
+        documents: impl Iterator<Item = &'a Vec<u8>>,
+    ) -> Arc<Dictionaries> {
+        if !self.dictionaries.by_type.contains_key(resource_type) {
+            let samples = self.samples.entry(resource_type.clone()).or_insert_with(|| Some(Vec::new()));
+            if let Some(collected) = samples {
+                collected.extend(documents.take(SAMPLES.saturating_sub(collected.len())).cloned());
+                if collected.len() >= SAMPLES {
+                    if let Some(dictionary) = train(collected) {
+                        Arc::make_mut(&mut self.dictionaries).add(resource_type.clone(), dictionary.into());
+                    }
+                    *samples = None;
+                }
+            }
+        }
+        self.dictionaries()
+    }
+}
+
 /// What many documents have in common; none where they have too little, or are too few.
-pub(super) fn train(samples: &[Vec<u8>]) -> Option<Vec<u8>> {
+fn train(samples: &[Vec<u8>]) -> Option<Vec<u8>> {
     zstd::dict::from_samples(samples, DICTIONARY_BYTES).ok()
 }
 

@@ -32,6 +32,9 @@ pub enum StoreError {
     },
     #[error("the store could not be read or written")]
     Database(#[source] Box<redb::Error>),
+    /// As [`StoreError::Database`], told to everybody whose delta was in the same transaction.
+    #[error(transparent)]
+    NotWritten(std::sync::Arc<StoreError>),
     #[error("the store holds a damaged record in table `{table}`: restore it from a backup")]
     Damaged { table: &'static str },
     #[error(
@@ -69,6 +72,7 @@ impl StoreError {
             StoreError::Schema { .. } => "StoreSchema",
             StoreError::NotAStore { .. } => "NotAStore",
             StoreError::Io { .. } | StoreError::Database(_) => "StoreFailed",
+            StoreError::NotWritten(error) => error.reason(),
             StoreError::Damaged { .. } => "StoreDamaged",
             StoreError::Overlapping { .. } => "SweepOverlaps",
             StoreError::Future { .. } | StoreError::TooEarly { .. } => "NotKept",

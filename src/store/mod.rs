@@ -3,16 +3,19 @@
 //! - [`log`]: what every revision did, in pages; [`document`]: described objects in it.
 //! - [`record`]: the other tables and records of the file.
 //! - [`state`]: state at a revision, the fold of the log.
-//! - [`plan`]: sweep -> delta, pure.
+//! - [`plan`]: sweep -> delta, pure; [`draft`]: a delta on its way into the file.
+//! - [`writer`]: the one thread that writes.
 //! - [`ledger`]: runs of sweeps; which moments are known.
 //! - [`snapshot`]: reading, at any moment.
 //! - [`steps`]: the log as people read it.
 //!
-//! A commit is: plan against the current state, one durable redb transaction, fold into the state,
-//! publish the revision. Nothing is visible before it is durable. One writer (a mutex); readers work
-//! on persistent copies of the state and on redb's own snapshots, so neither waits for the other.
+//! A commit is: plan against the current state under the lock of its scope, one durable redb transaction
+//! for all that is queued, fold into the state, publish the revision. Nothing is visible before it is
+//! durable. Readers work on persistent copies of the state and on redb's own snapshots, so neither they
+//! nor the writer wait for the other.
 
 mod document;
+mod draft;
 mod error;
 #[cfg(test)]
 mod faults;
@@ -25,36 +28,39 @@ mod state;
 mod steps;
 #[cfg(test)]
 pub(crate) mod tests;
+mod writer;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, RwLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
-use redb::{Database, ReadableDatabase, ReadableTable, WriteTransaction};
+use redb::{Database, ReadableDatabase, ReadableTable};
 
 pub use error::StoreError;
 pub use snapshot::StoreSnapshot;
 
-use crate::inventory::{
-    Change, ChangeKind, End, EndCause, Outcome, ResourceType, Revision, Scope, Suspect, Sweep, Tags, Timestamp,
-    Viewer,
-};
-use document::Dictionaries;
-use log::{LOG, Logged, Pages};
-use plan::{Action, NewVersion, Plan};
+use crate::inventory::{Change, Outcome, ResourceType, Revision, Scope, Sweep, Tags, Timestamp, Viewer};
+use document::{Dictionaries, Trainer};
+use draft::Draft;
+use log::LOG;
+use plan::Action;
 use record::{
-    COVER, CoverRow, DICT, Entry, EntryKind, IDENT, Ident, KEY, MAX_DOCUMENT_BYTES, MAX_ID_BYTES, META, NO_RID,
-    NOTE, RUN, RevRow, Rid, Run, SCHEMA, SCOPE, SUSPECT, SYM, ScopeNo, Version, decode, encode,
+    COVER, CoverRow, DICT, EntryKind, IDENT, Ident, KEY, MAX_DOCUMENT_BYTES, MAX_ID_BYTES, META, NOTE, RUN, Rid,
+    Run, SCHEMA, SCOPE, SUSPECT, SYM, ScopeNo, decode, encode,
 };
 use state::{Identities, State};
+use writer::{Request, Writer};
 
 /// How much of the file redb may hold in memory: its own default of 1 GiB is more than our pod has.
 const CACHE_BYTES: usize = 64 << 20;
-/// Unchanged sweeps are written together at most so often: a crash may lose a minute of "still there".
-const LEDGER_FLUSH: Duration = Duration::from_mins(1);
 /// Proof of cover is refreshed in the file at most so often; it is good for a day.
 const PROOF_FLUSH: Duration = Duration::from_hours(1);
+
+/// So many sweeps of different scopes are planned without waiting for each other by chance.
+const SCOPE_LOCKS: usize = 1024;
 
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
@@ -77,40 +83,50 @@ pub struct Store {
 
 struct Inner {
     path: PathBuf,
+    writer: Writer,
+    /// Held from the plan of a scope's delta until it is published, so that the plan holds. A scope's
+    /// lock is found by its hash.
+    scopes: Vec<Mutex<()>>,
+    shared: Arc<Shared>,
+}
+
+/// What the writer and the readers share.
+struct Shared {
     db: Database,
     clock: Clock,
     /// What is durable and published. Readers copy it; only the writer replaces it.
     published: RwLock<State>,
-    writer: Mutex<Writer>,
     revisions: tokio::sync::watch::Sender<Revision>,
-}
-
-struct Writer {
-    /// Runs that were lengthened in memory only.
-    dirty_runs: BTreeMap<ScopeNo, Run>,
-    flushed: Timestamp,
+    trainer: Mutex<Trainer>,
     /// A write failed: what is on disk is not known, so nothing more is written.
-    poisoned: bool,
-    /// Documents of types that have no dictionary yet; none once it was tried.
-    samples: BTreeMap<ResourceType, Option<Vec<Vec<u8>>>>,
+    poisoned: AtomicBool,
 }
 
-impl Writer {
-    /// Trains the dictionary of a type as soon as enough of its documents were seen.
-    fn sample(&mut self, next: &mut State, resource_type: &ResourceType, draft: &Draft) {
-        if draft.documents.is_empty() || next.dictionaries.has(resource_type) {
-            return;
-        }
-        let samples = self.samples.entry(resource_type.clone()).or_insert_with(|| Some(Vec::new()));
-        let Some(collected) = samples else { return };
-        let room = document::SAMPLES.saturating_sub(collected.len());
-        collected.extend(draft.documents.values().take(room).cloned());
-        if collected.len() >= document::SAMPLES {
-            if let Some(dictionary) = document::train(collected) {
-                Arc::make_mut(&mut next.dictionaries).add(resource_type.clone(), dictionary.into());
-            }
-            *samples = None;
-        }
+impl Shared {
+    fn now(&self) -> Timestamp {
+        (self.clock)()
+    }
+
+    fn state(&self) -> State {
+        self.published.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn publish(&self, next: State) {
+        let revision = next.revision;
+        *self.published.write().unwrap_or_else(PoisonError::into_inner) = next;
+        self.revisions.send_if_modified(|r| std::mem::replace(r, revision) != revision);
+    }
+
+    fn trainer(&self) -> MutexGuard<'_, Trainer> {
+        self.trainer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_poisoned(&self) -> bool {
+        self.poisoned.load(Ordering::Acquire)
+    }
+
+    fn poison(&self) {
+        self.poisoned.store(true, Ordering::Release);
     }
 }
 
@@ -159,22 +175,19 @@ impl Store {
             load(&db)
         }));
         let state = loaded.unwrap_or(Err(StoreError::Damaged { table: "of the database itself" }))?;
-        let flushed = clock();
         let (revisions, _) = tokio::sync::watch::channel(state.revision);
-        let inner = Inner {
-            path: path.to_owned(),
+        let shared = Arc::new(Shared {
             db,
             clock,
+            trainer: Mutex::new(Trainer::new(state.dictionaries.clone())),
             published: RwLock::new(state),
-            writer: Mutex::new(Writer {
-                dirty_runs: BTreeMap::new(),
-                flushed,
-                poisoned: false,
-                samples: BTreeMap::new(),
-            }),
             revisions,
-        };
-        Ok(Self { inner: Arc::new(inner) })
+            poisoned: AtomicBool::new(false),
+        });
+        let writer =
+            Writer::start(shared.clone()).map_err(|source| StoreError::Io { path: path.to_owned(), source })?;
+        let scopes = (0..SCOPE_LOCKS).map(|_| Mutex::new(())).collect();
+        Ok(Self { inner: Arc::new(Inner { path: path.to_owned(), writer, scopes, shared }) })
     }
 
     pub fn path(&self) -> &Path {
@@ -182,12 +195,12 @@ impl Store {
     }
 
     pub fn now(&self) -> Timestamp {
-        (self.inner.clock)()
+        self.inner.shared.now()
     }
 
     /// Wakes when a revision has been published.
     pub fn subscribe(&self) -> tokio::sync::watch::Receiver<Revision> {
-        self.inner.revisions.subscribe()
+        self.inner.shared.revisions.subscribe()
     }
 
     pub fn revision(&self) -> Revision {
@@ -244,11 +257,10 @@ impl Store {
     /// a run of the ledger, in the file at most once a minute.
     pub fn commit(&self, sweep: &Sweep, prover: Option<&Viewer>) -> Result<Delta, StoreError> {
         check_bounds(sweep)?;
-        let mut writer = self.writer()?;
-        let current = self.state();
-        let mut next = current.clone();
-        let number = scope_number(&mut next, &sweep.scope);
-        let scope = &next.scopes[&number];
+        let _alone = self.lock(&sweep.scope);
+        let mut seen = self.state();
+        let number = scope_number(&mut seen, &sweep.scope);
+        let scope = &seen.scopes[&number];
         if let Some(run) = &scope.run
             && sweep.started < run.last_ended
         {
@@ -259,46 +271,79 @@ impl Store {
             });
         }
 
-        let mut draft = Draft::new(number, sweep.started, sweep.ended);
+        let mut draft = Draft::new(sweep.scope.clone(), sweep.started, sweep.ended);
+        draft.run = Some(ledger::record(scope.run.as_ref(), sweep));
+        draft.proof = prover.filter(|_| sweep.outcome.is_complete()).cloned();
+        let cover = draft.proof.as_ref().map(|viewer| (viewer, scope.covers.get(viewer).map(|c| c.proven)));
         if !scope.is_open() {
-            draft.scope_entry(EntryKind::ScopeOpened);
+            draft.entries.push(EntryKind::ScopeOpened);
+        }
+        match cover {
+            Some((viewer, None)) => draft.entries.push(EntryKind::CoverGained { viewer: viewer.as_str().into() }),
+            Some((_, Some(proven))) => draft.is_proof_due = self.now().since(proven) >= PROOF_FLUSH,
+            None => {}
+        }
+        if !scope.is_open() {
             // The planner must see it as open: what is new to a re-opened scope is baseline.
-            next.scope_mut(number).intervals.push((sweep.started, None));
+            seen.scope_mut(number).intervals.push((sweep.started, None));
         }
-        let plan = plan::plan(&next, number, sweep);
-        let proves = prover.filter(|_| sweep.outcome.is_complete());
-        if let Some(viewer) = proves.filter(|v| !next.scopes[&number].covers.contains_key(*v)) {
-            draft.scope_entry(EntryKind::CoverGained { viewer: viewer.as_str().into() });
-        }
-        if draft.has_opened() {
-            next.scope_mut(number).intervals.pop();
-        }
-        let run = ledger::record(next.scopes[&number].run.as_ref(), sweep);
-        draft.add(&mut next, plan);
-        draft.check_bounds(&sweep.scope)?;
-        writer.sample(&mut next, &sweep.scope.resource_type, &draft);
+        draft.plan = plan::plan(&seen, number, sweep);
+        self.encode_documents(&seen, &mut draft)?;
+        self.ask(Request::Record(Box::new(draft)))
+    }
 
-        let proof_due = proves.is_some_and(|v| {
-            next.scopes[&number].covers.get(v).is_some_and(|c| self.now().since(c.proven) >= PROOF_FLUSH)
+    /// Compresses what the plan has to say, on the caller's thread.
+    fn encode_documents(&self, seen: &State, draft: &mut Draft) -> Result<(), StoreError> {
+        let versions = draft.plan.steps.iter().filter_map(|planned| {
+            let version = match &planned.action {
+                Action::Appear { version, .. }
+                | Action::Change { version }
+                | Action::Rebase { version }
+                | Action::Retract { version } => version,
+                Action::End { .. } | Action::Suspect(_) | Action::Clear => return None,
+            };
+            Some((planned, document::text(&version.attributes)))
         });
-        let written = !draft.is_empty() || proof_due;
-        if written {
-            let txn = self.begin(&mut writer)?;
-            let result = self.write_delta(&txn, &current, &mut next, &draft, Some((number, &run)), proves);
-            self.finish(&mut writer, txn, result)?;
-            writer.dirty_runs.remove(&number);
-        } else {
-            writer.dirty_runs.insert(number, run.clone());
+        let versions: Vec<_> = versions.collect();
+        if versions.is_empty() {
+            return Ok(());
         }
-        let scope = next.scope_mut(number);
-        if run.outcome == Outcome::Complete {
-            scope.last_complete = Some(run.last_ended);
+        // Before anything is written: one document that is too large must not stop the writer.
+        if let Some(actual) = versions.iter().map(|(_, text)| text.len()).find(|l| *l > MAX_DOCUMENT_BYTES) {
+            let what = format!("the document of a resource of {}", draft.scope);
+            return Err(StoreError::TooLarge { what, actual, bound: MAX_DOCUMENT_BYTES });
         }
-        scope.run = Some(run);
-        let changes = draft.changes(&sweep.scope, next.revision, next.time);
-        let revision = self.publish(next);
-        self.flush_if_due(&mut writer)?;
-        Ok(Delta { revision, changes })
+        let resource_type = &draft.scope.resource_type;
+        let dictionaries =
+            self.inner.shared.trainer().sample(resource_type, versions.iter().map(|(_, text)| text));
+        let txn = self.inner.shared.db.begin_read()?;
+        let log = txn.open_table(LOG)?;
+        let mut documents = BTreeMap::new();
+        for (planned, text) in versions {
+            let base = planned.rid.and_then(|rid| {
+                let head = seen.heads.get(&rid)?;
+                // One that can't be read is no reason not to write: this one is then written in full.
+                document::full(head.document, &dictionaries, |revision| log::document(&log, revision, rid)).ok()
+            });
+            documents.insert(planned.id.clone(), document::encode(&text, resource_type, &dictionaries, base));
+        }
+        draft.documents = documents;
+        Ok(())
+    }
+
+    /// A scope's delta is planned alone.
+    fn lock(&self, scope: &Scope) -> MutexGuard<'_, ()> {
+        let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(scope);
+        let number = usize::try_from(hash % SCOPE_LOCKS as u64).expect("there are few locks");
+        self.inner.scopes[number].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ask(&self, request: Request) -> Result<Delta, StoreError> {
+        let answer = self.inner.writer.ask(request);
+        if matches!(answer, Err(StoreError::Poisoned)) {
+            self.inner.shared.poison();
+        }
+        answer
     }
 
     /// Stops watching scopes: one revision each, none per resource. Their history stays.
@@ -343,23 +388,15 @@ impl Store {
         scope: &Scope,
         kinds: impl FnOnce(&State) -> Vec<EntryKind>,
     ) -> Result<(), StoreError> {
-        let mut writer = self.writer()?;
-        let current = self.state();
-        let kinds = kinds(&current);
-        let (false, Some(number)) = (kinds.is_empty(), current.scope_numbers.get(scope).copied()) else {
+        let _alone = self.lock(scope);
+        let entries = kinds(&self.state());
+        if entries.is_empty() {
             return Ok(());
-        };
-        let now = self.now().max(current.time);
-        let mut draft = Draft::new(number, now, now);
-        for kind in kinds {
-            draft.scope_entry(kind);
         }
-        let mut next = current.clone();
-        let txn = self.begin(&mut writer)?;
-        let result = self.write_delta(&txn, &current, &mut next, &draft, None, None);
-        self.finish(&mut writer, txn, result)?;
-        self.publish(next);
-        Ok(())
+        let now = self.now();
+        let mut draft = Draft::new(scope.clone(), now, now);
+        draft.entries = entries;
+        self.ask(Request::Record(Box::new(draft))).map(|_| ())
     }
 
     /// Small durable facts of callers: no revision.
@@ -367,25 +404,12 @@ impl Store {
         if notes.is_empty() {
             return Ok(());
         }
-        let mut writer = self.writer()?;
-        let txn = self.begin(&mut writer)?;
-        let result = (|| {
-            let mut table = txn.open_table(NOTE)?;
-            for (name, bytes) in notes {
-                let key = (viewer.as_str(), name.as_str());
-                match bytes {
-                    Some(bytes) => table.insert(key, bytes.as_slice())?,
-                    None => table.remove(key)?,
-                };
-            }
-            Ok(())
-        })();
-        self.finish(&mut writer, txn, result)
+        self.ask(Request::Notes(viewer.clone(), notes.to_vec())).map(|_| ())
     }
 
     /// All notes of a viewer whose name begins with `prefix`.
     pub fn notes(&self, viewer: &Viewer, prefix: &str) -> Result<BTreeMap<String, Vec<u8>>, StoreError> {
-        let txn = self.inner.db.begin_read()?;
+        let txn = self.inner.shared.db.begin_read()?;
         let table = txn.open_table(NOTE)?;
         let mut out = BTreeMap::new();
         for row in table.range((viewer.as_str(), prefix)..)? {
@@ -401,7 +425,7 @@ impl Store {
 
     /// Everybody who has notes.
     pub fn note_viewers(&self) -> Result<BTreeSet<Viewer>, StoreError> {
-        let txn = self.inner.db.begin_read()?;
+        let txn = self.inner.shared.db.begin_read()?;
         let table = txn.open_table(NOTE)?;
         let mut viewers = BTreeSet::new();
         for row in table.iter()? {
@@ -421,135 +445,21 @@ impl Store {
 
     /// A write failed and nothing more is written until the store is opened again.
     pub fn is_poisoned(&self) -> bool {
-        self.inner.writer.lock().map_or(true, |writer| writer.poisoned)
+        self.inner.shared.is_poisoned()
+    }
+
+    /// How many wait for what they record to be durable.
+    pub fn waiting(&self) -> i64 {
+        self.inner.writer.waiting()
     }
 
     /// Writes what is only in memory of the ledger. Called before the process ends.
     pub fn flush(&self) -> Result<(), StoreError> {
-        let mut writer = self.writer()?;
-        self.flush_ledger(&mut writer)
-    }
-
-    fn flush_if_due(&self, writer: &mut Writer) -> Result<(), StoreError> {
-        if self.now().since(writer.flushed) >= LEDGER_FLUSH { self.flush_ledger(writer) } else { Ok(()) }
-    }
-
-    fn flush_ledger(&self, writer: &mut Writer) -> Result<(), StoreError> {
-        writer.flushed = self.now();
-        if writer.dirty_runs.is_empty() {
-            return Ok(());
-        }
-        let txn = self.begin(writer)?;
-        let result = (|| {
-            let mut table = txn.open_table(RUN)?;
-            for (number, run) in &writer.dirty_runs {
-                table.insert((*number, run.first_ended.as_millis()), encode(run).as_slice())?;
-            }
-            Ok(())
-        })();
-        self.finish(writer, txn, result)?;
-        writer.dirty_runs.clear();
-        Ok(())
+        self.ask(Request::Flush).map(|_| ())
     }
 
     fn state(&self) -> State {
-        self.inner.published.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
-    }
-
-    fn publish(&self, next: State) -> Revision {
-        let revision = next.revision;
-        *self.inner.published.write().unwrap_or_else(std::sync::PoisonError::into_inner) = next;
-        self.inner.revisions.send_if_modified(|r| std::mem::replace(r, revision) != revision);
-        revision
-    }
-
-    fn writer(&self) -> Result<MutexGuard<'_, Writer>, StoreError> {
-        let guard = self.inner.writer.lock().map_err(|_| StoreError::Poisoned)?;
-        if guard.poisoned { Err(StoreError::Poisoned) } else { Ok(guard) }
-    }
-
-    fn begin(&self, writer: &mut Writer) -> Result<WriteTransaction, StoreError> {
-        self.inner.db.begin_write().map_err(|error| {
-            writer.poisoned = true;
-            error.into()
-        })
-    }
-
-    /// Commits durably, or gives the transaction up. A commit that failed is indeterminate, so the
-    /// writer stops: only a reopened file tells what is in it.
-    fn finish(
-        &self,
-        writer: &mut Writer,
-        txn: WriteTransaction,
-        result: Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
-        let result = result.and_then(|()| txn.commit().map_err(StoreError::from));
-        writer.poisoned |= result.is_err();
-        result
-    }
-
-    fn write_delta(
-        &self,
-        txn: &WriteTransaction,
-        current: &State,
-        next: &mut State,
-        draft: &Draft,
-        run: Option<(ScopeNo, &Run)>,
-        proves: Option<&Viewer>,
-    ) -> Result<(), StoreError> {
-        let number = draft.scope;
-        let time = self.now().max(current.time);
-        if !current.scopes.contains_key(&number) {
-            txn.open_table(SCOPE)?.insert(number, encode(&*next.scopes[&number].scope).as_slice())?;
-        }
-        if let Some((number, run)) = run {
-            txn.open_table(RUN)?.insert((number, run.first_ended.as_millis()), encode(run).as_slice())?;
-        }
-        draft.write_suspects(txn)?;
-        let revision = current.revision.next();
-        if !draft.entries.is_empty() {
-            let asks = |e: &Entry| matches!(e.kind, EntryKind::Appeared { .. } | EntryKind::ScopeOpened);
-            let is_asked = draft.entries.iter().any(asks);
-            let row = RevRow {
-                time,
-                scope: number,
-                started: if is_asked { draft.started } else { time },
-                ended: if is_asked { draft.ended } else { time },
-                entries: u32::try_from(draft.entries.len()).expect("a delta has fewer than 2^32 entries"),
-            };
-            draft.write(txn, current, next, revision, &row)?;
-            next.apply(revision, &row, &draft.entries, draft);
-        }
-        draft.count_misses(next);
-        if let Some(viewer) = proves
-            && let Some(cover) = next.scope_mut(number).covers.get_mut(viewer)
-        {
-            cover.proven = time;
-            let row = CoverRow { to: None, proven: time };
-            txn.open_table(COVER)?.insert((viewer.as_str(), number, cover.from.0), encode(&row).as_slice())?;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        // The last chance to keep the minute of "still there" that is only in memory. Nothing is lost
-        // but that minute if it fails, and there is nobody left to tell.
-        if let Ok(writer) = self.writer.get_mut()
-            && !writer.poisoned
-            && !writer.dirty_runs.is_empty()
-            && let Ok(txn) = self.db.begin_write()
-        {
-            let written = txn.open_table(RUN).is_ok_and(|mut table| {
-                writer.dirty_runs.iter().all(|(number, run)| {
-                    table.insert((*number, run.first_ended.as_millis()), encode(run).as_slice()).is_ok()
-                })
-            });
-            if written {
-                drop(txn.commit());
-            }
-        }
+        self.inner.shared.state()
     }
 }
 
@@ -575,243 +485,6 @@ fn check_bounds(sweep: &Sweep) -> Result<(), StoreError> {
         }
     }
     Ok(())
-}
-
-/// One delta on its way into the file.
-struct Draft {
-    scope: ScopeNo,
-    started: Timestamp,
-    ended: Timestamp,
-    entries: Vec<Entry>,
-    /// Each as its canonical text.
-    documents: BTreeMap<Rid, Vec<u8>>,
-    idents: BTreeMap<Rid, Ident>,
-    counted: Vec<(Rid, Suspect)>,
-    /// What becomes of the suspect rows.
-    suspects: BTreeMap<Rid, Option<Suspect>>,
-    changes: Vec<(ChangeKind, Arc<str>, ChangeFlags, Option<End>)>,
-}
-
-#[derive(Clone, Copy, Default)]
-struct ChangeFlags {
-    baseline: bool,
-    replaced: bool,
-    retracted: bool,
-}
-
-impl Draft {
-    fn new(scope: ScopeNo, started: Timestamp, ended: Timestamp) -> Self {
-        Self {
-            scope,
-            started,
-            ended,
-            entries: Vec::new(),
-            documents: BTreeMap::new(),
-            idents: BTreeMap::new(),
-            counted: Vec::new(),
-            suspects: BTreeMap::new(),
-            changes: Vec::new(),
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.entries.is_empty() && self.counted.is_empty()
-    }
-
-    fn has_opened(&self) -> bool {
-        self.entries.iter().any(|e| matches!(e.kind, EntryKind::ScopeOpened))
-    }
-
-    fn scope_entry(&mut self, kind: EntryKind) {
-        self.entries.push(Entry { rid: NO_RID, prev: 0, milestone: None, kind });
-    }
-
-    fn add(&mut self, next: &mut State, plan: Plan) {
-        for planned in plan.steps {
-            let rid = planned.rid.or_else(|| next.rid(self.scope, &planned.id)).unwrap_or_else(|| {
-                let rid = next.next_rid;
-                next.next_rid += 1;
-                self.idents.insert(rid, Ident { scope: self.scope, id: planned.id.clone() });
-                rid
-            });
-            let head = next.heads.get(&rid).cloned();
-            let kind = self.translate(next, rid, &planned.id, planned.action);
-            let is_milestone = kind.is_milestone(head.as_ref().map(|head| head.version.tags));
-            let milestone = is_milestone.then(|| head.as_ref().map_or(0, |head| head.milestone));
-            self.entries.push(Entry { rid, prev: head.map_or(0, |head| head.last_entry), milestone, kind });
-        }
-        for (rid, suspect) in plan.counted {
-            self.suspects.insert(rid, Some(suspect.clone()));
-            self.counted.push((rid, suspect));
-        }
-    }
-
-    fn translate(&mut self, next: &mut State, rid: Rid, id: &Arc<str>, action: Action) -> EntryKind {
-        let mut change = |kind, flags, end| self.changes.push((kind, id.clone(), flags, end));
-        match action {
-            Action::Appear { baseline, replaced, version } => {
-                change(ChangeKind::Appeared, ChangeFlags { baseline, replaced, ..ChangeFlags::default() }, None);
-                EntryKind::Appeared { baseline, version: self.version(next, rid, version) }
-            }
-            Action::Change { version } => {
-                change(ChangeKind::Changed, ChangeFlags::default(), None);
-                EntryKind::Changed { version: self.version(next, rid, version) }
-            }
-            Action::Rebase { version } => EntryKind::Rebased { version: self.version(next, rid, version) },
-            Action::End { cause, last_seen, first_missed } => {
-                let end = End {
-                    cause: cause.clone(),
-                    last_seen,
-                    first_missed,
-                    concluded: Timestamp::default(),
-                    revision: Revision::ZERO,
-                };
-                let replaced = cause == EndCause::Replaced;
-                change(ChangeKind::Disappeared, ChangeFlags { replaced, ..ChangeFlags::default() }, Some(end));
-                self.suspects.insert(rid, None);
-                EntryKind::Ended { cause, last_seen, first_missed }
-            }
-            Action::Retract { version } => {
-                let flags = ChangeFlags { retracted: true, ..ChangeFlags::default() };
-                change(ChangeKind::Appeared, flags, None);
-                EntryKind::Retracted { version: self.version(next, rid, version) }
-            }
-            Action::Suspect(suspect) => {
-                self.suspects.insert(rid, Some(suspect.clone()));
-                let Suspect { last_seen, first_missed, misses, held } = suspect;
-                EntryKind::Suspected { last_seen, first_missed, misses, held }
-            }
-            Action::Clear => {
-                self.suspects.insert(rid, None);
-                EntryKind::Cleared
-            }
-        }
-    }
-
-    fn version(&mut self, next: &mut State, rid: Rid, new: NewVersion) -> Version {
-        self.documents.insert(rid, document::text(&new.attributes));
-        let NewVersion { fingerprint, tags, birth, shape, .. } = new;
-        Version { fingerprint, tags: next.intern(&tags), birth, shape }
-    }
-
-    /// What people are told of this delta.
-    fn changes(&self, scope: &Scope, revision: Revision, time: Timestamp) -> Vec<Change> {
-        let told = |(change, id, flags, end): &(ChangeKind, Arc<str>, ChangeFlags, Option<End>)| Change {
-            change: *change,
-            resource: scope.key(id),
-            revision,
-            time,
-            baseline: flags.baseline,
-            replaced: flags.replaced,
-            retracted: flags.retracted,
-            end: end.clone().map(|end| End { concluded: time, revision, ..end }),
-            fields: Vec::new(),
-        };
-        self.changes.iter().map(told).collect()
-    }
-
-    fn write_suspects(&self, txn: &WriteTransaction) -> Result<(), StoreError> {
-        let mut table = txn.open_table(SUSPECT)?;
-        for (rid, suspect) in &self.suspects {
-            match suspect {
-                Some(suspect) => table.insert(rid, encode(suspect).as_slice())?,
-                None => table.remove(rid)?,
-            };
-        }
-        Ok(())
-    }
-
-    /// Before anything is written: one document that is too large must not stop the writer.
-    fn check_bounds(&self, scope: &Scope) -> Result<(), StoreError> {
-        match self.documents.values().map(Vec::len).find(|length| *length > MAX_DOCUMENT_BYTES) {
-            None => Ok(()),
-            Some(actual) => {
-                let what = format!("the document of a resource of {scope}");
-                Err(StoreError::TooLarge { what, actual, bound: MAX_DOCUMENT_BYTES })
-            }
-        }
-    }
-
-    /// The document of a resource as this revision writes it.
-    fn document(
-        &self,
-        log: &redb::Table<'_, (u64, Rid), &'static [u8]>,
-        current: &State,
-        next: &State,
-        rid: Rid,
-    ) -> Vec<u8> {
-        let base = current.heads.get(&rid).and_then(|head| {
-            let read = |revision| log::document(log, revision, rid);
-            // One that can't be read is no reason not to write: this one is then written in full.
-            document::full(head.document, &next.dictionaries, read).ok()
-        });
-        let resource_type = &next.scopes[&self.scope].scope.resource_type;
-        document::encode(&self.documents[&rid], resource_type, &next.dictionaries, base)
-    }
-
-    fn count_misses(&self, next: &mut State) {
-        for (rid, suspect) in &self.counted {
-            let head = next.heads.get_mut(rid).expect("only live resources are missed");
-            Arc::make_mut(head).suspect = Some(suspect.clone());
-        }
-    }
-
-    fn write(
-        &self,
-        txn: &WriteTransaction,
-        current: &State,
-        next: &State,
-        revision: Revision,
-        row: &RevRow,
-    ) -> Result<(), StoreError> {
-        let mut dictionaries = txn.open_table(DICT)?;
-        for (number, resource_type, bytes) in next.dictionaries.from(current.dictionaries.len()) {
-            dictionaries.insert(number, encode(&(resource_type, &**bytes)).as_slice())?;
-        }
-        let mut log = txn.open_table(LOG)?;
-        let logged = |entry: &Entry| {
-            let has_document = entry.kind.version().is_some();
-            let document = if has_document { self.document(&log, current, next, entry.rid) } else { Vec::new() };
-            Logged { entry: entry.clone(), document }
-        };
-        let mut pages = Pages::default();
-        pages.add(revision, row, self.entries.iter().map(logged).collect());
-        pages.write(&mut log)?;
-        let mut sets = txn.open_table(SYM)?;
-        for number in current.tag_sets.len()..next.tag_sets.len() {
-            let key = u32::try_from(number).expect("interned under a u32");
-            sets.insert(key, encode(&*next.tag_sets[number]).as_slice())?;
-        }
-        let mut idents = txn.open_table(IDENT)?;
-        let mut keys = txn.open_table(KEY)?;
-        for (rid, ident) in &self.idents {
-            idents.insert(rid, encode(ident).as_slice())?;
-            keys.insert(key_hash(&next.scopes[&ident.scope].scope, &ident.id), rid)?;
-        }
-        let mut covers = txn.open_table(COVER)?;
-        for entry in &self.entries {
-            match &entry.kind {
-                EntryKind::CoverGained { viewer } => {
-                    let row = CoverRow { to: None, proven: row.time };
-                    covers.insert((&**viewer, self.scope, revision.0), encode(&row).as_slice())?;
-                }
-                EntryKind::CoverLost { viewer } => {
-                    let held = current.scopes[&self.scope].covers.get(&Viewer::new(viewer.clone()));
-                    let held = held.expect("only a cover that stands is lost");
-                    let row = CoverRow { to: Some(revision.0), proven: held.proven };
-                    covers.insert((&**viewer, self.scope, held.from.0), encode(&row).as_slice())?;
-                }
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Identities for Draft {
-    fn ident(&self, rid: Rid) -> Option<(ScopeNo, Arc<str>)> {
-        self.idents.get(&rid).map(|ident| (ident.scope, ident.id.clone()))
-    }
 }
 
 fn key_hash(scope: &Scope, id: &str) -> [u8; 16] {

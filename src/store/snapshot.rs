@@ -42,7 +42,7 @@ impl Store {
     }
 
     fn snapshot_from(&self, current: State, moment: Moment) -> Result<StoreSnapshot, StoreError> {
-        let txn = self.inner.db.begin_read()?;
+        let txn = self.inner.shared.db.begin_read()?;
         let newest_runs =
             current.scopes.iter().filter_map(|(number, s)| Some((*number, s.run.clone()?))).collect();
         let (revision, at) = match moment {

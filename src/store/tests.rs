@@ -1,11 +1,12 @@
 //! The store against a naive model, and its rules one by one.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::*;
 use crate::inventory::{
-    Absence, AccountId, Confirmation, Filter, History, IdReuse, Moment, Observation, Presence, Reason, Region,
-    ResourceType, ScopeStatus, Snapshot,
+    Absence, AccountId, ChangeKind, Confirmation, Filter, History, IdReuse, Moment, Observation, Presence, Reason,
+    Region, ResourceType, ScopeStatus, Snapshot,
 };
 
 pub(crate) fn scope(region: &str) -> Scope {
@@ -126,7 +127,7 @@ fn an_unchanged_sweep_takes_no_revision_and_writes_no_row_per_resource() {
     let second = bed.see(&[observation("vol-1", &[("Owner", "a")], 8)]);
     assert_eq!(second.revision, first.revision);
     assert!(second.changes.is_empty());
-    let txn = bed.store().inner.db.begin_read().unwrap();
+    let txn = bed.store().inner.shared.db.begin_read().unwrap();
     assert_eq!(redb::ReadableTableMetadata::len(&txn.open_table(LOG).unwrap()).unwrap(), 1);
 }
 
@@ -508,6 +509,90 @@ fn what_is_over_a_bound_is_refused_by_name_and_stops_nothing_else() {
     }
     assert_eq!(bed.live(Moment::Now), ["vol-1"], "nothing of it was recorded");
     bed.see(&[observation("vol-1", &[], 9)]);
+}
+
+/// A disk in memory whose syncs wait while it is held.
+#[derive(Debug, Default)]
+struct SlowDisk {
+    memory: redb::backends::InMemoryBackend,
+    held: Arc<(Mutex<bool>, std::sync::Condvar)>,
+    syncing: Arc<AtomicBool>,
+}
+
+impl redb::StorageBackend for SlowDisk {
+    fn len(&self) -> Result<u64, std::io::Error> {
+        self.memory.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), std::io::Error> {
+        self.memory.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> Result<(), std::io::Error> {
+        self.memory.set_len(len)
+    }
+
+    fn sync_data(&self) -> Result<(), std::io::Error> {
+        let (held, released) = &*self.held;
+        self.syncing.store(true, Ordering::SeqCst);
+        drop(released.wait_while(held.lock().unwrap(), |held| *held).unwrap());
+        self.syncing.store(false, Ordering::SeqCst);
+        self.memory.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), std::io::Error> {
+        self.memory.write(offset, data)
+    }
+}
+
+fn until(what: &str, holds: impl Fn() -> bool) {
+    let deadline = std::time::Instant::now() + Duration::from_mins(1);
+    while !holds() {
+        assert!(std::time::Instant::now() < deadline, "waited in vain until {what}");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn while_the_disk_syncs_nothing_is_published_reads_go_on_and_what_queues_shares_one_transaction() {
+    let disk = SlowDisk::default();
+    let (held, syncing) = (disk.held.clone(), disk.syncing.clone());
+    let hold = |hold: bool| {
+        *held.0.lock().unwrap() = hold;
+        held.1.notify_all();
+    };
+    let clock: Clock = Arc::new(|| Timestamp::from_millis(1_000_000));
+    let store = Store::open_file(Path::new("slow"), clock, |b| b.create_with_backend(disk)).unwrap();
+    let commit = |region: &str| {
+        let mut sweep = sweep(store.now().minus(Duration::from_secs(2)));
+        sweep.scope = scope(region);
+        sweep.observations = vec![observation(&format!("vol-{region}"), &[], 8)];
+        store.commit(&sweep, None).unwrap()
+    };
+    let regions: Vec<String> = (0..20).map(|n| format!("region-{n}")).collect();
+    hold(true);
+    std::thread::scope(|threads| {
+        threads.spawn(|| commit("first"));
+        until("the first is being synced", || syncing.load(Ordering::SeqCst));
+        for region in &regions {
+            threads.spawn(|| commit(region));
+        }
+        // Not all: two scopes may share a lock by chance.
+        until("many are queued", || store.waiting() > 15);
+        assert_eq!(store.revision(), Revision::ZERO, "nothing is visible before it is durable");
+        assert!(store.snapshot(Moment::Now).unwrap().resources(&Filter::default()).is_empty());
+        hold(false);
+    });
+    assert_eq!(store.revision(), Revision(21), "a revision each");
+    assert_eq!(store.waiting(), 0);
+    let snapshot = store.snapshot(Moment::Now).unwrap();
+    assert_eq!(snapshot.resources(&Filter::default()).len(), 21);
+    for resource in snapshot.resources(&Filter::default()) {
+        assert_eq!(snapshot.attributes(&resource).unwrap()["VolumeId"], *resource.key.id);
+    }
+    let txn = store.inner.shared.db.begin_read().unwrap();
+    let pages = redb::ReadableTableMetadata::len(&txn.open_table(LOG).unwrap()).unwrap();
+    assert!(pages < 10, "{pages} pages for 21 deltas");
 }
 
 mod model {

@@ -1,0 +1,345 @@
+//! The one writer: a thread that takes what scopes have to record, commits all that is queued in one
+//! durable transaction, then publishes it and answers. Nothing is visible before it is durable, and no
+//! lock is held over an fsync.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use redb::WriteTransaction;
+
+use super::draft::{Draft, Drafted};
+use super::log::{LOG, Pages};
+use super::record::{
+    COVER, CoverRow, DICT, EntryKind, IDENT, Ident, KEY, NOTE, RUN, RevRow, Rid, Run, SCOPE, SUSPECT, SYM,
+    ScopeNo, encode,
+};
+use super::state::State;
+use super::{Delta, Shared, StoreError, key_hash, scope_number};
+use crate::inventory::{Outcome, Scope, Suspect, Timestamp, Viewer};
+
+/// Unchanged sweeps are written together at most so often: a crash may lose a minute of "still there".
+const LEDGER_FLUSH: Duration = Duration::from_mins(1);
+/// Who has more to record waits until some of it is durable.
+const QUEUE: usize = 256;
+/// A transaction takes no more requests beyond so many bytes.
+const BATCH_BYTES: usize = 4 << 20;
+
+/// What a caller asks for.
+pub(super) enum Request {
+    Record(Box<Draft>),
+    Notes(Viewer, Vec<(String, Option<Vec<u8>>)>),
+    /// Write what is only in memory of the ledger.
+    Flush,
+}
+
+impl Request {
+    fn bytes(&self) -> usize {
+        match self {
+            Request::Record(draft) => draft.documents.values().map(Vec::len).sum(),
+            Request::Notes(_, notes) => notes.iter().filter_map(|(_, bytes)| bytes.as_ref()).map(Vec::len).sum(),
+            Request::Flush => 0,
+        }
+    }
+}
+
+struct Queued {
+    request: Request,
+    answer: SyncSender<Result<Delta, StoreError>>,
+}
+
+/// The callers' end of the writer's queue. The thread ends when this is dropped, and has then written
+/// everything.
+pub(super) struct Writer {
+    queue: Option<SyncSender<Queued>>,
+    thread: Option<JoinHandle<()>>,
+    waiting: AtomicI64,
+}
+
+impl Writer {
+    pub fn start(shared: Arc<Shared>) -> Result<Self, std::io::Error> {
+        let (queue, requests) = sync_channel(QUEUE);
+        let flushed = (shared.clock)();
+        let mut worker = Worker { shared, dirty_runs: BTreeMap::new(), flushed };
+        let thread =
+            std::thread::Builder::new().name("store writer".to_owned()).spawn(move || worker.run(&requests))?;
+        Ok(Self { queue: Some(queue), thread: Some(thread), waiting: AtomicI64::new(0) })
+    }
+
+    /// Returns once it is durable and published.
+    pub fn ask(&self, request: Request) -> Result<Delta, StoreError> {
+        let (answer, answered) = sync_channel(1);
+        let queue = self.queue.as_ref().expect("it is taken only when this is dropped");
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let sent = queue.send(Queued { request, answer });
+        let answer = sent.ok().and_then(|()| answered.recv().ok());
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        // A writer that is gone will write nothing more.
+        answer.unwrap_or(Err(StoreError::Poisoned))
+    }
+
+    /// How many wait for what they record to be durable.
+    pub fn waiting(&self) -> i64 {
+        self.waiting.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        drop(self.queue.take());
+        if let Some(thread) = self.thread.take() {
+            // A writer that panicked has poisoned the store, and there is nobody left to tell.
+            drop(thread.join());
+        }
+    }
+}
+
+struct Worker {
+    shared: Arc<Shared>,
+    /// Runs that were lengthened in memory only.
+    dirty_runs: BTreeMap<ScopeNo, Run>,
+    flushed: Timestamp,
+}
+
+impl Worker {
+    fn run(&mut self, requests: &Receiver<Queued>) {
+        while let Ok(first) = requests.recv() {
+            let mut bytes = first.request.bytes();
+            let mut queued = vec![first];
+            while bytes < BATCH_BYTES
+                && let Ok(next) = requests.try_recv()
+            {
+                bytes += next.request.bytes();
+                queued.push(next);
+            }
+            self.commit(queued);
+        }
+        // The last chance to keep the minute of "still there" that is only in memory. Nothing is lost but
+        // that minute if it fails.
+        if !self.shared.is_poisoned() {
+            let mut batch = Batch::default();
+            batch.take_runs(&mut self.dirty_runs);
+            let state = self.shared.state();
+            drop(self.write(batch, &state, &state));
+        }
+    }
+
+    fn commit(&mut self, queued: Vec<Queued>) {
+        if self.shared.is_poisoned() {
+            for Queued { answer, .. } in queued {
+                drop(answer.send(Err(StoreError::Poisoned)));
+            }
+            return;
+        }
+        let current = self.shared.state();
+        let mut next = current.clone();
+        let mut batch = Batch::default();
+        let mut answers = Vec::with_capacity(queued.len());
+        let now = self.shared.now();
+        let mut is_due = now.since(self.flushed) >= LEDGER_FLUSH;
+        for Queued { request, answer } in queued {
+            let delta = match request {
+                Request::Record(draft) => self.record(&mut next, &mut batch, *draft, now),
+                Request::Notes(viewer, notes) => {
+                    batch.notes.push((viewer, notes));
+                    Delta { revision: next.revision, changes: Vec::new() }
+                }
+                Request::Flush => {
+                    is_due = true;
+                    Delta { revision: next.revision, changes: Vec::new() }
+                }
+            };
+            answers.push((answer, delta));
+        }
+        // Every document that is queued rests on one of these.
+        next.dictionaries = self.shared.trainer().dictionaries();
+        if is_due {
+            self.flushed = now;
+            batch.take_runs(&mut self.dirty_runs);
+        }
+        match self.write(batch, &current, &next) {
+            Ok(()) => {
+                self.shared.publish(next);
+                for (answer, delta) in answers {
+                    // Who no longer waits has no need of it.
+                    drop(answer.send(Ok(delta)));
+                }
+            }
+            Err(error) => {
+                // A commit that failed is indeterminate: only a reopened file tells what is in it.
+                self.shared.poison();
+                let error = Arc::new(error);
+                for (answer, _) in answers {
+                    drop(answer.send(Err(StoreError::NotWritten(error.clone()))));
+                }
+            }
+        }
+    }
+
+    /// Folds a draft into the next state and adds what must be written of it.
+    fn record(&mut self, next: &mut State, batch: &mut Batch, draft: Draft, now: Timestamp) -> Delta {
+        let number = scope_number(next, &draft.scope);
+        let time = now.max(next.time);
+        let must_write = draft.must_write();
+        let Draft { scope, run, proof, .. } = &draft;
+        let (scope, run, proof) = (scope.clone(), run.clone(), proof.clone());
+        let mut drafted = Drafted::number(draft, number, next);
+        if !drafted.entries.is_empty() {
+            let asks = drafted
+                .entries
+                .iter()
+                .any(|e| matches!(e.kind, EntryKind::Appeared { .. } | EntryKind::ScopeOpened));
+            let row = RevRow {
+                time,
+                scope: number,
+                started: if asks { drafted.started } else { time },
+                ended: if asks { drafted.ended } else { time },
+                entries: u32::try_from(drafted.entries.len()).expect("a delta has fewer than 2^32 entries"),
+            };
+            let revision = next.revision.next();
+            batch.covers(next, number, revision.0, time, &drafted);
+            next.apply(revision, &row, &drafted.entries, &drafted);
+            batch.pages.add(revision, &row, drafted.logged());
+            batch.has_pages = true;
+        }
+        for (rid, suspect) in &drafted.counted {
+            let head = next.heads.get_mut(rid).expect("only live resources are missed");
+            Arc::make_mut(head).suspect = Some(suspect.clone());
+        }
+        if must_write
+            && let Some(viewer) = proof
+            && let Some(cover) = next.scope_mut(number).covers.get_mut(&viewer)
+        {
+            cover.proven = time;
+            batch.covers.insert((viewer, number, cover.from.0), CoverRow { to: None, proven: time });
+        }
+        if let Some(run) = run {
+            let scope = next.scope_mut(number);
+            if run.outcome == Outcome::Complete {
+                scope.last_complete = Some(run.last_ended);
+            }
+            scope.run = Some(run.clone());
+            if must_write {
+                self.dirty_runs.remove(&number);
+                batch.runs.insert(number, run);
+            } else {
+                self.dirty_runs.insert(number, run);
+            }
+        }
+        let changes = drafted.changes(&scope, next.revision, next.time);
+        batch.idents.extend(drafted.idents.into_iter().map(|(rid, ident)| (rid, scope.clone(), ident)));
+        batch.suspects.extend(drafted.suspects);
+        Delta { revision: next.revision, changes }
+    }
+
+    fn write(&self, batch: Batch, current: &State, next: &State) -> Result<(), StoreError> {
+        if batch.is_empty(current, next) {
+            return Ok(());
+        }
+        let txn = self.shared.db.begin_write()?;
+        batch.write(&txn, current, next)?;
+        txn.commit()?;
+        Ok(())
+    }
+}
+
+/// What one transaction writes.
+#[derive(Default)]
+struct Batch {
+    pages: Pages,
+    has_pages: bool,
+    idents: Vec<(Rid, Scope, Ident)>,
+    runs: BTreeMap<ScopeNo, Run>,
+    /// What becomes of the suspect rows.
+    suspects: BTreeMap<Rid, Option<Suspect>>,
+    covers: BTreeMap<(Viewer, ScopeNo, u64), CoverRow>,
+    notes: Vec<(Viewer, Vec<(String, Option<Vec<u8>>)>)>,
+}
+
+impl Batch {
+    fn is_empty(&self, current: &State, next: &State) -> bool {
+        !self.has_pages
+            && self.runs.is_empty()
+            && self.suspects.is_empty()
+            && self.covers.is_empty()
+            && self.notes.is_empty()
+            && current.scopes.len() == next.scopes.len()
+    }
+
+    fn take_runs(&mut self, dirty: &mut BTreeMap<ScopeNo, Run>) {
+        for (number, run) in std::mem::take(dirty) {
+            self.runs.entry(number).or_insert(run);
+        }
+    }
+
+    fn covers(&mut self, before: &State, scope: ScopeNo, revision: u64, time: Timestamp, drafted: &Drafted) {
+        for entry in &drafted.entries {
+            match &entry.kind {
+                EntryKind::CoverGained { viewer } => {
+                    let key = (Viewer::new(viewer.clone()), scope, revision);
+                    self.covers.insert(key, CoverRow { to: None, proven: time });
+                }
+                EntryKind::CoverLost { viewer } => {
+                    let viewer = Viewer::new(viewer.clone());
+                    let held = before.scopes[&scope].covers[&viewer];
+                    let row = CoverRow { to: Some(revision), proven: held.proven };
+                    self.covers.insert((viewer, scope, held.from.0), row);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn write(self, txn: &WriteTransaction, current: &State, next: &State) -> Result<(), StoreError> {
+        let mut dictionaries = txn.open_table(DICT)?;
+        for (number, resource_type, bytes) in next.dictionaries.from(current.dictionaries.len()) {
+            dictionaries.insert(number, encode(&(resource_type, &**bytes)).as_slice())?;
+        }
+        let mut scopes = txn.open_table(SCOPE)?;
+        for number in current.scopes.len()..next.scopes.len() {
+            let number = ScopeNo::try_from(number).expect("numbered under a u32");
+            scopes.insert(number, encode(&*next.scopes[&number].scope).as_slice())?;
+        }
+        self.pages.write(&mut txn.open_table(LOG)?)?;
+        let mut sets = txn.open_table(SYM)?;
+        for number in current.tag_sets.len()..next.tag_sets.len() {
+            let key = u32::try_from(number).expect("interned under a u32");
+            sets.insert(key, encode(&*next.tag_sets[number]).as_slice())?;
+        }
+        let mut idents = txn.open_table(IDENT)?;
+        let mut keys = txn.open_table(KEY)?;
+        for (rid, scope, ident) in &self.idents {
+            idents.insert(rid, encode(ident).as_slice())?;
+            keys.insert(key_hash(scope, &ident.id), rid)?;
+        }
+        let mut runs = txn.open_table(RUN)?;
+        for (number, run) in &self.runs {
+            runs.insert((*number, run.first_ended.as_millis()), encode(run).as_slice())?;
+        }
+        let mut suspects = txn.open_table(SUSPECT)?;
+        for (rid, suspect) in &self.suspects {
+            match suspect {
+                Some(suspect) => suspects.insert(rid, encode(suspect).as_slice())?,
+                None => suspects.remove(rid)?,
+            };
+        }
+        let mut covers = txn.open_table(COVER)?;
+        for ((viewer, scope, from), row) in &self.covers {
+            covers.insert((viewer.as_str(), *scope, *from), encode(row).as_slice())?;
+        }
+        let mut notes = txn.open_table(NOTE)?;
+        for (viewer, named) in &self.notes {
+            for (name, bytes) in named {
+                let key = (viewer.as_str(), name.as_str());
+                match bytes {
+                    Some(bytes) => notes.insert(key, bytes.as_slice())?,
+                    None => notes.remove(key)?,
+                };
+            }
+        }
+        Ok(())
+    }
+}
