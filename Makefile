@@ -5,10 +5,10 @@ CARGO ?= cargo
 # Two worlds of the end-to-end tests at once: each is a control plane, an emulator and an operator.
 E2E_THREADS ?= 2
 
-.PHONY: help generate fmt lint test demo bench soak tools
+.PHONY: help generate fmt lint test demo bench bench-store soak tools
 
 help: ## Show the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 tools: ## Build the pinned control plane, helm and the AWS emulator into the cache
 	@e2e/tools/install.sh > /dev/null
@@ -48,5 +48,8 @@ soak: ## Faults of the disk, against the store's oracle, for SOAK_SECONDS (600);
 	  > "$$out" || { cat "$$out"; exit 1; }; \
 	grep '^faults:' "$$out"
 
+bench-store: ## The store against its goals; RESOURCES (100000) and ROUNDS (20) set the size
+	$(CARGO) bench --bench goals
+
 bench: ## Benchmarks, each against its baseline in the same run
-	$(CARGO) bench
+	$(CARGO) bench --bench store
