@@ -452,6 +452,72 @@ fn the_checks_catch_a_store_that_does_not_sync() {
     assert!(caught.is_err(), "50 crashes of a disk that never synced, and nothing was lost");
 }
 
+/// What `killed_while_it_writes...` starts, and kills: writes to the file that it is given, and says each
+/// time what it was told to be durable.
+#[test]
+#[ignore = "only as the child of another test"]
+fn writes_until_it_is_killed() {
+    let path = std::env::var("ELAVA_TEST_STORE").expect("the parent names a file");
+    let (seed, first) = (number("ELAVA_TEST_SEED").unwrap(), number("ELAVA_TEST_STEP").unwrap());
+    let step = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let clock: Clock = {
+        let step = step.clone();
+        Arc::new(move || now(step.load(Ordering::SeqCst)))
+    };
+    let store = Store::open(Path::new(&path), clock).unwrap();
+    for at in usize::try_from(first).unwrap().. {
+        step.store(at, Ordering::SeqCst);
+        run_step(&store, seed, at).unwrap();
+        println!("durable {at} {} {}", store.revision(), digest(&store, store.revision()));
+    }
+}
+
+fn digest(store: &Store, revision: Revision) -> String {
+    blake3::hash(state(store, revision).unwrap().join("\n").as_bytes()).to_string()
+}
+
+#[test]
+fn killed_while_it_writes_a_process_leaves_everything_that_was_acknowledged() {
+    use std::io::{BufRead, BufReader};
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("elava.redb");
+    let mut dice = SmallRng::seed_from_u64(7);
+    let mut durable: BTreeMap<Revision, String> = BTreeMap::new();
+    let mut step = 1;
+    for _ in 0..12 {
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--ignored", "--exact", "--nocapture", "store::faults::writes_until_it_is_killed"])
+            .env("ELAVA_TEST_STORE", &path)
+            .env("ELAVA_TEST_SEED", "7")
+            .env("ELAVA_TEST_STEP", step.to_string())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut told = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let mut wanted = dice.random_range(1..15);
+        while wanted > 0 {
+            let line = told.next().expect("it writes until it is killed");
+            let words: Vec<&str> = line.split_whitespace().collect();
+            // The harness begins a line of its own with the test's name.
+            let Some(at) = words.iter().position(|word| *word == "durable") else { continue };
+            step = words[at + 1].parse::<usize>().unwrap() + 1;
+            durable.insert(Revision(words[at + 2].parse().unwrap()), words[at + 3].to_owned());
+            wanted -= 1;
+        }
+        // On Unix this is SIGKILL; it is somewhere in its next step.
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let store = Store::open_existing(&path, Arc::new(move || now(step + 100))).unwrap();
+        assert!(store.revision() >= *durable.keys().next_back().unwrap());
+        for (revision, wanted) in &durable {
+            assert_eq!(digest(&store, *revision), *wanted, "at revision {revision}");
+        }
+        // What was written but not told of took its steps, too.
+        step += 20;
+    }
+}
+
 /// `make soak`. Any of its workloads replays from its seed alone.
 #[test]
 #[ignore = "as long as ELAVA_SOAK_SECONDS says: make soak"]
