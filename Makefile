@@ -48,7 +48,7 @@ soak: ## Faults of the disk, against the store's oracle, for SOAK_SECONDS (600);
 	  > "$$out" || { cat "$$out"; exit 1; }; \
 	grep '^faults:' "$$out"
 
-bench-store: ## The store against its goals; RESOURCES (100000) and ROUNDS (20) set the size
+bench-store: ## Times and sizes of the store under the workload of its goals; RESOURCES (100000) and ROUNDS (20) set the size
 	$(CARGO) bench --bench goals
 
 bench: ## Benchmarks, each against its baseline in the same run

@@ -2,16 +2,16 @@
 //!
 //! Each figure stands beside its baseline in the same run; the ratio is what counts.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+mod bed;
 
+use std::collections::BTreeMap;
+
+use bed::Bed;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use elava::inventory::{
     AccountId, Confirmation, Filter, IdReuse, Moment, Observation, Outcome, Region, ResourceType, Scope, Snapshot,
-    Sweep, Tags, Timestamp,
+    Sweep, Tags,
 };
-use elava::store::{Clock, Store};
 use serde_json::{Value, json};
 
 const RESOURCES: usize = 2_000;
@@ -31,49 +31,37 @@ fn observation(n: usize, size: usize) -> Observation {
     }
 }
 
-struct Bed {
-    _dir: tempfile::TempDir,
-    now: Arc<AtomicI64>,
-    store: Store,
+/// A sweep five minutes later; a hundredth of the volumes has this size.
+fn commit_look(bed: &Bed, size: usize) {
+    let started = bed.next_look();
+    let sweep = Sweep {
+        scope: Scope {
+            provider: "aws".into(),
+            partition: "aws".into(),
+            endpoint: "".into(),
+            account: AccountId::new("111122223333"),
+            region: Region::new("eu-west-1"),
+            resource_type: ResourceType::new("AWS::EC2::Volume"),
+        },
+        started,
+        ended: started.plus(std::time::Duration::from_millis(500)),
+        cadence: Some(std::time::Duration::from_mins(5)),
+        shape: 1,
+        ids: IdReuse::Unique,
+        confirmation: Confirmation::ReadById,
+        outcome: Outcome::Complete,
+        observations: (0..RESOURCES).map(|n| observation(n, if n % 100 == 0 { size } else { 8 })).collect(),
+        absences: BTreeMap::new(),
+        held: false,
+    };
+    bed.store.commit(&sweep, None).expect("it commits");
 }
 
-impl Bed {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().expect("there is a folder for temporary files");
-        let now = Arc::new(AtomicI64::new(0));
-        let ticking = now.clone();
-        let clock: Clock = Arc::new(move || Timestamp::from_millis(ticking.load(Ordering::Relaxed)));
-        let store = Store::open(&dir.path().join("elava.redb"), clock).expect("a new store");
-        let bed = Self { _dir: dir, now, store };
-        bed.commit(8);
-        bed
-    }
-
-    /// A sweep five minutes later; a hundredth of the volumes has this size.
-    fn commit(&self, size: usize) {
-        let started = self.now.fetch_add(300_000, Ordering::Relaxed) + 299_000;
-        let sweep = Sweep {
-            scope: Scope {
-                provider: "aws".into(),
-                partition: "aws".into(),
-                endpoint: "".into(),
-                account: AccountId::new("111122223333"),
-                region: Region::new("eu-west-1"),
-                resource_type: ResourceType::new("AWS::EC2::Volume"),
-            },
-            started: Timestamp::from_millis(started),
-            ended: Timestamp::from_millis(started + 500),
-            cadence: Some(std::time::Duration::from_mins(5)),
-            shape: 1,
-            ids: IdReuse::Unique,
-            confirmation: Confirmation::ReadById,
-            outcome: Outcome::Complete,
-            observations: (0..RESOURCES).map(|n| observation(n, if n % 100 == 0 { size } else { 8 })).collect(),
-            absences: BTreeMap::new(),
-            held: false,
-        };
-        self.store.commit(&sweep, None).expect("it commits");
-    }
+/// With a first look.
+fn new_bed() -> Bed {
+    let bed = Bed::new();
+    commit_look(&bed, 8);
+    bed
 }
 
 /// The naive way: the whole state as one JSON file a sweep, synced.
@@ -88,12 +76,12 @@ fn full_copy(dir: &std::path::Path, size: usize) {
 fn commit(c: &mut Criterion) {
     let mut group = c.benchmark_group("sweep of 2000, 1 % changed");
     group.sample_size(20);
-    let bed = Bed::new();
+    let bed = new_bed();
     let mut size = 8;
     group.bench_function("store", |b| {
         b.iter(|| {
             size += 1;
-            bed.commit(size);
+            commit_look(&bed, size);
         });
     });
     let dir = tempfile::tempdir().expect("there is a folder for temporary files");
@@ -102,16 +90,16 @@ fn commit(c: &mut Criterion) {
 
     let mut group = c.benchmark_group("sweep of 2000, unchanged");
     group.sample_size(20);
-    let bed = Bed::new();
-    group.bench_function("store", |b| b.iter(|| bed.commit(8)));
+    let bed = new_bed();
+    group.bench_function("store", |b| b.iter(|| commit_look(&bed, 8)));
     group.bench_function("full copy", |b| b.iter(|| full_copy(dir.path(), 8)));
     group.finish();
 }
 
 fn read(c: &mut Criterion) {
-    let bed = Bed::new();
+    let bed = new_bed();
     for size in 9..20 {
-        bed.commit(size);
+        commit_look(&bed, size);
     }
     let dir = tempfile::tempdir().expect("there is a folder for temporary files");
     full_copy(dir.path(), 8);

@@ -1,7 +1,7 @@
 //! Clouds of any size, the same in every run: documents, tags and churn as they were measured.
 //!
 //! One described object has 943 bytes of JSON with its tags, 632 under zstd at level 1; a million of them
-//! have 41,544 tag sets. `check` holds the generator to these within 5 %.
+//! have 41,544 tag sets. [`Cloud::measure`] says what the generator makes of it: 932 and 589 bytes today.
 
 use std::collections::BTreeMap;
 

@@ -54,6 +54,7 @@ impl Draft {
 
 /// A draft with its numbers.
 pub(super) struct Drafted {
+    scope: Scope,
     pub started: Timestamp,
     pub ended: Timestamp,
     pub entries: Vec<Entry>,
@@ -76,6 +77,7 @@ impl Drafted {
     pub fn number(draft: Draft, scope: ScopeNo, next: &mut State) -> Self {
         let about_scope = |kind| Entry { rid: NO_RID, prev: 0, milestone: None, kind };
         let mut drafted = Self {
+            scope: draft.scope,
             started: draft.started,
             ended: draft.ended,
             entries: draft.entries.into_iter().map(about_scope).collect(),
@@ -164,10 +166,10 @@ impl Drafted {
     }
 
     /// What people are told of this delta.
-    pub fn changes(&self, scope: &Scope, revision: Revision, time: Timestamp) -> Vec<Change> {
+    pub fn changes(&self, revision: Revision, time: Timestamp) -> Vec<Change> {
         let told = |(change, id, flags, end): &(ChangeKind, Arc<str>, ChangeFlags, Option<End>)| Change {
             change: *change,
-            resource: scope.key(id),
+            resource: self.scope.key(id),
             revision,
             time,
             baseline: flags.baseline,

@@ -61,7 +61,8 @@ pub(super) struct Pages {
     done: Vec<((u64, Rid), Vec<u8>)>,
     key: (u64, Rid),
     bytes: Vec<u8>,
-    last: (u64, i64, Rid),
+    /// Revision and milliseconds of the last beginning.
+    last: (u64, i64),
 }
 
 impl Pages {
@@ -90,23 +91,24 @@ impl Pages {
     fn begin(&mut self, revision: Revision, first: Rid, row: &RevRow) {
         if self.bytes.is_empty() {
             self.key = (revision.0, first);
-            self.last = (revision.0, 0, 0);
+            self.last = (revision.0, 0);
         }
-        let (last_revision, last_millis, _) = self.last;
+        let (last_revision, last_millis) = self.last;
         let time = row.time.as_millis();
         let is_asked = row.started != row.time || row.ended != row.time;
-        self.push(&Item::Revision {
+        let item = Item::Revision {
             revisions_on: revision.0 - last_revision,
             millis_on: time - last_millis,
             scope: row.scope,
             looked: is_asked.then(|| (time - row.started.as_millis(), time - row.ended.as_millis())),
             entries: row.entries,
-        });
-        self.last = (revision.0, time, 0);
+        };
+        self.bytes.extend(postcard::to_stdvec(&item).expect("items have no type that postcard refuses"));
+        self.last = (revision.0, time);
     }
 
-    fn push(&mut self, item: &Item<'_>) {
-        self.bytes.extend(postcard::to_stdvec(item).expect("items have no type that postcard refuses"));
+    pub fn is_empty(&self) -> bool {
+        self.done.is_empty() && self.bytes.is_empty()
     }
 
     fn cut(&mut self) {

@@ -46,7 +46,6 @@ use crate::inventory::{Change, Outcome, ResourceType, Revision, Scope, Sweep, Ta
 use document::{Dictionaries, Trainer};
 use draft::Draft;
 use log::LOG;
-use plan::Action;
 use record::{
     COVER, CoverRow, DICT, EntryKind, IDENT, Ident, KEY, MAX_DOCUMENT_BYTES, MAX_ID_BYTES, META, NOTE, RUN, Rid,
     Run, SCHEMA, SCOPE, SUSPECT, SYM, ScopeNo, decode, encode,
@@ -277,15 +276,13 @@ impl Store {
         let cover = draft.proof.as_ref().map(|viewer| (viewer, scope.covers.get(viewer).map(|c| c.proven)));
         if !scope.is_open() {
             draft.entries.push(EntryKind::ScopeOpened);
+            // The planner must see it as open: what is new to a re-opened scope is baseline.
+            seen.scope_mut(number).intervals.push((sweep.started, None));
         }
         match cover {
             Some((viewer, None)) => draft.entries.push(EntryKind::CoverGained { viewer: viewer.as_str().into() }),
             Some((_, Some(proven))) => draft.is_proof_due = self.now().since(proven) >= PROOF_FLUSH,
             None => {}
-        }
-        if !scope.is_open() {
-            // The planner must see it as open: what is new to a re-opened scope is baseline.
-            seen.scope_mut(number).intervals.push((sweep.started, None));
         }
         draft.plan = plan::plan(&seen, number, sweep);
         self.encode_documents(&seen, &mut draft)?;
@@ -294,17 +291,10 @@ impl Store {
 
     /// Compresses what the plan has to say, on the caller's thread.
     fn encode_documents(&self, seen: &State, draft: &mut Draft) -> Result<(), StoreError> {
-        let versions = draft.plan.steps.iter().filter_map(|planned| {
-            let version = match &planned.action {
-                Action::Appear { version, .. }
-                | Action::Change { version }
-                | Action::Rebase { version }
-                | Action::Retract { version } => version,
-                Action::End { .. } | Action::Suspect(_) | Action::Clear => return None,
-            };
-            Some((planned, document::text(&version.attributes)))
-        });
-        let versions: Vec<_> = versions.collect();
+        let steps = draft.plan.steps.iter();
+        let versions: Vec<_> = steps
+            .filter_map(|planned| Some((planned, document::text(&planned.action.version()?.attributes))))
+            .collect();
         if versions.is_empty() {
             return Ok(());
         }

@@ -37,6 +37,18 @@ pub(super) enum Action {
     Clear,
 }
 
+impl Action {
+    pub fn version(&self) -> Option<&NewVersion> {
+        match self {
+            Action::Appear { version, .. }
+            | Action::Change { version }
+            | Action::Rebase { version }
+            | Action::Retract { version } => Some(version),
+            Action::End { .. } | Action::Suspect(_) | Action::Clear => None,
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(super) struct Planned {
     pub id: Arc<str>,

@@ -19,7 +19,7 @@ use super::record::{
 };
 use super::state::State;
 use super::{Delta, Shared, StoreError, key_hash, scope_number};
-use crate::inventory::{Outcome, Scope, Suspect, Timestamp, Viewer};
+use crate::inventory::{Outcome, Suspect, Timestamp, Viewer};
 
 /// Unchanged sweeps are written together at most so often: a crash may lose a minute of "still there".
 const LEDGER_FLUSH: Duration = Duration::from_mins(1);
@@ -180,12 +180,11 @@ impl Worker {
     }
 
     /// Folds a draft into the next state and adds what must be written of it.
-    fn record(&mut self, next: &mut State, batch: &mut Batch, draft: Draft, now: Timestamp) -> Delta {
+    fn record(&mut self, next: &mut State, batch: &mut Batch, mut draft: Draft, now: Timestamp) -> Delta {
         let number = scope_number(next, &draft.scope);
         let time = now.max(next.time);
         let must_write = draft.must_write();
-        let Draft { scope, run, proof, .. } = &draft;
-        let (scope, run, proof) = (scope.clone(), run.clone(), proof.clone());
+        let (run, proof) = (draft.run.take(), draft.proof.take());
         let mut drafted = Drafted::number(draft, number, next);
         if !drafted.entries.is_empty() {
             let asks = drafted
@@ -203,7 +202,6 @@ impl Worker {
             batch.covers(next, number, revision.0, time, &drafted);
             next.apply(revision, &row, &drafted.entries, &drafted);
             batch.pages.add(revision, &row, drafted.logged());
-            batch.has_pages = true;
         }
         for (rid, suspect) in &drafted.counted {
             let head = next.heads.get_mut(rid).expect("only live resources are missed");
@@ -229,14 +227,14 @@ impl Worker {
                 self.dirty_runs.insert(number, run);
             }
         }
-        let changes = drafted.changes(&scope, next.revision, next.time);
-        batch.idents.extend(drafted.idents.into_iter().map(|(rid, ident)| (rid, scope.clone(), ident)));
+        let changes = drafted.changes(next.revision, next.time);
+        batch.idents.extend(drafted.idents);
         batch.suspects.extend(drafted.suspects);
         Delta { revision: next.revision, changes }
     }
 
     fn write(&self, batch: Batch, current: &State, next: &State) -> Result<(), StoreError> {
-        if batch.is_empty(current, next) {
+        if batch.is_empty() {
             return Ok(());
         }
         let txn = self.shared.db.begin_write()?;
@@ -250,8 +248,7 @@ impl Worker {
 #[derive(Default)]
 struct Batch {
     pages: Pages,
-    has_pages: bool,
-    idents: Vec<(Rid, Scope, Ident)>,
+    idents: BTreeMap<Rid, Ident>,
     runs: BTreeMap<ScopeNo, Run>,
     /// What becomes of the suspect rows.
     suspects: BTreeMap<Rid, Option<Suspect>>,
@@ -260,13 +257,13 @@ struct Batch {
 }
 
 impl Batch {
-    fn is_empty(&self, current: &State, next: &State) -> bool {
-        !self.has_pages
+    /// New scopes, sets, identities and dictionaries come with pages.
+    fn is_empty(&self) -> bool {
+        self.pages.is_empty()
             && self.runs.is_empty()
             && self.suspects.is_empty()
             && self.covers.is_empty()
             && self.notes.is_empty()
-            && current.scopes.len() == next.scopes.len()
     }
 
     fn take_runs(&mut self, dirty: &mut BTreeMap<ScopeNo, Run>) {
@@ -311,9 +308,9 @@ impl Batch {
         }
         let mut idents = txn.open_table(IDENT)?;
         let mut keys = txn.open_table(KEY)?;
-        for (rid, scope, ident) in &self.idents {
+        for (rid, ident) in &self.idents {
             idents.insert(rid, encode(ident).as_slice())?;
-            keys.insert(key_hash(scope, &ident.id), rid)?;
+            keys.insert(key_hash(&next.scopes[&ident.scope].scope, &ident.id), rid)?;
         }
         let mut runs = txn.open_table(RUN)?;
         for (number, run) in &self.runs {
