@@ -52,7 +52,6 @@ fn tags(number: u64) -> TagSet {
         ("release", noise(8)),
     ]
     .into_iter()
-    .map(|(key, value)| (key.to_owned(), value))
     .collect()
 }
 
@@ -100,7 +99,7 @@ impl Thing {
         Observation {
             id: self.id(),
             tags: Tags::Known(tags(self.tags)),
-            attributes: self.attributes(),
+            attributes: (&self.attributes()).into(),
             // Old enough for one confirmed miss.
             birth: Some(Timestamp::from_millis(1)),
             end_state: None,
@@ -200,7 +199,7 @@ impl Cloud {
             self.scopes.iter().flat_map(|s| s.observations.iter().take(20)).take(2_000).collect();
         let mut sums = (0, 0);
         for observation in &some {
-            let mut object = observation.attributes.clone();
+            let mut object: Value = serde_json::from_slice(observation.attributes.as_bytes()).expect("it is JSON");
             let tags = observation.tags.known().expect("all are known");
             object["Tags"] = tags.iter().map(|(k, v)| json!({"Key": k, "Value": v})).collect();
             let text = serde_json::to_vec(&object).expect("JSON can be written to memory");

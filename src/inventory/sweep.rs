@@ -1,6 +1,8 @@
 //! Observations and sweeps: what one listing of one scope showed, and how it ended.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -15,21 +17,34 @@ pub struct Observation {
     pub tags: Tags,
     /// The described object in the service model's own names, without its tags and without the
     /// fields that the type declares volatile.
-    pub attributes: Value,
+    pub attributes: Document,
     /// When the cloud says that it was made, for types that have such a field.
     pub birth: Option<Timestamp>,
     /// The end state that it was listed in (`terminated`), if it was.
     pub end_state: Option<String>,
 }
 
-/// 16 bytes of BLAKE3 over the canonical JSON (object keys sorted): equal means unchanged.
-pub fn fingerprint(attributes: &Value) -> [u8; 16] {
-    let mut hasher = blake3::Hasher::new();
-    // serde_json's maps are sorted (its `preserve_order` feature is off), so this is canonical.
-    serde_json::to_writer(&mut hasher, attributes).expect("hashing a JSON value does no I/O");
-    let mut out = [0; 16];
-    out.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
-    out
+/// A described object as canonical JSON text (the fields of objects in order): equal means unchanged.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Document(Arc<[u8]>);
+
+impl Document {
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl From<&Value> for Document {
+    fn from(value: &Value) -> Self {
+        // serde_json's maps are sorted (its `preserve_order` feature is off), so this is canonical.
+        Self(serde_json::to_vec(value).expect("a JSON value can be written to memory").into())
+    }
+}
+
+impl fmt::Debug for Document {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&String::from_utf8_lossy(&self.0))
+    }
 }
 
 /// Why a sweep was not complete. A bounded set: conditions, events and metric labels all use it.
@@ -149,10 +164,10 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn the_fingerprint_does_not_depend_on_the_order_of_fields() {
+    fn a_document_does_not_depend_on_the_order_of_fields() {
         let a: Value = serde_json::from_str(r#"{"a": 1, "b": [1, 2]}"#).unwrap();
         let b: Value = serde_json::from_str(r#"{"b": [1, 2], "a": 1}"#).unwrap();
-        assert_eq!(fingerprint(&a), fingerprint(&b));
-        assert_ne!(fingerprint(&a), fingerprint(&json!({"a": 1, "b": [2, 1]})));
+        assert_eq!(Document::from(&a), Document::from(&b));
+        assert_ne!(Document::from(&a), Document::from(&json!({"a": 1, "b": [2, 1]})));
     }
 }

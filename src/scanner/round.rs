@@ -10,7 +10,7 @@ use super::{AccountReport, ScopeReport, Subscription};
 use crate::cloud::{CloudError, Listing, Provider, Session, TypeInfo};
 use crate::inventory::{
     Absence, AccountId, Change, Confirmation, GLOBAL_REGION, LossLimits, Outcome, Reason, Region, ResourceType,
-    Scope, Sweep, Tags, Timestamp, Viewer,
+    Scope, Sweep, TagSet, Tags, Timestamp, Viewer,
 };
 use crate::store::{Store, StoreError};
 
@@ -386,7 +386,7 @@ impl AccountScanner {
         let Some(session) = looked.session.clone().filter(|_| looked.info.verify_tag_loss) else { return };
         let scope = looked.sweep.scope.clone();
         for observation in &mut looked.sweep.observations {
-            let lost = observation.tags.known().is_some_and(BTreeMap::is_empty)
+            let lost = observation.tags.known().is_some_and(TagSet::is_empty)
                 && self
                     .store
                     .known_tags(&scope, &observation.id)

@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use zstd::bulk::{Compressor, Decompressor};
+use zstd::dict::EncoderDictionary;
 
 use super::StoreError;
 use super::record::MAX_DOCUMENT_BYTES;
@@ -28,6 +29,8 @@ const LEVEL: i32 = 3;
 /// is alike shows after a few hundred.
 pub(super) const SAMPLES: usize = 400;
 const DICTIONARY_BYTES: usize = 8 << 10;
+/// A difference of so many bytes is never worth a full document.
+const SHORT: usize = 48;
 /// The first four bytes of every zstd frame (RFC 8878, 3.1.1).
 const MAGIC: [u8; 4] = 0xFD2F_B528_u32.to_le_bytes();
 
@@ -36,33 +39,40 @@ const OF_TYPE: u8 = 1;
 const DIFFERENCE: u8 = 2;
 
 /// The dictionaries of a file: numbered, immutable, never dropped.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(super) struct Dictionaries {
-    by_number: Vec<Arc<[u8]>>,
+    by_number: Vec<Arc<Dictionary>>,
     by_type: BTreeMap<ResourceType, u32>,
 }
 
+struct Dictionary {
+    bytes: Vec<u8>,
+    /// Digested once: that takes longer than to compress a document.
+    encoder: EncoderDictionary<'static>,
+}
+
 impl Dictionaries {
-    pub fn add(&mut self, resource_type: ResourceType, bytes: Arc<[u8]>) -> u32 {
+    pub fn add(&mut self, resource_type: ResourceType, bytes: Vec<u8>) -> u32 {
         let number = u32::try_from(self.by_number.len()).expect("fewer than 2^32 dictionaries");
-        self.by_number.push(bytes);
+        let encoder = EncoderDictionary::copy(&bytes, LEVEL);
+        self.by_number.push(Arc::new(Dictionary { bytes, encoder }));
         self.by_type.insert(resource_type, number);
         number
     }
 
     /// Those from a number on: number, type, bytes.
-    pub fn from(&self, first: usize) -> impl Iterator<Item = (u32, &ResourceType, &Arc<[u8]>)> {
+    pub fn from(&self, first: usize) -> impl Iterator<Item = (u32, &ResourceType, &[u8])> {
         self.by_type
             .iter()
             .filter(move |(_, number)| **number as usize >= first)
-            .map(|(resource_type, number)| (*number, resource_type, &self.by_number[*number as usize]))
+            .map(|(resource_type, number)| (*number, resource_type, &*self.by_number[*number as usize].bytes))
     }
 
     pub fn len(&self) -> usize {
         self.by_number.len()
     }
 
-    fn of_type(&self, resource_type: &ResourceType) -> Option<(u32, &[u8])> {
+    fn of_type(&self, resource_type: &ResourceType) -> Option<(u32, &Dictionary)> {
         let number = *self.by_type.get(resource_type)?;
         Some((number, &self.by_number[number as usize]))
     }
@@ -88,15 +98,15 @@ impl Trainer {
     pub fn sample<'a>(
         &mut self,
         resource_type: &ResourceType,
-        documents: impl Iterator<Item = &'a Vec<u8>>,
+        documents: impl Iterator<Item = &'a [u8]>,
     ) -> Arc<Dictionaries> {
         if !self.dictionaries.by_type.contains_key(resource_type) {
             let samples = self.samples.entry(resource_type.clone()).or_insert_with(|| Some(Vec::new()));
             if let Some(collected) = samples {
-                collected.extend(documents.take(SAMPLES.saturating_sub(collected.len())).cloned());
+                collected.extend(documents.take(SAMPLES.saturating_sub(collected.len())).map(<[u8]>::to_vec));
                 if collected.len() >= SAMPLES {
                     if let Some(dictionary) = train(collected) {
-                        Arc::make_mut(&mut self.dictionaries).add(resource_type.clone(), dictionary.into());
+                        Arc::make_mut(&mut self.dictionaries).add(resource_type.clone(), dictionary);
                     }
                     *samples = None;
                 }
@@ -141,45 +151,63 @@ pub(super) fn document(
     serde_json::from_slice(&text).map_err(|_| damaged())
 }
 
-/// The canonical text of a document.
-pub(super) fn text(attributes: &Value) -> Vec<u8> {
-    serde_json::to_vec(attributes).expect("a JSON value can be written to memory")
+/// Compresses documents of one type.
+pub(super) struct Encoder<'a> {
+    form: u8,
+    argument: u64,
+    full: Compressor<'a>,
+    difference: Compressor<'static>,
 }
 
-/// `base` is the last full version of the same resource: its revision and text.
-pub(super) fn encode(
-    text: &[u8],
-    resource_type: &ResourceType,
-    dictionaries: &Dictionaries,
-    base: Option<(u64, Vec<u8>)>,
-) -> Vec<u8> {
-    let full = match dictionaries.of_type(resource_type) {
-        None => framed(PLAIN, 0, text, &[]),
-        Some((number, dictionary)) => framed(OF_TYPE, number.into(), text, dictionary),
-    };
-    match base {
-        None => full,
-        Some((revision, base)) => {
-            let difference = framed(DIFFERENCE, revision, text, &base);
-            if difference.len() <= worth(full.len()) { difference } else { full }
-        }
+impl<'a> Encoder<'a> {
+    pub fn new(resource_type: &ResourceType, dictionaries: &'a Dictionaries) -> Self {
+        let (form, argument, full) = match dictionaries.of_type(resource_type) {
+            None => (PLAIN, 0, Compressor::new(LEVEL)),
+            Some((number, dictionary)) => {
+                (OF_TYPE, number.into(), Compressor::with_prepared_dictionary(&dictionary.encoder))
+            }
+        };
+        let ready = |compressor: io::Result<Compressor<'a>>| {
+            let mut compressor = compressor.expect("the level is a constant");
+            plain_frames(&mut compressor);
+            compressor
+        };
+        let mut difference = Compressor::new(LEVEL).expect("the level is a constant");
+        plain_frames(&mut difference);
+        Self { form, argument, full: ready(full), difference }
     }
+
+    /// `base` is the last full version of the same resource: its revision and text.
+    pub fn encode(&mut self, text: &[u8], base: Option<(u64, Vec<u8>)>) -> Vec<u8> {
+        if let Some((revision, base)) = base {
+            self.difference.set_dictionary(LEVEL, &base).expect("any bytes are a dictionary");
+            let difference = framed(DIFFERENCE, revision, text, &mut self.difference);
+            if difference.len() <= SHORT {
+                return difference;
+            }
+            let full = framed(self.form, self.argument, text, &mut self.full);
+            return if difference.len() <= worth(full.len()) { difference } else { full };
+        }
+        framed(self.form, self.argument, text, &mut self.full)
+    }
+}
+
+/// The length stands in our own header, and the record has a checksum of its own.
+fn plain_frames(compressor: &mut Compressor<'_>) {
+    compressor.include_contentsize(false).expect("a parameter that zstd knows");
+    compressor.include_dictid(false).expect("a parameter that zstd knows");
 }
 
 /// The longest difference that is written instead of a full document of this length. A full one is due
 /// when what has drifted since the last costs half of it; but a difference of a few dozen bytes always
 /// is the better one, since hardly anything is shorter.
 fn worth(full: usize) -> usize {
-    (full / 2).max(48.min(full))
+    (full / 2).max(SHORT.min(full))
 }
 
-fn framed(form: u8, argument: u64, text: &[u8], dictionary: &[u8]) -> Vec<u8> {
+fn framed(form: u8, argument: u64, text: &[u8], compressor: &mut Compressor<'_>) -> Vec<u8> {
     let header = (form, text.len() as u64, argument);
     let mut out = postcard::to_stdvec(&header).expect("numbers can be written to memory");
-    let mut compressor = Compressor::with_dictionary(LEVEL, dictionary).expect("the level is a constant");
-    // The length stands above, and the record has a checksum of its own.
-    compressor.include_contentsize(false).expect("a parameter that zstd knows");
-    compressor.include_dictid(false).expect("a parameter that zstd knows");
     let frame = compressor.compress(text).expect("memory can be compressed to memory");
     out.extend(frame.strip_prefix(&MAGIC).expect("every frame begins with it"));
     out
@@ -203,6 +231,7 @@ pub(super) fn decode(
         OF_TYPE => usize::try_from(argument)
             .ok()
             .and_then(|number| dictionaries.by_number.get(number))
+            .map(|dictionary| &*dictionary.bytes)
             .ok_or_else(damaged)?,
         _ => base.ok_or_else(damaged)?,
     };
@@ -246,6 +275,19 @@ mod tests {
         }))
     }
 
+    fn text(document: &Value) -> Vec<u8> {
+        serde_json::to_vec(document).unwrap()
+    }
+
+    fn encode(
+        text: &[u8],
+        kind: &ResourceType,
+        dictionaries: &Dictionaries,
+        base: Option<(u64, Vec<u8>)>,
+    ) -> Vec<u8> {
+        Encoder::new(kind, dictionaries).encode(text, base)
+    }
+
     fn kind() -> ResourceType {
         ResourceType::new("AWS::EC2::Volume")
     }
@@ -253,7 +295,7 @@ mod tests {
     fn trained() -> Dictionaries {
         let samples: Vec<Vec<u8>> = (0..SAMPLES).map(|n| volume(n, 8)).collect();
         let mut dictionaries = Dictionaries::default();
-        dictionaries.add(kind(), train(&samples).expect("alike enough").into());
+        dictionaries.add(kind(), train(&samples).expect("alike enough"));
         dictionaries
     }
 

@@ -292,9 +292,8 @@ impl Store {
     /// Compresses what the plan has to say, on the caller's thread.
     fn encode_documents(&self, seen: &State, draft: &mut Draft) -> Result<(), StoreError> {
         let steps = draft.plan.steps.iter();
-        let versions: Vec<_> = steps
-            .filter_map(|planned| Some((planned, document::text(&planned.action.version()?.attributes))))
-            .collect();
+        let versions: Vec<_> =
+            steps.filter_map(|planned| Some((planned, planned.action.version()?.attributes.as_bytes()))).collect();
         if versions.is_empty() {
             return Ok(());
         }
@@ -305,9 +304,10 @@ impl Store {
         }
         let resource_type = &draft.scope.resource_type;
         let dictionaries =
-            self.inner.shared.trainer().sample(resource_type, versions.iter().map(|(_, text)| text));
+            self.inner.shared.trainer().sample(resource_type, versions.iter().map(|(_, text)| *text));
         let txn = self.inner.shared.db.begin_read()?;
         let log = txn.open_table(LOG)?;
+        let mut encoder = document::Encoder::new(resource_type, &dictionaries);
         let mut documents = BTreeMap::new();
         for (planned, text) in versions {
             let base = planned.rid.and_then(|rid| {
@@ -315,7 +315,7 @@ impl Store {
                 // One that can't be read is no reason not to write: this one is then written in full.
                 document::full(head.document, &dictionaries, |revision| log::document(&log, revision, rid)).ok()
             });
-            documents.insert(planned.id.clone(), document::encode(&text, resource_type, &dictionaries, base));
+            documents.insert(planned.id.clone(), encoder.encode(text, base));
         }
         draft.documents = documents;
         Ok(())
@@ -576,7 +576,7 @@ fn fold(txn: &redb::ReadTransaction, until: Revision) -> Result<State, StoreErro
     let mut dictionaries = Dictionaries::default();
     for row in txn.open_table(DICT)?.iter()? {
         let (resource_type, bytes): (ResourceType, Vec<u8>) = decode("dict", row?.1.value())?;
-        dictionaries.add(resource_type, bytes.into());
+        dictionaries.add(resource_type, bytes);
     }
     state.dictionaries = Arc::new(dictionaries);
     for row in txn.open_table(SYM)?.iter()? {

@@ -69,7 +69,7 @@ pub(super) enum TagsRef {
 /// What a version of a resource is besides its document.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Version {
-    pub fingerprint: [u8; 16],
+    pub fingerprint: u64,
     pub tags: TagsRef,
     pub birth: Option<Timestamp>,
     pub shape: u32,

@@ -41,7 +41,7 @@ pub(crate) fn observation(id: &str, tags: &[(&str, &str)], size: u64) -> Observa
     Observation {
         id: id.to_owned(),
         tags: Tags::Known(tags.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()),
-        attributes: serde_json::json!({"VolumeId": id, "Size": size}),
+        attributes: (&serde_json::json!({"VolumeId": id, "Size": size})).into(),
         birth: None,
         end_state: None,
     }
@@ -334,7 +334,7 @@ fn unknown_tags_carry_the_last_known_set_and_make_no_version() {
     let unknown = Observation { tags: Tags::Unknown, ..known };
     assert_eq!(bed.see(&[unknown]).revision, first.revision);
     let snapshot = bed.store().snapshot(Moment::Now).unwrap();
-    assert_eq!(snapshot.find("vol-1", None)[0].tags.known().unwrap()["Owner"], "a");
+    assert_eq!(snapshot.find("vol-1", None)[0].tags.known().unwrap().get("Owner"), Some("a"));
 }
 
 #[test]
@@ -344,7 +344,7 @@ fn a_new_shape_is_in_no_difference_and_no_history() {
     let delta = bed.look(|s| {
         s.shape = 2;
         let mut wider = observation("vol-1", &[], 8);
-        wider.attributes["Encrypted"] = true.into();
+        wider.attributes = (&serde_json::json!({"VolumeId": "vol-1", "Size": 8, "Encrypted": true})).into();
         s.observations = vec![wider];
     });
     assert!(delta.changes.is_empty());
@@ -499,7 +499,8 @@ fn what_is_over_a_bound_is_refused_by_name_and_stops_nothing_else() {
     let bed = Bed::new();
     bed.see(&[observation("vol-1", &[], 8)]);
     let mut large = observation("vol-2", &[], 8);
-    large.attributes = serde_json::json!({"VolumeId": "vol-2", "Description": "x".repeat(2 * MAX_DOCUMENT_BYTES)});
+    let description = "x".repeat(2 * MAX_DOCUMENT_BYTES);
+    large.attributes = (&serde_json::json!({"VolumeId": "vol-2", "Description": description})).into();
     for (bad, bound) in [(large, MAX_DOCUMENT_BYTES), (observation(&"i".repeat(5000), &[], 8), MAX_ID_BYTES)] {
         let mut sweep = sweep(bed.store().now().plus(Duration::from_mins(1)));
         sweep.observations = vec![bad];

@@ -293,7 +293,7 @@ impl Batch {
     fn write(self, txn: &WriteTransaction, current: &State, next: &State) -> Result<(), StoreError> {
         let mut dictionaries = txn.open_table(DICT)?;
         for (number, resource_type, bytes) in next.dictionaries.from(current.dictionaries.len()) {
-            dictionaries.insert(number, encode(&(resource_type, &**bytes)).as_slice())?;
+            dictionaries.insert(number, encode(&(resource_type, bytes)).as_slice())?;
         }
         let mut scopes = txn.open_table(SCOPE)?;
         for number in current.scopes.len()..next.scopes.len() {

@@ -184,7 +184,7 @@ pub(super) const TYPES: &[Declaration] = &[
 /// DescribeTags fails under load where the listings answer an empty set.
 pub(super) async fn read_tags(regional: &Regional, id: &str) -> Result<TagSet, Failure> {
     let filter = aws_sdk_ec2::types::Filter::builder().name("resource-id").values(id).build();
-    let mut tags = TagSet::new();
+    let mut tags = Vec::new();
     let mut token = None;
     loop {
         let capture = regional.capture();
@@ -199,10 +199,10 @@ pub(super) async fn read_tags(regional: &Regional, id: &str) -> Result<TagSet, F
             .send()
             .await;
         let answer = regional.answer("ec2", "DescribeTags", &capture, sent.map(drop))?;
-        tags.extend(super::tag_set(answer.get("Tags")));
+        tags.extend(super::tag_list(answer.get("Tags")));
         token = super::next_page(&answer, "NextToken");
         if token.is_none() {
-            return Ok(tags);
+            return Ok(tags.into_iter().collect());
         }
     }
 }

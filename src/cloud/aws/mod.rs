@@ -310,7 +310,7 @@ async fn observe(
         remove(&mut object, field);
     }
     sort_lists(&mut object);
-    Ok(Some(Observation { id, tags, attributes: object, birth, end_state }))
+    Ok(Some(Observation { id, tags, attributes: (&object).into(), birth, end_state }))
 }
 
 fn remove(object: &mut Value, field: &str) {
@@ -334,12 +334,13 @@ fn sort_lists(value: &mut Value) {
 
 /// `[{Key, Value}]` as a set.
 fn tag_set(list: Option<&Value>) -> TagSet {
+    tag_list(list).collect()
+}
+
+fn tag_list(list: Option<&Value>) -> impl Iterator<Item = (String, String)> {
     let text = |tag: &Value, field| tag.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
-    list.and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-        .map(|tag| (text(tag, "Key"), text(tag, "Value")))
-        .collect()
+    let tags = list.and_then(Value::as_array).into_iter().flatten();
+    tags.map(move |tag| (text(tag, "Key"), text(tag, "Value")))
 }
 
 fn next_page(answer: &Value, field: &str) -> Option<String> {
