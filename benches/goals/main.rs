@@ -58,7 +58,8 @@ fn main() {
     let sweeps = cloud.sweeps(bed.next_look());
     println!("rescan, unchanged: {:?}", commit(&bed.store, &sweeps));
     let started = Instant::now();
-    let listed = bed.store.snapshot(Moment::Now).expect("now").resources(&Filter::default()).len();
+    let listed =
+        bed.store.snapshot(Moment::Now).expect("now").resources(&Filter::default()).expect("it is sound").len();
     println!("list of {listed} now: {:?}", started.elapsed());
     println!("file: {} MB", bytes(&bed.store) >> 20);
     let path = bed.store.path().to_owned();

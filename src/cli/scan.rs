@@ -125,7 +125,7 @@ pub async fn scan(args: ScanArgs) -> anyhow::Result<ExitCode> {
     match args.output.output {
         Output::Table => {
             let filter = Filter { viewer: Some(viewer), ..Filter::default() };
-            table(&report, store.snapshot(Moment::Now)?.resources(&filter).len());
+            table(&report, store.snapshot(Moment::Now)?.resources(&filter)?.len());
         }
         other => print::structured(&report, other)?,
     }
@@ -189,7 +189,7 @@ fn report(store: &Store, viewer: &Viewer, rules: &RuleSettings, totals: Totals) 
     let snapshot = store.snapshot(Moment::Now)?;
     let filter = Filter { viewer: Some(viewer.clone()), ..Filter::default() };
     let pending = snapshot
-        .resources(&filter)
+        .resources(&filter)?
         .into_iter()
         .filter_map(|r| Some(PendingLine { suspect: r.suspect?, resource: r.key }))
         .collect();

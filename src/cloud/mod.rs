@@ -39,7 +39,7 @@ pub struct TypeInfo {
     pub ids: IdReuse,
     pub confirmation: Confirmation,
     /// The version of the set of fields that are kept.
-    pub shape: u32,
+    pub shape: u16,
     pub cadence: CadenceClass,
     /// The permissions that a scan of the type needs.
     pub actions: &'static [&'static str],

@@ -156,7 +156,7 @@ fn evaluate(
         suppressed: lifecycle.suppressed,
         ..Counts::default()
     };
-    for resource in snapshot.resources(&Filter { viewer: Some(viewer.clone()), ..Filter::default() }) {
+    for resource in snapshot.resources(&Filter { viewer: Some(viewer.clone()), ..Filter::default() })? {
         *counts.by_account.entry(resource.key.account.clone()).or_default() += 1;
         counts.suspects += usize::from(resource.suspect.is_some());
     }

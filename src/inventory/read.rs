@@ -146,8 +146,8 @@ pub struct Filter {
     /// `key` or `key=value`.
     pub tags: Vec<(String, Option<String>)>,
     pub untagged: bool,
-    /// Tombstones too.
-    pub include_ended: bool,
+    /// The last life of each id too, where that ended at or after this moment.
+    pub ended_since: Option<Timestamp>,
     /// Scopes that are no longer watched too.
     pub include_unwatched: bool,
     /// Only what this viewer's cover shows.
@@ -261,7 +261,8 @@ pub trait Snapshot {
     /// The moment that it answers for.
     fn time(&self) -> Timestamp;
     fn scopes(&self) -> Vec<ScopeView>;
-    fn resources(&self, filter: &Filter) -> Vec<Resource>;
+    /// In the order of their keys.
+    fn resources(&self, filter: &Filter) -> Result<Vec<Resource>, Self::Error>;
     fn attributes(&self, resource: &Resource) -> Result<Value, Self::Error>;
     /// Scopes that the viewer has proven its own credentials on, with the revision since when.
     fn covered(&self, viewer: &Viewer) -> std::collections::BTreeMap<Scope, Cover>;

@@ -147,7 +147,7 @@ pub struct Sweep {
     /// The time until the next sweep of this scope that is in force now; none for a one-off scan.
     pub cadence: Option<Duration>,
     /// The version of the set of fields that the type keeps.
-    pub shape: u32,
+    pub shape: u16,
     pub ids: IdReuse,
     pub confirmation: Confirmation,
     pub outcome: Outcome,

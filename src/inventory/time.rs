@@ -37,6 +37,8 @@ pub struct Timestamp(i64);
 pub struct TimestampError(String);
 
 impl Timestamp {
+    pub const MIN: Timestamp = Timestamp(i64::MIN);
+
     pub const fn from_millis(millis: i64) -> Self {
         Self(millis)
     }

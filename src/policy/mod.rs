@@ -10,6 +10,7 @@ mod tags_missing;
 mod untagged;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -97,6 +98,9 @@ pub enum Standing {
     Unknown,
 }
 
+/// So long an end is seen that is no finding any more.
+const EXPIRED: Duration = Duration::from_hours(7 * 24);
+
 /// Evaluates every rule over what `viewer` covers at the snapshot; over everything without a viewer.
 pub fn evaluate<S>(
     snapshot: &S,
@@ -106,12 +110,14 @@ pub fn evaluate<S>(
 where
     S: Snapshot + History<Error = <S as Snapshot>::Error>,
 {
-    let filter = Filter { include_ended: true, viewer: viewer.cloned(), ..Filter::default() };
+    // A while longer than they are findings: whoever resolves one must still see how it stands.
+    let ended_since = snapshot.time().minus(settings.keep_disappeared + EXPIRED);
+    let filter = Filter { ended_since: Some(ended_since), viewer: viewer.cloned(), ..Filter::default() };
     let covers = viewer.map(|viewer| snapshot.covered(viewer));
     let current: BTreeMap<Scope, bool> =
         snapshot.scopes().into_iter().map(|s| (s.scope, s.status == ScopeStatus::Current)).collect();
     let mut out = Evaluation::default();
-    for resource in snapshot.resources(&filter) {
+    for resource in snapshot.resources(&filter)? {
         let known = current.get(&*resource.scope).copied().unwrap_or(false);
         let standing = match (&resource.end, resource.presence) {
             // A tombstone stands, whether anybody looked lately or not.

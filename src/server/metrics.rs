@@ -34,7 +34,7 @@ pub fn render(store: &Store, gauges: &Gauges) -> Result<String, StoreError> {
 
     let mut by_type: BTreeMap<String, i64> = BTreeMap::new();
     let mut suspects = 0;
-    for resource in snapshot.resources(&Filter::default()) {
+    for resource in snapshot.resources(&Filter::default())? {
         *by_type.entry(resource.key.resource_type.to_string()).or_default() += 1;
         suspects += i64::from(resource.suspect.is_some());
     }

@@ -177,11 +177,11 @@ pub fn resources(store: &Store, question: &ResourcesQuestion) -> Result<Resource
         resource_type: question.resource_type.clone(),
         tags: tags.iter().map(tag).collect(),
         untagged: question.untagged,
-        include_ended: question.ended || question.key.is_some(),
+        ended_since: question.ended.then_some(Timestamp::MIN),
         ..Filter::default()
     };
     let mut resources = match &question.key {
-        None => snapshot.resources(&filter),
+        None => snapshot.resources(&filter)?,
         Some(_) if filter.is_narrow() => {
             let message = "name a resource or filter, not both".to_owned();
             return Err(QueryError::Malformed(message));
@@ -275,7 +275,7 @@ fn moment(text: &str) -> Result<Moment, QueryError> {
 
 /// The one resource that a key or a bare id names.
 fn one(snapshot: &StoreSnapshot, name: &str) -> Result<Resource, QueryError> {
-    let mut found = snapshot.find(name, None);
+    let mut found = snapshot.find(name, None)?;
     match found.len() {
         1 => Ok(found.remove(0)),
         0 => Err(QueryError::NotFound(format!(

@@ -4,22 +4,22 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::StoreError;
+use super::life::{Life, Tombstone};
 use super::log::Logged;
-use super::plan::{Action, NewVersion, Plan};
-use super::record::{Entry, EntryKind, Ident, NO_RID, Rid, Run, ScopeNo, Version};
-use super::state::{Identities, State};
+use super::plan::{Action, Before, Ended, NewVersion, Plan};
+use super::record::{Entry, EntryKind, NO_RID, Rid, Run, ScopeNo, Version};
+use super::state::{Beginnings, State};
 use crate::inventory::{Change, ChangeKind, End, EndCause, Revision, Scope, Suspect, Timestamp, Viewer};
 
 /// What is to be recorded of one scope.
 pub(super) struct Draft {
     pub scope: Scope,
-    pub started: Timestamp,
+    /// The end of the look behind it.
     pub ended: Timestamp,
     /// About the scope itself.
     pub entries: Vec<EntryKind>,
     pub plan: Plan,
-    /// Of each planned version, by the resource's id, as [`super::document`] writes it.
-    pub documents: BTreeMap<Arc<str>, Vec<u8>>,
     /// The run that the sweep is part of.
     pub run: Option<Run>,
     /// Who proved its cover by this sweep.
@@ -29,14 +29,12 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    pub fn new(scope: Scope, started: Timestamp, ended: Timestamp) -> Self {
+    pub fn new(scope: Scope, ended: Timestamp) -> Self {
         Self {
             scope,
-            started,
             ended,
             entries: Vec::new(),
             plan: Plan::default(),
-            documents: BTreeMap::new(),
             run: None,
             proof: None,
             is_proof_due: false,
@@ -50,144 +48,187 @@ impl Draft {
             || !self.plan.counted.is_empty()
             || self.is_proof_due
     }
+
+    /// How much of it goes into the file, about.
+    pub fn bytes(&self) -> usize {
+        let documents = self.plan.steps.iter().filter_map(|step| step.action.version());
+        documents.map(|version| version.document.len()).sum()
+    }
 }
 
 /// A draft with its numbers.
+#[derive(Default)]
 pub(super) struct Drafted {
-    scope: Scope,
-    pub started: Timestamp,
-    pub ended: Timestamp,
-    pub entries: Vec<Entry>,
-    documents: BTreeMap<Rid, Vec<u8>>,
-    pub idents: BTreeMap<Rid, Ident>,
-    pub counted: Vec<(Rid, Suspect)>,
+    pub logged: Vec<Logged>,
+    /// Those that begin: they follow each other.
+    pub lives: BTreeMap<Rid, Life>,
+    /// Those that go on after all, with their tombstones as they stand from now on.
+    pub retracted: BTreeMap<(u64, Rid), Tombstone>,
+    /// Those that end.
+    pub ended: BTreeMap<Rid, Tombstone>,
     /// What becomes of the suspect rows.
     pub suspects: BTreeMap<Rid, Option<Suspect>>,
-    changes: Vec<(ChangeKind, Arc<str>, ChangeFlags, Option<End>)>,
+    pub changes: Vec<Change>,
 }
 
-#[derive(Clone, Copy, Default)]
-struct ChangeFlags {
-    baseline: bool,
-    replaced: bool,
-    retracted: bool,
+/// Numbers a draft in the state that its revision will be folded into.
+struct Numbering<'a> {
+    next: &'a mut State,
+    scope: ScopeNo,
+    name: Scope,
+    revision: Revision,
+    time: Timestamp,
+    looked: Timestamp,
+    out: Drafted,
 }
 
 impl Drafted {
-    pub fn number(draft: Draft, scope: ScopeNo, next: &mut State) -> Self {
-        let about_scope = |kind| Entry { rid: NO_RID, prev: 0, milestone: None, kind };
-        let mut drafted = Self {
-            scope: draft.scope,
-            started: draft.started,
-            ended: draft.ended,
-            entries: draft.entries.into_iter().map(about_scope).collect(),
-            documents: BTreeMap::new(),
-            idents: BTreeMap::new(),
-            counted: Vec::new(),
-            suspects: BTreeMap::new(),
-            changes: Vec::new(),
-        };
-        let mut documents = draft.documents;
+    pub fn number(draft: Draft, scope: ScopeNo, time: Timestamp, next: &mut State) -> Self {
+        let revision = next.revision.next();
+        let about_scope =
+            |kind| Logged { entry: Entry { rid: NO_RID, prev: 0, milestone: None, kind }, document: Vec::new() };
+        let logged = draft.entries.into_iter().map(about_scope).collect();
+        let out = Self { logged, ..Self::default() };
+        let mut numbering = Numbering { next, scope, name: draft.scope, revision, time, looked: draft.ended, out };
         for planned in draft.plan.steps {
-            let rid = planned.rid.or_else(|| next.rid(scope, &planned.id)).unwrap_or_else(|| {
-                let rid = next.next_rid;
-                next.next_rid += 1;
-                drafted.idents.insert(rid, Ident { scope, id: planned.id.clone() });
-                rid
-            });
-            let head = next.heads.get(&rid).cloned();
-            let kind = drafted.translate(next, rid, &planned.id, planned.action);
-            if kind.version().is_some()
-                && let Some(document) = documents.remove(&planned.id)
-            {
-                drafted.documents.insert(rid, document);
-            }
-            let is_milestone = kind.is_milestone(head.as_ref().map(|head| head.version.tags));
-            let milestone = is_milestone.then(|| head.as_ref().map_or(0, |head| head.milestone));
-            let prev = head.map_or(0, |head| head.last_entry);
-            drafted.entries.push(Entry { rid, prev, milestone, kind });
+            numbering.step(planned.id, planned.before, planned.action);
         }
-        for (rid, suspect) in draft.plan.counted {
-            drafted.suspects.insert(rid, Some(suspect.clone()));
-            drafted.counted.push((rid, suspect));
-        }
-        drafted
+        let mut out = numbering.out;
+        out.suspects.extend(draft.plan.counted.into_iter().map(|(rid, suspect)| (rid, Some(suspect))));
+        out
     }
+}
 
-    fn translate(&mut self, next: &mut State, rid: Rid, id: &Arc<str>, action: Action) -> EntryKind {
-        let mut change = |kind, flags, end| self.changes.push((kind, id.clone(), flags, end));
-        match action {
-            Action::Appear { baseline, replaced, version } => {
-                change(ChangeKind::Appeared, ChangeFlags { baseline, replaced, ..ChangeFlags::default() }, None);
-                EntryKind::Appeared { baseline, version: numbered(next, &version) }
+impl Numbering<'_> {
+    fn step(&mut self, id: Arc<str>, before: Before, action: Action) {
+        match (action, before) {
+            (Action::Appear { baseline, version }, before) => self.appear(id, before, baseline, version),
+            (Action::Retract { version }, Before::Ended(ended)) => self.retract(&id, *ended, version),
+            (Action::End { cause, last_seen, first_missed }, Before::Life(rid)) => {
+                self.end(id, rid, cause, last_seen, first_missed);
             }
-            Action::Change { version } => {
-                change(ChangeKind::Changed, ChangeFlags::default(), None);
-                EntryKind::Changed { version: numbered(next, &version) }
+            (Action::Change { version }, Before::Life(rid)) => {
+                self.tell(ChangeKind::Changed, &id);
+                let (version, document) = self.version(version);
+                self.go_on(rid, EntryKind::Changed { version }, document);
             }
-            Action::Rebase { version } => EntryKind::Rebased { version: numbered(next, &version) },
-            Action::End { cause, last_seen, first_missed } => {
-                let end = End {
-                    cause: cause.clone(),
-                    last_seen,
-                    first_missed,
-                    concluded: Timestamp::default(),
-                    revision: Revision::ZERO,
-                };
-                let replaced = cause == EndCause::Replaced;
-                change(ChangeKind::Disappeared, ChangeFlags { replaced, ..ChangeFlags::default() }, Some(end));
-                self.suspects.insert(rid, None);
-                EntryKind::Ended { cause, last_seen, first_missed }
+            (Action::Rebase { version }, Before::Life(rid)) => {
+                let (version, document) = self.version(version);
+                self.go_on(rid, EntryKind::Rebased { version }, document);
             }
-            Action::Retract { version } => {
-                let flags = ChangeFlags { retracted: true, ..ChangeFlags::default() };
-                change(ChangeKind::Appeared, flags, None);
-                EntryKind::Retracted { version: numbered(next, &version) }
-            }
-            Action::Suspect(suspect) => {
-                self.suspects.insert(rid, Some(suspect.clone()));
+            (Action::Suspect(suspect), Before::Life(rid)) => {
                 let Suspect { last_seen, first_missed, misses, held } = suspect;
-                EntryKind::Suspected { last_seen, first_missed, misses, held }
+                self.out.suspects.insert(rid, Some(suspect));
+                self.go_on(rid, EntryKind::Suspected { last_seen, first_missed, misses, held }, Vec::new());
             }
-            Action::Clear => {
-                self.suspects.insert(rid, None);
-                EntryKind::Cleared
+            (Action::Clear, Before::Life(rid)) => {
+                self.out.suspects.insert(rid, None);
+                self.go_on(rid, EntryKind::Cleared, Vec::new());
             }
+            (action, before) => unreachable!("{action:?} of {before:?}"),
         }
     }
 
-    /// The entries, each with its document.
-    pub fn logged(&mut self) -> Vec<Logged> {
-        let with_document = |entry: &Entry| {
-            let document = entry.kind.version().and_then(|_| self.documents.remove(&entry.rid));
-            Logged { entry: entry.clone(), document: document.unwrap_or_default() }
+    fn appear(&mut self, id: Arc<str>, before: Before, baseline: bool, version: NewVersion) {
+        let rid = self.next.next_rid;
+        self.next.next_rid += 1;
+        let (before, replaced) = match before {
+            Before::Nothing => (None, false),
+            // It ended in this very revision, by another birth under its id.
+            Before::Life(rid) => (Some((rid, self.revision.0)), true),
+            Before::Ended(ended) => (Some((ended.rid, ended.revision)), false),
         };
-        self.entries.iter().map(with_document).collect()
+        let change = self.tell(ChangeKind::Appeared, &id);
+        change.baseline = baseline;
+        change.replaced = replaced;
+        let birth = version.birth;
+        let life = Life { scope: self.scope, id, first_seen: self.looked, birth, baseline, before };
+        self.out.lives.insert(rid, life);
+        let (version, document) = self.version(version);
+        // The life itself says when it was born.
+        let kind = EntryKind::Appeared { version: Version { birth: None, ..version } };
+        self.log(rid, 0, Some(0), kind, document);
     }
 
-    /// What people are told of this delta.
-    pub fn changes(&self, revision: Revision, time: Timestamp) -> Vec<Change> {
-        let told = |(change, id, flags, end): &(ChangeKind, Arc<str>, ChangeFlags, Option<End>)| Change {
-            change: *change,
-            resource: self.scope.key(id),
-            revision,
-            time,
-            baseline: flags.baseline,
-            replaced: flags.replaced,
-            retracted: flags.retracted,
-            end: end.clone().map(|end| End { concluded: time, revision, ..end }),
+    fn retract(&mut self, id: &str, ended: Ended, version: NewVersion) {
+        self.tell(ChangeKind::Appeared, id).retracted = true;
+        let (version, document) = self.version(version);
+        let tombstone = Tombstone { retracted: Some(self.revision.0), ..ended.tombstone };
+        self.out.retracted.insert((ended.revision, ended.rid), tombstone);
+        let kind = EntryKind::Retracted { version };
+        self.log(ended.rid, ended.revision, Some(ended.revision), kind, document);
+    }
+
+    fn end(&mut self, id: Arc<str>, rid: Rid, cause: EndCause, last_seen: Timestamp, first_missed: Timestamp) {
+        let head = self.next.head(rid);
+        let (scope, first_seen, baseline) = (head.scope, head.first_seen, head.baseline);
+        let replaced = cause == EndCause::Replaced;
+        let tombstone = Tombstone {
+            life: Life { scope, id: id.clone(), first_seen, birth: head.birth, baseline, before: None },
+            cause,
+            last_seen,
+            first_missed,
+            concluded: self.time,
+            tags: head.tags,
+            shape: head.shape,
+            document: head.document,
+            retracted: None,
+        };
+        let end: End = tombstone.end(self.revision.0);
+        let change = self.tell(ChangeKind::Disappeared, &id);
+        change.replaced = replaced;
+        change.end = Some(end);
+        self.out.ended.insert(rid, tombstone);
+        self.out.suspects.insert(rid, None);
+        self.go_on(rid, EntryKind::Ended, Vec::new());
+    }
+
+    fn version(&mut self, new: NewVersion) -> (Version, Vec<u8>) {
+        let version = Version {
+            fingerprint: new.fingerprint.to_le_bytes(),
+            tags: new.tags.map(|tags| self.next.intern(&tags)),
+            birth: new.birth,
+            shape: new.shape,
+        };
+        (version, new.document)
+    }
+
+    /// The next step of a life that goes on.
+    fn go_on(&mut self, rid: Rid, kind: EntryKind, document: Vec<u8>) {
+        // Of two steps in one revision the second follows the first: they stand side by side.
+        let head = self.next.head(rid);
+        let milestone = kind.is_milestone().then_some(head.milestone);
+        self.log(rid, head.last_entry, milestone, kind, document);
+    }
+
+    fn log(&mut self, rid: Rid, prev: u64, milestone: Option<u64>, kind: EntryKind, document: Vec<u8>) {
+        self.out.logged.push(Logged { entry: Entry { rid, prev, milestone, kind }, document });
+    }
+
+    /// What people are told.
+    fn tell(&mut self, change: ChangeKind, id: &str) -> &mut Change {
+        self.out.changes.push(Change {
+            change,
+            resource: self.name.key(id),
+            revision: self.revision,
+            time: self.time,
+            baseline: false,
+            replaced: false,
+            retracted: false,
+            end: None,
             fields: Vec::new(),
-        };
-        self.changes.iter().map(told).collect()
+        });
+        self.out.changes.last_mut().expect("it was pushed")
     }
 }
 
-fn numbered(next: &mut State, new: &NewVersion) -> Version {
-    Version { fingerprint: new.fingerprint, tags: next.intern(&new.tags), birth: new.birth, shape: new.shape }
-}
-
-impl Identities for Drafted {
-    fn ident(&self, rid: Rid) -> Option<(ScopeNo, Arc<str>)> {
-        self.idents.get(&rid).map(|ident| (ident.scope, ident.id.clone()))
+impl Beginnings for Drafted {
+    fn life(&mut self, rid: Rid) -> Result<Life, StoreError> {
+        if let Some(life) = self.lives.get(&rid) {
+            return Ok(life.clone());
+        }
+        let of_it =
+            |((_, ended), tombstone): (&(u64, Rid), &Tombstone)| (*ended == rid).then(|| tombstone.life.clone());
+        self.retracted.iter().find_map(of_it).ok_or(StoreError::Damaged { table: "life" })
     }
 }

@@ -206,9 +206,9 @@ fn run_step(store: &Store, seed: u64, step: usize) -> Result<(), StoreError> {
 /// Everything that is known at a revision, except what the ledger says: a crash may lose a minute of it.
 fn state(store: &Store, revision: Revision) -> Result<Vec<String>, StoreError> {
     let snapshot = store.snapshot(Moment::Revision(revision))?;
-    let filter = Filter { include_ended: true, include_unwatched: true, ..Filter::default() };
+    let filter = Filter { ended_since: Some(Timestamp::MIN), include_unwatched: true, ..Filter::default() };
     let mut lines = Vec::new();
-    for r in snapshot.resources(&filter) {
+    for r in snapshot.resources(&filter)? {
         let document = snapshot.attributes(&r)?;
         lines.push(format!(
             "{} {:?} {} {} {:?} {} {:?} {:?} {} {document}",

@@ -21,7 +21,7 @@ pub(super) const LOG: TableDefinition<(u64, Rid), &[u8]> = TableDefinition::new(
 /// that holds a single large document is larger.
 const PAGE_BYTES: usize = 4000;
 /// What the beginning of a revision takes at most.
-const OPENING_BYTES: usize = 48;
+const OPENING_BYTES: usize = 32;
 
 /// A page is a row of these. Numbers are told as what lies between them and the ones before in the same
 /// page, for most then take a byte.
@@ -32,8 +32,6 @@ enum Item<'a> {
         revisions_on: u64,
         millis_on: i64,
         scope: u32,
-        /// From the sweep's start and end to the revision's time, where the fold asks for them.
-        looked: Option<(i64, i64)>,
         /// Of the whole revision.
         entries: u32,
     },
@@ -95,12 +93,10 @@ impl Pages {
         }
         let (last_revision, last_millis) = self.last;
         let time = row.time.as_millis();
-        let is_asked = row.started != row.time || row.ended != row.time;
         let item = Item::Revision {
             revisions_on: revision.0 - last_revision,
             millis_on: time - last_millis,
             scope: row.scope,
-            looked: is_asked.then(|| (time - row.started.as_millis(), time - row.ended.as_millis())),
             entries: row.entries,
         };
         self.bytes.extend(postcard::to_stdvec(&item).expect("items have no type that postcard refuses"));
@@ -174,16 +170,9 @@ fn decode(key: (u64, Rid), sealed: &[u8], with_documents: bool) -> Result<Vec<Sl
         let item;
         (item, rest) = postcard::take_from_bytes::<Item<'_>>(rest).map_err(|_| damaged())?;
         match item {
-            Item::Revision { revisions_on, millis_on, scope, looked, entries } => {
+            Item::Revision { revisions_on, millis_on, scope, entries } => {
                 (revision, millis, rid) = (revision + revisions_on, millis + millis_on, 0);
-                let (start, end) = looked.unwrap_or_default();
-                let row = RevRow {
-                    time: Timestamp::from_millis(millis),
-                    scope,
-                    started: Timestamp::from_millis(millis - start),
-                    ended: Timestamp::from_millis(millis - end),
-                    entries,
-                };
+                let row = RevRow { time: Timestamp::from_millis(millis), scope, entries };
                 slices.push(Slice { revision, row, entries: Vec::new() });
             }
             Item::Entry { rids_on, prev_back, milestone_back, kind, document } => {
@@ -296,7 +285,6 @@ mod tests {
             for (revision, (on, entries)) in (1u64..).zip(drawn) {
                 millis += on;
                 let time = Timestamp::from_millis(millis);
-                let started = if revision % 3 == 0 { Timestamp::from_millis(millis - 700) } else { time };
                 let entries: Vec<Logged> = entries
                     .into_iter()
                     .map(|(rid, length)| Logged {
@@ -310,7 +298,7 @@ mod tests {
                     })
                     .collect();
                 let count = u32::try_from(entries.len()).unwrap();
-                wanted.push((revision, RevRow { time, scope: 7, started, ended: time, entries: count }, entries));
+                wanted.push((revision, RevRow { time, scope: 7, entries: count }, entries));
             }
             for commit in wanted.chunks(wanted.len().div_ceil(commits)) {
                 let txn = db.begin_write().unwrap();
@@ -336,7 +324,6 @@ mod tests {
                     let of_it: Vec<&Logged> = entries.iter().filter(|l| l.entry.rid == rid).collect();
                     let found = step(&log, *revision, rid).unwrap();
                     prop_assert_eq!(format!("{:?}", found.entries.iter().collect::<Vec<_>>()), format!("{of_it:?}"));
-                    prop_assert_eq!(found.row.started, row.started);
                     let held = of_it.iter().rev().find(|l| !l.document.is_empty());
                     prop_assert_eq!(document(&log, *revision, rid).ok(), held.map(|l| l.document.clone()));
                 }
@@ -358,7 +345,7 @@ mod tests {
     fn a_damaged_or_misplaced_page_is_an_error_and_never_other_data() {
         let db = Database::builder().create_with_backend(InMemoryBackend::new()).unwrap();
         let time = Timestamp::from_millis(5);
-        let row = RevRow { time, scope: 0, started: time, ended: time, entries: 1 };
+        let row = RevRow { time, scope: 0, entries: 1 };
         let entry = Entry { rid: 3, prev: 0, milestone: None, kind: EntryKind::Cleared };
         let txn = db.begin_write().unwrap();
         {

@@ -1,8 +1,9 @@
 //! The multi-version store on redb. It knows no Kubernetes and no cloud.
 //!
 //! - [`log`]: what every revision did, in pages; [`document`]: described objects in it.
+//! - [`life`]: what never changes of a life, and the tombstones.
 //! - [`record`]: the other tables and records of the file.
-//! - [`state`]: state at a revision, the fold of the log.
+//! - [`state`]: state at a revision, the fold of the log; [`heads`]: what lives, in it.
 //! - [`plan`]: sweep -> delta, pure; [`draft`]: a delta on its way into the file.
 //! - [`writer`]: the one thread that writes.
 //! - [`ledger`]: runs of sweeps; which moments are known.
@@ -19,7 +20,9 @@ mod draft;
 mod error;
 #[cfg(test)]
 mod faults;
+mod heads;
 mod ledger;
+mod life;
 mod log;
 mod plan;
 mod record;
@@ -45,12 +48,14 @@ pub use snapshot::StoreSnapshot;
 use crate::inventory::{Change, Outcome, ResourceType, Revision, Scope, Sweep, Tags, Timestamp, Viewer};
 use document::{Dictionaries, Trainer};
 use draft::Draft;
+use life::{END, KEY, LIFE, Life, Lives};
 use log::LOG;
+use plan::Ended;
 use record::{
-    COVER, CoverRow, DICT, EntryKind, IDENT, Ident, KEY, MAX_DOCUMENT_BYTES, MAX_ID_BYTES, META, NOTE, RUN, Rid,
-    Run, SCHEMA, SCOPE, SUSPECT, SYM, ScopeNo, decode, encode,
+    COVER, CoverRow, DICT, EntryKind, MAX_DOCUMENT_BYTES, MAX_ID_BYTES, META, NOTE, RUN, Rid, Run, SCHEMA, SCOPE,
+    SUSPECT, SYM, ScopeNo, decode,
 };
-use state::{Identities, State};
+use state::{Beginnings, State};
 use writer::{Request, Writer};
 
 /// How much of the file redb may hold in memory: its own default of 1 GiB is more than our pod has.
@@ -212,24 +217,24 @@ impl Store {
         let state = self.state();
         let Some(number) = state.scope_numbers.get(&sweep.scope) else { return Vec::new() };
         let seen: BTreeSet<&str> = sweep.observations.iter().map(|o| o.id.as_str()).collect();
-        state
-            .live_in(*number)
-            .filter(|(_, head)| !seen.contains(&*head.id))
-            .map(|(_, head)| (head.id.clone(), head.suspect.is_some()))
+        let lives = state.scopes[number].order.iter().map(|rid| (*rid, state.id(*rid)));
+        lives
+            .filter(|(_, id)| !seen.contains(id))
+            .map(|(rid, id)| (id.into(), state.suspects.contains_key(&rid)))
             .collect()
     }
 
     /// Number of resources that live in a scope.
     pub fn live_count(&self, scope: &Scope) -> usize {
         let state = self.state();
-        state.scope_numbers.get(scope).map_or(0, |number| state.live_in(*number).count())
+        state.scope_numbers.get(scope).map_or(0, |number| state.scopes[number].order.len())
     }
 
     /// The tags that a resource is known to have now.
     pub fn known_tags(&self, scope: &Scope, id: &str) -> Option<Tags> {
         let state = self.state();
-        let head = &state.heads[&state.rid(*state.scope_numbers.get(scope)?, id)?];
-        head.end.is_none().then(|| state.tags(head.version.tags))
+        let rid = state.rid(*state.scope_numbers.get(scope)?, id)?;
+        Some(state.tags(state.head(rid).tags))
     }
 
     /// When a viewer last proved its own credentials on a scope.
@@ -270,12 +275,12 @@ impl Store {
             });
         }
 
-        let mut draft = Draft::new(sweep.scope.clone(), sweep.started, sweep.ended);
+        let mut draft = Draft::new(sweep.scope.clone(), sweep.ended);
         draft.run = Some(ledger::record(scope.run.as_ref(), sweep));
         draft.proof = prover.filter(|_| sweep.outcome.is_complete()).cloned();
         let cover = draft.proof.as_ref().map(|viewer| (viewer, scope.covers.get(viewer).map(|c| c.proven)));
         if !scope.is_open() {
-            draft.entries.push(EntryKind::ScopeOpened);
+            draft.entries.push(EntryKind::ScopeOpened { started: sweep.started });
             // The planner must see it as open: what is new to a re-opened scope is baseline.
             seen.scope_mut(number).intervals.push((sweep.started, None));
         }
@@ -284,40 +289,51 @@ impl Store {
             Some((_, Some(proven))) => draft.is_proof_due = self.now().since(proven) >= PROOF_FLUSH,
             None => {}
         }
-        draft.plan = plan::plan(&seen, number, sweep);
-        self.encode_documents(&seen, &mut draft)?;
+        let txn = self.inner.shared.db.begin_read()?;
+        draft.plan = plan::plan(&seen, number, sweep, |id| {
+            let found = life::last_ended(&txn, (number, &sweep.scope), id)?;
+            Ok(found.map(|(rid, revision, tombstone)| Ended { rid, revision, tombstone }))
+        })?;
+        self.encode_documents(&txn, &seen, &mut draft)?;
         self.ask(Request::Record(Box::new(draft)))
     }
 
     /// Compresses what the plan has to say, on the caller's thread.
-    fn encode_documents(&self, seen: &State, draft: &mut Draft) -> Result<(), StoreError> {
-        let steps = draft.plan.steps.iter();
-        let versions: Vec<_> =
-            steps.filter_map(|planned| Some((planned, planned.action.version()?.attributes.as_bytes()))).collect();
-        if versions.is_empty() {
+    fn encode_documents(
+        &self,
+        txn: &redb::ReadTransaction,
+        seen: &State,
+        draft: &mut Draft,
+    ) -> Result<(), StoreError> {
+        let attributes =
+            || draft.plan.steps.iter().filter_map(|s| Some(s.action.version()?.attributes.as_bytes()));
+        if attributes().next().is_none() {
             return Ok(());
         }
         // Before anything is written: one document that is too large must not stop the writer.
-        if let Some(actual) = versions.iter().map(|(_, text)| text.len()).find(|l| *l > MAX_DOCUMENT_BYTES) {
+        if let Some(actual) = attributes().map(<[u8]>::len).find(|l| *l > MAX_DOCUMENT_BYTES) {
             let what = format!("the document of a resource of {}", draft.scope);
             return Err(StoreError::TooLarge { what, actual, bound: MAX_DOCUMENT_BYTES });
         }
         let resource_type = &draft.scope.resource_type;
-        let dictionaries =
-            self.inner.shared.trainer().sample(resource_type, versions.iter().map(|(_, text)| *text));
-        let txn = self.inner.shared.db.begin_read()?;
+        let dictionaries = self.inner.shared.trainer().sample(resource_type, attributes());
         let log = txn.open_table(LOG)?;
         let mut encoder = document::Encoder::new(resource_type, &dictionaries);
-        let mut documents = BTreeMap::new();
-        for (planned, text) in versions {
-            let base = planned.rid.and_then(|rid| {
-                let head = seen.heads.get(&rid)?;
+        for planned in &mut draft.plan.steps {
+            let is_new = matches!(planned.action, plan::Action::Appear { .. });
+            let held = match &planned.before {
+                plan::Before::Life(rid) if !is_new => Some((*rid, seen.head(*rid).document)),
+                plan::Before::Ended(ended) if !is_new => Some((ended.rid, ended.tombstone.document)),
+                _ => None,
+            };
+            if let Some(version) = planned.action.version_mut() {
                 // One that can't be read is no reason not to write: this one is then written in full.
-                document::full(head.document, &dictionaries, |revision| log::document(&log, revision, rid)).ok()
-            });
-            documents.insert(planned.id.clone(), encoder.encode(text, base));
+                let base = held.and_then(|(rid, held)| {
+                    document::full(held, &dictionaries, |revision| log::document(&log, revision, rid)).ok()
+                });
+                version.document = encoder.encode(version.attributes.as_bytes(), base);
+            }
         }
-        draft.documents = documents;
         Ok(())
     }
 
@@ -384,7 +400,7 @@ impl Store {
             return Ok(());
         }
         let now = self.now();
-        let mut draft = Draft::new(scope.clone(), now, now);
+        let mut draft = Draft::new(scope.clone(), now);
         draft.entries = entries;
         self.ask(Request::Record(Box::new(draft))).map(|_| ())
     }
@@ -477,12 +493,6 @@ fn check_bounds(sweep: &Sweep) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn key_hash(scope: &Scope, id: &str) -> [u8; 16] {
-    let mut out = [0; 16];
-    out.copy_from_slice(&blake3::hash(&encode(&(scope, id))).as_bytes()[..16]);
-    out
-}
-
 fn check_schema(db: &Database, path: &Path) -> Result<(), StoreError> {
     let txn = db.begin_write()?;
     {
@@ -507,8 +517,9 @@ fn check_schema(db: &Database, path: &Path) -> Result<(), StoreError> {
     // All tables exist from here on, so that readers need no special case for a new file.
     txn.open_table(LOG)?;
     txn.open_table(DICT)?;
+    txn.open_table(LIFE)?;
+    txn.open_table(END)?;
     txn.open_table(KEY)?;
-    txn.open_table(IDENT)?;
     txn.open_table(SCOPE)?;
     txn.open_table(RUN)?;
     txn.open_table(SUSPECT)?;
@@ -519,11 +530,9 @@ fn check_schema(db: &Database, path: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-struct FileIdentities(BTreeMap<Rid, Ident>);
-
-impl Identities for FileIdentities {
-    fn ident(&self, rid: Rid) -> Option<(ScopeNo, Arc<str>)> {
-        self.0.get(&rid).map(|ident| (ident.scope, ident.id.clone()))
+impl Beginnings for Lives {
+    fn life(&mut self, rid: Rid) -> Result<Life, StoreError> {
+        self.get(rid).cloned()
     }
 }
 
@@ -534,8 +543,10 @@ fn load(db: &Database) -> Result<State, StoreError> {
     // What is not in the log: counted misses, the last run of each scope, proofs of cover.
     for row in txn.open_table(SUSPECT)?.iter()? {
         let (rid, bytes) = row?;
-        let head = state.heads.get_mut(&rid.value()).ok_or(StoreError::Damaged { table: "suspect" })?;
-        Arc::make_mut(head).suspect = Some(decode("suspect", bytes.value())?);
+        if state.heads.get(rid.value()).is_none() {
+            return Err(StoreError::Damaged { table: "suspect" });
+        }
+        state.suspects.insert(rid.value(), decode("suspect", bytes.value())?);
     }
     let runs = txn.open_table(RUN)?;
     let numbers: Vec<ScopeNo> = state.scopes.keys().copied().collect();
@@ -580,20 +591,15 @@ fn fold(txn: &redb::ReadTransaction, until: Revision) -> Result<State, StoreErro
     }
     state.dictionaries = Arc::new(dictionaries);
     for row in txn.open_table(SYM)?.iter()? {
-        state.add_tag_set(Arc::new(decode("sym", row?.1.value())?));
+        state.add_tag_set(decode("sym", row?.1.value())?);
     }
     for row in txn.open_table(SCOPE)?.iter()? {
         let (number, bytes) = row?;
         state.add_scope(number.value(), Arc::new(decode("scope", bytes.value())?));
     }
-    let mut identities = FileIdentities(BTreeMap::new());
-    for row in txn.open_table(IDENT)?.iter()? {
-        let (rid, bytes) = row?;
-        identities.0.insert(rid.value(), decode("ident", bytes.value())?);
-    }
+    let mut lives = Lives::open(txn)?;
     log::revisions(&txn.open_table(LOG)?, 1..=until.0, |revision, row, entries| {
-        state.apply(revision, row, &entries, &identities);
-        Ok(())
+        state.apply(revision, row, &entries, &mut lives)
     })?;
     Ok(state)
 }

@@ -1,12 +1,15 @@
 //! The planner: what a sweep means for the state, as plain values. No I/O and no clock, so every
 //! rule of truth.md about absence, end states and lives can be tested here with a table.
 
-use std::collections::BTreeMap;
+use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::record::{Rid, ScopeNo, Version};
-use super::state::{Head, State};
+use super::StoreError;
+use super::heads::Head;
+use super::life::Tombstone;
+use super::record::{Rid, ScopeNo};
+use super::state::State;
 use crate::inventory::{
     Absence, Confirmation, Document, EndCause, IdReuse, Observation, Suspect, Sweep, Tags, Timestamp,
 };
@@ -17,18 +20,21 @@ pub(super) const YOUNG: Duration = Duration::from_mins(10);
 /// How many complete sweeps in a row must miss a young resource.
 pub(super) const YOUNG_LOOKS: u32 = 2;
 
+/// A version of a resource; of what may be none, none means as before.
 #[derive(Clone, Debug)]
 pub(super) struct NewVersion {
     pub fingerprint: u64,
-    pub tags: Tags,
+    pub tags: Option<Tags>,
     pub birth: Option<Timestamp>,
-    pub shape: u32,
+    pub shape: Option<u16>,
     pub attributes: Document,
+    /// [`NewVersion::attributes`] as [`super::document`] writes it; empty until then.
+    pub document: Vec<u8>,
 }
 
 #[derive(Clone, Debug)]
 pub(super) enum Action {
-    Appear { baseline: bool, replaced: bool, version: NewVersion },
+    Appear { baseline: bool, version: NewVersion },
     Change { version: NewVersion },
     Rebase { version: NewVersion },
     End { cause: EndCause, last_seen: Timestamp, first_missed: Timestamp },
@@ -47,13 +53,38 @@ impl Action {
             Action::End { .. } | Action::Suspect(_) | Action::Clear => None,
         }
     }
+
+    pub fn version_mut(&mut self) -> Option<&mut NewVersion> {
+        match self {
+            Action::Appear { version, .. }
+            | Action::Change { version }
+            | Action::Rebase { version }
+            | Action::Retract { version } => Some(version),
+            Action::End { .. } | Action::Suspect(_) | Action::Clear => None,
+        }
+    }
+}
+
+/// A life that ended, with the revision in which it did.
+#[derive(Clone, Debug)]
+pub(super) struct Ended {
+    pub rid: Rid,
+    pub revision: u64,
+    pub tombstone: Tombstone,
+}
+
+/// What is known of an id before the step.
+#[derive(Clone, Debug)]
+pub(super) enum Before {
+    Nothing,
+    Life(Rid),
+    Ended(Box<Ended>),
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct Planned {
     pub id: Arc<str>,
-    /// None for what was never seen before.
-    pub rid: Option<Rid>,
+    pub before: Before,
     pub action: Action,
 }
 
@@ -64,156 +95,221 @@ pub(super) struct Plan {
     pub counted: Vec<(Rid, Suspect)>,
 }
 
-pub(super) fn plan(state: &State, scope: ScopeNo, sweep: &Sweep) -> Plan {
-    let mut plan = Plan::default();
-    // A page boundary can show one resource twice; the later page is the later look.
-    let seen: BTreeMap<&str, &Observation> = sweep.observations.iter().map(|o| (o.id.as_str(), o)).collect();
-    for observation in seen.values() {
-        plan_seen(state, scope, sweep, observation, &mut plan);
-    }
-    // Only a complete look may conclude anything from absence.
-    if sweep.outcome.is_complete() {
-        let last_complete = state.scopes[&scope].last_complete;
-        for (rid, head) in state.live_in(scope) {
-            if !seen.contains_key(&*head.id) {
-                plan_missed(sweep, last_complete, rid, head, &mut plan);
-            }
-        }
-    }
-    plan
+struct Planner<'a> {
+    state: &'a State,
+    sweep: &'a Sweep,
+    baseline: bool,
+    last_complete: Option<Timestamp>,
+    plan: Plan,
 }
 
-fn plan_seen(state: &State, scope: ScopeNo, sweep: &Sweep, observation: &Observation, plan: &mut Plan) {
-    let rid = state.rid(scope, &observation.id);
-    let id: Arc<str> = observation.id.as_str().into();
-    let mut push = |action| plan.steps.push(Planned { id: id.clone(), rid, action });
-    let baseline = state.scopes[&scope].is_baseline();
-
-    let Some(head) = rid.map(|rid| &state.heads[&rid]) else {
-        // What is first seen in an end state has no life to tell of.
-        if observation.end_state.is_none() {
-            push(Action::Appear {
-                baseline,
-                replaced: false,
-                version: new_version(sweep, observation, observation.tags.clone()),
-            });
-        }
-        return;
+/// `last_ended` finds the last life of an id that does not live.
+pub(super) fn plan(
+    state: &State,
+    scope: ScopeNo,
+    sweep: &Sweep,
+    last_ended: impl Fn(&str) -> Result<Option<Ended>, StoreError>,
+) -> Result<Plan, StoreError> {
+    let scope = &state.scopes[&scope];
+    let mut planner = Planner {
+        state,
+        sweep,
+        baseline: scope.is_baseline(),
+        last_complete: scope.last_complete,
+        plan: Plan::default(),
     };
-
-    let same_life = sweep.ids == IdReuse::Unique
-        || observation.birth.is_none()
-        || head.version.birth.is_none()
-        || observation.birth == head.version.birth;
-    let last_seen = last_seen(state.scopes[&scope].last_complete, head);
-
-    if let Some(end_state) = &observation.end_state {
-        if head.end.is_none() && same_life {
-            let first_missed = head.suspect.as_ref().map_or(sweep.ended, |s| s.first_missed);
-            push(Action::End { cause: EndCause::Listed(end_state.clone()), last_seen, first_missed });
-        }
-        return;
-    }
-
-    let tags = match &observation.tags {
-        // A tag call that failed says nothing: what was known goes on.
-        Tags::Unknown => state.tags(head.version.tags),
-        tags => tags.clone(),
-    };
-    if !same_life {
-        let replaced = head.end.is_none();
-        if replaced {
-            push(Action::End { cause: EndCause::Replaced, last_seen, first_missed: sweep.ended });
-        }
-        let version = new_version(sweep, observation, observation.tags.clone());
-        push(Action::Appear { baseline: false, replaced, version });
-        return;
-    }
-    let version = new_version(sweep, observation, tags);
-    if head.end.is_some() {
-        push(Action::Retract { version });
-        return;
-    }
-    if head.suspect.is_some() {
-        push(Action::Clear);
-    }
-    let same_tags = version.tags == state.tags(head.version.tags);
-    if same_version(&head.version, &version) && same_tags {
-        return;
-    }
-    // A new shape changes the document for everybody at once; that is our doing, not the cloud's.
-    if head.version.shape != version.shape && same_tags {
-        push(Action::Rebase { version });
-    } else {
-        push(Action::Change { version });
-    }
-}
-
-fn plan_missed(sweep: &Sweep, last_complete: Option<Timestamp>, rid: Rid, head: &Head, plan: &mut Plan) {
-    let id = head.id.clone();
-    let before = head.suspect.as_ref();
-    let mut suspect = before.cloned().unwrap_or_else(|| Suspect {
-        last_seen: last_seen(last_complete, head),
-        first_missed: sweep.ended,
-        misses: 0,
-        held: false,
-    });
-
-    let counts = match sweep.confirmation {
-        Confirmation::Sweeps(_) => true,
-        Confirmation::ReadById => sweep.absences.get(&*id) == Some(&Absence::NotFound),
-    };
-    if sweep.held {
-        suspect.held = true;
-    } else if counts {
-        suspect.held = false;
-        suspect.misses += 1;
-        let needed = match sweep.confirmation {
-            Confirmation::Sweeps(needed) => needed,
-            Confirmation::ReadById if is_young(head, sweep.ended) => YOUNG_LOOKS,
-            Confirmation::ReadById => 1,
+    let seen = by_id(&sweep.observations);
+    let (mut seen, mut lives) = (seen.iter().peekable(), scope.order.iter().peekable());
+    // Both are in the order of the ids: one walk over the two.
+    loop {
+        let order = match (seen.peek(), lives.peek()) {
+            (None, None) => break,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some(observation), Some(rid)) => observation.id.as_str().cmp(state.id(**rid)),
         };
-        if suspect.misses >= needed {
-            let Suspect { last_seen, first_missed, .. } = suspect;
-            let action = Action::End { cause: EndCause::Absent, last_seen, first_missed };
-            plan.steps.push(Planned { id, rid: Some(rid), action });
+        let observation = if order.is_le() { seen.next() } else { None };
+        let rid = if order.is_ge() { lives.next() } else { None };
+        match (observation, rid) {
+            (Some(observation), Some(rid)) => planner.seen(*rid, observation),
+            (Some(observation), None) => {
+                let ended = if scope.has_ends { last_ended(&observation.id)? } else { None };
+                planner.new_or_back(observation, ended);
+            }
+            // Only a complete look may conclude anything from absence.
+            (None, Some(rid)) if sweep.outcome.is_complete() => planner.missed(*rid),
+            (None, _) => {}
+        }
+    }
+    Ok(planner.plan)
+}
+
+/// A page boundary can show one resource twice; the later page is the later look.
+fn by_id(observations: &[Observation]) -> Vec<&Observation> {
+    let mut seen: Vec<&Observation> = observations.iter().collect();
+    seen.sort_by(|a, b| a.id.cmp(&b.id));
+    let mut last: Vec<&Observation> = Vec::with_capacity(seen.len());
+    for observation in seen {
+        match last.last_mut() {
+            Some(before) if before.id == observation.id => *before = observation,
+            _ => last.push(observation),
+        }
+    }
+    last
+}
+
+impl Planner<'_> {
+    fn push(&mut self, observation: &Observation, before: Before, action: Action) {
+        self.plan.steps.push(Planned { id: observation.id.as_str().into(), before, action });
+    }
+
+    fn is_same_life(&self, known: Option<Timestamp>, observation: &Observation) -> bool {
+        self.sweep.ids == IdReuse::Unique
+            || observation.birth.is_none()
+            || known.is_none()
+            || observation.birth == known
+    }
+
+    /// What does not live: it is new, or comes back.
+    fn new_or_back(&mut self, observation: &Observation, ended: Option<Ended>) {
+        // What is first seen in an end state has no life to tell of, and an end ends once.
+        if observation.end_state.is_some() {
             return;
         }
+        let version = self.first_version(observation);
+        let Some(ended) = ended else {
+            let baseline = self.baseline;
+            self.push(observation, Before::Nothing, Action::Appear { baseline, version });
+            return;
+        };
+        let tombstone = &ended.tombstone;
+        let action = if self.is_same_life(tombstone.life.birth, observation) {
+            // A tag call that failed says nothing: what was known goes on.
+            let tags = match &observation.tags {
+                Tags::Unknown => self.state.tags(tombstone.tags),
+                tags => tags.clone(),
+            };
+            let birth = observation.birth.or(tombstone.life.birth);
+            Action::Retract { version: NewVersion { tags: Some(tags), birth, ..version } }
+        } else {
+            Action::Appear { baseline: false, version }
+        };
+        self.push(observation, Before::Ended(Box::new(ended)), action);
     }
-    match before {
-        Some(before) if before.held == suspect.held => {
-            if *before != suspect {
-                plan.counted.push((rid, suspect));
+
+    fn first_version(&self, observation: &Observation) -> NewVersion {
+        NewVersion {
+            fingerprint: fingerprint(&observation.attributes),
+            tags: Some(observation.tags.clone()),
+            birth: observation.birth,
+            shape: Some(self.sweep.shape),
+            attributes: observation.attributes.clone(),
+            document: Vec::new(),
+        }
+    }
+
+    /// A life that is seen again.
+    fn seen(&mut self, rid: Rid, observation: &Observation) {
+        let head = self.state.head(rid);
+        let suspect = self.state.suspects.get(&rid);
+        let same_life = self.is_same_life(head.birth, observation);
+        let last_seen = self.last_seen(&head, suspect);
+        if let Some(end_state) = &observation.end_state {
+            if same_life {
+                let first_missed = suspect.map_or(self.sweep.ended, |s| s.first_missed);
+                let cause = EndCause::Listed(end_state.clone());
+                self.push(observation, Before::Life(rid), Action::End { cause, last_seen, first_missed });
+            }
+            return;
+        }
+        if !same_life {
+            let end = Action::End { cause: EndCause::Replaced, last_seen, first_missed: self.sweep.ended };
+            self.push(observation, Before::Life(rid), end);
+            let version = self.first_version(observation);
+            self.push(observation, Before::Life(rid), Action::Appear { baseline: false, version });
+            return;
+        }
+        if suspect.is_some() {
+            self.push(observation, Before::Life(rid), Action::Clear);
+        }
+        // A tag call that failed says nothing: what was known goes on.
+        let same_tags = observation.tags == Tags::Unknown || self.state.is_same_tags(head.tags, &observation.tags);
+        let fingerprint = fingerprint(&observation.attributes);
+        let same_shape = head.shape == self.sweep.shape;
+        if same_tags && same_shape && head.fingerprint == fingerprint {
+            return;
+        }
+        let version = NewVersion {
+            fingerprint,
+            tags: (!same_tags).then(|| observation.tags.clone()),
+            birth: observation.birth.filter(|birth| head.birth != Some(*birth)),
+            shape: (!same_shape).then_some(self.sweep.shape),
+            attributes: observation.attributes.clone(),
+            document: Vec::new(),
+        };
+        // A new shape changes the document for everybody at once; that is our doing, not the cloud's.
+        let is_ours = !same_shape && same_tags;
+        let action = if is_ours { Action::Rebase { version } } else { Action::Change { version } };
+        self.push(observation, Before::Life(rid), action);
+    }
+
+    fn missed(&mut self, rid: Rid) {
+        let head = self.state.head(rid);
+        let id = self.state.id(rid);
+        let sweep = self.sweep;
+        let before = self.state.suspects.get(&rid);
+        let mut suspect = before.cloned().unwrap_or_else(|| Suspect {
+            last_seen: self.last_seen(&head, None),
+            first_missed: sweep.ended,
+            misses: 0,
+            held: false,
+        });
+
+        let counts = match sweep.confirmation {
+            Confirmation::Sweeps(_) => true,
+            Confirmation::ReadById => sweep.absences.get(id) == Some(&Absence::NotFound),
+        };
+        if sweep.held {
+            suspect.held = true;
+        } else if counts {
+            suspect.held = false;
+            suspect.misses += 1;
+            let needed = match sweep.confirmation {
+                Confirmation::Sweeps(needed) => needed,
+                Confirmation::ReadById if is_young(&head, sweep.ended) => YOUNG_LOOKS,
+                Confirmation::ReadById => 1,
+            };
+            if suspect.misses >= needed {
+                let Suspect { last_seen, first_missed, .. } = suspect;
+                let action = Action::End { cause: EndCause::Absent, last_seen, first_missed };
+                self.plan.steps.push(Planned { id: id.into(), before: Before::Life(rid), action });
+                return;
             }
         }
-        _ => plan.steps.push(Planned { id, rid: Some(rid), action: Action::Suspect(suspect) }),
+        match before {
+            Some(before) if before.held == suspect.held => {
+                if *before != suspect {
+                    self.plan.counted.push((rid, suspect));
+                }
+            }
+            _ => {
+                let action = Action::Suspect(suspect);
+                self.plan.steps.push(Planned { id: id.into(), before: Before::Life(rid), action });
+            }
+        }
+    }
+
+    fn last_seen(&self, head: &Head, suspect: Option<&Suspect>) -> Timestamp {
+        match suspect {
+            Some(suspect) => suspect.last_seen,
+            None => self.last_complete.unwrap_or(head.first_seen).max(head.first_seen),
+        }
     }
 }
 
 /// By its birth field, else by when it was first seen.
 fn is_young(head: &Head, now: Timestamp) -> bool {
-    now.since(head.version.birth.unwrap_or(head.first_seen)) < YOUNG
-}
-
-fn last_seen(last_complete: Option<Timestamp>, head: &Head) -> Timestamp {
-    match &head.suspect {
-        Some(suspect) => suspect.last_seen,
-        None => last_complete.unwrap_or(head.first_seen).max(head.first_seen),
-    }
-}
-
-fn same_version(head: &Version, new: &NewVersion) -> bool {
-    head.fingerprint == new.fingerprint && head.shape == new.shape
-}
-
-fn new_version(sweep: &Sweep, observation: &Observation, tags: Tags) -> NewVersion {
-    NewVersion {
-        fingerprint: fingerprint(&observation.attributes),
-        tags,
-        birth: observation.birth,
-        shape: sweep.shape,
-        attributes: observation.attributes.clone(),
-    }
+    now.since(head.birth.unwrap_or(head.first_seen)) < YOUNG
 }
 
 /// 64 bits: two documents of one resource that follow each other are taken for one at 2^-64.

@@ -9,16 +9,12 @@ use redb::TableDefinition;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::StoreError;
-use crate::inventory::{EndCause, Outcome, Timestamp};
+use crate::inventory::{Outcome, Timestamp};
 
 pub(super) const SCHEMA: u32 = 0;
 
 /// number -> (resource type, zstd dictionary)
 pub(super) const DICT: TableDefinition<u32, &[u8]> = TableDefinition::new("dict");
-/// 16-byte hash of (scope, id) -> rid
-pub(super) const KEY: TableDefinition<[u8; 16], u32> = TableDefinition::new("key");
-/// rid -> [`Ident`]
-pub(super) const IDENT: TableDefinition<u32, &[u8]> = TableDefinition::new("ident");
 /// scope number -> Scope
 pub(super) const SCOPE: TableDefinition<u32, &[u8]> = TableDefinition::new("scope");
 /// (scope number, end of the first sweep) -> [`Run`]
@@ -46,33 +42,35 @@ pub(super) type ScopeNo = u32;
 pub(super) struct RevRow {
     pub time: Timestamp,
     pub scope: ScopeNo,
-    /// Of the sweep behind it, where something appeared or a scope was opened; else the revision's time.
-    pub started: Timestamp,
-    pub ended: Timestamp,
     pub entries: u32,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Ident {
-    pub scope: ScopeNo,
-    pub id: Arc<str>,
-}
-
 /// Tags as the log holds them: sets are interned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum TagsRef {
-    Unknown,
-    Untaggable,
-    Set(u32),
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(super) struct TagsRef(u32);
+
+impl TagsRef {
+    pub const UNKNOWN: Self = Self(0);
+    pub const UNTAGGABLE: Self = Self(1);
+
+    pub fn set(number: u32) -> Self {
+        Self(number + 2)
+    }
+
+    /// The number of the set, if it is one.
+    pub fn number(self) -> Option<u32> {
+        self.0.checked_sub(2)
+    }
 }
 
-/// What a version of a resource is besides its document.
+/// What a version of a resource is besides its document: what is other than in the one before.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Version {
-    pub fingerprint: u64,
-    pub tags: TagsRef,
+    /// [`super::plan::fingerprint`] as bytes: a varint of it would be longer.
+    pub fingerprint: [u8; 8],
+    pub tags: Option<TagsRef>,
     pub birth: Option<Timestamp>,
-    pub shape: u32,
+    pub shape: Option<u16>,
 }
 
 /// One entry of the log. `prev` is the revision of the resource's entry before this one, 0 for none;
@@ -91,8 +89,8 @@ pub(super) const NO_RID: Rid = 0;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum EntryKind {
+    /// A life begins: [`super::life::Life`].
     Appeared {
-        baseline: bool,
         version: Version,
     },
     Changed {
@@ -102,11 +100,8 @@ pub(super) enum EntryKind {
     Rebased {
         version: Version,
     },
-    Ended {
-        cause: EndCause,
-        last_seen: Timestamp,
-        first_missed: Timestamp,
-    },
+    /// A life ends: [`super::life::Tombstone`].
+    Ended,
     Retracted {
         version: Version,
     },
@@ -117,7 +112,10 @@ pub(super) enum EntryKind {
         held: bool,
     },
     Cleared,
-    ScopeOpened,
+    /// By a look that began then.
+    ScopeOpened {
+        started: Timestamp,
+    },
     ScopeClosed,
     CoverGained {
         viewer: Arc<str>,
@@ -128,18 +126,18 @@ pub(super) enum EntryKind {
 }
 
 impl EntryKind {
-    /// Whether it is kept exactly and for ever; `before` are the tags until then.
-    pub fn is_milestone(&self, before: Option<TagsRef>) -> bool {
+    /// Whether it is kept exactly and for ever.
+    pub fn is_milestone(&self) -> bool {
         match self {
-            EntryKind::Appeared { .. } | EntryKind::Ended { .. } | EntryKind::Retracted { .. } => true,
-            EntryKind::Changed { version } => before != Some(version.tags),
+            EntryKind::Appeared { .. } | EntryKind::Ended | EntryKind::Retracted { .. } => true,
+            EntryKind::Changed { version } => version.tags.is_some(),
             _ => false,
         }
     }
 
     pub fn version(&self) -> Option<&Version> {
         match self {
-            EntryKind::Appeared { version, .. }
+            EntryKind::Appeared { version }
             | EntryKind::Changed { version }
             | EntryKind::Rebased { version }
             | EntryKind::Retracted { version } => Some(version),

@@ -1,72 +1,90 @@
 //! Reading: state at any moment, and the net difference between two.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use redb::{ReadTransaction, ReadableDatabase, ReadableTableMetadata};
 use serde_json::Value;
 
+use super::life::{self, END, Lives, Tombstone};
 use super::log::{self, LOG};
-use super::record::{EntryKind, RUN, Rid, Run, ScopeNo, TagsRef, decode};
-use super::state::{Head, State};
-use super::steps::{end_of, fields_between};
+use super::plan::Ended;
+use super::record::{EntryKind, NO_RID, RUN, Rid, Run, ScopeNo, TagsRef, decode};
+use super::state::State;
+use super::steps::fields_between;
 use super::{Store, StoreError, document, fold, ledger};
 use crate::inventory::{
-    Change, ChangeKind, Cover, Diff, Filter, History, Milestone, MilestoneKind, Moment, Presence, Resource,
-    ResourceKey, Revision, Scope, ScopeStatus, ScopeView, Snapshot, Tags, Timestamp, Viewer,
+    Change, ChangeKind, Cover, Diff, EndCause, Filter, History, Milestone, MilestoneKind, Moment, Presence,
+    Resource, ResourceKey, Revision, Scope, ScopeStatus, ScopeView, Snapshot, Tags, Timestamp, Viewer,
 };
 
 /// The state at one moment, with redb's own snapshot behind it for documents and history.
 pub struct StoreSnapshot {
     pub(super) state: State,
     at: Timestamp,
-    /// The newest run of each scope, of which the file may hold a shorter one yet.
-    newest_runs: BTreeMap<ScopeNo, Run>,
-    /// The newest state, where later sweeps may speak too.
-    later: Option<State>,
+    /// The newest state: it knows the newest run of each scope, of which the file may hold a shorter one.
+    newest: State,
+    /// Where later sweeps may speak too: the first end after the moment of each life that has one.
+    ends_after: Option<BTreeMap<Rid, (u64, Tombstone)>>,
     pub(super) txn: ReadTransaction,
 }
 
 impl Store {
     /// State at a moment, as known then.
     pub fn snapshot(&self, moment: Moment) -> Result<StoreSnapshot, StoreError> {
-        self.snapshot_from(self.state(), moment)
+        let newest = self.state();
+        let txn = self.inner.shared.db.begin_read()?;
+        let (revision, at) = match moment {
+            Moment::Now => (newest.revision, self.now().max(newest.time)),
+            Moment::Revision(asked) if asked > newest.revision => {
+                return Err(StoreError::Future { asked, newest: newest.revision });
+            }
+            Moment::Revision(asked) => (asked, time_of(&txn, asked)?),
+            Moment::Time(asked) => (last_at(&txn, &newest, asked)?, asked),
+        };
+        let state = if revision == newest.revision { newest.clone() } else { fold(&txn, revision)? };
+        Ok(StoreSnapshot { state, at, newest, ends_after: None, txn })
     }
 
     /// State at a moment, with what later sweeps let us say about it: present where a sweep before and
     /// one after show the same life, unknown between last seen and first missed, absent from there on.
     pub fn snapshot_in_hindsight(&self, moment: Moment) -> Result<StoreSnapshot, StoreError> {
-        let newest = self.state();
-        let snapshot = self.snapshot_from(newest.clone(), moment)?;
-        Ok(StoreSnapshot { later: Some(newest), ..snapshot })
-    }
-
-    fn snapshot_from(&self, current: State, moment: Moment) -> Result<StoreSnapshot, StoreError> {
-        let txn = self.inner.shared.db.begin_read()?;
-        let newest_runs =
-            current.scopes.iter().filter_map(|(number, s)| Some((*number, s.run.clone()?))).collect();
-        let (revision, at) = match moment {
-            Moment::Now => (current.revision, self.now().max(current.time)),
-            Moment::Revision(asked) if asked > current.revision => {
-                return Err(StoreError::Future { asked, newest: current.revision });
+        let snapshot = self.snapshot(moment)?;
+        let mut ends = BTreeMap::new();
+        for row in snapshot.txn.open_table(END)?.range((snapshot.state.revision.0 + 1, 0)..)? {
+            let (key, bytes) = row?;
+            let (revision, rid) = key.value();
+            if revision > snapshot.newest.revision.0 {
+                break;
             }
-            Moment::Revision(asked) => (asked, time_of(&txn, asked)?),
-            Moment::Time(asked) => (last_at(&txn, &current, asked)?, asked),
-        };
-        let state = if revision == current.revision { current } else { fold(&txn, revision)? };
-        Ok(StoreSnapshot { state, at, newest_runs, later: None, txn })
+            ends.entry(rid).or_insert((revision, life::open_tombstone(key.value(), bytes.value())?));
+        }
+        Ok(StoreSnapshot { ends_after: Some(ends), ..snapshot })
     }
 
     /// The net difference between two moments, and the scopes that were not current at one of them.
     pub fn diff(&self, from: Moment, to: Moment, viewer: Option<&Viewer>) -> Result<Diff, StoreError> {
         let (from, to) = (self.snapshot(from)?, self.snapshot(to)?);
-        let mut changes = Vec::new();
-        let rids: BTreeSet<Rid> = from.state.heads.keys().chain(to.state.heads.keys()).copied().collect();
-        for rid in rids {
-            if viewer.is_none_or(|v| to.sees(v, rid) || from.sees(v, rid)) {
-                to.net_changes(&from, rid, &mut changes)?;
+        // Of each life that anything is said of between the two: its scope, and its last end.
+        let mut touched: BTreeMap<Rid, (ScopeNo, Option<u64>)> = BTreeMap::new();
+        let range = from.state.revision.0 + 1..=to.state.revision.0;
+        log::revisions(&to.txn.open_table(LOG)?, range, |revision, row, entries| {
+            if viewer.is_none_or(|v| to.sees(v, row.scope) || from.sees(v, row.scope)) {
+                for entry in entries.iter().filter(|entry| entry.rid != NO_RID) {
+                    let of_it = touched.entry(entry.rid).or_insert((row.scope, None));
+                    if matches!(entry.kind, EntryKind::Ended) {
+                        of_it.1 = Some(revision.0);
+                    }
+                }
             }
+            Ok(())
+        })?;
+        let mut changes = Vec::new();
+        for (rid, (scope, ended)) in touched {
+            changes.extend(to.net_change(&from, rid, scope, ended)?);
         }
+        changes.sort_by(|a, b| (&a.resource, b.change).cmp(&(&b.resource, a.change)));
         let unknown = unknown_at(&from, &to);
         Ok(Diff { from: from.state.revision, to: to.state.revision, changes, unknown })
     }
@@ -139,7 +157,7 @@ impl StoreSnapshot {
                 }
             }
         }
-        if let Some(run) = self.newest_runs.get(&number).filter(|run| run.first_ended.as_millis() <= at) {
+        if let Some(run) = self.newest_run(number).filter(|run| run.first_ended.as_millis() <= at) {
             runs.insert(run.first_ended.as_millis(), run.clone());
         }
         runs.into_values().rev().collect()
@@ -148,7 +166,7 @@ impl StoreSnapshot {
     /// Whether a complete sweep of the scope ended after the moment.
     fn is_looked_at_later(&self, number: ScopeNo) -> Result<bool, StoreError> {
         let is_later = |run: &Run| run.outcome.is_complete() && run.last_ended > self.at;
-        if self.newest_runs.get(&number).is_some_and(is_later) || self.runs(number).iter().any(is_later) {
+        if self.newest_run(number).is_some_and(is_later) || self.runs(number).iter().any(is_later) {
             return Ok(true);
         }
         for row in self.txn.open_table(RUN)?.range((number, self.at.as_millis())..=(number, i64::MAX))? {
@@ -159,80 +177,161 @@ impl StoreSnapshot {
         Ok(false)
     }
 
-    /// Puts right what is said of a resource by what was learnt of its life after the moment.
-    fn correct(&self, later: &State, rid: Rid, resource: &mut Resource) -> Result<(), StoreError> {
-        let then = &self.state.heads[&rid];
-        let now = &later.heads[&rid];
-        let mut end = None;
-        let mut is_retracted = false;
-        for (revision, row, entry) in self.entries_of(rid, now.last_entry, then.last_entry)? {
-            match &entry.kind {
-                EntryKind::Appeared { .. } => break,
-                EntryKind::Retracted { .. } => is_retracted = true,
-                EntryKind::Ended { .. } if end.is_none() => end = end_of(revision, row.time, &entry.kind),
-                _ => {}
-            }
-        }
-        // What came back as the same life was no end: nobody knows what lay between.
-        if then.end.is_some() || end.as_ref().is_some_and(|e| self.at >= e.first_missed) {
+    fn newest_run(&self, number: ScopeNo) -> Option<&Run> {
+        self.newest.scopes.get(&number)?.run.as_ref()
+    }
+
+    /// Puts right what is said of a life by what was learnt of it after the moment.
+    fn correct(&self, rid: Rid, ends_after: &BTreeMap<Rid, (u64, Tombstone)>, resource: &mut Resource) {
+        let end = ends_after.get(&rid);
+        if let Some((revision, tombstone)) = end
+            && self.at >= tombstone.first_missed
+        {
+            // What came back as the same life was no end: nobody knows what lay between.
+            let is_retracted = tombstone.retracted.is_some();
             resource.presence = if is_retracted { Presence::Unknown } else { Presence::Absent };
-            resource.end = if is_retracted { None } else { then.end.clone().or(end) };
-            return Ok(());
+            resource.end = (!is_retracted).then(|| tombstone.end(*revision));
+            return;
         }
-        let last_seen = end.map(|e| e.last_seen).or_else(|| now.suspect.as_ref().map(|s| s.last_seen));
+        let last_seen = match end {
+            Some((_, tombstone)) => Some(tombstone.last_seen),
+            None => self.newest.suspects.get(&rid).map(|suspect| suspect.last_seen),
+        };
         if last_seen.is_none_or(|last_seen| self.at <= last_seen) {
             resource.presence = Presence::Present;
             resource.suspect = None;
         } else {
             resource.presence = Presence::Unknown;
         }
-        Ok(())
     }
 
-    pub(super) fn sees(&self, viewer: &Viewer, rid: Rid) -> bool {
-        self.state.heads.get(&rid).is_some_and(|head| self.state.scopes[&head.scope].covers.contains_key(viewer))
+    pub(super) fn sees(&self, viewer: &Viewer, scope: ScopeNo) -> bool {
+        self.state.scopes.get(&scope).is_some_and(|scope| scope.covers.contains_key(viewer))
     }
 
-    fn resource(&self, head: &Head, status: ScopeStatus) -> Resource {
+    fn resource(&self, rid: Rid, status: ScopeStatus) -> Resource {
+        let head = self.state.head(rid);
         let scope = self.state.scopes[&head.scope].scope.clone();
-        let presence = match (status, &head.end, &head.suspect) {
-            (ScopeStatus::Current, None, None) => Presence::Present,
-            (ScopeStatus::Current, Some(_), _) => Presence::Absent,
-            _ => Presence::Unknown,
-        };
+        let suspect = self.state.suspects.get(&rid).cloned();
+        let is_present = status == ScopeStatus::Current && suspect.is_none();
         Resource {
-            key: scope.key(&head.id),
+            key: scope.key(self.state.id(rid)),
             scope,
-            presence,
-            tags: self.state.tags(head.version.tags),
+            presence: if is_present { Presence::Present } else { Presence::Unknown },
+            tags: self.state.tags(head.tags),
             first_seen: head.first_seen,
             baseline: head.baseline,
-            birth: head.version.birth,
+            birth: head.birth,
             changed: head.changed,
-            suspect: head.suspect.clone(),
-            end: head.end.clone(),
+            suspect,
+            end: None,
             retracted: head.retracted,
         }
     }
 
-    /// All resources that a key or a bare id names, ended ones too.
-    pub fn find(&self, name: &str, viewer: Option<&Viewer>) -> Vec<Resource> {
-        let mut filter =
-            Filter { include_ended: true, include_unwatched: true, viewer: viewer.cloned(), ..Filter::default() };
-        match name.parse::<ResourceKey>() {
-            Ok(key) => {
-                filter.account = Some(key.account.to_string());
-                filter.region = Some(key.region.to_string());
-                filter.resource_type = Some(key.resource_type.to_string());
-                filter.id = Some(key.id.to_string());
-            }
-            Err(_) => filter.id = Some(name.to_owned()),
+    fn ended_resource(&self, revision: u64, tombstone: Tombstone, status: ScopeStatus) -> Resource {
+        let scope = self.state.scopes[&tombstone.life.scope].scope.clone();
+        // In hindsight it never ended where it was taken back.
+        let is_false = self.ends_after.is_some() && tombstone.retracted.is_some();
+        let is_absent = status == ScopeStatus::Current && !is_false;
+        Resource {
+            key: scope.key(&tombstone.life.id),
+            scope,
+            presence: if is_absent { Presence::Absent } else { Presence::Unknown },
+            tags: self.state.tags(tombstone.tags),
+            first_seen: tombstone.life.first_seen,
+            baseline: tombstone.life.baseline,
+            birth: tombstone.life.birth,
+            changed: Revision(revision),
+            suspect: None,
+            end: (!is_false).then(|| tombstone.end(revision)),
+            retracted: false,
         }
-        self.resources(&filter)
     }
 
-    pub(super) fn rid(&self, resource: &Resource) -> Option<Rid> {
-        self.state.rid(*self.state.scope_numbers.get(&resource.scope)?, &resource.key.id)
+    /// The last life that ended of each id that does not live at the moment.
+    fn ended(&self, since: Timestamp) -> Result<Vec<(u64, Tombstone)>, StoreError> {
+        let mut out = Vec::new();
+        let mut told: BTreeSet<(ScopeNo, Arc<str>)> = BTreeSet::new();
+        for row in self.txn.open_table(END)?.range(..=(self.state.revision.0, Rid::MAX))?.rev() {
+            let (key, bytes) = row?;
+            let tombstone = life::open_tombstone(key.value(), bytes.value())?;
+            if tombstone.concluded < since {
+                break;
+            }
+            let (scope, id) = (tombstone.life.scope, tombstone.life.id.clone());
+            if tombstone.stands_at(self.state.revision)
+                && self.state.rid(scope, &id).is_none()
+                && told.insert((scope, id))
+            {
+                out.push((key.value().0, tombstone));
+            }
+        }
+        Ok(out)
+    }
+
+    /// All resources that a key or a bare id names, ended ones too.
+    pub fn find(&self, name: &str, viewer: Option<&Viewer>) -> Result<Vec<Resource>, StoreError> {
+        let key = name.parse::<ResourceKey>().ok();
+        let is_meant = |scope: &Scope| {
+            key.as_ref().is_none_or(|key| {
+                key.provider == scope.provider
+                    && key.account == scope.account
+                    && key.region == scope.region
+                    && key.resource_type == scope.resource_type
+            })
+        };
+        let id = key.as_ref().map_or(name, |key| &*key.id);
+        let mut found = Vec::new();
+        for (number, scope) in &self.state.scopes {
+            if !is_meant(&scope.scope) || viewer.is_some_and(|v| !scope.covers.contains_key(v)) {
+                continue;
+            }
+            if let Some(rid) = self.state.rid(*number, id) {
+                let status = self.scope_view(*number).status;
+                let mut resource = self.resource(rid, status);
+                self.correct_between(*number, status, &mut [(rid, &mut resource)]);
+                found.push(resource);
+            } else if let Some(ended) = self.ended_at(*number, id)? {
+                let status = self.scope_view(*number).status;
+                found.push(self.ended_resource(ended.revision, ended.tombstone, status));
+            }
+        }
+        found.sort_by(|a, b| a.key.cmp(&b.key));
+        Ok(found)
+    }
+
+    /// The last life of an id that has ended at the moment; none where it lives, or was never seen.
+    fn ended_at(&self, number: ScopeNo, id: &str) -> Result<Option<Ended>, StoreError> {
+        let now = &self.newest.scopes[&number];
+        let mut last = match self.newest.rid(number, id) {
+            Some(rid) => Some((rid, self.newest.head(rid).last_entry)),
+            None if !now.has_ends => None,
+            None => life::last_ended(&self.txn, (number, &now.scope), id)?.map(|(rid, end, _)| (rid, end)),
+        };
+        let mut lives = Lives::open(&self.txn)?;
+        while let Some((rid, newest)) = last {
+            let steps = self.entries_of(rid, newest, 0)?;
+            let then = steps.iter().rev().find(|(revision, ..)| *revision <= self.state.revision.0);
+            match then {
+                Some((revision, _, entry)) if matches!(entry.kind, EntryKind::Ended) => {
+                    let tombstone = life::tombstone(&self.txn.open_table(END)?, *revision, rid)?;
+                    return Ok(Some(Ended { rid, revision: *revision, tombstone }));
+                }
+                Some(_) => return Ok(None),
+                None => last = lives.get(rid)?.before,
+            }
+        }
+        Ok(None)
+    }
+
+    /// The life that is meant, and the revision of its newest entry.
+    pub(super) fn life_of(&self, resource: &Resource) -> Result<Option<(Rid, u64)>, StoreError> {
+        let Some(number) = self.state.scope_numbers.get(&resource.scope) else { return Ok(None) };
+        if let Some(rid) = self.state.rid(*number, &resource.key.id) {
+            return Ok(Some((rid, self.state.head(rid).last_entry)));
+        }
+        Ok(self.ended_at(*number, &resource.key.id)?.map(|ended| (ended.rid, ended.revision)))
     }
 
     pub(super) fn document(&self, revision: u64, rid: Rid) -> Result<Value, StoreError> {
@@ -244,56 +343,76 @@ impl StoreSnapshot {
         self.state.tags(tags)
     }
 
-    /// What is different of one resource here from how it was in `from`.
-    fn net_changes(&self, from: &StoreSnapshot, rid: Rid, out: &mut Vec<Change>) -> Result<(), StoreError> {
-        let live = |snapshot: &StoreSnapshot| {
-            let head = snapshot.state.heads.get(&rid)?;
-            let open = snapshot.state.scopes[&head.scope].is_open();
-            (head.end.is_none() && open).then(|| head.clone())
-        };
-        let Some(newest) = self.state.heads.get(&rid).or_else(|| from.state.heads.get(&rid)) else {
-            return Ok(());
-        };
-        let scope: &Arc<Scope> = &self.state.scopes[&newest.scope].scope;
+    /// What is different of one life here from how it was in `from`.
+    fn net_change(
+        &self,
+        from: &StoreSnapshot,
+        rid: Rid,
+        number: ScopeNo,
+        ended: Option<u64>,
+    ) -> Result<Option<Change>, StoreError> {
+        let scope = &self.state.scopes[&number];
         // A scope that is no longer watched says nothing about what became of its resources.
-        if !self.state.scopes[&newest.scope].is_open() {
-            return Ok(());
+        if !scope.is_open() {
+            return Ok(None);
         }
-        let change = |change, head: &Head, replaced| -> Result<Change, StoreError> {
-            let revision = Revision(head.last_entry.max(head.changed.0));
+        let change = |change, id: &str, revision| -> Result<Change, StoreError> {
             Ok(Change {
                 change,
-                resource: scope.key(&head.id),
+                resource: scope.scope.key(id),
                 revision,
                 time: time_of(&self.txn, revision)?,
-                baseline: change == ChangeKind::Appeared && head.baseline,
-                replaced,
+                baseline: false,
+                replaced: false,
                 retracted: false,
-                end: if change == ChangeKind::Disappeared { head.end.clone() } else { None },
+                end: None,
                 fields: Vec::new(),
             })
         };
-        match (live(from), live(self)) {
-            (None, Some(now)) => out.push(change(ChangeKind::Appeared, &now, false)?),
-            (Some(then), None) => {
-                let ended = self.state.heads.get(&rid).cloned().unwrap_or(then);
-                out.push(change(ChangeKind::Disappeared, &ended, false)?);
+        Ok(match (from.state.heads.get(rid), self.state.heads.get(rid)) {
+            (None, Some(now)) => {
+                let id = self.state.id(rid);
+                let appeared = change(ChangeKind::Appeared, id, now.changed)?;
+                let replaced = from.state.rid(number, id).is_some();
+                Some(Change { baseline: now.baseline, replaced, ..appeared })
             }
-            (Some(then), Some(now)) if then.first_seen != now.first_seen => {
-                out.push(change(ChangeKind::Disappeared, &then, true)?);
-                out.push(change(ChangeKind::Appeared, &now, true)?);
+            (Some(_), None) => {
+                let revision = ended.ok_or(StoreError::Damaged { table: "log" })?;
+                let tombstone = life::tombstone(&self.txn.open_table(END)?, revision, rid)?;
+                let disappeared = change(ChangeKind::Disappeared, from.state.id(rid), Revision(revision))?;
+                let replaced = tombstone.cause == EndCause::Replaced;
+                Some(Change { end: Some(tombstone.end(revision)), replaced, ..disappeared })
             }
             (Some(then), Some(now)) if then.changed != now.changed => {
-                let before = (self.document(then.document, rid)?, from.tags_of(then.version.tags));
-                let after = (self.document(now.document, rid)?, self.tags_of(now.version.tags));
+                let before = (self.document(then.document, rid)?, from.tags_of(then.tags));
+                let after = (self.document(now.document, rid)?, self.tags_of(now.tags));
                 let fields = fields_between(&before, &after);
-                if !fields.is_empty() {
-                    out.push(Change { fields, ..change(ChangeKind::Changed, &now, false)? });
-                }
+                let changed = change(ChangeKind::Changed, self.state.id(rid), now.changed)?;
+                (!fields.is_empty()).then_some(Change { fields, ..changed })
             }
-            (None, None) | (Some(_), Some(_)) => {}
+            (None, None) | (Some(_), Some(_)) => None,
+        })
+    }
+
+    /// With hindsight: puts right what is said of lives of a scope, where the moment lies between two looks.
+    fn correct_between(&self, number: ScopeNo, status: ScopeStatus, resources: &mut [(Rid, &mut Resource)]) {
+        let Some(ends_after) = &self.ends_after else { return };
+        if !matches!(status, ScopeStatus::Current | ScopeStatus::Stale) {
+            return;
         }
-        Ok(())
+        match self.is_looked_at_later(number) {
+            Ok(true) => resources.iter_mut().for_each(|(rid, resource)| self.correct(*rid, ends_after, resource)),
+            Ok(false) => {}
+            // As with a run that can't be read: unknown, never present.
+            Err(_) => resources.iter_mut().for_each(|(_, resource)| resource.presence = Presence::Unknown),
+        }
+    }
+
+    fn is_asked(&self, filter: &Filter, number: ScopeNo) -> bool {
+        let scope = &self.state.scopes[&number];
+        (filter.include_unwatched || scope.is_open())
+            && filter.viewer.as_ref().is_none_or(|v| scope.covers.contains_key(v))
+            && filter.matches_scope(&scope.scope)
     }
 }
 
@@ -313,46 +432,49 @@ impl Snapshot for StoreSnapshot {
         self.state.scopes.keys().filter(known).map(|number| self.scope_view(*number)).collect()
     }
 
-    fn resources(&self, filter: &Filter) -> Vec<Resource> {
+    fn resources(&self, filter: &Filter) -> Result<Vec<Resource>, StoreError> {
+        // Many resources share a set of tags: each is matched once.
+        let matched: RefCell<BTreeMap<TagsRef, bool>> = RefCell::default();
+        let matches = |tags: TagsRef| {
+            *matched.borrow_mut().entry(tags).or_insert_with(|| filter.matches_tags(&self.state.tags(tags)))
+        };
+        let is_id = |id: &str| filter.id.as_deref().is_none_or(|wanted| wanted == id);
         let mut out = Vec::new();
-        for (number, scope) in &self.state.scopes {
-            if (!filter.include_unwatched && !scope.is_open())
-                || filter.viewer.as_ref().is_some_and(|v| !scope.covers.contains_key(v))
-            {
-                continue;
-            }
+        let mut statuses = BTreeMap::new();
+        for number in self.state.scopes.keys().filter(|number| self.is_asked(filter, **number)) {
             let status = self.scope_view(*number).status;
-            // Nothing can be put right where the moment lies not between two looks.
-            let is_between = matches!(status, ScopeStatus::Current | ScopeStatus::Stale)
-                && self.later.is_some()
-                && self.is_looked_at_later(*number).unwrap_or(false);
-            let later = self.later.as_ref().filter(|_| is_between);
-            let corrected = |(rid, mut resource): (Rid, Resource)| {
-                if let Some(later) = later
-                    && self.correct(later, rid, &mut resource).is_err()
-                {
-                    // As with a run that can't be read: unknown, never present.
-                    resource.presence = Presence::Unknown;
-                }
-                resource
+            statuses.insert(*number, status);
+            let rids = self.state.scopes[number].order.iter().copied();
+            let wanted = rids.filter(|rid| matches(self.state.head(*rid).tags) && is_id(self.state.id(*rid)));
+            let mut lives: Vec<(Rid, Resource)> = wanted.map(|rid| (rid, self.resource(rid, status))).collect();
+            let mut found: Vec<(Rid, &mut Resource)> = lives.iter_mut().map(|(rid, r)| (*rid, r)).collect();
+            self.correct_between(*number, status, &mut found);
+            let is_wanted = |resource: &Resource| {
+                resource.end.as_ref().is_none_or(|end| filter.ended_since.is_some_and(|s| end.concluded >= s))
             };
-            let Some(ids) = self.state.by_scope.get(number) else { continue };
-            let wanted = ids
-                .values()
-                .filter(|rid| later.is_some() || filter.include_ended || self.state.heads[*rid].end.is_none())
-                .map(|rid| (*rid, self.resource(&self.state.heads[rid], status)))
-                .filter(|(_, r)| filter.matches_key(&r.key) && filter.matches_tags(&r.tags))
-                .map(corrected)
-                .filter(|resource| filter.include_ended || resource.is_live());
-            out.extend(wanted);
+            out.extend(lives.into_iter().map(|(_, resource)| resource).filter(is_wanted));
+        }
+        if let Some(since) = filter.ended_since {
+            for (revision, tombstone) in self.ended(since)? {
+                if let Some(status) = statuses.get(&tombstone.life.scope)
+                    && matches(tombstone.tags)
+                    && is_id(&tombstone.life.id)
+                {
+                    out.push(self.ended_resource(revision, tombstone, *status));
+                }
+            }
         }
         out.sort_by(|a, b| a.key.cmp(&b.key));
-        out
+        Ok(out)
     }
 
     fn attributes(&self, resource: &Resource) -> Result<Value, StoreError> {
-        let rid = self.rid(resource).ok_or(StoreError::Damaged { table: "key" })?;
-        self.document(self.state.heads[&rid].document, rid)
+        let number = self.state.scope_numbers.get(&resource.scope).copied().unwrap_or_default();
+        if let Some(rid) = self.state.rid(number, &resource.key.id) {
+            return self.document(self.state.head(rid).document, rid);
+        }
+        let ended = self.ended_at(number, &resource.key.id)?.ok_or(StoreError::Damaged { table: "key" })?;
+        self.document(ended.tombstone.document, ended.rid)
     }
 
     fn covered(&self, viewer: &Viewer) -> BTreeMap<Scope, Cover> {
@@ -366,19 +488,19 @@ impl History for StoreSnapshot {
     type Error = StoreError;
 
     fn milestones(&self, resource: &Resource) -> Result<Vec<Milestone>, StoreError> {
-        let Some(rid) = self.rid(resource) else { return Ok(Vec::new()) };
-        let newest = self.state.heads.get(&rid).map_or(0, |head| head.milestone);
+        let Some((rid, newest)) = self.life_of(resource)? else { return Ok(Vec::new()) };
+        let newest = self.state.heads.get(rid).map_or(newest, |head| head.milestone);
         let mut before = None;
         let mut told = Vec::new();
         for (revision, row, entry) in self.walk_back(rid, newest, 0, |entry| entry.milestone)? {
-            let after = entry.kind.version().map(|version| version.tags).or(before);
+            let after = entry.kind.version().and_then(|version| version.tags).or(before);
             let tags = after.map_or(Tags::Unknown, |tags| self.tags_of(tags));
             let mut tell = |kind| {
                 told.push(Milestone { revision: Revision(revision), time: row.time, kind, tags: tags.clone() });
             };
             match &entry.kind {
-                EntryKind::Appeared { baseline, .. } => tell(MilestoneKind::Appeared { baseline: *baseline }),
-                EntryKind::Ended { .. } => tell(MilestoneKind::Ended),
+                EntryKind::Appeared { .. } => tell(MilestoneKind::Appeared { baseline: resource.baseline }),
+                EntryKind::Ended => tell(MilestoneKind::Ended),
                 EntryKind::Retracted { .. } => tell(MilestoneKind::Retracted),
                 _ => {}
             }

@@ -1,36 +1,20 @@
 //! State at a revision: the fold of all deltas up to it.
 //!
 //! [`State::apply`] is the one fold. A live commit, opening a file and looking at a past revision all
-//! go through it, so they can't disagree. The maps are persistent (imbl): a reader's copy costs
-//! nothing and the writer never waits for it.
+//! go through it, so they can't disagree. What it is made of is persistent (imbl, shared chunks): a
+//! reader's copy costs nothing and the writer never waits for it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use imbl::{HashMap, OrdMap, Vector};
 
+use super::StoreError;
 use super::document::Dictionaries;
+use super::heads::{Head, Heads};
+use super::life::Life;
 use super::record::{Entry, EntryKind, NO_RID, RevRow, Rid, Run, ScopeNo, TagsRef, Version};
-use crate::inventory::{Cover, End, EndCause, Revision, Scope, Suspect, TagSet, Tags, Timestamp, Viewer};
-
-/// A resource's present life.
-#[derive(Clone, Debug)]
-pub(super) struct Head {
-    pub scope: ScopeNo,
-    pub id: Arc<str>,
-    /// Revision of its newest entry: where its history begins to be walked back.
-    pub last_entry: u64,
-    /// Revision of its newest milestone.
-    pub milestone: u64,
-    /// Revision that holds its newest document.
-    pub document: u64,
-    pub version: Version,
-    pub first_seen: Timestamp,
-    pub baseline: bool,
-    pub changed: Revision,
-    pub suspect: Option<Suspect>,
-    pub end: Option<End>,
-    pub retracted: bool,
-}
+use crate::inventory::{Cover, Revision, Scope, Suspect, TagSet, Tags, Timestamp, Viewer};
 
 #[derive(Clone, Debug)]
 pub(super) struct ScopeState {
@@ -38,6 +22,10 @@ pub(super) struct ScopeState {
     /// When it was opened and closed, oldest first.
     pub intervals: Vec<(Timestamp, Option<Timestamp>)>,
     pub covers: OrdMap<Viewer, Cover>,
+    /// What lives in it, in the order of the ids.
+    pub order: Arc<Vec<Rid>>,
+    /// Whether a life of it ever ended: only then may an id that does not live have lived before.
+    pub has_ends: bool,
     /// The run that the next sweep may lengthen. Not part of the fold: the ledger has no revisions.
     pub run: Option<Run>,
     /// End of the last complete sweep ever. Like `run`, not part of the fold.
@@ -67,16 +55,17 @@ impl ScopeState {
 pub(super) struct State {
     pub revision: Revision,
     pub time: Timestamp,
-    pub heads: OrdMap<Rid, Arc<Head>>,
-    pub by_scope: HashMap<ScopeNo, OrdMap<Arc<str>, Rid>>,
+    pub heads: Heads,
+    /// Lives that were missed, and of which nothing has confirmed yet that they ended.
+    pub suspects: OrdMap<Rid, Suspect>,
     pub scopes: OrdMap<ScopeNo, Arc<ScopeState>>,
     pub scope_numbers: HashMap<Arc<Scope>, ScopeNo>,
     pub next_rid: Rid,
     /// Not part of the fold: a document names the one that it needs.
     pub dictionaries: Arc<Dictionaries>,
     /// Interned tag sets by number, and their numbers.
-    pub tag_sets: Vector<Arc<TagSet>>,
-    pub tag_set_numbers: HashMap<Arc<TagSet>, u32>,
+    pub tag_sets: Vector<TagSet>,
+    pub tag_set_numbers: HashMap<TagSet, u32>,
 }
 
 impl Default for State {
@@ -84,8 +73,8 @@ impl Default for State {
         Self {
             revision: Revision::ZERO,
             time: Timestamp::default(),
-            heads: OrdMap::new(),
-            by_scope: HashMap::new(),
+            heads: Heads::default(),
+            suspects: OrdMap::new(),
             scopes: OrdMap::new(),
             scope_numbers: HashMap::new(),
             next_rid: NO_RID + 1,
@@ -96,87 +85,130 @@ impl Default for State {
     }
 }
 
-/// The identity of an entry's resource, where the fold meets it for the first time.
-pub(super) trait Identities {
-    fn ident(&self, rid: Rid) -> Option<(ScopeNo, Arc<str>)>;
+/// The lives that begin, or go on after all, in what is folded.
+pub(super) trait Beginnings {
+    fn life(&mut self, rid: Rid) -> Result<Life, StoreError>;
 }
 
 impl State {
     pub fn add_scope(&mut self, number: ScopeNo, scope: Arc<Scope>) {
         self.scope_numbers.insert(scope.clone(), number);
-        let state =
-            ScopeState { scope, intervals: Vec::new(), covers: OrdMap::new(), run: None, last_complete: None };
+        let state = ScopeState {
+            scope,
+            intervals: Vec::new(),
+            covers: OrdMap::new(),
+            order: Arc::default(),
+            has_ends: false,
+            run: None,
+            last_complete: None,
+        };
         self.scopes.insert(number, Arc::new(state));
     }
 
     pub fn tags(&self, tags: TagsRef) -> Tags {
-        match tags {
-            TagsRef::Unknown => Tags::Unknown,
-            TagsRef::Untaggable => Tags::Untaggable,
-            TagsRef::Set(number) => Tags::Known(TagSet::clone(&self.tag_sets[number as usize])),
+        match tags.number() {
+            Some(number) => Tags::Known(self.tag_sets[number as usize].clone()),
+            None if tags == TagsRef::UNTAGGABLE => Tags::Untaggable,
+            None => Tags::Unknown,
+        }
+    }
+
+    /// Whether these are the tags that are meant.
+    pub fn is_same_tags(&self, tags: TagsRef, others: &Tags) -> bool {
+        match others {
+            Tags::Unknown => tags == TagsRef::UNKNOWN,
+            Tags::Untaggable => tags == TagsRef::UNTAGGABLE,
+            Tags::Known(set) => tags.number().is_some_and(|number| self.tag_sets[number as usize] == *set),
         }
     }
 
     pub fn intern(&mut self, tags: &Tags) -> TagsRef {
         let set = match tags {
-            Tags::Unknown => return TagsRef::Unknown,
-            Tags::Untaggable => return TagsRef::Untaggable,
+            Tags::Unknown => return TagsRef::UNKNOWN,
+            Tags::Untaggable => return TagsRef::UNTAGGABLE,
             Tags::Known(set) => set,
         };
         if let Some(number) = self.tag_set_numbers.get(set) {
-            return TagsRef::Set(*number);
+            return TagsRef::set(*number);
         }
-        let number = u32::try_from(self.tag_sets.len()).expect("fewer than 2^32 tag sets");
-        self.add_tag_set(Arc::new(set.clone()));
-        TagsRef::Set(number)
+        TagsRef::set(self.add_tag_set(set.clone()))
     }
 
-    pub fn add_tag_set(&mut self, set: Arc<TagSet>) {
+    pub fn add_tag_set(&mut self, set: TagSet) -> u32 {
         let number = u32::try_from(self.tag_sets.len()).expect("fewer than 2^32 tag sets");
         self.tag_set_numbers.insert(set.clone(), number);
         self.tag_sets.push_back(set);
+        number
     }
 
     pub fn scope_mut(&mut self, number: ScopeNo) -> &mut ScopeState {
         Arc::make_mut(self.scopes.get_mut(&number).expect("every numbered scope is in the state"))
     }
 
+    /// The life that goes on under an id.
     pub fn rid(&self, scope: ScopeNo, id: &str) -> Option<Rid> {
-        self.by_scope.get(&scope)?.get(id).copied()
+        let order = &self.scopes.get(&scope)?.order;
+        order.binary_search_by(|rid| self.id(*rid).cmp(id)).ok().map(|at| order[at])
     }
 
-    pub fn live_in(&self, scope: ScopeNo) -> impl Iterator<Item = (Rid, &Arc<Head>)> {
-        self.by_scope
-            .get(&scope)
-            .into_iter()
-            .flat_map(|ids| ids.values())
-            .map(|rid| (*rid, &self.heads[rid]))
-            .filter(|(_, head)| head.end.is_none())
+    pub fn id(&self, rid: Rid) -> &str {
+        self.heads.id(rid).expect("what is in an order lives")
     }
 
-    /// Folds one revision in. Entries are in the order in which they happened.
-    pub fn apply(&mut self, revision: Revision, row: &RevRow, entries: &[Entry], identities: &dyn Identities) {
+    pub fn head(&self, rid: Rid) -> Head {
+        self.heads.get(rid).expect("what is in an order lives")
+    }
+
+    /// Folds one revision in. Two entries of one life are in the order in which they happened.
+    pub fn apply(
+        &mut self,
+        revision: Revision,
+        row: &RevRow,
+        entries: &[Entry],
+        beginnings: &mut dyn Beginnings,
+    ) -> Result<(), StoreError> {
         assert!(revision > self.revision, "revisions are folded in order");
         assert!(row.time >= self.time, "time never goes back between revisions");
         self.revision = revision;
         self.time = row.time;
+        let mut begun = Vec::new();
+        let mut ended = BTreeSet::new();
         for entry in entries {
             if entry.rid == NO_RID {
                 self.apply_to_scope(revision, row, &entry.kind);
-            } else {
-                self.apply_to_resource(revision, row, entry, identities);
+                continue;
+            }
+            match &entry.kind {
+                EntryKind::Appeared { version } => {
+                    let life = beginnings.life(entry.rid)?;
+                    self.begin(revision, entry.rid, &life, version, false);
+                    begun.push((life.id, entry.rid));
+                }
+                EntryKind::Retracted { version } => {
+                    let life = beginnings.life(entry.rid)?;
+                    self.begin(revision, entry.rid, &life, version, true);
+                    begun.push((life.id, entry.rid));
+                }
+                EntryKind::Ended => {
+                    self.heads.remove(entry.rid);
+                    self.suspects.remove(&entry.rid);
+                    ended.insert(entry.rid);
+                }
+                _ => self.go_on(revision, entry),
             }
         }
+        self.reorder(row.scope, begun, &ended);
+        Ok(())
     }
 
     fn apply_to_scope(&mut self, revision: Revision, row: &RevRow, kind: &EntryKind) {
         let scope = self.scope_mut(row.scope);
         match kind {
-            EntryKind::ScopeOpened => {
+            EntryKind::ScopeOpened { started } => {
                 assert!(!scope.is_open(), "an open scope is not opened again");
                 // From the look on that opened it, which lies before its commit: it is what
                 // `is_baseline` measures the later ones by.
-                scope.intervals.push((row.started, None));
+                scope.intervals.push((*started, None));
             }
             EntryKind::ScopeClosed => {
                 let last = scope.intervals.last_mut().expect("a scope that closes was open");
@@ -194,73 +226,74 @@ impl State {
         }
     }
 
-    fn apply_to_resource(&mut self, revision: Revision, row: &RevRow, entry: &Entry, identities: &dyn Identities) {
-        let rid = entry.rid;
-        if let EntryKind::Appeared { baseline, version } = &entry.kind {
-            let (scope, id) = match self.heads.get(&rid) {
-                Some(head) => (head.scope, head.id.clone()),
-                None => identities.ident(rid).expect("every rid of the log has an identity"),
-            };
-            self.by_scope.entry(scope).or_default().insert(id.clone(), rid);
-            self.next_rid = self.next_rid.max(rid + 1);
-            let head = Head {
-                scope,
-                id,
-                last_entry: revision.0,
-                milestone: revision.0,
-                document: revision.0,
-                version: version.clone(),
-                first_seen: row.ended,
-                baseline: *baseline,
-                changed: revision,
-                suspect: None,
-                end: None,
-                retracted: false,
-            };
-            self.heads.insert(rid, Arc::new(head));
+    fn begin(&mut self, revision: Revision, rid: Rid, life: &Life, version: &Version, retracted: bool) {
+        let head = Head {
+            scope: life.scope,
+            last_entry: revision.0,
+            milestone: revision.0,
+            document: revision.0,
+            changed: revision,
+            fingerprint: u64::from_le_bytes(version.fingerprint),
+            tags: version.tags.unwrap_or(TagsRef::UNKNOWN),
+            first_seen: life.first_seen,
+            birth: version.birth.or(life.birth),
+            shape: version.shape.unwrap_or_default(),
+            baseline: life.baseline,
+            retracted,
+        };
+        self.next_rid = self.next_rid.max(rid + 1);
+        self.heads.insert(rid, &head, &life.id);
+    }
+
+    fn go_on(&mut self, revision: Revision, entry: &Entry) {
+        self.heads.update(entry.rid, |head| {
+            head.last_entry = revision.0;
+            if entry.milestone.is_some() {
+                head.milestone = revision.0;
+            }
+            if let Some(version) = entry.kind.version() {
+                head.fingerprint = u64::from_le_bytes(version.fingerprint);
+                head.tags = version.tags.unwrap_or(head.tags);
+                head.birth = version.birth.or(head.birth);
+                head.shape = version.shape.unwrap_or(head.shape);
+                head.document = revision.0;
+            }
+            if matches!(entry.kind, EntryKind::Changed { .. }) {
+                head.changed = revision;
+            }
+        });
+        match &entry.kind {
+            EntryKind::Suspected { last_seen, first_missed, misses, held } => {
+                let (last_seen, first_missed) = (*last_seen, *first_missed);
+                let suspect = Suspect { last_seen, first_missed, misses: *misses, held: *held };
+                self.suspects.insert(entry.rid, suspect);
+            }
+            EntryKind::Cleared => {
+                self.suspects.remove(&entry.rid);
+            }
+            _ => {}
+        }
+    }
+
+    /// Once a revision, however many come and go in it.
+    fn reorder(&mut self, number: ScopeNo, mut begun: Vec<(Arc<str>, Rid)>, ended: &BTreeSet<Rid>) {
+        if begun.is_empty() && ended.is_empty() {
             return;
         }
-        let head = Arc::make_mut(self.heads.get_mut(&rid).expect("a life begins with Appeared"));
-        head.last_entry = revision.0;
-        if entry.milestone.is_some() {
-            head.milestone = revision.0;
+        begun.sort();
+        let before = &self.scopes[&number].order;
+        let kept: Vec<Rid> = before.iter().copied().filter(|rid| !ended.contains(rid)).collect();
+        let mut order = Vec::with_capacity(kept.len() + begun.len());
+        let mut from = 0;
+        for (id, rid) in begun {
+            let at = from + kept[from..].partition_point(|rid| *self.id(*rid) < *id);
+            order.extend(&kept[from..at]);
+            order.push(rid);
+            from = at;
         }
-        if let Some(version) = entry.kind.version() {
-            head.version = version.clone();
-            head.document = revision.0;
-        }
-        match &entry.kind {
-            EntryKind::Changed { .. } => head.changed = revision,
-            EntryKind::Rebased { .. } => {}
-            EntryKind::Ended { cause, last_seen, first_missed } => {
-                assert!(head.end.is_none(), "a life ends once");
-                head.suspect = None;
-                head.changed = revision;
-                head.end = Some(End {
-                    cause: cause.clone(),
-                    last_seen: *last_seen,
-                    first_missed: *first_missed,
-                    concluded: row.time,
-                    revision,
-                });
-            }
-            EntryKind::Retracted { .. } => {
-                assert!(head.end.is_some(), "only an end can be retracted");
-                assert!(!matches!(head.end.as_ref().map(|e| &e.cause), Some(EndCause::Replaced)));
-                head.end = None;
-                head.retracted = true;
-                head.changed = revision;
-            }
-            EntryKind::Suspected { last_seen, first_missed, misses, held } => {
-                head.suspect = Some(Suspect {
-                    last_seen: *last_seen,
-                    first_missed: *first_missed,
-                    misses: *misses,
-                    held: *held,
-                });
-            }
-            EntryKind::Cleared => head.suspect = None,
-            other => unreachable!("{other:?} is about a scope"),
-        }
+        order.extend(&kept[from..]);
+        let scope = self.scope_mut(number);
+        scope.order = Arc::new(order);
+        scope.has_ends |= !ended.is_empty();
     }
 }

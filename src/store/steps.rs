@@ -4,40 +4,52 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use super::life::{self, END, Lives};
 use super::log::{self, LOG};
 use super::record::{Entry, EntryKind, NO_RID, RevRow, Rid, TagsRef};
 use super::snapshot::{StoreSnapshot, unknown_at};
 use super::{Store, StoreError};
 use crate::inventory::{
-    Change, ChangeKind, Diff, End, EndCause, FieldChange, Moment, Resource, ResourceKey, Revision, TagSet, Tags,
-    Timestamp, Viewer, field_changes,
+    Change, ChangeKind, Diff, EndCause, FieldChange, Moment, Resource, Revision, TagSet, Tags, Viewer,
+    field_changes,
 };
 
 /// Turns entries of the log, oldest first, into the steps that people are told of.
 struct Steps<'a> {
     snapshot: &'a StoreSnapshot,
-    /// Of each resource, the revision that holds its last document, and its last tags.
+    lives: Lives,
+    /// Of each life, the revision that holds its last document, and its last tags.
     versions: BTreeMap<Rid, (u64, TagsRef)>,
-    /// The life that ended last because another began under its id.
-    replaced: Option<(u64, Rid)>,
 }
 
 impl<'a> Steps<'a> {
-    fn new(snapshot: &'a StoreSnapshot) -> Self {
-        Self { snapshot, versions: BTreeMap::new(), replaced: None }
+    fn new(snapshot: &'a StoreSnapshot) -> Result<Self, StoreError> {
+        Ok(Self { snapshot, lives: Lives::open(&snapshot.txn)?, versions: BTreeMap::new() })
     }
 
-    fn step(&mut self, revision: u64, time: Timestamp, entry: &Entry) -> Result<Option<Change>, StoreError> {
-        let head = &self.snapshot.state.heads[&entry.rid];
-        let resource: ResourceKey = self.snapshot.state.scopes[&head.scope].scope.key(&head.id);
+    fn step(&mut self, revision: u64, row: &RevRow, entry: &Entry) -> Result<Option<Change>, StoreError> {
         let before = self.versions.get(&entry.rid).copied();
-        let after = entry.kind.version().map(|version| (revision, version.tags));
-        self.versions.extend(after.map(|after| (entry.rid, after)));
+        if let Some(version) = entry.kind.version() {
+            let tags = version.tags.or(before.map(|(_, tags)| tags)).unwrap_or(TagsRef::UNKNOWN);
+            self.versions.insert(entry.rid, (revision, tags));
+        }
+        let after = self.versions.get(&entry.rid).copied();
+        let is_told = matches!(
+            entry.kind,
+            EntryKind::Appeared { .. }
+                | EntryKind::Changed { .. }
+                | EntryKind::Ended
+                | EntryKind::Retracted { .. }
+        );
+        if !is_told {
+            return Ok(None);
+        }
+        let life = self.lives.get(entry.rid)?;
         let mut change = Change {
             change: ChangeKind::Changed,
-            resource,
+            resource: self.snapshot.state.scopes[&life.scope].scope.key(&life.id),
             revision: Revision(revision),
-            time,
+            time: row.time,
             baseline: false,
             replaced: false,
             retracted: false,
@@ -45,24 +57,23 @@ impl<'a> Steps<'a> {
             fields: Vec::new(),
         };
         match &entry.kind {
-            EntryKind::Appeared { baseline, .. } => {
+            EntryKind::Appeared { .. } => {
                 change.change = ChangeKind::Appeared;
-                change.baseline = *baseline;
-                change.replaced = self.replaced == Some((revision, entry.rid));
+                change.baseline = life.baseline;
+                change.replaced = life.before.is_some_and(|(_, ended)| ended == revision);
+            }
+            EntryKind::Ended => {
+                let tombstone = life::tombstone(&self.snapshot.txn.open_table(END)?, revision, entry.rid)?;
+                change.change = ChangeKind::Disappeared;
+                change.replaced = tombstone.cause == EndCause::Replaced;
+                change.end = Some(tombstone.end(revision));
             }
             EntryKind::Retracted { .. } => {
                 change.change = ChangeKind::Appeared;
                 change.retracted = true;
                 change.fields = self.fields(entry.rid, before, after)?;
             }
-            EntryKind::Changed { .. } => change.fields = self.fields(entry.rid, before, after)?,
-            EntryKind::Ended { cause, .. } => {
-                change.change = ChangeKind::Disappeared;
-                change.replaced = *cause == EndCause::Replaced;
-                change.end = end_of(revision, time, &entry.kind);
-                self.replaced = change.replaced.then_some((revision, entry.rid));
-            }
-            _ => return Ok(None),
+            _ => change.fields = self.fields(entry.rid, before, after)?,
         }
         Ok(Some(change))
     }
@@ -82,16 +93,20 @@ impl<'a> Steps<'a> {
 }
 
 impl StoreSnapshot {
-    /// Every step of a resource, newest first, each with what changed in it field by field.
+    /// Every step of a resource, newest first, each with what changed in it field by field. The lives
+    /// before under its id are part of it.
     pub fn history(&self, resource: &Resource) -> Result<Vec<Change>, StoreError> {
-        let Some(rid) = self.rid(resource) else { return Ok(Vec::new()) };
-        let newest = self.state.heads.get(&rid).map_or(0, |head| head.last_entry);
-        let mut steps = Steps::new(self);
+        let mut steps = Steps::new(self)?;
         let mut told = Vec::new();
-        for (revision, row, entry) in self.entries_of(rid, newest, 0)? {
-            told.extend(steps.step(revision, row.time, &entry)?);
+        let mut life = self.life_of(resource)?;
+        while let Some((rid, newest)) = life {
+            let mut of_it = Vec::new();
+            for (revision, row, entry) in self.entries_of(rid, newest, 0)? {
+                of_it.extend(steps.step(revision, &row, &entry)?);
+            }
+            told.extend(of_it.into_iter().rev());
+            life = steps.lives.get(rid)?.before;
         }
-        told.reverse();
         Ok(told)
     }
 
@@ -137,18 +152,18 @@ impl Store {
     /// first lies after the second.
     pub fn steps(&self, from: Moment, to: Moment, viewer: Option<&Viewer>) -> Result<Diff, StoreError> {
         let (from, to) = (self.snapshot(from)?, self.snapshot(to)?);
-        let mut steps = Steps::new(&to);
+        let mut steps = Steps::new(&to)?;
         let mut changes = Vec::new();
         let range = from.state.revision.0 + 1..=to.state.revision.0;
         log::revisions(&to.txn.open_table(LOG)?, range, |revision, row, entries| {
-            for entry in entries {
-                let is_seen = |rid| viewer.is_none_or(|v| to.sees(v, rid) || from.sees(v, rid));
-                if entry.rid != NO_RID && is_seen(entry.rid) {
-                    if let Some(head) = from.state.heads.get(&entry.rid) {
-                        steps.versions.entry(entry.rid).or_insert((head.document, head.version.tags));
-                    }
-                    changes.extend(steps.step(revision.0, row.time, &entry)?);
+            if viewer.is_some_and(|v| !to.sees(v, row.scope) && !from.sees(v, row.scope)) {
+                return Ok(());
+            }
+            for entry in entries.iter().filter(|entry| entry.rid != NO_RID) {
+                if !steps.versions.contains_key(&entry.rid) {
+                    steps.versions.extend(version_at(&from, entry)?.map(|version| (entry.rid, version)));
                 }
+                changes.extend(steps.step(revision.0, row, entry)?);
             }
             Ok(())
         })?;
@@ -157,16 +172,17 @@ impl Store {
     }
 }
 
-/// The tombstone that an entry of the log tells of.
-pub(super) fn end_of(revision: u64, time: Timestamp, kind: &EntryKind) -> Option<End> {
-    let EntryKind::Ended { cause, last_seen, first_missed } = kind else { return None };
-    Some(End {
-        cause: cause.clone(),
-        last_seen: *last_seen,
-        first_missed: *first_missed,
-        concluded: time,
-        revision: Revision(revision),
-    })
+/// The version that a life had at a moment, before an entry after it.
+fn version_at(from: &StoreSnapshot, entry: &Entry) -> Result<Option<(u64, TagsRef)>, StoreError> {
+    if let Some(head) = from.state.heads.get(entry.rid) {
+        return Ok(Some((head.document, head.tags)));
+    }
+    if !matches!(entry.kind, EntryKind::Retracted { .. }) {
+        return Ok(None);
+    }
+    // It had ended then.
+    let tombstone = life::tombstone(&from.txn.open_table(END)?, entry.prev, entry.rid)?;
+    Ok(Some((tombstone.document, tombstone.tags)))
 }
 
 /// Attributes by their paths, tags as `Tags.KEY`.

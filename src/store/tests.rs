@@ -103,7 +103,7 @@ impl Bed {
 
     fn live(&self, moment: Moment) -> Vec<String> {
         let snapshot = self.store().snapshot(moment).unwrap();
-        snapshot.resources(&Filter::default()).into_iter().map(|r| r.key.id.to_string()).collect()
+        snapshot.resources(&Filter::default()).unwrap().into_iter().map(|r| r.key.id.to_string()).collect()
     }
 }
 
@@ -168,7 +168,7 @@ fn partial_failed_and_held_sweeps_and_failed_re_reads_end_nothing() {
     });
     assert!(unconfirmed.changes.is_empty());
     let snapshot = bed.store().snapshot(Moment::Now).unwrap();
-    let resource = &snapshot.find("vol-1", None)[0];
+    let resource = &snapshot.find("vol-1", None).unwrap()[0];
     assert_eq!(resource.presence, Presence::Unknown);
     assert!(resource.suspect.as_ref().unwrap().held);
     assert_eq!(bed.look(not_found).changes.len(), 1, "the next complete look with NotFound releases it");
@@ -182,10 +182,11 @@ fn misses_survive_a_restart_and_what_comes_back_is_no_disappearance() {
     bed.see(std::slice::from_ref(&young));
     bed.miss(&[], &["vol-1"]);
     bed.reopen();
-    let suspect = bed.store().snapshot(Moment::Now).unwrap().find("vol-1", None)[0].suspect.clone().unwrap();
+    let suspect =
+        bed.store().snapshot(Moment::Now).unwrap().find("vol-1", None).unwrap()[0].suspect.clone().unwrap();
     assert_eq!(suspect.misses, 1);
     bed.see(std::slice::from_ref(&young));
-    assert!(bed.store().snapshot(Moment::Now).unwrap().find("vol-1", None)[0].suspect.is_none());
+    assert!(bed.store().snapshot(Moment::Now).unwrap().find("vol-1", None).unwrap()[0].suspect.is_none());
     assert!(bed.miss(&[], &["vol-1"]).changes.is_empty() || bed.live(Moment::Now).is_empty());
 }
 
@@ -221,8 +222,8 @@ fn a_unique_id_that_comes_back_is_retracted_and_old_answers_stay() {
 /// What is said of the one resource at a moment: as known then, and in hindsight.
 fn said_of(bed: &Bed, id: &str, at: Timestamp) -> (Presence, Presence) {
     let moment = Moment::Time(at);
-    let then = bed.store().snapshot(moment).unwrap().find(id, None).remove(0);
-    let hindsight = bed.store().snapshot_in_hindsight(moment).unwrap().find(id, None).remove(0);
+    let then = bed.store().snapshot(moment).unwrap().find(id, None).unwrap().remove(0);
+    let hindsight = bed.store().snapshot_in_hindsight(moment).unwrap().find(id, None).unwrap().remove(0);
     assert_eq!(hindsight.end.is_some(), hindsight.presence == Presence::Absent, "{hindsight:?}");
     (then.presence, hindsight.presence)
 }
@@ -270,13 +271,13 @@ fn in_hindsight_an_end_reaches_back_to_the_first_miss_and_is_unknown_before() {
     let missed_once = bed.store().now();
     assert_eq!(said_of(&bed, "vol-1", after_seen), (Present, Unknown), "a suspect is not forgotten in hindsight");
     bed.miss(&[], &["vol-1"]);
-    let end = bed.store().snapshot(Moment::Now).unwrap().find("vol-1", None)[0].end.clone().unwrap();
+    let end = bed.store().snapshot(Moment::Now).unwrap().find("vol-1", None).unwrap()[0].end.clone().unwrap();
     assert_eq!(said_of(&bed, "vol-1", end.last_seen.max(seen)), (Present, Unknown));
     assert_eq!(said_of(&bed, "vol-1", after_seen), (Present, Unknown));
     assert_eq!(said_of(&bed, "vol-1", missed_once), (Unknown, Absent));
     assert_eq!(said_of(&bed, "vol-1", bed.store().now()), (Absent, Absent));
     let filter = Filter::default();
-    let listed = |s: StoreSnapshot| s.resources(&filter).len();
+    let listed = |s: StoreSnapshot| s.resources(&filter).unwrap().len();
     let at = Moment::Time(missed_once);
     assert_eq!(listed(bed.store().snapshot(at).unwrap()), 1);
     assert_eq!(listed(bed.store().snapshot_in_hindsight(at).unwrap()), 0, "what was gone is not among what lives");
@@ -321,7 +322,7 @@ fn another_birth_under_a_reusable_id_is_another_life() {
     let got: Vec<_> = delta.changes.iter().map(|c| (c.change, c.replaced)).collect();
     assert_eq!(got, [(ChangeKind::Disappeared, true), (ChangeKind::Appeared, true)]);
     let snapshot = bed.store().snapshot(Moment::Now).unwrap();
-    let steps = snapshot.history(&snapshot.find("orders", None)[0]).unwrap();
+    let steps = snapshot.history(&snapshot.find("orders", None).unwrap()[0]).unwrap();
     assert_eq!(steps.len(), 3);
     assert!(steps[0].replaced && steps[1].replaced && !steps[2].replaced);
 }
@@ -334,7 +335,7 @@ fn unknown_tags_carry_the_last_known_set_and_make_no_version() {
     let unknown = Observation { tags: Tags::Unknown, ..known };
     assert_eq!(bed.see(&[unknown]).revision, first.revision);
     let snapshot = bed.store().snapshot(Moment::Now).unwrap();
-    assert_eq!(snapshot.find("vol-1", None)[0].tags.known().unwrap().get("Owner"), Some("a"));
+    assert_eq!(snapshot.find("vol-1", None).unwrap()[0].tags.known().unwrap().get("Owner"), Some("a"));
 }
 
 #[test]
@@ -352,7 +353,7 @@ fn a_new_shape_is_in_no_difference_and_no_history() {
     let store = bed.store();
     assert!(store.diff(Moment::Revision(first.revision), Moment::Now, None).unwrap().changes.is_empty());
     let snapshot = store.snapshot(Moment::Now).unwrap();
-    let resource = &snapshot.find("vol-1", None)[0];
+    let resource = &snapshot.find("vol-1", None).unwrap()[0];
     assert_eq!(snapshot.history(resource).unwrap().len(), 1);
     assert_eq!(snapshot.attributes(resource).unwrap()["Encrypted"], true);
 }
@@ -364,7 +365,7 @@ fn history_says_what_changed_field_by_field_and_milestones_keep_the_tags() {
     bed.see(&[observation("vol-1", &[("Owner", "a")], 16)]);
     bed.see(&[observation("vol-1", &[], 16)]);
     let snapshot = bed.store().snapshot(Moment::Now).unwrap();
-    let resource = &snapshot.find("vol-1", None)[0];
+    let resource = &snapshot.find("vol-1", None).unwrap()[0];
     let fields: Vec<Vec<String>> = snapshot
         .history(resource)
         .unwrap()
@@ -426,7 +427,7 @@ fn only_a_viewer_that_proved_itself_sees_a_scope_and_only_from_then_on() {
     look(Outcome::Partial(Reason::Denied), &two);
     let seen = |viewer: &Viewer, moment| {
         let filter = Filter { viewer: Some(viewer.clone()), ..Filter::default() };
-        bed.store().snapshot(moment).unwrap().resources(&filter).len()
+        bed.store().snapshot(moment).unwrap().resources(&filter).unwrap().len()
     };
     assert_eq!((seen(&one, Moment::Now), seen(&two, Moment::Now)), (1, 0));
     let before = bed.store().revision();
@@ -581,14 +582,14 @@ fn while_the_disk_syncs_nothing_is_published_reads_go_on_and_what_queues_shares_
         // Not all: two scopes may share a lock by chance.
         until("many are queued", || store.waiting() > 15);
         assert_eq!(store.revision(), Revision::ZERO, "nothing is visible before it is durable");
-        assert!(store.snapshot(Moment::Now).unwrap().resources(&Filter::default()).is_empty());
+        assert!(store.snapshot(Moment::Now).unwrap().resources(&Filter::default()).unwrap().is_empty());
         hold(false);
     });
     assert_eq!(store.revision(), Revision(21), "a revision each");
     assert_eq!(store.waiting(), 0);
     let snapshot = store.snapshot(Moment::Now).unwrap();
-    assert_eq!(snapshot.resources(&Filter::default()).len(), 21);
-    for resource in snapshot.resources(&Filter::default()) {
+    assert_eq!(snapshot.resources(&Filter::default()).unwrap().len(), 21);
+    for resource in snapshot.resources(&Filter::default()).unwrap() {
         assert_eq!(snapshot.attributes(&resource).unwrap()["VolumeId"], *resource.key.id);
     }
     let txn = store.inner.shared.db.begin_read().unwrap();
@@ -689,7 +690,7 @@ mod model {
             for (revision, copy) in &copies {
                 let snapshot = bed.store().snapshot(Moment::Revision(*revision)).unwrap();
                 let mut got = Live::new();
-                for resource in snapshot.resources(&Filter::default()) {
+                for resource in snapshot.resources(&Filter::default()).unwrap() {
                     let size = snapshot.attributes(&resource).unwrap()["Size"].as_u64().unwrap();
                     let tagged = !resource.tags.known().unwrap().is_empty();
                     let key = (resource.key.region.to_string(), resource.key.id.to_string());
@@ -701,10 +702,10 @@ mod model {
             let all = bed.store().steps(Moment::Revision(Revision::ZERO), Moment::Now, None).unwrap().changes;
             prop_assert!(all.is_sorted_by_key(|c| c.revision));
             let newest = bed.store().snapshot(Moment::Now).unwrap();
-            let every = Filter { include_ended: true, include_unwatched: true, ..Filter::default() };
+            let every = Filter { ended_since: Some(Timestamp::MIN), include_unwatched: true, ..Filter::default() };
             let text = |changes: &[Change]| serde_json::to_string(changes).unwrap();
             let mut told = 0;
-            for resource in newest.resources(&every) {
+            for resource in newest.resources(&every).unwrap() {
                 let history = newest.history(&resource).unwrap();
                 let of_it = |c: &&Change| c.resource == resource.key;
                 let newest_first: Vec<Change> = all.iter().filter(of_it).rev().cloned().collect();

@@ -12,13 +12,13 @@ use std::time::Duration;
 use redb::WriteTransaction;
 
 use super::draft::{Draft, Drafted};
-use super::log::{LOG, Pages};
+use super::life::{self, END, KEY, LIFE, Life, Tombstone};
+use super::log::{LOG, Logged, Pages};
 use super::record::{
-    COVER, CoverRow, DICT, EntryKind, IDENT, Ident, KEY, NOTE, RUN, RevRow, Rid, Run, SCOPE, SUSPECT, SYM,
-    ScopeNo, encode,
+    COVER, CoverRow, DICT, Entry, EntryKind, NOTE, RUN, RevRow, Rid, Run, SCOPE, SUSPECT, SYM, ScopeNo, encode,
 };
 use super::state::State;
-use super::{Delta, Shared, StoreError, key_hash, scope_number};
+use super::{Delta, Shared, StoreError, scope_number};
 use crate::inventory::{Outcome, Suspect, Timestamp, Viewer};
 
 /// Unchanged sweeps are written together at most so often: a crash may lose a minute of "still there".
@@ -39,7 +39,7 @@ pub(super) enum Request {
 impl Request {
     fn bytes(&self) -> usize {
         match self {
-            Request::Record(draft) => draft.documents.values().map(Vec::len).sum(),
+            Request::Record(draft) => draft.bytes(),
             Request::Notes(_, notes) => notes.iter().filter_map(|(_, bytes)| bytes.as_ref()).map(Vec::len).sum(),
             Request::Flush => 0,
         }
@@ -185,27 +185,22 @@ impl Worker {
         let time = now.max(next.time);
         let must_write = draft.must_write();
         let (run, proof) = (draft.run.take(), draft.proof.take());
-        let mut drafted = Drafted::number(draft, number, next);
-        if !drafted.entries.is_empty() {
-            let asks = drafted
-                .entries
-                .iter()
-                .any(|e| matches!(e.kind, EntryKind::Appeared { .. } | EntryKind::ScopeOpened));
-            let row = RevRow {
-                time,
-                scope: number,
-                started: if asks { drafted.started } else { time },
-                ended: if asks { drafted.ended } else { time },
-                entries: u32::try_from(drafted.entries.len()).expect("a delta has fewer than 2^32 entries"),
-            };
+        let mut drafted = Drafted::number(draft, number, time, next);
+        let logged = std::mem::take(&mut drafted.logged);
+        if !logged.is_empty() {
+            let entries: Vec<Entry> = logged.iter().map(|logged| logged.entry.clone()).collect();
+            let count = u32::try_from(entries.len()).expect("a delta has fewer than 2^32 entries");
+            let row = RevRow { time, scope: number, entries: count };
             let revision = next.revision.next();
-            batch.covers(next, number, revision.0, time, &drafted);
-            next.apply(revision, &row, &drafted.entries, &drafted);
-            batch.pages.add(revision, &row, drafted.logged());
+            batch.covers(next, number, revision.0, time, &logged);
+            next.apply(revision, &row, &entries, &mut drafted).expect("every life is in the draft");
+            batch.pages.add(revision, &row, logged);
+            batch.ended.extend(drafted.ended.into_iter().map(|(rid, tombstone)| ((revision.0, rid), tombstone)));
         }
-        for (rid, suspect) in &drafted.counted {
-            let head = next.heads.get_mut(rid).expect("only live resources are missed");
-            Arc::make_mut(head).suspect = Some(suspect.clone());
+        for (rid, suspect) in &drafted.suspects {
+            if let Some(suspect) = suspect {
+                next.suspects.insert(*rid, suspect.clone());
+            }
         }
         if must_write
             && let Some(viewer) = proof
@@ -227,10 +222,10 @@ impl Worker {
                 self.dirty_runs.insert(number, run);
             }
         }
-        let changes = drafted.changes(next.revision, next.time);
-        batch.idents.extend(drafted.idents);
+        batch.lives.extend(drafted.lives);
+        batch.retracted.extend(drafted.retracted);
         batch.suspects.extend(drafted.suspects);
-        Delta { revision: next.revision, changes }
+        Delta { revision: next.revision, changes: drafted.changes }
     }
 
     fn write(&self, batch: Batch, current: &State, next: &State) -> Result<(), StoreError> {
@@ -248,7 +243,10 @@ impl Worker {
 #[derive(Default)]
 struct Batch {
     pages: Pages,
-    idents: BTreeMap<Rid, Ident>,
+    /// They follow each other.
+    lives: BTreeMap<Rid, Life>,
+    ended: BTreeMap<(u64, Rid), Tombstone>,
+    retracted: BTreeMap<(u64, Rid), Tombstone>,
     runs: BTreeMap<ScopeNo, Run>,
     /// What becomes of the suspect rows.
     suspects: BTreeMap<Rid, Option<Suspect>>,
@@ -272,8 +270,8 @@ impl Batch {
         }
     }
 
-    fn covers(&mut self, before: &State, scope: ScopeNo, revision: u64, time: Timestamp, drafted: &Drafted) {
-        for entry in &drafted.entries {
+    fn covers(&mut self, before: &State, scope: ScopeNo, revision: u64, time: Timestamp, logged: &[Logged]) {
+        for Logged { entry, .. } in logged {
             match &entry.kind {
                 EntryKind::CoverGained { viewer } => {
                     let key = (Viewer::new(viewer.clone()), scope, revision);
@@ -304,13 +302,26 @@ impl Batch {
         let mut sets = txn.open_table(SYM)?;
         for number in current.tag_sets.len()..next.tag_sets.len() {
             let key = u32::try_from(number).expect("interned under a u32");
-            sets.insert(key, encode(&*next.tag_sets[number]).as_slice())?;
+            sets.insert(key, encode(&next.tag_sets[number]).as_slice())?;
         }
-        let mut idents = txn.open_table(IDENT)?;
+        if let Some(first) = self.lives.keys().next() {
+            let lives: Vec<Life> = self.lives.values().cloned().collect();
+            life::append(&mut txn.open_table(LIFE)?, *first, &lives)?;
+        }
+        let mut ends = txn.open_table(END)?;
         let mut keys = txn.open_table(KEY)?;
-        for (rid, ident) in &self.idents {
-            idents.insert(rid, encode(ident).as_slice())?;
-            keys.insert(key_hash(&next.scopes[&ident.scope].scope, &ident.id), rid)?;
+        let hash = |life: &Life| life::key_hash(&next.scopes[&life.scope].scope, &life.id);
+        for (key, tombstone) in &self.ended {
+            ends.insert(key, life::seal_tombstone(*key, tombstone).as_slice())?;
+            keys.insert(hash(&tombstone.life), (key.1, key.0))?;
+        }
+        for (key, tombstone) in &self.retracted {
+            ends.insert(key, life::seal_tombstone(*key, tombstone).as_slice())?;
+            keys.remove(hash(&tombstone.life))?;
+        }
+        // Of the dead only.
+        for life in self.lives.values().filter(|life| life.before.is_some()) {
+            keys.remove(hash(life))?;
         }
         let mut runs = txn.open_table(RUN)?;
         for (number, run) in &self.runs {

@@ -44,7 +44,7 @@ pub(super) struct Declaration {
     pub end_states: Option<(&'static str, &'static [&'static str])>,
     /// Fields that change by themselves and say nothing: not kept.
     pub volatile: &'static [&'static str],
-    pub shape: u32,
+    pub shape: u16,
     pub cadence: CadenceClass,
     /// Fields that the listing lacks, added from a further call.
     pub enrich: Option<for<'a> fn(&'a Regional, &'a mut Value) -> BoxFuture<'a, Result<(), Failure>>>,

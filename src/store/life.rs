@@ -1,0 +1,156 @@
+//! Lives: what never changes of each, and the tombstones of those that ended. Both are kept for ever.
+//!
+//! A row number is one life: what begins again under the same id is another one, linked to the one
+//! before. Lives are appended in pages in the order in which they began.
+
+use std::sync::Arc;
+
+use redb::{ReadTransaction, ReadableTable, TableDefinition};
+use serde::{Deserialize, Serialize};
+
+use super::StoreError;
+use super::record::{Rid, ScopeNo, TagsRef, decode, encode};
+use crate::inventory::{End, EndCause, Revision, Scope, Timestamp};
+
+/// first rid -> page of [`Life`]
+pub(super) const LIFE: TableDefinition<Rid, &[u8]> = TableDefinition::new("life");
+/// (revision of the end, rid) -> [`Tombstone`]
+pub(super) const END: TableDefinition<(u64, Rid), &[u8]> = TableDefinition::new("end");
+/// 16-byte hash of (scope, id) -> (rid, revision of the end) of its last life; only of what has ended
+pub(super) const KEY: TableDefinition<[u8; 16], (Rid, u64)> = TableDefinition::new("key");
+
+/// Lives of a page: with their checksum they fill about a page of redb.
+const PAGE: usize = 128;
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Life {
+    pub scope: ScopeNo,
+    pub id: Arc<str>,
+    pub first_seen: Timestamp,
+    pub birth: Option<Timestamp>,
+    pub baseline: bool,
+    /// The life before under the same id, and the revision in which that one ended.
+    pub before: Option<(Rid, u64)>,
+}
+
+/// What remains of a life at its end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Tombstone {
+    /// Its birth is the last that was told of it; the life before it is told by the life alone.
+    pub life: Life,
+    pub cause: EndCause,
+    pub last_seen: Timestamp,
+    pub first_missed: Timestamp,
+    pub concluded: Timestamp,
+    pub tags: TagsRef,
+    pub shape: u16,
+    /// Revision that holds its last document.
+    pub document: u64,
+    /// The revision that took the end back.
+    pub retracted: Option<u64>,
+}
+
+impl Tombstone {
+    pub fn end(&self, revision: u64) -> End {
+        End {
+            cause: self.cause.clone(),
+            last_seen: self.last_seen,
+            first_missed: self.first_missed,
+            concluded: self.concluded,
+            revision: Revision(revision),
+        }
+    }
+
+    /// Whether it was one at a revision that is not before it.
+    pub fn stands_at(&self, revision: Revision) -> bool {
+        self.retracted.is_none_or(|retracted| retracted > revision.0)
+    }
+}
+
+pub(super) fn key_hash(scope: &Scope, id: &str) -> [u8; 16] {
+    let mut out = [0; 16];
+    out.copy_from_slice(&blake3::hash(&encode(&(scope, id))).as_bytes()[..16]);
+    out
+}
+
+/// Appends lives that follow each other.
+pub(super) fn append(
+    table: &mut redb::Table<'_, Rid, &'static [u8]>,
+    first: Rid,
+    lives: &[Life],
+) -> Result<(), StoreError> {
+    let mut at = first;
+    for page in lives.chunks(PAGE) {
+        // The key is under the checksum, too.
+        table.insert(at, encode(&(at, page)).as_slice())?;
+        at += Rid::try_from(page.len()).expect("a page is short");
+    }
+    Ok(())
+}
+
+fn damaged() -> StoreError {
+    StoreError::Damaged { table: "life" }
+}
+
+/// Reads lives of a file; one page after the other costs one read each.
+pub(super) struct Lives {
+    table: redb::ReadOnlyTable<Rid, &'static [u8]>,
+    page: Option<(Rid, Vec<Life>)>,
+}
+
+impl Lives {
+    pub fn open(txn: &ReadTransaction) -> Result<Self, StoreError> {
+        Ok(Self { table: txn.open_table(LIFE)?, page: None })
+    }
+
+    pub fn get(&mut self, rid: Rid) -> Result<&Life, StoreError> {
+        let is_here = |page: &Option<(Rid, Vec<Life>)>| {
+            page.as_ref().is_some_and(|(first, lives)| rid >= *first && ((rid - first) as usize) < lives.len())
+        };
+        if !is_here(&self.page) {
+            let (key, bytes) = self.table.range(..=rid)?.next_back().ok_or_else(damaged)??;
+            let (first, lives): (Rid, Vec<Life>) = decode("life", bytes.value())?;
+            if first != key.value() {
+                return Err(damaged());
+            }
+            self.page = Some((first, lives));
+        }
+        let (first, lives) = self.page.as_ref().ok_or_else(damaged)?;
+        lives.get((rid - first) as usize).ok_or_else(damaged)
+    }
+}
+
+/// The tombstone of a life that ended in a revision.
+pub(super) fn tombstone(
+    table: &impl ReadableTable<(u64, Rid), &'static [u8]>,
+    revision: u64,
+    rid: Rid,
+) -> Result<Tombstone, StoreError> {
+    let row = table.get((revision, rid))?.ok_or(StoreError::Damaged { table: "end" })?;
+    open_tombstone((revision, rid), row.value())
+}
+
+pub(super) fn open_tombstone(key: (u64, Rid), bytes: &[u8]) -> Result<Tombstone, StoreError> {
+    let (own, tombstone): ((u64, Rid), Tombstone) = decode("end", bytes)?;
+    if own == key { Ok(tombstone) } else { Err(StoreError::Damaged { table: "end" }) }
+}
+
+pub(super) fn seal_tombstone(key: (u64, Rid), tombstone: &Tombstone) -> Vec<u8> {
+    encode(&(key, tombstone))
+}
+
+/// The last life of an id, where that has ended: row number, revision of the end, tombstone.
+pub(super) fn last_ended(
+    txn: &ReadTransaction,
+    (number, scope): (ScopeNo, &Scope),
+    id: &str,
+) -> Result<Option<(Rid, u64, Tombstone)>, StoreError> {
+    let Some((rid, revision)) = txn.open_table(KEY)?.get(key_hash(scope, id))?.map(|row| row.value()) else {
+        return Ok(None);
+    };
+    let tombstone = tombstone(&txn.open_table(END)?, revision, rid)?;
+    if tombstone.life.scope != number || *tombstone.life.id != *id {
+        return Err(StoreError::Damaged { table: "key" });
+    }
+    Ok(Some((rid, revision, tombstone)))
+}
