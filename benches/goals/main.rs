@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bed::Bed;
-use elava::inventory::{Filter, Moment, Snapshot, Sweep};
+use elava::inventory::{Filter, Moment, Revision, Snapshot, Sweep};
 use elava::store::{Store, system_clock};
 use workload::Cloud;
 
@@ -64,6 +64,21 @@ fn main() {
     println!("file: {} MB", bytes(&bed.store) >> 20);
     let path = bed.store.path().to_owned();
     let Bed { store, _dir, .. } = bed;
+    drop(store);
+    let started = Instant::now();
+    let store = Store::open(&path, system_clock()).expect("it opens");
+    println!("open: {:?}", started.elapsed());
+    let started = Instant::now();
+    store.checkpoint().expect("it is written");
+    println!("checkpoint: {:?}", started.elapsed());
+    println!("file: {} MB", bytes(&store) >> 20);
+    for revision in [store.revision().0 / 2, store.revision().0] {
+        let started = Instant::now();
+        let snapshot = store.snapshot(Moment::Revision(Revision(revision))).expect("it is kept");
+        let made = started.elapsed();
+        let listed = snapshot.resources(&Filter::default()).expect("it is sound").len();
+        println!("list of {listed} at {revision}: {made:?}, {:?}", started.elapsed());
+    }
     drop(store);
     let started = Instant::now();
     drop(Store::open(&path, system_clock()).expect("it opens"));

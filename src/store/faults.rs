@@ -181,6 +181,7 @@ fn run_step(store: &Store, seed: u64, step: usize) -> Result<(), StoreError> {
             return store.write_notes(&viewer(), &[("finding/x".to_owned(), note)]);
         }
         2 => return store.drop_cover(&viewer(), &scope(region)),
+        3 => return store.checkpoint(),
         _ => {}
     }
     let mut look = sweep(now(step).minus(Duration::from_secs(2)));

@@ -2,11 +2,18 @@
 //!
 //! A chunk holds those of 256 row numbers that follow each other, shared between states until one of
 //! them changes. Ended lives are not in here: their tombstones are in the file.
+//!
+//! For checkpoints, many chunks make a part, as columns: what was shown of the lives, which every
+//! checkpoint keeps, and the rest, which only the newest one needs.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use imbl::Vector;
+use serde::{Deserialize, Serialize};
 
+use super::StoreError;
+use super::life::Life;
 use super::record::{Rid, ScopeNo, TagsRef};
 use crate::inventory::{Revision, Timestamp};
 
@@ -31,6 +38,8 @@ pub(super) struct Head {
     pub shape: u16,
     pub baseline: bool,
     pub retracted: bool,
+    /// Its life does not say when it was born: it was told later.
+    pub late_birth: bool,
 }
 
 /// 48 bits: revisions and milliseconds of the next four thousand years.
@@ -42,8 +51,10 @@ fn six(number: u64) -> Six {
     low
 }
 
-fn whole([a, b, c, d, e, f]: Six) -> u64 {
-    u64::from_le_bytes([a, b, c, d, e, f, 0, 0])
+fn whole(six: Six) -> u64 {
+    let mut bytes = [0; 8];
+    bytes[..6].copy_from_slice(&six);
+    u64::from_le_bytes(bytes)
 }
 
 /// Times before 1970 count, too.
@@ -77,6 +88,7 @@ struct Row {
 
 const BASELINE: u8 = 1;
 const RETRACTED: u8 = 2;
+const LATE_BIRTH: u8 = 4;
 
 impl Row {
     fn of(head: &Head, id_end: u32) -> Self {
@@ -90,7 +102,10 @@ impl Row {
             first_seen: time_six(head.first_seen),
             birth: head.birth.map_or(NO_TIME, time_six),
             shape: head.shape.to_le_bytes(),
-            flags: if head.baseline { BASELINE } else { 0 } | if head.retracted { RETRACTED } else { 0 },
+            flags: [(head.baseline, BASELINE), (head.retracted, RETRACTED), (head.late_birth, LATE_BIRTH)]
+                .into_iter()
+                .filter_map(|(is_set, flag)| is_set.then_some(flag))
+                .sum(),
             id_end: id_end.to_le_bytes(),
         }
     }
@@ -109,6 +124,7 @@ impl Row {
             shape: u16::from_le_bytes(self.shape),
             baseline: self.flags & BASELINE != 0,
             retracted: self.flags & RETRACTED != 0,
+            late_birth: self.flags & LATE_BIRTH != 0,
         }
     }
 
@@ -243,6 +259,199 @@ impl Heads {
     }
 }
 
+/// So many chunks make a part of a checkpoint.
+const PART: usize = 64;
+
+/// What people were shown of the lives of a part, in the order of the row numbers.
+#[derive(Default, Serialize, Deserialize)]
+struct Shown {
+    present: Vec<[u64; WORDS]>,
+    tags: Vec<TagsRef>,
+    /// Each from the one before.
+    last_entries: Vec<i64>,
+    /// How far back from the last entry.
+    documents: Vec<u64>,
+    changed: Vec<u64>,
+    flags: Vec<u8>,
+    /// Of those whose life does not say it.
+    births: Vec<Option<Timestamp>>,
+}
+
+/// What only the newest state has to know, or what can be found in the file.
+#[derive(Default, Serialize, Deserialize)]
+struct Rest<'a> {
+    scopes: Vec<ScopeNo>,
+    milestones: Vec<u64>,
+    first_seen: Vec<Timestamp>,
+    births: Vec<Option<Timestamp>>,
+    shapes: Vec<u16>,
+    fingerprints: Vec<[u8; 8]>,
+    #[serde(borrow)]
+    ids: Vec<&'a str>,
+}
+
+fn damaged() -> StoreError {
+    StoreError::Damaged { table: "ckpt" }
+}
+
+/// Walks the rows of a part.
+fn rows(present: &[[u64; WORDS]]) -> impl Iterator<Item = (usize, usize)> {
+    present.iter().enumerate().flat_map(|(chunk, words)| {
+        (0..CHUNK as usize).filter(|at| words[at / 64] >> (at % 64) & 1 == 1).map(move |at| (chunk, at))
+    })
+}
+
+fn rid_of(part: usize, chunk: usize, at: usize) -> Rid {
+    Rid::try_from((part * PART + chunk) * CHUNK as usize + at).expect("it is the number of a row")
+}
+
+impl Heads {
+    pub fn parts(&self) -> usize {
+        self.chunks.len().div_ceil(PART)
+    }
+
+    /// A part as the two pieces that a checkpoint holds of it.
+    pub fn part(&self, number: usize) -> (Vec<u8>, Vec<u8>) {
+        let chunks = self.chunks.iter().skip(number * PART).take(PART);
+        let (mut shown, mut rest) = (Shown::default(), Rest::default());
+        let mut last_entry = 0;
+        for chunk in chunks {
+            let Some(chunk) = chunk.as_deref() else {
+                shown.present.push([0; WORDS]);
+                continue;
+            };
+            shown.present.push(chunk.present);
+            for (rank, row) in chunk.rows.iter().enumerate() {
+                let head = row.head(chunk.tags[rank]);
+                shown.tags.push(head.tags);
+                shown.last_entries.push(head.last_entry.cast_signed() - last_entry);
+                last_entry = head.last_entry.cast_signed();
+                shown.documents.push(head.last_entry - head.document);
+                shown.changed.push(head.last_entry - head.changed.0);
+                shown.flags.push(row.flags);
+                if head.late_birth {
+                    shown.births.push(head.birth);
+                }
+                rest.scopes.push(head.scope);
+                rest.milestones.push(head.last_entry - head.milestone);
+                rest.first_seen.push(head.first_seen);
+                rest.births.push(head.birth);
+                rest.shapes.push(head.shape);
+                rest.fingerprints.push(row.fingerprint);
+                rest.ids.push(chunk.id(rank));
+            }
+        }
+        let bytes = |result: Result<Vec<u8>, postcard::Error>| result.expect("columns can be written to memory");
+        (bytes(postcard::to_stdvec(&shown)), bytes(postcard::to_stdvec(&rest)))
+    }
+
+    /// Adds a part of the newest checkpoint.
+    pub fn load(&mut self, number: usize, shown: &[u8], rest: &[u8]) -> Result<(), StoreError> {
+        let rest: Rest<'_> = postcard::from_bytes(rest).map_err(|_| damaged())?;
+        self.restore(number, shown, |row, _, head| {
+            head.scope = *rest.scopes.get(row).ok_or_else(damaged)?;
+            let back = rest.milestones.get(row).ok_or_else(damaged)?;
+            head.milestone = head.last_entry.checked_sub(*back).ok_or_else(damaged)?;
+            head.first_seen = *rest.first_seen.get(row).ok_or_else(damaged)?;
+            head.birth = *rest.births.get(row).ok_or_else(damaged)?;
+            head.shape = *rest.shapes.get(row).ok_or_else(damaged)?;
+            head.fingerprint = u64::from_le_bytes(*rest.fingerprints.get(row).ok_or_else(damaged)?);
+            rest.ids.get(row).copied().map(Cow::Borrowed).ok_or_else(damaged)
+        })
+    }
+
+    /// Adds a part of an older checkpoint: what only the newest state has to know stays zero. What never
+    /// changes of a life is taken from `newest` where it goes on there.
+    pub fn load_past(
+        &mut self,
+        number: usize,
+        shown: &[u8],
+        newest: &Heads,
+        life: &mut impl FnMut(Rid) -> Result<Life, StoreError>,
+    ) -> Result<(), StoreError> {
+        self.restore(number, shown, |_, rid, head| {
+            if let Some((chunk, rank)) = newest.find(rid) {
+                let now = chunk.rows[rank].head(chunk.tags[rank]);
+                (head.scope, head.first_seen) = (now.scope, now.first_seen);
+                head.birth = match (head.late_birth, now.late_birth) {
+                    (true, _) => head.birth,
+                    (false, false) => now.birth,
+                    // It was told after then.
+                    (false, true) => life(rid)?.birth,
+                };
+                return Ok(Cow::Owned(chunk.id(rank).to_owned()));
+            }
+            let life = life(rid)?;
+            (head.scope, head.first_seen) = (life.scope, life.first_seen);
+            head.birth = if head.late_birth { head.birth } else { life.birth };
+            Ok(Cow::Owned(life.id.to_string()))
+        })
+    }
+
+    fn restore<'a>(
+        &mut self,
+        number: usize,
+        shown: &[u8],
+        mut complete: impl FnMut(usize, Rid, &mut Head) -> Result<Cow<'a, str>, StoreError>,
+    ) -> Result<(), StoreError> {
+        let shown: Shown = postcard::from_bytes(shown).map_err(|_| damaged())?;
+        if self.chunks.len() != number * PART || shown.present.len() > PART {
+            return Err(damaged());
+        }
+        let mut births = shown.births.iter();
+        let mut last_entry = 0_i64;
+        let mut chunks = vec![Chunk::default(); shown.present.len()];
+        for (row, (chunk, at)) in rows(&shown.present).enumerate() {
+            last_entry += shown.last_entries.get(row).ok_or_else(damaged)?;
+            let newest = u64::try_from(last_entry).map_err(|_| damaged())?;
+            let back = |column: &[u64]| newest.checked_sub(*column.get(row)?);
+            let flags = *shown.flags.get(row).ok_or_else(damaged)?;
+            let late_birth = flags & LATE_BIRTH != 0;
+            let mut head = Head {
+                scope: 0,
+                last_entry: newest,
+                milestone: 0,
+                document: back(&shown.documents).ok_or_else(damaged)?,
+                changed: Revision(back(&shown.changed).ok_or_else(damaged)?),
+                fingerprint: 0,
+                tags: *shown.tags.get(row).ok_or_else(damaged)?,
+                first_seen: Timestamp::default(),
+                birth: if late_birth { *births.next().ok_or_else(damaged)? } else { None },
+                shape: 0,
+                baseline: flags & BASELINE != 0,
+                retracted: flags & RETRACTED != 0,
+                late_birth,
+            };
+            let id = complete(row, rid_of(number, chunk, at), &mut head)?;
+            let chunk = &mut chunks[chunk];
+            chunk.present[at / 64] |= 1 << (at % 64);
+            chunk.ids.extend(id.as_bytes());
+            chunk.rows.push(Row::of(&head, u32::try_from(chunk.ids.len()).expect("ids are short")));
+            chunk.tags.push(head.tags);
+            self.len += 1;
+        }
+        for mut chunk in chunks {
+            chunk.ids.shrink_to_fit();
+            chunk.rows.shrink_to_fit();
+            chunk.tags.shrink_to_fit();
+            self.chunks.push_back((!chunk.rows.is_empty()).then(|| Arc::new(chunk)));
+        }
+        Ok(())
+    }
+
+    /// Every life that goes on, in the order of the row numbers.
+    pub fn rids(&self) -> impl Iterator<Item = (Rid, ScopeNo)> {
+        self.chunks.iter().enumerate().filter_map(|(n, chunk)| Some((n, chunk.as_deref()?))).flat_map(
+            |(n, chunk)| {
+                let ranked = rows(std::slice::from_ref(&chunk.present)).zip(&chunk.rows);
+                ranked
+                    .map(move |((_, at), row)| (rid_of(0, n, at), ScopeNo::from_le_bytes(row.scope)))
+                    .collect::<Vec<_>>()
+            },
+        )
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -265,6 +474,7 @@ mod tests {
             shape: u16::try_from(n % 3).unwrap(),
             baseline: n.is_multiple_of(3),
             retracted: n.is_multiple_of(5),
+            late_birth: n.is_multiple_of(7),
         }
     }
 

@@ -5,7 +5,8 @@
 //! - [`record`]: the other tables and records of the file.
 //! - [`state`]: state at a revision, the fold of the log; [`heads`]: what lives, in it.
 //! - [`plan`]: sweep -> delta, pure; [`draft`]: a delta on its way into the file.
-//! - [`writer`]: the one thread that writes.
+//! - [`checkpoint`]: the state at some revisions, so that not all of the log must be folded.
+//! - [`writer`]: the one thread that writes; [`keeper`]: the one that looks after the file beside it.
 //! - [`ledger`]: runs of sweeps; which moments are known.
 //! - [`snapshot`]: reading, at any moment.
 //! - [`steps`]: the log as people read it.
@@ -15,12 +16,14 @@
 //! durable. Readers work on persistent copies of the state and on redb's own snapshots, so neither they
 //! nor the writer wait for the other.
 
+mod checkpoint;
 mod document;
 mod draft;
 mod error;
 #[cfg(test)]
 mod faults;
 mod heads;
+mod keeper;
 mod ledger;
 mod life;
 mod log;
@@ -46,8 +49,10 @@ pub use error::StoreError;
 pub use snapshot::StoreSnapshot;
 
 use crate::inventory::{Change, Outcome, ResourceType, Revision, Scope, Sweep, Tags, Timestamp, Viewer};
+use checkpoint::{CKPT, CKPT_REST, CKPT_SHOWN};
 use document::{Dictionaries, Trainer};
 use draft::Draft;
+use keeper::Keeper;
 use life::{END, KEY, LIFE, Life, Lives};
 use log::LOG;
 use plan::Ended;
@@ -87,6 +92,8 @@ pub struct Store {
 
 struct Inner {
     path: PathBuf,
+    // Dropped in this order: the keeper's last words go through the writer.
+    _keeper: Keeper,
     writer: Writer,
     /// Held from the plan of a scope's delta until it is published, so that the plan holds. A scope's
     /// lock is found by its hash.
@@ -178,7 +185,8 @@ impl Store {
             check_schema(&db, path)?;
             load(&db)
         }));
-        let state = loaded.unwrap_or(Err(StoreError::Damaged { table: "of the database itself" }))?;
+        let Loaded { state, since_checkpoint } =
+            loaded.unwrap_or(Err(StoreError::Damaged { table: "of the database itself" }))?;
         let (revisions, _) = tokio::sync::watch::channel(state.revision);
         let shared = Arc::new(Shared {
             db,
@@ -188,10 +196,12 @@ impl Store {
             revisions,
             poisoned: AtomicBool::new(false),
         });
-        let writer =
-            Writer::start(shared.clone()).map_err(|source| StoreError::Io { path: path.to_owned(), source })?;
+        let io = |source| StoreError::Io { path: path.to_owned(), source };
+        let (bell, heard) = keeper::bell();
+        let writer = Writer::start(shared.clone(), bell.clone(), since_checkpoint).map_err(io)?;
+        let keeper = Keeper::start(shared.clone(), writer.queue().clone(), bell, heard).map_err(io)?;
         let scopes = (0..SCOPE_LOCKS).map(|_| Mutex::new(())).collect();
-        Ok(Self { inner: Arc::new(Inner { path: path.to_owned(), writer, scopes, shared }) })
+        Ok(Self { inner: Arc::new(Inner { path: path.to_owned(), _keeper: keeper, writer, scopes, shared }) })
     }
 
     pub fn path(&self) -> &Path {
@@ -345,7 +355,7 @@ impl Store {
     }
 
     fn ask(&self, request: Request) -> Result<Delta, StoreError> {
-        let answer = self.inner.writer.ask(request);
+        let answer = self.inner.writer.queue().ask(request);
         if matches!(answer, Err(StoreError::Poisoned)) {
             self.inner.shared.poison();
         }
@@ -449,6 +459,11 @@ impl Store {
         Ok(())
     }
 
+    /// Writes a checkpoint of the newest state, on the caller's thread.
+    pub fn checkpoint(&self) -> Result<(), StoreError> {
+        keeper::checkpoint(&self.inner.shared, self.inner.writer.queue(), &AtomicBool::new(false))
+    }
+
     /// A write failed and nothing more is written until the store is opened again.
     pub fn is_poisoned(&self) -> bool {
         self.inner.shared.is_poisoned()
@@ -456,7 +471,7 @@ impl Store {
 
     /// How many wait for what they record to be durable.
     pub fn waiting(&self) -> i64 {
-        self.inner.writer.waiting()
+        self.inner.writer.queue().waiting()
     }
 
     /// Writes what is only in memory of the ledger. Called before the process ends.
@@ -517,6 +532,9 @@ fn check_schema(db: &Database, path: &Path) -> Result<(), StoreError> {
     // All tables exist from here on, so that readers need no special case for a new file.
     txn.open_table(LOG)?;
     txn.open_table(DICT)?;
+    txn.open_table(CKPT)?;
+    txn.open_table(CKPT_SHOWN)?;
+    txn.open_table(CKPT_REST)?;
     txn.open_table(LIFE)?;
     txn.open_table(END)?;
     txn.open_table(KEY)?;
@@ -536,10 +554,22 @@ impl Beginnings for Lives {
     }
 }
 
+struct Loaded {
+    state: State,
+    /// Entries of the log that no checkpoint knows.
+    since_checkpoint: usize,
+}
+
 /// The state at the newest revision.
-fn load(db: &Database) -> Result<State, StoreError> {
+fn load(db: &Database) -> Result<Loaded, StoreError> {
     let txn = db.begin_read()?;
-    let mut state = fold(&txn, Revision(u64::MAX))?;
+    let mut state = named(&txn)?;
+    // All that a checkpoint says is in the log, too.
+    if let Err(error) = checkpoint::load_newest(&txn, &mut state) {
+        tracing::warn!(%error, "the newest checkpoint is not used: the whole log is read instead");
+        state = named(&txn)?;
+    }
+    let since_checkpoint = fold_until(&txn, &mut state, Revision(u64::MAX))?;
     // What is not in the log: counted misses, the last run of each scope, proofs of cover.
     for row in txn.open_table(SUSPECT)?.iter()? {
         let (rid, bytes) = row?;
@@ -578,11 +608,19 @@ fn load(db: &Database) -> Result<State, StoreError> {
             cover.proven = row.proven;
         }
     }
+    Ok(Loaded { state, since_checkpoint })
+}
+
+/// The state at a revision before the newest.
+fn past(txn: &redb::ReadTransaction, newest: &State, until: Revision) -> Result<State, StoreError> {
+    let mut state = newest.names();
+    checkpoint::load_past(txn, &mut state, newest, until)?;
+    fold_until(txn, &mut state, until)?;
     Ok(state)
 }
 
-/// The fold of the log up to and including `until`.
-fn fold(txn: &redb::ReadTransaction, until: Revision) -> Result<State, StoreError> {
+/// Nothing but the names that numbers of the file stand for.
+fn named(txn: &redb::ReadTransaction) -> Result<State, StoreError> {
     let mut state = State::default();
     let mut dictionaries = Dictionaries::default();
     for row in txn.open_table(DICT)?.iter()? {
@@ -597,9 +635,17 @@ fn fold(txn: &redb::ReadTransaction, until: Revision) -> Result<State, StoreErro
         let (number, bytes) = row?;
         state.add_scope(number.value(), Arc::new(decode("scope", bytes.value())?));
     }
+    Ok(state)
+}
+
+/// Folds what the log says after the state, up to and including `until`. Returns how many entries.
+fn fold_until(txn: &redb::ReadTransaction, state: &mut State, until: Revision) -> Result<usize, StoreError> {
     let mut lives = Lives::open(txn)?;
-    log::revisions(&txn.open_table(LOG)?, 1..=until.0, |revision, row, entries| {
+    let mut folded = 0;
+    let after = state.revision.0 + 1;
+    log::revisions(&txn.open_table(LOG)?, after..=until.0, |revision, row, entries| {
+        folded += entries.len();
         state.apply(revision, row, &entries, &mut lives)
     })?;
-    Ok(state)
+    Ok(folded)
 }

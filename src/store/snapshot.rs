@@ -13,7 +13,7 @@ use super::plan::Ended;
 use super::record::{EntryKind, NO_RID, RUN, Rid, Run, ScopeNo, TagsRef, decode};
 use super::state::State;
 use super::steps::fields_between;
-use super::{Store, StoreError, document, fold, ledger};
+use super::{Store, StoreError, document, ledger, past};
 use crate::inventory::{
     Change, ChangeKind, Cover, Diff, EndCause, Filter, History, Milestone, MilestoneKind, Moment, Presence,
     Resource, ResourceKey, Revision, Scope, ScopeStatus, ScopeView, Snapshot, Tags, Timestamp, Viewer,
@@ -43,7 +43,7 @@ impl Store {
             Moment::Revision(asked) => (asked, time_of(&txn, asked)?),
             Moment::Time(asked) => (last_at(&txn, &newest, asked)?, asked),
         };
-        let state = if revision == newest.revision { newest.clone() } else { fold(&txn, revision)? };
+        let state = if revision == newest.revision { newest.clone() } else { past(&txn, &newest, revision)? };
         Ok(StoreSnapshot { state, at, newest, ends_after: None, txn })
     }
 

@@ -91,6 +91,20 @@ pub(super) trait Beginnings {
 }
 
 impl State {
+    /// Nothing but the names that numbers of the file stand for.
+    pub fn names(&self) -> Self {
+        let mut names = Self {
+            dictionaries: self.dictionaries.clone(),
+            tag_sets: self.tag_sets.clone(),
+            tag_set_numbers: self.tag_set_numbers.clone(),
+            ..Self::default()
+        };
+        for (number, scope) in &self.scopes {
+            names.add_scope(*number, scope.scope.clone());
+        }
+        names
+    }
+
     pub fn add_scope(&mut self, number: ScopeNo, scope: Arc<Scope>) {
         self.scope_numbers.insert(scope.clone(), number);
         let state = ScopeState {
@@ -240,6 +254,7 @@ impl State {
             shape: version.shape.unwrap_or_default(),
             baseline: life.baseline,
             retracted,
+            late_birth: version.birth.is_some(),
         };
         self.next_rid = self.next_rid.max(rid + 1);
         self.heads.insert(rid, &head, &life.id);
@@ -255,6 +270,7 @@ impl State {
                 head.fingerprint = u64::from_le_bytes(version.fingerprint);
                 head.tags = version.tags.unwrap_or(head.tags);
                 head.birth = version.birth.or(head.birth);
+                head.late_birth |= version.birth.is_some();
                 head.shape = version.shape.unwrap_or(head.shape);
                 head.document = revision.0;
             }

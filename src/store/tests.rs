@@ -513,6 +513,33 @@ fn what_is_over_a_bound_is_refused_by_name_and_stops_nothing_else() {
     bed.see(&[observation("vol-1", &[], 9)]);
 }
 
+#[test]
+fn the_keeper_writes_a_checkpoint_when_one_is_due_and_the_file_opens_from_it() {
+    let mut bed = Bed::new();
+    let volumes = |size: u64| (0..150).map(|n| observation(&format!("vol-{n}"), &[], size)).collect::<Vec<_>>();
+    let checkpoints = |bed: &Bed| {
+        let txn = bed.store().inner.shared.db.begin_read().unwrap();
+        checkpoint::all(&txn).into_iter().map(|(revision, _)| revision).collect::<Vec<_>>()
+    };
+    bed.see(&volumes(8));
+    assert!(checkpoints(&bed).is_empty(), "150 entries are read faster than a checkpoint");
+    bed.see(&volumes(9));
+    until("there is a checkpoint", || checkpoints(&bed) == [Revision(2)]);
+    bed.see(&volumes(10)[1..]);
+    bed.reopen();
+    assert_eq!(bed.live(Moment::Now).len(), 150);
+    let snapshot = bed.store().snapshot(Moment::Revision(Revision(2))).unwrap();
+    for (n, resource) in snapshot.resources(&Filter::default()).unwrap().iter().enumerate() {
+        assert_eq!(snapshot.attributes(resource).unwrap()["Size"], 9, "{n}");
+    }
+    // A damaged one is as good as none.
+    let txn = bed.store().inner.shared.db.begin_write().unwrap();
+    txn.open_table(CKPT_REST).unwrap().insert((2, 0), &[1, 2, 3][..]).unwrap();
+    txn.commit().unwrap();
+    bed.reopen();
+    assert_eq!(bed.live(Moment::Now).len(), 150);
+}
+
 /// A disk in memory whose syncs wait while it is held.
 #[derive(Debug, Default)]
 struct SlowDisk {
@@ -617,6 +644,7 @@ mod model {
             region: bool,
         },
         Reopen,
+        Checkpoint,
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -627,6 +655,7 @@ mod model {
             ),
             1 => any::<bool>().prop_map(|region| Step::Close { region }),
             1 => Just(Step::Reopen),
+            1 => Just(Step::Checkpoint),
         ]
     }
 
@@ -646,6 +675,7 @@ mod model {
             for step in steps {
                 match step {
                     Step::Reopen => bed.reopen(),
+                    Step::Checkpoint => bed.store().checkpoint().unwrap(),
                     Step::Close { region } => {
                         bed.pass(5);
                         bed.store().close_scopes(&[Arc::new(scope(name(region)))]).unwrap();
@@ -698,6 +728,24 @@ mod model {
                 }
                 prop_assert_eq!(&got, copy, "at revision {}", revision);
             }
+            // What is opened from a checkpoint is what the whole log says, and so is each checkpoint.
+            let txn = bed.store().inner.shared.db.begin_read().unwrap();
+            let folded = |until| {
+                let mut state = named(&txn).unwrap();
+                fold_until(&txn, &mut state, until).unwrap();
+                state
+            };
+            let opened = bed.store().state();
+            let rebuilt = folded(Revision(u64::MAX));
+            prop_assert_eq!(checkpoint::hash(&opened), checkpoint::hash(&rebuilt));
+            for rid in 0..opened.next_rid {
+                prop_assert_eq!(opened.heads.get(rid), rebuilt.heads.get(rid));
+                prop_assert_eq!(opened.heads.id(rid), rebuilt.heads.id(rid));
+            }
+            for (revision, hash) in checkpoint::all(&txn) {
+                prop_assert_eq!(hash, checkpoint::hash(&folded(revision)));
+            }
+            drop(txn);
             // Every step, in the order of time, is every history.
             let all = bed.store().steps(Moment::Revision(Revision::ZERO), Moment::Now, None).unwrap().changes;
             prop_assert!(all.is_sorted_by_key(|c| c.revision));

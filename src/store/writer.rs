@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use redb::WriteTransaction;
 
+use super::checkpoint;
 use super::draft::{Draft, Drafted};
+use super::keeper::Bell;
 use super::life::{self, END, KEY, LIFE, Life, Tombstone};
 use super::log::{LOG, Logged, Pages};
 use super::record::{
@@ -25,6 +27,9 @@ use crate::inventory::{Outcome, Suspect, Timestamp, Viewer};
 const LEDGER_FLUSH: Duration = Duration::from_mins(1);
 /// Who has more to record waits until some of it is durable.
 const QUEUE: usize = 256;
+/// A checkpoint is due after so many entries of the log, and more where more lives: to fold them takes
+/// about as long as to read one.
+const CHECKPOINT: usize = if cfg!(test) { 200 } else { 100_000 };
 /// A transaction takes no more requests beyond so many bytes.
 const BATCH_BYTES: usize = 4 << 20;
 
@@ -32,6 +37,7 @@ const BATCH_BYTES: usize = 4 << 20;
 pub(super) enum Request {
     Record(Box<Draft>),
     Notes(Viewer, Vec<(String, Option<Vec<u8>>)>),
+    Checkpoint(Box<checkpoint::Slice>),
     /// Write what is only in memory of the ledger.
     Flush,
 }
@@ -41,6 +47,7 @@ impl Request {
         match self {
             Request::Record(draft) => draft.bytes(),
             Request::Notes(_, notes) => notes.iter().filter_map(|(_, bytes)| bytes.as_ref()).map(Vec::len).sum(),
+            Request::Checkpoint(slice) => slice.bytes(),
             Request::Flush => 0,
         }
     }
@@ -51,30 +58,19 @@ struct Queued {
     answer: SyncSender<Result<Delta, StoreError>>,
 }
 
-/// The callers' end of the writer's queue. The thread ends when this is dropped, and has then written
-/// everything.
-pub(super) struct Writer {
-    queue: Option<SyncSender<Queued>>,
-    thread: Option<JoinHandle<()>>,
-    waiting: AtomicI64,
+/// The callers' end of the writer's queue.
+#[derive(Clone)]
+pub(super) struct Queue {
+    requests: SyncSender<Queued>,
+    waiting: Arc<AtomicI64>,
 }
 
-impl Writer {
-    pub fn start(shared: Arc<Shared>) -> Result<Self, std::io::Error> {
-        let (queue, requests) = sync_channel(QUEUE);
-        let flushed = (shared.clock)();
-        let mut worker = Worker { shared, dirty_runs: BTreeMap::new(), flushed };
-        let thread =
-            std::thread::Builder::new().name("store writer".to_owned()).spawn(move || worker.run(&requests))?;
-        Ok(Self { queue: Some(queue), thread: Some(thread), waiting: AtomicI64::new(0) })
-    }
-
+impl Queue {
     /// Returns once it is durable and published.
     pub fn ask(&self, request: Request) -> Result<Delta, StoreError> {
         let (answer, answered) = sync_channel(1);
-        let queue = self.queue.as_ref().expect("it is taken only when this is dropped");
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        let sent = queue.send(Queued { request, answer });
+        let sent = self.requests.send(Queued { request, answer });
         let answer = sent.ok().and_then(|()| answered.recv().ok());
         self.waiting.fetch_sub(1, Ordering::Relaxed);
         // A writer that is gone will write nothing more.
@@ -84,6 +80,29 @@ impl Writer {
     /// How many wait for what they record to be durable.
     pub fn waiting(&self) -> i64 {
         self.waiting.load(Ordering::Relaxed)
+    }
+}
+
+/// The writer's thread. It ends when this and every queue are dropped, and has then written everything.
+pub(super) struct Writer {
+    queue: Option<Queue>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Writer {
+    /// Rings after every so many entries of the log.
+    pub fn start(shared: Arc<Shared>, bell: Bell, since_checkpoint: usize) -> Result<Self, std::io::Error> {
+        let (sender, requests) = sync_channel(QUEUE);
+        let flushed = (shared.clock)();
+        let mut worker = Worker { shared, bell, since_checkpoint, dirty_runs: BTreeMap::new(), flushed };
+        let thread =
+            std::thread::Builder::new().name("store writer".to_owned()).spawn(move || worker.run(&requests))?;
+        let queue = Queue { requests: sender, waiting: Arc::default() };
+        Ok(Self { queue: Some(queue), thread: Some(thread) })
+    }
+
+    pub fn queue(&self) -> &Queue {
+        self.queue.as_ref().expect("it is taken only when this is dropped")
     }
 }
 
@@ -99,6 +118,9 @@ impl Drop for Writer {
 
 struct Worker {
     shared: Arc<Shared>,
+    bell: Bell,
+    /// Entries of the log that the last checkpoint does not know.
+    since_checkpoint: usize,
     /// Runs that were lengthened in memory only.
     dirty_runs: BTreeMap<ScopeNo, Run>,
     flushed: Timestamp,
@@ -147,6 +169,13 @@ impl Worker {
                     batch.notes.push((viewer, notes));
                     Delta { revision: next.revision, changes: Vec::new() }
                 }
+                Request::Checkpoint(slice) => {
+                    if slice.is_last() {
+                        self.since_checkpoint = 0;
+                    }
+                    batch.checkpoint.push(*slice);
+                    Delta { revision: next.revision, changes: Vec::new() }
+                }
                 Request::Flush => {
                     is_due = true;
                     Delta { revision: next.revision, changes: Vec::new() }
@@ -162,7 +191,11 @@ impl Worker {
         }
         match self.write(batch, &current, &next) {
             Ok(()) => {
+                let is_due = self.since_checkpoint >= CHECKPOINT.max(next.heads.len() / 4);
                 self.shared.publish(next);
+                if is_due {
+                    self.bell.ring();
+                }
                 for (answer, delta) in answers {
                     // Who no longer waits has no need of it.
                     drop(answer.send(Ok(delta)));
@@ -192,6 +225,7 @@ impl Worker {
             let count = u32::try_from(entries.len()).expect("a delta has fewer than 2^32 entries");
             let row = RevRow { time, scope: number, entries: count };
             let revision = next.revision.next();
+            self.since_checkpoint += entries.len();
             batch.covers(next, number, revision.0, time, &logged);
             next.apply(revision, &row, &entries, &mut drafted).expect("every life is in the draft");
             batch.pages.add(revision, &row, logged);
@@ -252,6 +286,7 @@ struct Batch {
     suspects: BTreeMap<Rid, Option<Suspect>>,
     covers: BTreeMap<(Viewer, ScopeNo, u64), CoverRow>,
     notes: Vec<(Viewer, Vec<(String, Option<Vec<u8>>)>)>,
+    checkpoint: Vec<checkpoint::Slice>,
 }
 
 impl Batch {
@@ -262,6 +297,7 @@ impl Batch {
             && self.suspects.is_empty()
             && self.covers.is_empty()
             && self.notes.is_empty()
+            && self.checkpoint.is_empty()
     }
 
     fn take_runs(&mut self, dirty: &mut BTreeMap<ScopeNo, Run>) {
@@ -337,6 +373,9 @@ impl Batch {
         let mut covers = txn.open_table(COVER)?;
         for ((viewer, scope, from), row) in &self.covers {
             covers.insert((viewer.as_str(), *scope, *from), encode(row).as_slice())?;
+        }
+        for slice in &self.checkpoint {
+            slice.write(txn)?;
         }
         let mut notes = txn.open_table(NOTE)?;
         for (viewer, named) in &self.notes {

@@ -1,0 +1,255 @@
+//! Checkpoints: the state at a revision, so that opening the file and looking at the past fold only what
+//! came after the nearest one before.
+//!
+//! They follow from the log: a file without any is the same file, only slower. A checkpoint is written in
+//! slices beside other commits, and is one when its header is there, which comes last.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use redb::{ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::Xxh3;
+
+use super::StoreError;
+use super::heads::Heads;
+use super::life::Lives;
+use super::record::{Rid, ScopeNo, decode, encode, sealed, unsealed};
+use super::state::State;
+use crate::inventory::{Cover, Revision, Suspect, Timestamp, Viewer};
+
+/// revision -> [`Header`]
+pub(super) const CKPT: TableDefinition<u64, &[u8]> = TableDefinition::new("ckpt");
+/// (revision, part) -> what people were shown of the lives in it, as columns under zstd
+pub(super) const CKPT_SHOWN: TableDefinition<(u64, u32), &[u8]> = TableDefinition::new("ckpt_shown");
+/// (revision, part) -> the rest; of the newest checkpoint only
+pub(super) const CKPT_REST: TableDefinition<(u64, u32), &[u8]> = TableDefinition::new("ckpt_rest");
+
+/// Checkpoints are read more often than written, and most of their bytes are random.
+const LEVEL: i32 = 1;
+/// Of a part, before compression: 16,384 lives with the longest ids that are taken.
+const MAX_PART_BYTES: usize = 128 << 20;
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Header {
+    revision: Revision,
+    time: Timestamp,
+    next_rid: Rid,
+    pub parts: u32,
+    /// Over what was shown: two states with the same hash answer alike.
+    pub hash: u64,
+    scopes: Vec<ScopeRow>,
+    suspects: Vec<(Rid, Suspect)>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct ScopeRow {
+    number: ScopeNo,
+    intervals: Vec<(Timestamp, Option<Timestamp>)>,
+    covers: Vec<(Viewer, Cover)>,
+    has_ends: bool,
+}
+
+/// A slice of a checkpoint, which one commit takes.
+pub(super) struct Slice {
+    pub revision: Revision,
+    pub part: u32,
+    shown: Vec<u8>,
+    rest: Vec<u8>,
+    /// With the last part.
+    header: Option<Header>,
+}
+
+impl Slice {
+    pub fn bytes(&self) -> usize {
+        self.shown.len() + self.rest.len()
+    }
+
+    /// The whole checkpoint is there once this is durable.
+    pub fn is_last(&self) -> bool {
+        self.header.is_some()
+    }
+
+    pub fn write(&self, txn: &WriteTransaction) -> Result<(), StoreError> {
+        let mut headers = txn.open_table(CKPT)?;
+        let mut shown = txn.open_table(CKPT_SHOWN)?;
+        let mut rest = txn.open_table(CKPT_REST)?;
+        let key = (self.revision.0, self.part);
+        let before = headers.last()?.map_or(0, |(revision, _)| revision.value());
+        if self.part == 0 {
+            // What a crash left of one that was never finished.
+            for stale in keys(&shown, before + 1)? {
+                shown.remove(stale)?;
+                rest.remove(stale)?;
+            }
+        }
+        shown.insert(key, self.shown.as_slice())?;
+        rest.insert(key, self.rest.as_slice())?;
+        if let Some(header) = &self.header {
+            headers.insert(self.revision.0, compressed(&encode(header)).as_slice())?;
+            let old = headers.get(before)?.map(|bytes| read_header(bytes.value())).transpose()?;
+            for part in 0..old.map_or(0, |old| old.parts) {
+                rest.remove((before, part))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn keys(table: &impl ReadableTable<(u64, u32), &'static [u8]>, from: u64) -> Result<Vec<(u64, u32)>, StoreError> {
+    table.range((from, 0)..)?.map(|row| Ok(row?.0.value())).collect()
+}
+
+/// A state in slices, oldest row numbers first.
+pub(super) fn slices(state: State) -> impl Iterator<Item = Slice> {
+    // An empty state has a checkpoint, too.
+    let parts = u32::try_from(state.heads.parts().max(1)).expect("parts are large");
+    let mut hash = Xxh3::new();
+    (0..parts).map(move |part| {
+        let (shown, rest) = state.heads.part(part as usize);
+        hash.update(&shown);
+        let is_last = part + 1 == parts;
+        let revision = state.revision;
+        Slice {
+            revision,
+            part,
+            shown: compressed_part((revision.0, part), &shown),
+            rest: compressed_part((revision.0, part), &rest),
+            header: is_last.then(|| header(&state, parts, hash.digest())),
+        }
+    })
+}
+
+fn header(state: &State, parts: u32, hash: u64) -> Header {
+    let scope = |(number, scope): (&ScopeNo, &Arc<super::state::ScopeState>)| ScopeRow {
+        number: *number,
+        intervals: scope.intervals.clone(),
+        covers: scope.covers.iter().map(|(viewer, cover)| (viewer.clone(), *cover)).collect(),
+        has_ends: scope.has_ends,
+    };
+    Header {
+        revision: state.revision,
+        time: state.time,
+        next_rid: state.next_rid,
+        parts,
+        hash,
+        scopes: state.scopes.iter().map(scope).collect(),
+        suspects: state.suspects.iter().map(|(rid, suspect)| (*rid, suspect.clone())).collect(),
+    }
+}
+
+fn compressed(bytes: &[u8]) -> Vec<u8> {
+    zstd::bulk::compress(bytes, LEVEL).expect("memory can be compressed to memory")
+}
+
+/// The key is under the checksum, too.
+fn compressed_part(key: (u64, u32), bytes: &[u8]) -> Vec<u8> {
+    sealed(|out| {
+        out.extend(postcard::to_stdvec(&key).expect("numbers can be written to memory"));
+        out.extend(compressed(bytes));
+    })
+}
+
+fn damaged() -> StoreError {
+    StoreError::Damaged { table: "ckpt" }
+}
+
+fn read_header(bytes: &[u8]) -> Result<Header, StoreError> {
+    let bytes = zstd::bulk::decompress(bytes, MAX_PART_BYTES).map_err(|_| damaged())?;
+    decode("ckpt", &bytes)
+}
+
+fn read_part(
+    table: &impl ReadableTable<(u64, u32), &'static [u8]>,
+    key: (u64, u32),
+) -> Result<Vec<u8>, StoreError> {
+    let row = table.get(key)?.ok_or_else(damaged)?;
+    let (own, rest) =
+        postcard::take_from_bytes::<(u64, u32)>(unsealed("ckpt", row.value())?).map_err(|_| damaged())?;
+    if own != key {
+        return Err(damaged());
+    }
+    zstd::bulk::decompress(rest, MAX_PART_BYTES).map_err(|_| damaged())
+}
+
+/// The newest checkpoint at or before a revision, where there is one.
+fn nearest(txn: &ReadTransaction, until: Revision) -> Result<Option<Header>, StoreError> {
+    match txn.open_table(CKPT)?.range(..=until.0)?.next_back() {
+        Some(row) => {
+            let (revision, bytes) = row?;
+            let header = read_header(bytes.value())?;
+            if header.revision.0 == revision.value() { Ok(Some(header)) } else { Err(damaged()) }
+        }
+        None => Ok(None),
+    }
+}
+
+/// Brings a state that holds nothing but names to that of the newest checkpoint.
+pub(super) fn load_newest(txn: &ReadTransaction, state: &mut State) -> Result<(), StoreError> {
+    let Some(header) = nearest(txn, Revision(u64::MAX))? else { return Ok(()) };
+    let (shown, rest) = (txn.open_table(CKPT_SHOWN)?, txn.open_table(CKPT_REST)?);
+    let mut heads = Heads::default();
+    for part in 0..header.parts {
+        let key = (header.revision.0, part);
+        heads.load(part as usize, &read_part(&shown, key)?, &read_part(&rest, key)?)?;
+    }
+    restore(state, header, heads)
+}
+
+/// Brings a state that holds nothing but names to the nearest checkpoint at or before `until`.
+pub(super) fn load_past(
+    txn: &ReadTransaction,
+    state: &mut State,
+    newest: &State,
+    until: Revision,
+) -> Result<(), StoreError> {
+    let Some(header) = nearest(txn, until)? else { return Ok(()) };
+    let shown = txn.open_table(CKPT_SHOWN)?;
+    let mut lives = Lives::open(txn)?;
+    let mut heads = Heads::default();
+    for part in 0..header.parts {
+        let columns = read_part(&shown, (header.revision.0, part))?;
+        heads.load_past(part as usize, &columns, &newest.heads, &mut |rid| lives.get(rid).cloned())?;
+    }
+    restore(state, header, heads)
+}
+
+fn restore(state: &mut State, header: Header, heads: Heads) -> Result<(), StoreError> {
+    let mut orders: BTreeMap<ScopeNo, Vec<Rid>> = BTreeMap::new();
+    for (rid, scope) in heads.rids() {
+        orders.entry(scope).or_default().push(rid);
+    }
+    state.revision = header.revision;
+    state.time = header.time;
+    state.next_rid = header.next_rid;
+    state.heads = heads;
+    state.suspects = header.suspects.into_iter().collect();
+    for row in header.scopes {
+        let mut order = orders.remove(&row.number).unwrap_or_default();
+        // Most began in this order.
+        order.sort_by(|a, b| state.id(*a).cmp(state.id(*b)));
+        let scope = state.scopes.get_mut(&row.number).ok_or_else(damaged)?;
+        let scope = Arc::make_mut(scope);
+        scope.intervals = row.intervals;
+        scope.covers = row.covers.into_iter().collect();
+        scope.has_ends = row.has_ends;
+        scope.order = Arc::new(order);
+    }
+    if orders.is_empty() { Ok(()) } else { Err(damaged()) }
+}
+
+/// The hash of a state as a checkpoint of it holds it.
+#[cfg(test)]
+pub(super) fn hash(state: &State) -> u64 {
+    slices(state.clone()).last().and_then(|slice| slice.header).expect("the last slice has it").hash
+}
+
+/// Every checkpoint's revision and hash.
+#[cfg(test)]
+pub(super) fn all(txn: &ReadTransaction) -> Vec<(Revision, u64)> {
+    let headers = txn.open_table(CKPT).unwrap();
+    let header = |row: Result<(redb::AccessGuard<'_, u64>, redb::AccessGuard<'_, &'static [u8]>), _>| {
+        read_header(row.unwrap().1.value()).unwrap()
+    };
+    headers.iter().unwrap().map(header).map(|header| (header.revision, header.hash)).collect()
+}
