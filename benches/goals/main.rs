@@ -76,8 +76,13 @@ fn main() {
         let started = Instant::now();
         let snapshot = store.snapshot(Moment::Revision(Revision(revision))).expect("it is kept");
         let made = started.elapsed();
-        let listed = snapshot.resources(&Filter::default()).expect("it is sound").len();
-        println!("list of {listed} at {revision}: {made:?}, {:?}", started.elapsed());
+        let (mut listed, mut bytes) = (0, 0);
+        snapshot.each(&Filter::default(), |line| {
+            listed += 1;
+            let owner = line.tags.and_then(|tags| tags.get("owner"));
+            bytes += line.id.len() + owner.map_or(0, str::len);
+        });
+        println!("list of {listed} at {revision} ({bytes} bytes): {made:?}, {:?}", started.elapsed());
     }
     drop(store);
     let started = Instant::now();

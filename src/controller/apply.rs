@@ -156,10 +156,10 @@ fn evaluate(
         suppressed: lifecycle.suppressed,
         ..Counts::default()
     };
-    for resource in snapshot.resources(&Filter { viewer: Some(viewer.clone()), ..Filter::default() })? {
-        *counts.by_account.entry(resource.key.account.clone()).or_default() += 1;
-        counts.suspects += usize::from(resource.suspect.is_some());
-    }
+    snapshot.each(&Filter { viewer: Some(viewer.clone()), ..Filter::default() }, |line| {
+        *counts.by_account.entry(line.scope.account.clone()).or_default() += 1;
+        counts.suspects += usize::from(line.is_suspect);
+    });
     Ok(Evaluated { lifecycle, before, counts, now })
 }
 

@@ -8,7 +8,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use crate::inventory::{Filter, Moment, ScopeStatus, Snapshot};
+use crate::inventory::{Filter, Moment, ResourceType, ScopeStatus, Snapshot};
 use crate::store::{Store, StoreError};
 
 /// One number that somebody else counts: name, help, value.
@@ -32,12 +32,13 @@ pub fn render(store: &Store, gauges: &Gauges) -> Result<String, StoreError> {
         single(&mut registry, name, help, value);
     }
 
-    let mut by_type: BTreeMap<String, i64> = BTreeMap::new();
+    let mut by_type: BTreeMap<ResourceType, i64> = BTreeMap::new();
     let mut suspects = 0;
-    for resource in snapshot.resources(&Filter::default())? {
-        *by_type.entry(resource.key.resource_type.to_string()).or_default() += 1;
-        suspects += i64::from(resource.suspect.is_some());
-    }
+    snapshot.each(&Filter::default(), |line| {
+        *by_type.entry(line.scope.resource_type.clone()).or_default() += 1;
+        suspects += i64::from(line.is_suspect);
+    });
+    let by_type = by_type.into_iter().map(|(resource_type, count)| (resource_type.to_string(), count)).collect();
     single(&mut registry, "suspects", "Resources that a look missed and nothing has confirmed as gone", suspects);
     family(&mut registry, "resources", "Resources that are there now", "type", by_type);
 

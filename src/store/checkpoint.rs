@@ -193,7 +193,7 @@ pub(super) fn load_newest(txn: &ReadTransaction, state: &mut State) -> Result<()
         let key = (header.revision.0, part);
         heads.load(part as usize, &read_part(&shown, key)?, &read_part(&rest, key)?)?;
     }
-    restore(state, header, heads)
+    restore(state, header, heads, None)
 }
 
 /// Brings a state that holds nothing but names to the nearest checkpoint at or before `until`.
@@ -211,13 +211,22 @@ pub(super) fn load_past(
         let columns = read_part(&shown, (header.revision.0, part))?;
         heads.load_past(part as usize, &columns, &newest.heads, &mut |rid| lives.get(rid).cloned())?;
     }
-    restore(state, header, heads)
+    restore(state, header, heads, Some(newest))
 }
 
-fn restore(state: &mut State, header: Header, heads: Heads) -> Result<(), StoreError> {
+fn restore(state: &mut State, header: Header, heads: Heads, newest: Option<&State>) -> Result<(), StoreError> {
     let mut orders: BTreeMap<ScopeNo, Vec<Rid>> = BTreeMap::new();
+    // What goes on in the newest state is in order there; the rest is put in order behind it.
+    for (number, scope) in newest.iter().flat_map(|newest| &newest.scopes) {
+        let order: Vec<Rid> = scope.order.iter().copied().filter(|rid| heads.has(*rid)).collect();
+        if !order.is_empty() {
+            orders.insert(*number, order);
+        }
+    }
     for (rid, scope) in heads.rids() {
-        orders.entry(scope).or_default().push(rid);
+        if newest.is_none_or(|newest| !newest.heads.has(rid)) {
+            orders.entry(scope).or_default().push(rid);
+        }
     }
     state.revision = header.revision;
     state.time = header.time;
@@ -226,7 +235,7 @@ fn restore(state: &mut State, header: Header, heads: Heads) -> Result<(), StoreE
     state.suspects = header.suspects.into_iter().collect();
     for row in header.scopes {
         let mut order = orders.remove(&row.number).unwrap_or_default();
-        // Most began in this order.
+        // Most are in order already, and the sort knows runs.
         order.sort_by(|a, b| state.id(*a).cmp(state.id(*b)));
         let scope = state.scopes.get_mut(&row.number).ok_or_else(damaged)?;
         let scope = Arc::make_mut(scope);

@@ -23,8 +23,8 @@ use super::StoreError;
 use super::record::MAX_DOCUMENT_BYTES;
 use crate::inventory::ResourceType;
 
-/// Three compresses at hundreds of MB/s; more gains a few per cent and costs writes their time.
-const LEVEL: i32 = 3;
+/// More gains a few per cent and costs writes their time.
+const LEVEL: i32 = 1;
 /// Documents of a type that a dictionary is trained on: zstd wants a hundred times its size, and what
 /// is alike shows after a few hundred.
 pub(super) const SAMPLES: usize = 400;

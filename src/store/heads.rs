@@ -6,7 +6,6 @@
 //! For checkpoints, many chunks make a part, as columns: what was shown of the lives, which every
 //! checkpoint keeps, and the rest, which only the newest one needs.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use imbl::Vector;
@@ -40,6 +39,14 @@ pub(super) struct Head {
     pub retracted: bool,
     /// Its life does not say when it was born: it was told later.
     pub late_birth: bool,
+}
+
+/// A life that goes on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Living<'a> {
+    pub rid: Rid,
+    pub head: Head,
+    pub id: &'a str,
 }
 
 /// 48 bits: revisions and milliseconds of the next four thousand years.
@@ -348,7 +355,7 @@ impl Heads {
     /// Adds a part of the newest checkpoint.
     pub fn load(&mut self, number: usize, shown: &[u8], rest: &[u8]) -> Result<(), StoreError> {
         let rest: Rest<'_> = postcard::from_bytes(rest).map_err(|_| damaged())?;
-        self.restore(number, shown, |row, _, head| {
+        self.restore(number, shown, |row, _, head, ids| {
             head.scope = *rest.scopes.get(row).ok_or_else(damaged)?;
             let back = rest.milestones.get(row).ok_or_else(damaged)?;
             head.milestone = head.last_entry.checked_sub(*back).ok_or_else(damaged)?;
@@ -356,7 +363,8 @@ impl Heads {
             head.birth = *rest.births.get(row).ok_or_else(damaged)?;
             head.shape = *rest.shapes.get(row).ok_or_else(damaged)?;
             head.fingerprint = u64::from_le_bytes(*rest.fingerprints.get(row).ok_or_else(damaged)?);
-            rest.ids.get(row).copied().map(Cow::Borrowed).ok_or_else(damaged)
+            ids.extend(rest.ids.get(row).ok_or_else(damaged)?.as_bytes());
+            Ok(())
         })
     }
 
@@ -369,7 +377,7 @@ impl Heads {
         newest: &Heads,
         life: &mut impl FnMut(Rid) -> Result<Life, StoreError>,
     ) -> Result<(), StoreError> {
-        self.restore(number, shown, |_, rid, head| {
+        self.restore(number, shown, |_, rid, head, ids| {
             if let Some((chunk, rank)) = newest.find(rid) {
                 let now = chunk.rows[rank].head(chunk.tags[rank]);
                 (head.scope, head.first_seen) = (now.scope, now.first_seen);
@@ -379,20 +387,22 @@ impl Heads {
                     // It was told after then.
                     (false, true) => life(rid)?.birth,
                 };
-                return Ok(Cow::Owned(chunk.id(rank).to_owned()));
+                ids.extend(chunk.id(rank).as_bytes());
+                return Ok(());
             }
             let life = life(rid)?;
             (head.scope, head.first_seen) = (life.scope, life.first_seen);
             head.birth = if head.late_birth { head.birth } else { life.birth };
-            Ok(Cow::Owned(life.id.to_string()))
+            ids.extend(life.id.as_bytes());
+            Ok(())
         })
     }
 
-    fn restore<'a>(
+    fn restore(
         &mut self,
         number: usize,
         shown: &[u8],
-        mut complete: impl FnMut(usize, Rid, &mut Head) -> Result<Cow<'a, str>, StoreError>,
+        mut complete: impl FnMut(usize, Rid, &mut Head, &mut Vec<u8>) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         let shown: Shown = postcard::from_bytes(shown).map_err(|_| damaged())?;
         if self.chunks.len() != number * PART || shown.present.len() > PART {
@@ -400,7 +410,11 @@ impl Heads {
         }
         let mut births = shown.births.iter();
         let mut last_entry = 0_i64;
-        let mut chunks = vec![Chunk::default(); shown.present.len()];
+        let room = |words: &[u64; WORDS]| {
+            let rows = words.iter().map(|word| word.count_ones()).sum::<u32>() as usize;
+            Chunk { tags: Vec::with_capacity(rows), rows: Vec::with_capacity(rows), ..Chunk::default() }
+        };
+        let mut chunks: Vec<Chunk> = shown.present.iter().map(room).collect();
         for (row, (chunk, at)) in rows(&shown.present).enumerate() {
             last_entry += shown.last_entries.get(row).ok_or_else(damaged)?;
             let newest = u64::try_from(last_entry).map_err(|_| damaged())?;
@@ -422,21 +436,38 @@ impl Heads {
                 retracted: flags & RETRACTED != 0,
                 late_birth,
             };
-            let id = complete(row, rid_of(number, chunk, at), &mut head)?;
+            let rid = rid_of(number, chunk, at);
             let chunk = &mut chunks[chunk];
+            complete(row, rid, &mut head, &mut chunk.ids)?;
             chunk.present[at / 64] |= 1 << (at % 64);
-            chunk.ids.extend(id.as_bytes());
             chunk.rows.push(Row::of(&head, u32::try_from(chunk.ids.len()).expect("ids are short")));
             chunk.tags.push(head.tags);
             self.len += 1;
         }
         for mut chunk in chunks {
             chunk.ids.shrink_to_fit();
-            chunk.rows.shrink_to_fit();
-            chunk.tags.shrink_to_fit();
             self.chunks.push_back((!chunk.rows.is_empty()).then(|| Arc::new(chunk)));
         }
         Ok(())
+    }
+
+    /// These lives, all of which go on. Those that began together are read together.
+    pub fn each<'a>(&'a self, rids: &'a [Rid]) -> impl Iterator<Item = Living<'a>> {
+        let mut at: Option<(usize, &Chunk)> = None;
+        rids.iter().map(move |rid| {
+            let (number, place) = place(*rid);
+            let chunk = match at {
+                Some((here, chunk)) if here == number => chunk,
+                _ => self.chunks.get(number).and_then(Option::as_deref).expect("a life that goes on has a head"),
+            };
+            at = Some((number, chunk));
+            let rank = chunk.rank(place);
+            Living { rid: *rid, head: chunk.rows[rank].head(chunk.tags[rank]), id: chunk.id(rank) }
+        })
+    }
+
+    pub fn has(&self, rid: Rid) -> bool {
+        self.find(rid).is_some()
     }
 
     /// Every life that goes on, in the order of the row numbers.

@@ -46,7 +46,7 @@ use std::time::Duration;
 use redb::{Database, ReadableDatabase, ReadableTable};
 
 pub use error::StoreError;
-pub use snapshot::StoreSnapshot;
+pub use snapshot::{Line, StoreSnapshot};
 
 use crate::inventory::{Change, Outcome, ResourceType, Revision, Scope, Sweep, Tags, Timestamp, Viewer};
 use checkpoint::{CKPT, CKPT_REST, CKPT_SHOWN};

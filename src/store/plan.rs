@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::StoreError;
-use super::heads::Head;
+use super::heads::{Head, Living};
 use super::life::Tombstone;
 use super::record::{Rid, ScopeNo};
 use super::state::State;
@@ -119,25 +119,26 @@ pub(super) fn plan(
         plan: Plan::default(),
     };
     let seen = by_id(&sweep.observations);
-    let (mut seen, mut lives) = (seen.iter().peekable(), scope.order.iter().peekable());
+    let mut seen = seen.into_iter().peekable();
+    let mut lives = state.heads.each(&scope.order).peekable();
     // Both are in the order of the ids: one walk over the two.
     loop {
         let order = match (seen.peek(), lives.peek()) {
             (None, None) => break,
             (Some(_), None) => Ordering::Less,
             (None, Some(_)) => Ordering::Greater,
-            (Some(observation), Some(rid)) => observation.id.as_str().cmp(state.id(**rid)),
+            (Some(observation), Some(life)) => observation.id.as_str().cmp(life.id),
         };
         let observation = if order.is_le() { seen.next() } else { None };
-        let rid = if order.is_ge() { lives.next() } else { None };
-        match (observation, rid) {
-            (Some(observation), Some(rid)) => planner.seen(*rid, observation),
+        let life = if order.is_ge() { lives.next() } else { None };
+        match (observation, life) {
+            (Some(observation), Some(life)) => planner.seen(&life, observation),
             (Some(observation), None) => {
                 let ended = if scope.has_ends { last_ended(&observation.id)? } else { None };
                 planner.new_or_back(observation, ended);
             }
             // Only a complete look may conclude anything from absence.
-            (None, Some(rid)) if sweep.outcome.is_complete() => planner.missed(*rid),
+            (None, Some(life)) if sweep.outcome.is_complete() => planner.missed(&life),
             (None, _) => {}
         }
     }
@@ -146,10 +147,20 @@ pub(super) fn plan(
 
 /// A page boundary can show one resource twice; the later page is the later look.
 fn by_id(observations: &[Observation]) -> Vec<&Observation> {
-    let mut seen: Vec<&Observation> = observations.iter().collect();
-    seen.sort_by(|a, b| a.id.cmp(&b.id));
+    // By their first bytes, which stand side by side, then by all of the id, then as they came.
+    let first_bytes = |id: &str| {
+        let mut bytes = [0; 16];
+        let length = id.len().min(16);
+        bytes[..length].copy_from_slice(&id.as_bytes()[..length]);
+        u128::from_be_bytes(bytes)
+    };
+    let mut seen: Vec<(u128, usize)> =
+        observations.iter().enumerate().map(|(i, o)| (first_bytes(&o.id), i)).collect();
+    seen.sort_unstable_by(|(first, i), (other, j)| {
+        first.cmp(other).then_with(|| observations[*i].id.cmp(&observations[*j].id)).then(i.cmp(j))
+    });
     let mut last: Vec<&Observation> = Vec::with_capacity(seen.len());
-    for observation in seen {
+    for observation in seen.into_iter().map(|(_, i)| &observations[i]) {
         match last.last_mut() {
             Some(before) if before.id == observation.id => *before = observation,
             _ => last.push(observation),
@@ -209,8 +220,8 @@ impl Planner<'_> {
     }
 
     /// A life that is seen again.
-    fn seen(&mut self, rid: Rid, observation: &Observation) {
-        let head = self.state.head(rid);
+    fn seen(&mut self, life: &Living<'_>, observation: &Observation) {
+        let (rid, head) = (life.rid, life.head);
         let suspect = self.state.suspects.get(&rid);
         let same_life = self.is_same_life(head.birth, observation);
         let last_seen = self.last_seen(&head, suspect);
@@ -253,9 +264,8 @@ impl Planner<'_> {
         self.push(observation, Before::Life(rid), action);
     }
 
-    fn missed(&mut self, rid: Rid) {
-        let head = self.state.head(rid);
-        let id = self.state.id(rid);
+    fn missed(&mut self, life: &Living<'_>) {
+        let Living { rid, head, id } = *life;
         let sweep = self.sweep;
         let before = self.state.suspects.get(&rid);
         let mut suspect = before.cloned().unwrap_or_else(|| Suspect {

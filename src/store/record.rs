@@ -57,6 +57,11 @@ impl TagsRef {
         Self(number + 2)
     }
 
+    /// From 0 on, over all of them.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+
     /// The number of the set, if it is one.
     pub fn number(self) -> Option<u32> {
         self.0.checked_sub(2)

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use redb::{ReadTransaction, ReadableDatabase, ReadableTableMetadata};
 use serde_json::Value;
 
+use super::heads::Living;
 use super::life::{self, END, Lives, Tombstone};
 use super::log::{self, LOG};
 use super::plan::Ended;
@@ -16,7 +17,7 @@ use super::steps::fields_between;
 use super::{Store, StoreError, document, ledger, past};
 use crate::inventory::{
     Change, ChangeKind, Cover, Diff, EndCause, Filter, History, Milestone, MilestoneKind, Moment, Presence,
-    Resource, ResourceKey, Revision, Scope, ScopeStatus, ScopeView, Snapshot, Tags, Timestamp, Viewer,
+    Resource, ResourceKey, Revision, Scope, ScopeStatus, ScopeView, Snapshot, TagSet, Tags, Timestamp, Viewer,
 };
 
 /// The state at one moment, with redb's own snapshot behind it for documents and history.
@@ -28,6 +29,19 @@ pub struct StoreSnapshot {
     /// Where later sweeps may speak too: the first end after the moment of each life that has one.
     ends_after: Option<BTreeMap<Rid, (u64, Tombstone)>>,
     pub(super) txn: ReadTransaction,
+}
+
+/// What a list says of a resource that lives.
+#[derive(Clone, Copy, Debug)]
+pub struct Line<'a> {
+    pub scope: &'a Arc<Scope>,
+    pub id: &'a str,
+    pub presence: Presence,
+    pub is_suspect: bool,
+    /// None where they are not known, or the type has none.
+    pub tags: Option<&'a TagSet>,
+    pub first_seen: Timestamp,
+    pub changed: Revision,
 }
 
 impl Store {
@@ -405,6 +419,38 @@ impl StoreSnapshot {
             Ok(false) => {}
             // As with a run that can't be read: unknown, never present.
             Err(_) => resources.iter_mut().for_each(|(_, resource)| resource.presence = Presence::Unknown),
+        }
+    }
+
+    /// Every life that goes on and that the filter wants, scope by scope in the order of the ids; nothing
+    /// is copied for it. It knows no hindsight.
+    pub fn each(&self, filter: &Filter, mut tell: impl FnMut(Line<'_>)) {
+        // Many resources share a set of tags: each is matched once.
+        let mut matched: Vec<Option<bool>> = vec![None; self.state.tag_sets.len() + 2];
+        let all_tags = filter.tags.is_empty() && !filter.untagged;
+        for number in self.state.scopes.keys().filter(|number| self.is_asked(filter, **number)) {
+            let scope = &self.state.scopes[number];
+            let is_current = self.scope_view(*number).status == ScopeStatus::Current;
+            for Living { rid, head, id } in self.state.heads.each(&scope.order) {
+                let tags = head.tags;
+                let has_tags = || filter.matches_tags(&self.state.tags(tags));
+                if !(all_tags || *matched[tags.index()].get_or_insert_with(has_tags))
+                    || filter.id.as_deref().is_some_and(|wanted| wanted != id)
+                {
+                    continue;
+                }
+                let is_suspect = !self.state.suspects.is_empty() && self.state.suspects.contains_key(&rid);
+                let is_present = is_current && !is_suspect;
+                tell(Line {
+                    scope: &scope.scope,
+                    id,
+                    presence: if is_present { Presence::Present } else { Presence::Unknown },
+                    is_suspect,
+                    tags: tags.number().map(|number| &self.state.tag_sets[number as usize]),
+                    first_seen: head.first_seen,
+                    changed: head.changed,
+                });
+            }
         }
     }
 

@@ -302,7 +302,7 @@ impl State {
         let mut order = Vec::with_capacity(kept.len() + begun.len());
         let mut from = 0;
         for (id, rid) in begun {
-            let at = from + kept[from..].partition_point(|rid| *self.id(*rid) < *id);
+            let at = from + kept[from..].partition_point(|rid| self.id(*rid) < &*id);
             order.extend(&kept[from..at]);
             order.push(rid);
             from = at;

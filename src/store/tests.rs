@@ -727,6 +727,13 @@ mod model {
                     got.insert(key, (u8::try_from(size).unwrap(), tagged));
                 }
                 prop_assert_eq!(&got, copy, "at revision {}", revision);
+                let mut lines = Vec::new();
+                snapshot.each(&Filter { tags: vec![("Owner".to_owned(), None)], ..Filter::default() }, |line| {
+                    lines.push((line.scope.region.to_string(), line.id.to_owned()));
+                });
+                lines.sort();
+                let tagged = copy.iter().filter(|(_, (_, tagged))| *tagged).map(|(key, _)| key.clone());
+                prop_assert_eq!(lines, tagged.collect::<Vec<_>>());
             }
             // What is opened from a checkpoint is what the whole log says, and so is each checkpoint.
             let txn = bed.store().inner.shared.db.begin_read().unwrap();
