@@ -29,8 +29,8 @@ impl TagSet {
         self.iter().count()
     }
 
-    /// In the order of the keys.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+    /// Keys and values as bytes, in the order of the keys.
+    fn pieces(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         let mut rest = &self.0[..];
         std::iter::from_fn(move || {
             let (lengths, after) = rest.split_at_checked(LENGTHS)?;
@@ -41,9 +41,13 @@ impl TagSet {
             let (key, after) = after.split_at(length(0));
             let (value, after) = after.split_at(length(4));
             rest = after;
-            let text = |bytes| std::str::from_utf8(bytes).expect("it was made of text");
-            Some((text(key), text(value)))
+            Some((key, value))
         })
+    }
+
+    /// In the order of the keys.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.pieces().map(|(key, value)| (text(key), text(value)))
     }
 
     pub fn keys(&self) -> impl Iterator<Item = &str> {
@@ -51,13 +55,17 @@ impl TagSet {
     }
 
     pub fn get(&self, key: &str) -> Option<&str> {
-        self.iter().find(|(k, _)| *k == key).map(|(_, value)| value)
+        self.pieces().find(|(k, _)| *k == key.as_bytes()).map(|(_, value)| text(value))
     }
 
     /// Equal for equal sets, and for no others.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).expect("it was made of text")
 }
 
 impl Default for TagSet {

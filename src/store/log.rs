@@ -158,7 +158,16 @@ fn damaged() -> StoreError {
     StoreError::Damaged { table: "log" }
 }
 
-fn decode(key: (u64, Rid), sealed: &[u8], with_documents: bool) -> Result<Vec<Slice>, StoreError> {
+/// What of a page is read.
+#[derive(Clone, Copy, Debug)]
+enum Read {
+    /// All entries, without documents.
+    Entries,
+    /// The entries of one resource in one revision, with their documents.
+    Step(u64, Rid),
+}
+
+fn decode(key: (u64, Rid), sealed: &[u8], read: Read) -> Result<Vec<Slice>, StoreError> {
     let (own, mut rest) =
         postcard::take_from_bytes::<(u64, Rid)>(unsealed("log", sealed)?).map_err(|_| damaged())?;
     if own != key {
@@ -177,9 +186,13 @@ fn decode(key: (u64, Rid), sealed: &[u8], with_documents: bool) -> Result<Vec<Sl
             }
             Item::Entry { rids_on, prev_back, milestone_back, kind, document } => {
                 rid += rids_on;
+                let document = match read {
+                    Read::Entries => Vec::new(),
+                    Read::Step(wanted, of) if wanted == revision && of == rid => document.to_vec(),
+                    Read::Step(..) => continue,
+                };
                 let back = |by: u64| if by == 0 { 0 } else { revision - by };
                 let entry = Entry { rid, prev: back(prev_back), milestone: milestone_back.map(back), kind };
-                let document = if with_documents { document.to_vec() } else { Vec::new() };
                 slices.last_mut().ok_or_else(damaged)?.entries.push(Logged { entry, document });
             }
         }
@@ -194,10 +207,8 @@ pub(super) fn step(
     rid: Rid,
 ) -> Result<Slice, StoreError> {
     let (key, page) = log.range(..=(revision, rid))?.next_back().ok_or_else(damaged)??;
-    let slices = decode(key.value(), page.value(), true)?;
-    let mut slice = slices.into_iter().find(|s| s.revision == revision).ok_or_else(damaged)?;
-    slice.entries.retain(|logged| logged.entry.rid == rid);
-    Ok(slice)
+    let slices = decode(key.value(), page.value(), Read::Step(revision, rid))?;
+    slices.into_iter().find(|s| s.revision == revision).ok_or_else(damaged)
 }
 
 /// The document that a revision holds of a resource, as [`super::document`] writes it.
@@ -241,7 +252,7 @@ pub(super) fn revisions(
     };
     for page in log.range(from..=(last, Rid::MAX))? {
         let (key, page) = page?;
-        for slice in decode(key.value(), page.value(), false)? {
+        for slice in decode(key.value(), page.value(), Read::Entries)? {
             if slice.revision < first || slice.revision > last {
                 continue;
             }
@@ -313,7 +324,7 @@ mod tests {
             let log = db.begin_read().unwrap().open_table(LOG).unwrap();
             for page in log.iter().unwrap() {
                 let (key, page) = page.unwrap();
-                let slices = decode(key.value(), page.value(), true).unwrap();
+                let slices = decode(key.value(), page.value(), Read::Entries).unwrap();
                 let rids: std::collections::BTreeSet<Rid> =
                     slices.iter().flat_map(|s| &s.entries).map(|l| l.entry.rid).collect();
                 prop_assert!(page.value().len() < PAGE_BYTES + 60 || rids.len() == 1, "{}", page.value().len());
@@ -357,9 +368,9 @@ mod tests {
             for bit in 0..good.len() * 8 {
                 let mut bad = good.clone();
                 bad[bit / 8] ^= 1 << (bit % 8);
-                assert!(decode((1, 0), &bad, true).is_err(), "bit {bit}");
+                assert!(decode((1, 0), &bad, Read::Step(1, 0)).is_err(), "bit {bit}");
             }
-            assert!(decode((1, 1), &good, true).is_err(), "under the key of another");
+            assert!(decode((1, 1), &good, Read::Step(1, 1)).is_err(), "under the key of another");
         }
     }
 }

@@ -5,6 +5,8 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
+use xxhash_rust::xxh3::xxh3_64;
+
 use super::StoreError;
 use super::heads::{Head, Living};
 use super::life::Tombstone;
@@ -127,15 +129,15 @@ pub(super) fn plan(
             (None, None) => break,
             (Some(_), None) => Ordering::Less,
             (None, Some(_)) => Ordering::Greater,
-            (Some(observation), Some(life)) => observation.id.as_str().cmp(life.id),
+            (Some(seen), Some(life)) => seen.observation.id.as_str().cmp(life.id),
         };
-        let observation = if order.is_le() { seen.next() } else { None };
+        let looked = if order.is_le() { seen.next() } else { None };
         let life = if order.is_ge() { lives.next() } else { None };
-        match (observation, life) {
-            (Some(observation), Some(life)) => planner.seen(&life, observation),
-            (Some(observation), None) => {
-                let ended = if scope.has_ends { last_ended(&observation.id)? } else { None };
-                planner.new_or_back(observation, ended);
+        match (looked, life) {
+            (Some(seen), Some(life)) => planner.seen(&life, &seen),
+            (Some(seen), None) => {
+                let ended = if scope.has_ends { last_ended(&seen.observation.id)? } else { None };
+                planner.new_or_back(&seen, ended);
             }
             // Only a complete look may conclude anything from absence.
             (None, Some(life)) if sweep.outcome.is_complete() => planner.missed(&life),
@@ -145,25 +147,40 @@ pub(super) fn plan(
     Ok(planner.plan)
 }
 
-/// A page boundary can show one resource twice; the later page is the later look.
-fn by_id(observations: &[Observation]) -> Vec<&Observation> {
-    // By their first bytes, which stand side by side, then by all of the id, then as they came.
-    let first_bytes = |id: &str| {
+/// An observation with its hashes.
+#[derive(Clone, Copy)]
+struct Seen<'a> {
+    observation: &'a Observation,
+    /// The first bytes of its id, by which most are in order.
+    first_bytes: u128,
+    document: u64,
+    fingerprint: u64,
+}
+
+impl<'a> Seen<'a> {
+    fn of(observation: &'a Observation) -> Self {
         let mut bytes = [0; 16];
-        let length = id.len().min(16);
-        bytes[..length].copy_from_slice(&id.as_bytes()[..length]);
-        u128::from_be_bytes(bytes)
-    };
-    let mut seen: Vec<(u128, usize)> =
-        observations.iter().enumerate().map(|(i, o)| (first_bytes(&o.id), i)).collect();
-    seen.sort_unstable_by(|(first, i), (other, j)| {
-        first.cmp(other).then_with(|| observations[*i].id.cmp(&observations[*j].id)).then(i.cmp(j))
+        let length = observation.id.len().min(16);
+        bytes[..length].copy_from_slice(&observation.id.as_bytes()[..length]);
+        let document = xxh3_64(observation.attributes.as_bytes());
+        let fingerprint = fingerprint(document, &observation.tags);
+        Self { observation, first_bytes: u128::from_be_bytes(bytes), document, fingerprint }
+    }
+}
+
+/// In the order of the ids. A page boundary can show one resource twice; the later page is the later look.
+fn by_id(observations: &[Observation]) -> Vec<Seen<'_>> {
+    // All that is far away in memory is read here, in the order in which it lies there.
+    let mut seen: Vec<(usize, Seen<'_>)> = observations.iter().map(Seen::of).enumerate().collect();
+    seen.sort_unstable_by(|(i, a), (j, b)| {
+        let by_all = || a.observation.id.cmp(&b.observation.id).then(i.cmp(j));
+        a.first_bytes.cmp(&b.first_bytes).then_with(by_all)
     });
-    let mut last: Vec<&Observation> = Vec::with_capacity(seen.len());
-    for observation in seen.into_iter().map(|(_, i)| &observations[i]) {
+    let mut last: Vec<Seen<'_>> = Vec::with_capacity(seen.len());
+    for (_, seen) in seen {
         match last.last_mut() {
-            Some(before) if before.id == observation.id => *before = observation,
-            _ => last.push(observation),
+            Some(before) if before.observation.id == seen.observation.id => *before = seen,
+            _ => last.push(seen),
         }
     }
     last
@@ -182,12 +199,13 @@ impl Planner<'_> {
     }
 
     /// What does not live: it is new, or comes back.
-    fn new_or_back(&mut self, observation: &Observation, ended: Option<Ended>) {
+    fn new_or_back(&mut self, seen: &Seen<'_>, ended: Option<Ended>) {
+        let observation = seen.observation;
         // What is first seen in an end state has no life to tell of, and an end ends once.
         if observation.end_state.is_some() {
             return;
         }
-        let version = self.first_version(observation);
+        let version = self.first_version(seen);
         let Some(ended) = ended else {
             let baseline = self.baseline;
             self.push(observation, Before::Nothing, Action::Appear { baseline, version });
@@ -201,16 +219,18 @@ impl Planner<'_> {
                 tags => tags.clone(),
             };
             let birth = observation.birth.or(tombstone.life.birth);
-            Action::Retract { version: NewVersion { tags: Some(tags), birth, ..version } }
+            let fingerprint = fingerprint(seen.document, &tags);
+            Action::Retract { version: NewVersion { fingerprint, tags: Some(tags), birth, ..version } }
         } else {
             Action::Appear { baseline: false, version }
         };
         self.push(observation, Before::Ended(Box::new(ended)), action);
     }
 
-    fn first_version(&self, observation: &Observation) -> NewVersion {
+    fn first_version(&self, seen: &Seen<'_>) -> NewVersion {
+        let observation = seen.observation;
         NewVersion {
-            fingerprint: fingerprint(&observation.attributes),
+            fingerprint: seen.fingerprint,
             tags: Some(observation.tags.clone()),
             birth: observation.birth,
             shape: Some(self.sweep.shape),
@@ -220,10 +240,15 @@ impl Planner<'_> {
     }
 
     /// A life that is seen again.
-    fn seen(&mut self, life: &Living<'_>, observation: &Observation) {
-        let (rid, head) = (life.rid, life.head);
+    fn seen(&mut self, life: &Living<'_>, seen: &Seen<'_>) {
+        let (rid, head, observation) = (life.rid, life.head, seen.observation);
         let suspect = self.state.suspects.get(&rid);
         let same_life = self.is_same_life(head.birth, observation);
+        let same_shape = head.shape == self.sweep.shape;
+        let is_as_before = same_life && same_shape && head.fingerprint == seen.fingerprint;
+        if is_as_before && suspect.is_none() && observation.end_state.is_none() {
+            return;
+        }
         let last_seen = self.last_seen(&head, suspect);
         if let Some(end_state) = &observation.end_state {
             if same_life {
@@ -236,7 +261,7 @@ impl Planner<'_> {
         if !same_life {
             let end = Action::End { cause: EndCause::Replaced, last_seen, first_missed: self.sweep.ended };
             self.push(observation, Before::Life(rid), end);
-            let version = self.first_version(observation);
+            let version = self.first_version(seen);
             self.push(observation, Before::Life(rid), Action::Appear { baseline: false, version });
             return;
         }
@@ -244,10 +269,11 @@ impl Planner<'_> {
             self.push(observation, Before::Life(rid), Action::Clear);
         }
         // A tag call that failed says nothing: what was known goes on.
-        let same_tags = observation.tags == Tags::Unknown || self.state.is_same_tags(head.tags, &observation.tags);
-        let fingerprint = fingerprint(&observation.attributes);
-        let same_shape = head.shape == self.sweep.shape;
-        if same_tags && same_shape && head.fingerprint == fingerprint {
+        let is_unknown = observation.tags == Tags::Unknown;
+        let same_tags = is_unknown || self.state.is_same_tags(head.tags, &observation.tags);
+        let fingerprint =
+            if is_unknown { fingerprint(seen.document, &self.state.tags(head.tags)) } else { seen.fingerprint };
+        if same_shape && head.fingerprint == fingerprint {
             return;
         }
         let version = NewVersion {
@@ -322,7 +348,13 @@ fn is_young(head: &Head, now: Timestamp) -> bool {
     now.since(head.birth.unwrap_or(head.first_seen)) < YOUNG
 }
 
-/// 64 bits: two documents of one resource that follow each other are taken for one at 2^-64.
-fn fingerprint(document: &Document) -> u64 {
-    xxhash_rust::xxh3::xxh3_64(document.as_bytes())
+/// Of a document, by its hash, and the tags that go with it. 64 bits: two versions of one resource that
+/// follow each other are taken for one at 2^-64.
+fn fingerprint(document: u64, tags: &Tags) -> u64 {
+    let tags = match tags {
+        Tags::Unknown => 0,
+        Tags::Untaggable => 1,
+        Tags::Known(set) => xxh3_64(set.as_bytes()),
+    };
+    xxh3_64(&[document.to_le_bytes(), tags.to_le_bytes()].concat())
 }
