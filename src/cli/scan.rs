@@ -24,7 +24,7 @@ use crate::inventory::{
     Change, ChangeKind, Filter, Moment, Reason, ResourceKey, Revision, RuleSettings, Snapshot, Suspect, Timestamp,
     Viewer,
 };
-use crate::scanner::{AccountScanner, Round, Subscription};
+use crate::scanner::{AccountScanner, Round, StoreTrouble, Subscription};
 use crate::server::query::API_VERSION;
 use crate::store::{Store, StoreError, system_clock};
 
@@ -118,7 +118,7 @@ pub async fn scan(args: ScanArgs) -> anyhow::Result<ExitCode> {
     let locked_out = totals.locked_out == accounts;
     store.flush()?;
     if let Some(error) = totals.store_errors.first() {
-        anyhow::bail!("what was seen could not be recorded: {error}");
+        anyhow::bail!("what was seen could not be recorded: {}", error.message);
     }
     let viewer = viewer(&scan);
     let report = report(&store, &viewer, &valid.rules, totals)?;
@@ -147,7 +147,7 @@ struct Totals {
     scopes: Vec<ScopeLine>,
     changes: Vec<Change>,
     locked_out: usize,
-    store_errors: Vec<String>,
+    store_errors: Vec<StoreTrouble>,
 }
 
 impl Totals {

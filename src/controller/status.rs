@@ -185,9 +185,10 @@ fn ready(found: &Found) -> Told {
         return told(TYPE, "True", "Suspended", "suspended: nothing is looked at, and what is known goes stale");
     }
     if working(found) > 0 {
-        let stored = found.reports.iter().find_map(|r| r.store_error.as_deref());
+        let stored = found.reports.iter().find_map(|r| r.store_error.as_ref());
         if let Some(error) = stored {
-            return told(TYPE, "False", "StoreFailed", format!("what was seen could not be recorded: {error}"));
+            let message = format!("what was seen could not be recorded: {}", error.message);
+            return told(TYPE, "False", error.reason, message);
         }
         let message = match found.accounts {
             1 => "looking at the account".to_owned(),

@@ -49,6 +49,13 @@ pub struct ScopeReport {
     pub ended: Timestamp,
 }
 
+/// Why the store did not take what was seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreTrouble {
+    pub reason: &'static str,
+    pub message: String,
+}
+
 /// What is known of one account for one CloudScan.
 #[derive(Clone, Debug, Default)]
 pub struct AccountReport {
@@ -65,7 +72,7 @@ pub struct AccountReport {
     pub next: Option<Timestamp>,
     pub calls: u64,
     /// The store refused what was seen.
-    pub store_error: Option<String>,
+    pub store_error: Option<StoreTrouble>,
     pub rounds: u64,
     /// What the last round was made from.
     pub generation: i64,

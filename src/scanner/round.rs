@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 
-use super::{AccountReport, ScopeReport, Subscription};
+use super::{AccountReport, ScopeReport, StoreTrouble, Subscription};
 use crate::cloud::{CloudError, Listing, Provider, Session, TypeInfo};
 use crate::inventory::{
     Absence, AccountId, Change, Confirmation, GLOBAL_REGION, LossLimits, Outcome, Reason, Region, ResourceType,
@@ -31,7 +31,7 @@ pub struct Round {
     pub changes: Vec<Change>,
     pub scopes: BTreeMap<Scope, ScopeReport>,
     /// Bound to fail again: what the store said.
-    pub store_errors: Vec<String>,
+    pub store_errors: Vec<StoreTrouble>,
 }
 
 struct Connected {
@@ -445,7 +445,8 @@ impl AccountScanner {
             Ok(changes) => round.changes.extend(changes),
             Err(error) => {
                 tracing::error!(scope = %sweep.scope, reason = error.reason(), "not recorded: {error}");
-                round.store_errors.push(format!("{}: {error}", sweep.scope));
+                let message = format!("{}: {error}", sweep.scope);
+                round.store_errors.push(StoreTrouble { reason: error.reason(), message });
             }
         }
         if let Some(cadence) = sweep.cadence {

@@ -28,6 +28,8 @@ pub fn render(store: &Store, gauges: &Gauges) -> Result<String, StoreError> {
     single(&mut registry, "store_revision", "The newest revision of the store", revision);
     let waiting = "Deltas that wait for the disk";
     single(&mut registry, "store_waiting", waiting, store.waiting());
+    let full = "1 while the volume has no room: nothing is recorded, reads go on";
+    single(&mut registry, "store_full", full, i64::from(store.is_full()));
     for (name, help, value) in gauges() {
         single(&mut registry, name, help, value);
     }

@@ -35,6 +35,7 @@ pub(super) struct Header {
     revision: Revision,
     time: Timestamp,
     next_rid: Rid,
+    ends: u64,
     pub parts: u32,
     /// Over what was shown: two states with the same hash answer alike.
     pub hash: u64,
@@ -131,6 +132,7 @@ fn header(state: &State, parts: u32, hash: u64) -> Header {
         revision: state.revision,
         time: state.time,
         next_rid: state.next_rid,
+        ends: state.ends,
         parts,
         hash,
         scopes: state.scopes.iter().map(scope).collect(),
@@ -231,6 +233,7 @@ fn restore(state: &mut State, header: Header, heads: Heads, newest: Option<&Stat
     state.revision = header.revision;
     state.time = header.time;
     state.next_rid = header.next_rid;
+    state.ends = header.ends;
     state.heads = heads;
     state.suspects = header.suspects.into_iter().collect();
     for row in header.scopes {

@@ -94,6 +94,10 @@ impl Drafted {
             numbering.step(planned.id, planned.before, planned.action);
         }
         let mut out = numbering.out;
+        // As the table orders them.
+        for (number, tombstone) in (next.ends + 1..).zip(out.ended.values_mut()) {
+            tombstone.number = number;
+        }
         out.suspects.extend(draft.plan.counted.into_iter().map(|(rid, suspect)| (rid, Some(suspect))));
         out
     }
@@ -164,6 +168,7 @@ impl Numbering<'_> {
         let (scope, first_seen, baseline) = (head.scope, head.first_seen, head.baseline);
         let replaced = cause == EndCause::Replaced;
         let tombstone = Tombstone {
+            number: 0,
             life: Life { scope, id: id.clone(), first_seen, birth: head.birth, baseline, before: None },
             cause,
             last_seen,

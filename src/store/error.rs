@@ -48,6 +48,11 @@ pub enum StoreError {
     TooEarly { asked: Timestamp, earliest: Timestamp, revision: Revision },
     #[error("{what} is {actual} bytes long, over the bound of {bound}")]
     TooLarge { what: String, actual: usize, bound: usize },
+    #[error(
+        "the volume of {path} has {free} bytes free, and recording needs {needed}: nothing is recorded until there \
+         is room; make the volume larger, or delete what else is on it"
+    )]
+    DiskFull { path: PathBuf, free: u64, needed: u64 },
     #[error("the writer stopped after an earlier failure: reopen the store")]
     Poisoned,
 }
@@ -77,6 +82,7 @@ impl StoreError {
             StoreError::Overlapping { .. } => "SweepOverlaps",
             StoreError::Future { .. } | StoreError::TooEarly { .. } => "NotKept",
             StoreError::TooLarge { .. } => "TooLarge",
+            StoreError::DiskFull { .. } => "DiskFull",
             StoreError::Poisoned => "StorePoisoned",
         }
     }

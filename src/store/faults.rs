@@ -163,7 +163,9 @@ fn viewer() -> Viewer {
 fn open(disk: &Disk, step: usize) -> Result<Store, StoreError> {
     // Time is the number of the step: the same in every run.
     let clock: Clock = Arc::new(move || now(step));
-    Store::open_file(Path::new("faults"), clock, |builder| builder.create_with_backend(disk.clone()))
+    Store::open_file(Path::new("faults"), clock, Box::new(|| None), |builder| {
+        builder.create_with_backend(disk.clone())
+    })
 }
 
 fn now(step: usize) -> Timestamp {

@@ -36,6 +36,8 @@ pub(super) struct Life {
 /// What remains of a life at its end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Tombstone {
+    /// Ends are counted from 1 on: where one is missing in the table, that shows.
+    pub number: u64,
     /// Its birth is the last that was told of it; the life before it is told by the life alone.
     pub life: Life,
     pub cause: EndCause,
@@ -130,9 +132,32 @@ pub(super) fn tombstone(
     open_tombstone((revision, rid), row.value())
 }
 
-pub(super) fn open_tombstone(key: (u64, Rid), bytes: &[u8]) -> Result<Tombstone, StoreError> {
+fn open_tombstone(key: (u64, Rid), bytes: &[u8]) -> Result<Tombstone, StoreError> {
     let (own, tombstone): ((u64, Rid), Tombstone) = decode("end", bytes)?;
     if own == key { Ok(tombstone) } else { Err(StoreError::Damaged { table: "end" }) }
+}
+
+/// Tombstones newest first, from the `last`th on, which is the last at or before a revision.
+pub(super) fn tombstones_back(
+    txn: &ReadTransaction,
+    until: Revision,
+    last: u64,
+    mut each: impl FnMut(u64, Rid, Tombstone) -> bool,
+) -> Result<(), StoreError> {
+    let mut next = last;
+    for row in txn.open_table(END)?.range(..=(until.0, Rid::MAX))?.rev() {
+        let (key, bytes) = row?;
+        let tombstone = open_tombstone(key.value(), bytes.value())?;
+        if tombstone.number != next {
+            return Err(StoreError::Damaged { table: "end" });
+        }
+        next -= 1;
+        let (revision, rid) = key.value();
+        if !each(revision, rid, tombstone) {
+            return Ok(());
+        }
+    }
+    if next == 0 { Ok(()) } else { Err(StoreError::Damaged { table: "end" }) }
 }
 
 pub(super) fn seal_tombstone(key: (u64, Rid), tombstone: &Tombstone) -> Vec<u8> {

@@ -43,7 +43,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
-use redb::{Database, ReadableDatabase, ReadableTable};
+use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable};
 
 pub use error::StoreError;
 pub use snapshot::{Line, StoreSnapshot};
@@ -73,6 +73,17 @@ const SCOPE_LOCKS: usize = 1024;
 
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
+/// Bytes that are free on the volume; none where that can't be told.
+type Room = Box<dyn Fn() -> Option<u64> + Send + Sync>;
+
+fn room_beside(path: &Path) -> Room {
+    let path = path.to_owned();
+    Box::new(move || {
+        let volume = rustix::fs::statvfs(&path).ok()?;
+        Some(volume.f_bavail.saturating_mul(volume.f_frsize))
+    })
+}
+
 pub fn system_clock() -> Clock {
     Arc::new(|| Timestamp::from(jiff::Timestamp::now()))
 }
@@ -91,7 +102,6 @@ pub struct Store {
 }
 
 struct Inner {
-    path: PathBuf,
     // Dropped in this order: the keeper's last words go through the writer.
     _keeper: Keeper,
     writer: Writer,
@@ -101,12 +111,23 @@ struct Inner {
     shared: Arc<Shared>,
 }
 
+/// What is durable, as readers take it: a state, and redb's own snapshot of the file that holds just that.
+#[derive(Clone)]
+struct Published {
+    state: State,
+    txn: Arc<ReadTransaction>,
+}
+
 /// What the writer and the readers share.
 struct Shared {
     db: Database,
+    path: PathBuf,
     clock: Clock,
+    room: Room,
+    /// The volume had no room for the last commit.
+    full: AtomicBool,
     /// What is durable and published. Readers copy it; only the writer replaces it.
-    published: RwLock<State>,
+    published: RwLock<Published>,
     revisions: tokio::sync::watch::Sender<Revision>,
     trainer: Mutex<Trainer>,
     /// A write failed: what is on disk is not known, so nothing more is written.
@@ -118,18 +139,39 @@ impl Shared {
         (self.clock)()
     }
 
-    fn state(&self) -> State {
+    fn published(&self) -> Published {
         self.published.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn publish(&self, next: State) {
-        let revision = next.revision;
-        *self.published.write().unwrap_or_else(PoisonError::into_inner) = next;
+    fn state(&self) -> State {
+        self.published().state
+    }
+
+    fn publish(&self, state: State) -> Result<(), StoreError> {
+        let revision = state.revision;
+        let txn = Arc::new(self.db.begin_read()?);
+        *self.published.write().unwrap_or_else(PoisonError::into_inner) = Published { state, txn };
         self.revisions.send_if_modified(|r| std::mem::replace(r, revision) != revision);
+        Ok(())
     }
 
     fn trainer(&self) -> MutexGuard<'_, Trainer> {
         self.trainer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says once that the volume is full, and once that there is room again.
+    fn check_room(&self, needed: u64) -> Result<(), StoreError> {
+        let free = (self.room)().unwrap_or(u64::MAX);
+        let is_full = free < needed;
+        if self.full.swap(is_full, Ordering::AcqRel) != is_full {
+            let store = self.path.display();
+            if is_full {
+                tracing::error!(%store, free, needed, "the volume is full: nothing is recorded until there is room");
+            } else {
+                tracing::info!(%store, free, "there is room on the volume again: recording goes on");
+            }
+        }
+        if is_full { Err(StoreError::DiskFull { path: self.path.clone(), free, needed }) } else { Ok(()) }
     }
 
     fn is_poisoned(&self) -> bool {
@@ -148,7 +190,7 @@ impl Store {
             std::fs::create_dir_all(parent)
                 .map_err(|source| StoreError::Io { path: parent.to_owned(), source })?;
         }
-        Self::open_file(path, clock, |builder| builder.create(path))
+        Self::open_file(path, clock, room_beside(path), |builder| builder.create(path))
     }
 
     /// Opens the store at `path`, which must exist.
@@ -156,12 +198,13 @@ impl Store {
         if !path.exists() {
             return Err(StoreError::Missing(path.to_owned()));
         }
-        Self::open_file(path, clock, |builder| builder.open(path))
+        Self::open_file(path, clock, room_beside(path), |builder| builder.open(path))
     }
 
     fn open_file(
         path: &Path,
         clock: Clock,
+        room: Room,
         open: impl FnOnce(&redb::Builder) -> Result<Database, redb::DatabaseError>,
     ) -> Result<Self, StoreError> {
         let mut builder = Database::builder();
@@ -188,11 +231,15 @@ impl Store {
         let Loaded { state, since_checkpoint } =
             loaded.unwrap_or(Err(StoreError::Damaged { table: "of the database itself" }))?;
         let (revisions, _) = tokio::sync::watch::channel(state.revision);
+        let txn = Arc::new(db.begin_read()?);
         let shared = Arc::new(Shared {
             db,
+            path: path.to_owned(),
             clock,
+            room,
+            full: AtomicBool::new(false),
             trainer: Mutex::new(Trainer::new(state.dictionaries.clone())),
-            published: RwLock::new(state),
+            published: RwLock::new(Published { state, txn }),
             revisions,
             poisoned: AtomicBool::new(false),
         });
@@ -201,11 +248,11 @@ impl Store {
         let writer = Writer::start(shared.clone(), bell.clone(), since_checkpoint).map_err(io)?;
         let keeper = Keeper::start(shared.clone(), writer.queue().clone(), bell, heard).map_err(io)?;
         let scopes = (0..SCOPE_LOCKS).map(|_| Mutex::new(())).collect();
-        Ok(Self { inner: Arc::new(Inner { path: path.to_owned(), _keeper: keeper, writer, scopes, shared }) })
+        Ok(Self { inner: Arc::new(Inner { _keeper: keeper, writer, scopes, shared }) })
     }
 
     pub fn path(&self) -> &Path {
-        &self.inner.path
+        &self.inner.shared.path
     }
 
     pub fn now(&self) -> Timestamp {
@@ -272,7 +319,7 @@ impl Store {
     pub fn commit(&self, sweep: &Sweep, prover: Option<&Viewer>) -> Result<Delta, StoreError> {
         check_bounds(sweep)?;
         let _alone = self.lock(&sweep.scope);
-        let mut seen = self.state();
+        let Published { state: mut seen, txn } = self.inner.shared.published();
         let number = scope_number(&mut seen, &sweep.scope);
         let scope = &seen.scopes[&number];
         if let Some(run) = &scope.run
@@ -299,7 +346,6 @@ impl Store {
             Some((_, Some(proven))) => draft.is_proof_due = self.now().since(proven) >= PROOF_FLUSH,
             None => {}
         }
-        let txn = self.inner.shared.db.begin_read()?;
         draft.plan = plan::plan(&seen, number, sweep, |id| {
             let found = life::last_ended(&txn, (number, &sweep.scope), id)?;
             Ok(found.map(|(rid, revision, tombstone)| Ended { rid, revision, tombstone }))
@@ -309,12 +355,7 @@ impl Store {
     }
 
     /// Compresses what the plan has to say, on the caller's thread.
-    fn encode_documents(
-        &self,
-        txn: &redb::ReadTransaction,
-        seen: &State,
-        draft: &mut Draft,
-    ) -> Result<(), StoreError> {
+    fn encode_documents(&self, txn: &ReadTransaction, seen: &State, draft: &mut Draft) -> Result<(), StoreError> {
         let attributes =
             || draft.plan.steps.iter().filter_map(|s| Some(s.action.version()?.attributes.as_bytes()));
         if attributes().next().is_none() {
@@ -425,8 +466,7 @@ impl Store {
 
     /// All notes of a viewer whose name begins with `prefix`.
     pub fn notes(&self, viewer: &Viewer, prefix: &str) -> Result<BTreeMap<String, Vec<u8>>, StoreError> {
-        let txn = self.inner.shared.db.begin_read()?;
-        let table = txn.open_table(NOTE)?;
+        let table = self.inner.shared.published().txn.open_table(NOTE)?;
         let mut out = BTreeMap::new();
         for row in table.range((viewer.as_str(), prefix)..)? {
             let (key, value) = row?;
@@ -441,8 +481,7 @@ impl Store {
 
     /// Everybody who has notes.
     pub fn note_viewers(&self) -> Result<BTreeSet<Viewer>, StoreError> {
-        let txn = self.inner.shared.db.begin_read()?;
-        let table = txn.open_table(NOTE)?;
+        let table = self.inner.shared.published().txn.open_table(NOTE)?;
         let mut viewers = BTreeSet::new();
         for row in table.iter()? {
             viewers.insert(Viewer::from(row?.0.value().0));
@@ -467,6 +506,11 @@ impl Store {
     /// A write failed and nothing more is written until the store is opened again.
     pub fn is_poisoned(&self) -> bool {
         self.inner.shared.is_poisoned()
+    }
+
+    /// The volume had no room for the last commit: nothing is recorded until there is, and reads go on.
+    pub fn is_full(&self) -> bool {
+        self.inner.shared.full.load(Ordering::Acquire)
     }
 
     /// How many wait for what they record to be durable.
@@ -508,27 +552,33 @@ fn check_bounds(sweep: &Sweep) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Makes the tables of a new file; writes nothing to one that is there.
 fn check_schema(db: &Database, path: &Path) -> Result<(), StoreError> {
-    let txn = db.begin_write()?;
-    {
-        let fresh = txn.list_tables()?.next().is_none();
-        let mut meta = txn.open_table(META)?;
-        let found = meta.get("schema")?.map(|v| v.value().to_vec());
-        match found.as_deref().map(<[u8; 4]>::try_from) {
-            Some(Ok(bytes)) if u32::from_be_bytes(bytes) == SCHEMA => {}
-            Some(Ok(bytes)) => {
-                let found = u32::from_be_bytes(bytes);
-                return Err(StoreError::Schema { path: path.to_owned(), found, known: SCHEMA });
-            }
-            None if fresh => {
-                meta.insert("schema", SCHEMA.to_be_bytes().as_slice())?;
-            }
-            _ => {
-                let source = "it holds no schema version".into();
-                return Err(StoreError::NotAStore { path: path.to_owned(), source });
-            }
+    let txn = db.begin_read()?;
+    if txn.list_tables()?.next().is_none() {
+        return make_tables(db);
+    }
+    let found = match txn.open_table(META) {
+        Ok(meta) => meta.get("schema")?.map(|v| v.value().to_vec()),
+        Err(redb::TableError::TableDoesNotExist(_)) => None,
+        Err(error) => return Err(error.into()),
+    };
+    match found.as_deref().map(<[u8; 4]>::try_from) {
+        Some(Ok(bytes)) if u32::from_be_bytes(bytes) == SCHEMA => Ok(()),
+        Some(Ok(bytes)) => {
+            let found = u32::from_be_bytes(bytes);
+            Err(StoreError::Schema { path: path.to_owned(), found, known: SCHEMA })
+        }
+        _ => {
+            let source = "it holds no schema version".into();
+            Err(StoreError::NotAStore { path: path.to_owned(), source })
         }
     }
+}
+
+fn make_tables(db: &Database) -> Result<(), StoreError> {
+    let txn = db.begin_write()?;
+    txn.open_table(META)?.insert("schema", SCHEMA.to_be_bytes().as_slice())?;
     // All tables exist from here on, so that readers need no special case for a new file.
     txn.open_table(LOG)?;
     txn.open_table(DICT)?;
@@ -612,7 +662,7 @@ fn load(db: &Database) -> Result<Loaded, StoreError> {
 }
 
 /// The state at a revision before the newest.
-fn past(txn: &redb::ReadTransaction, newest: &State, until: Revision) -> Result<State, StoreError> {
+fn past(txn: &ReadTransaction, newest: &State, until: Revision) -> Result<State, StoreError> {
     let mut state = newest.names();
     checkpoint::load_past(txn, &mut state, newest, until)?;
     fold_until(txn, &mut state, until)?;
@@ -620,7 +670,7 @@ fn past(txn: &redb::ReadTransaction, newest: &State, until: Revision) -> Result<
 }
 
 /// Nothing but the names that numbers of the file stand for.
-fn named(txn: &redb::ReadTransaction) -> Result<State, StoreError> {
+fn named(txn: &ReadTransaction) -> Result<State, StoreError> {
     let mut state = State::default();
     let mut dictionaries = Dictionaries::default();
     for row in txn.open_table(DICT)?.iter()? {
@@ -639,7 +689,7 @@ fn named(txn: &redb::ReadTransaction) -> Result<State, StoreError> {
 }
 
 /// Folds what the log says after the state, up to and including `until`. Returns how many entries.
-fn fold_until(txn: &redb::ReadTransaction, state: &mut State, until: Revision) -> Result<usize, StoreError> {
+fn fold_until(txn: &ReadTransaction, state: &mut State, until: Revision) -> Result<usize, StoreError> {
     let mut lives = Lives::open(txn)?;
     let mut folded = 0;
     let after = state.revision.0 + 1;

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use redb::{ReadTransaction, ReadableDatabase, ReadableTableMetadata};
+use redb::{ReadTransaction, ReadableTableMetadata};
 use serde_json::Value;
 
 use super::heads::Living;
@@ -14,7 +14,7 @@ use super::plan::Ended;
 use super::record::{EntryKind, NO_RID, RUN, Rid, Run, ScopeNo, TagsRef, decode};
 use super::state::State;
 use super::steps::fields_between;
-use super::{Store, StoreError, document, ledger, past};
+use super::{Published, Store, StoreError, document, ledger, past};
 use crate::inventory::{
     Change, ChangeKind, Cover, Diff, EndCause, Filter, History, Milestone, MilestoneKind, Moment, Presence,
     Resource, ResourceKey, Revision, Scope, ScopeStatus, ScopeView, Snapshot, TagSet, Tags, Timestamp, Viewer,
@@ -28,7 +28,7 @@ pub struct StoreSnapshot {
     newest: State,
     /// Where later sweeps may speak too: the first end after the moment of each life that has one.
     ends_after: Option<BTreeMap<Rid, (u64, Tombstone)>>,
-    pub(super) txn: ReadTransaction,
+    pub(super) txn: Arc<ReadTransaction>,
 }
 
 /// What a list says of a resource that lives.
@@ -47,8 +47,7 @@ pub struct Line<'a> {
 impl Store {
     /// State at a moment, as known then.
     pub fn snapshot(&self, moment: Moment) -> Result<StoreSnapshot, StoreError> {
-        let newest = self.state();
-        let txn = self.inner.shared.db.begin_read()?;
+        let Published { state: newest, txn } = self.inner.shared.published();
         let (revision, at) = match moment {
             Moment::Now => (newest.revision, self.now().max(newest.time)),
             Moment::Revision(asked) if asked > newest.revision => {
@@ -65,15 +64,16 @@ impl Store {
     /// one after show the same life, unknown between last seen and first missed, absent from there on.
     pub fn snapshot_in_hindsight(&self, moment: Moment) -> Result<StoreSnapshot, StoreError> {
         let snapshot = self.snapshot(moment)?;
+        let (state, newest) = (&snapshot.state, &snapshot.newest);
         let mut ends = BTreeMap::new();
-        for row in snapshot.txn.open_table(END)?.range((snapshot.state.revision.0 + 1, 0)..)? {
-            let (key, bytes) = row?;
-            let (revision, rid) = key.value();
-            if revision > snapshot.newest.revision.0 {
-                break;
+        life::tombstones_back(&snapshot.txn, newest.revision, newest.ends, |revision, rid, tombstone| {
+            let is_after = revision > state.revision.0;
+            if is_after {
+                // Of two ends of one life the first counts, which comes last here.
+                ends.insert(rid, (revision, tombstone));
             }
-            ends.entry(rid).or_insert((revision, life::open_tombstone(key.value(), bytes.value())?));
-        }
+            is_after
+        })?;
         Ok(StoreSnapshot { ends_after: Some(ends), ..snapshot })
     }
 
@@ -267,20 +267,19 @@ impl StoreSnapshot {
     fn ended(&self, since: Timestamp) -> Result<Vec<(u64, Tombstone)>, StoreError> {
         let mut out = Vec::new();
         let mut told: BTreeSet<(ScopeNo, Arc<str>)> = BTreeSet::new();
-        for row in self.txn.open_table(END)?.range(..=(self.state.revision.0, Rid::MAX))?.rev() {
-            let (key, bytes) = row?;
-            let tombstone = life::open_tombstone(key.value(), bytes.value())?;
+        life::tombstones_back(&self.txn, self.state.revision, self.state.ends, |revision, _, tombstone| {
             if tombstone.concluded < since {
-                break;
+                return false;
             }
             let (scope, id) = (tombstone.life.scope, tombstone.life.id.clone());
             if tombstone.stands_at(self.state.revision)
                 && self.state.rid(scope, &id).is_none()
                 && told.insert((scope, id))
             {
-                out.push((key.value().0, tombstone));
+                out.push((revision, tombstone));
             }
-        }
+            true
+        })?;
         Ok(out)
     }
 

@@ -61,6 +61,8 @@ pub(super) struct State {
     pub scopes: OrdMap<ScopeNo, Arc<ScopeState>>,
     pub scope_numbers: HashMap<Arc<Scope>, ScopeNo>,
     pub next_rid: Rid,
+    /// How many lives have ended until now, whether taken back or not.
+    pub ends: u64,
     /// Not part of the fold: a document names the one that it needs.
     pub dictionaries: Arc<Dictionaries>,
     /// Interned tag sets by number, and their numbers.
@@ -78,6 +80,7 @@ impl Default for State {
             scopes: OrdMap::new(),
             scope_numbers: HashMap::new(),
             next_rid: NO_RID + 1,
+            ends: 0,
             dictionaries: Arc::default(),
             tag_sets: Vector::new(),
             tag_set_numbers: HashMap::new(),
@@ -204,6 +207,7 @@ impl State {
                     begun.push((life.id, entry.rid));
                 }
                 EntryKind::Ended => {
+                    self.ends += 1;
                     self.heads.remove(entry.rid);
                     self.suspects.remove(&entry.rid);
                     ended.insert(entry.rid);

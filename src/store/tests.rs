@@ -1,6 +1,6 @@
 //! The store against a naive model, and its rules one by one.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::*;
@@ -514,6 +514,36 @@ fn what_is_over_a_bound_is_refused_by_name_and_stops_nothing_else() {
 }
 
 #[test]
+fn a_full_volume_stops_recording_keeps_answering_and_recovers_by_itself() {
+    let free = Arc::new(AtomicU64::new(1 << 30));
+    let (told, clock): (_, Clock) = (free.clone(), Arc::new(|| Timestamp::from_millis(1_000_000)));
+    let room: Room = Box::new(move || Some(told.load(Ordering::SeqCst)));
+    let memory = redb::backends::InMemoryBackend::new();
+    let store = Store::open_file(Path::new("full"), clock, room, |b| b.create_with_backend(memory)).unwrap();
+    let look = |region: &str| {
+        let mut sweep = sweep(store.now().minus(Duration::from_secs(2)));
+        sweep.scope = scope(region);
+        sweep.observations = vec![observation("vol-1", &[], 8)];
+        store.commit(&sweep, None)
+    };
+    look("eu-west-1").unwrap();
+    free.store(1 << 20, Ordering::SeqCst);
+    let error = look("us-east-1").unwrap_err();
+    assert_eq!(error.reason(), "DiskFull");
+    assert!(error.to_string().contains("1048576 bytes free"), "{error}");
+    assert!(store.is_full() && !store.is_poisoned());
+    assert!(store.write_notes(&Viewer::from("a/b"), &[("n".to_owned(), None)]).is_err());
+    let snapshot = store.snapshot(Moment::Now).unwrap();
+    let resources = snapshot.resources(&Filter::default()).unwrap();
+    assert_eq!(resources.len(), 1, "what was recorded is there, and nothing of what was not");
+    assert_eq!(snapshot.attributes(&resources[0]).unwrap()["Size"], 8);
+    free.store(1 << 30, Ordering::SeqCst);
+    look("us-east-1").unwrap();
+    assert!(!store.is_full());
+    assert_eq!(store.revision(), Revision(2));
+}
+
+#[test]
 fn the_keeper_writes_a_checkpoint_when_one_is_due_and_the_file_opens_from_it() {
     let mut bed = Bed::new();
     let volumes = |size: u64| (0..150).map(|n| observation(&format!("vol-{n}"), &[], size)).collect::<Vec<_>>();
@@ -591,7 +621,8 @@ fn while_the_disk_syncs_nothing_is_published_reads_go_on_and_what_queues_shares_
         held.1.notify_all();
     };
     let clock: Clock = Arc::new(|| Timestamp::from_millis(1_000_000));
-    let store = Store::open_file(Path::new("slow"), clock, |b| b.create_with_backend(disk)).unwrap();
+    let store =
+        Store::open_file(Path::new("slow"), clock, Box::new(|| None), |b| b.create_with_backend(disk)).unwrap();
     let commit = |region: &str| {
         let mut sweep = sweep(store.now().minus(Duration::from_secs(2)));
         sweep.scope = scope(region);

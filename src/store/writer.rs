@@ -116,6 +116,12 @@ impl Drop for Writer {
     }
 }
 
+/// Free bytes without which a commit is not begun: what it copies on the way, several times over, and as
+/// much again as redb keeps in memory before it writes.
+fn needed(bytes: usize) -> u64 {
+    (16 << 20) + 4 * bytes as u64
+}
+
 struct Worker {
     shared: Arc<Shared>,
     bell: Bell,
@@ -141,7 +147,7 @@ impl Worker {
         }
         // The last chance to keep the minute of "still there" that is only in memory. Nothing is lost but
         // that minute if it fails.
-        if !self.shared.is_poisoned() {
+        if !self.shared.is_poisoned() && self.shared.check_room(needed(0)).is_ok() {
             let mut batch = Batch::default();
             batch.take_runs(&mut self.dirty_runs);
             let state = self.shared.state();
@@ -153,6 +159,15 @@ impl Worker {
         if self.shared.is_poisoned() {
             for Queued { answer, .. } in queued {
                 drop(answer.send(Err(StoreError::Poisoned)));
+            }
+            return;
+        }
+        let bytes: usize = queued.iter().map(|queued| queued.request.bytes()).sum();
+        if let Err(full) = self.shared.check_room(needed(bytes)) {
+            // redb is not touched: after a write that fails it would answer no more reads.
+            let full = Arc::new(full);
+            for Queued { answer, .. } in queued {
+                drop(answer.send(Err(StoreError::NotWritten(full.clone()))));
             }
             return;
         }
@@ -189,11 +204,11 @@ impl Worker {
             self.flushed = now;
             batch.take_runs(&mut self.dirty_runs);
         }
-        match self.write(batch, &current, &next) {
+        let is_checkpoint_due = self.since_checkpoint >= CHECKPOINT.max(next.heads.len() / 4);
+        let written = self.write(batch, &current, &next);
+        match written.and_then(|()| self.shared.publish(next)) {
             Ok(()) => {
-                let is_due = self.since_checkpoint >= CHECKPOINT.max(next.heads.len() / 4);
-                self.shared.publish(next);
-                if is_due {
+                if is_checkpoint_due {
                     self.bell.ring();
                 }
                 for (answer, delta) in answers {
