@@ -157,6 +157,10 @@ async fn a_scan_tells_what_is_new_changed_gone_and_unowned() {
     let owned = desk.answer(&["get", "--tag", "owner=b", "--attributes"]);
     assert_eq!(owned["resources"][0]["id"], json!(kept));
     assert_eq!(owned["resources"][0]["attributes"]["Tags"], json!([{"Key": "owner", "Value": "b"}]));
+    let checked = desk.answer(&["store", "check"]);
+    assert_eq!((&checked["flaws"], &checked["checked"]["key"]), (&json!([]), &json!(0)));
+    let stats = desk.answer(&["store", "stats"]);
+    assert!(stats["live"].as_u64() >= Some(3) && stats["tables"][0]["storedBytes"].as_u64() > Some(0), "{stats}");
     assert_eq!(
         desk.answer(&["get", "--untagged", "--type", "AWS::EC2::Volume"])["resources"][0]["id"],
         json!(bare)

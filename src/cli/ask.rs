@@ -18,7 +18,7 @@ use crate::server::query::{
 use crate::store::{Store, StoreError, socket_beside, system_clock};
 
 #[derive(Debug, Args)]
-struct SourceArgs {
+pub(super) struct SourceArgs {
     /// The store's file; where an operator holds it, the operator is asked
     #[arg(long, env = "ELAVA_STORE", default_value = "elava.redb")]
     store: PathBuf,
@@ -121,7 +121,7 @@ impl SourceArgs {
         }
     }
 
-    async fn ask<Q: Serialize, A: DeserializeOwned>(
+    pub async fn ask<Q: Serialize, A: DeserializeOwned>(
         &self,
         path: &str,
         question: &Q,

@@ -2,8 +2,10 @@
 //!
 //! - [`run`]: the operator. [`scan`]: one round without a cluster.
 //! - [`ask`]: questions, to a store file or to the running operator. [`print`]: the answers for people.
+//! - [`care`]: looking after the file.
 
 mod ask;
+mod care;
 mod print;
 mod run;
 mod scan;
@@ -46,6 +48,9 @@ enum Command {
     History(ask::HistoryArgs),
     /// Tell what appeared, changed or disappeared between two moments
     Diff(ask::DiffArgs),
+    /// Look after a store's file
+    #[command(subcommand)]
+    Store(care::StoreCommand),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -81,6 +86,7 @@ pub async fn main() -> ExitCode {
         Command::At(args) => ask::at(args).await.map(|()| ExitCode::SUCCESS),
         Command::History(args) => ask::history(args).await.map(|()| ExitCode::SUCCESS),
         Command::Diff(args) => ask::diff(args).await.map(|()| ExitCode::SUCCESS),
+        Command::Store(command) => care::store(command).await,
     };
     done.unwrap_or_else(|error| {
         eprintln!("elava: {error:#}");

@@ -81,6 +81,8 @@ pub async fn serve_socket(listener: UnixListener, store: Store) -> std::io::Resu
             get(|State(store), Query(question)| ask(store, move |s| query::history(s, &question))),
         )
         .route("/v1/diff", get(|State(store), Query(question)| ask(store, move |s| query::diff(s, &question))))
+        .route("/v1/store/check", get(|State(store)| ask(store, query::check)))
+        .route("/v1/store/stats", get(|State(store)| ask(store, query::stats)))
         .with_state(store);
     axum::serve(listener, app).await
 }

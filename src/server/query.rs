@@ -8,7 +8,7 @@ use crate::inventory::{
     Change, Diff, End, Filter, Moment, Presence, Resource, ResourceKey, Revision, ScopeStatus, ScopeView,
     Snapshot, Suspect, TagSet, Tags, Timestamp,
 };
-use crate::store::{Store, StoreError, StoreSnapshot};
+use crate::store::{CheckReport, Store, StoreError, StoreSnapshot, StoreStats};
 
 /// The version of every answer's shape.
 pub const API_VERSION: &str = "elava.dev/v1alpha1";
@@ -155,6 +155,34 @@ pub struct DiffAnswer {
     pub api_version: String,
     #[serde(flatten)]
     pub diff: Diff,
+}
+
+/// A question that asks for everything.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Nothing {}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CheckAnswer {
+    pub api_version: String,
+    #[serde(flatten)]
+    pub report: CheckReport,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StatsAnswer {
+    pub api_version: String,
+    #[serde(flatten)]
+    pub stats: StoreStats,
+}
+
+pub fn check(store: &Store) -> Result<CheckAnswer, QueryError> {
+    Ok(CheckAnswer { api_version: API_VERSION.to_owned(), report: store.check()? })
+}
+
+pub fn stats(store: &Store) -> Result<StatsAnswer, QueryError> {
+    Ok(StatsAnswer { api_version: API_VERSION.to_owned(), stats: store.stats()? })
 }
 
 pub fn resources(store: &Store, question: &ResourcesQuestion) -> Result<ResourcesAnswer, QueryError> {

@@ -251,17 +251,16 @@ fn restore(state: &mut State, header: Header, heads: Heads, newest: Option<&Stat
 }
 
 /// The hash of a state as a checkpoint of it holds it.
-#[cfg(test)]
 pub(super) fn hash(state: &State) -> u64 {
     slices(state.clone()).last().and_then(|slice| slice.header).expect("the last slice has it").hash
 }
 
-/// Every checkpoint's revision and hash.
-#[cfg(test)]
-pub(super) fn all(txn: &ReadTransaction) -> Vec<(Revision, u64)> {
-    let headers = txn.open_table(CKPT).unwrap();
+/// Every checkpoint's revision and hash, oldest first.
+pub(super) fn headers(txn: &ReadTransaction) -> Result<Vec<Result<(Revision, u64), StoreError>>, StoreError> {
+    let table = txn.open_table(CKPT)?;
     let header = |row: Result<(redb::AccessGuard<'_, u64>, redb::AccessGuard<'_, &'static [u8]>), _>| {
-        read_header(row.unwrap().1.value()).unwrap()
+        let header = read_header(row?.1.value())?;
+        Ok((header.revision, header.hash))
     };
-    headers.iter().unwrap().map(header).map(|header| (header.revision, header.hash)).collect()
+    Ok(table.iter()?.map(header).collect())
 }

@@ -287,6 +287,8 @@ fn check(seed: u64, store: &Store, run: &Undisturbed, acknowledged: usize) {
         notes == after(acknowledged).notes || notes == after(acknowledged + 1).notes,
         "seed {seed}: notes after step {acknowledged}: {notes:?}"
     );
+    let report = store.check().unwrap();
+    assert!(report.flaws.is_empty(), "seed {seed}: {:?}", report.flaws);
     for (kept, wanted) in run.states.range(..=revision) {
         assert_eq!(state(store, *kept).unwrap(), *wanted, "seed {seed}: at revision {kept}");
     }

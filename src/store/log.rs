@@ -165,6 +165,8 @@ enum Read {
     Entries,
     /// The entries of one resource in one revision, with their documents.
     Step(u64, Rid),
+    /// Everything.
+    All,
 }
 
 fn decode(key: (u64, Rid), sealed: &[u8], read: Read) -> Result<Vec<Slice>, StoreError> {
@@ -190,6 +192,7 @@ fn decode(key: (u64, Rid), sealed: &[u8], read: Read) -> Result<Vec<Slice>, Stor
                     Read::Entries => Vec::new(),
                     Read::Step(wanted, of) if wanted == revision && of == rid => document.to_vec(),
                     Read::Step(..) => continue,
+                    Read::All => document.to_vec(),
                 };
                 let back = |by: u64| if by == 0 { 0 } else { revision - by };
                 let entry = Entry { rid, prev: back(prev_back), milestone: milestone_back.map(back), kind };
@@ -198,6 +201,16 @@ fn decode(key: (u64, Rid), sealed: &[u8], read: Read) -> Result<Vec<Slice>, Stor
         }
     }
     Ok(slices)
+}
+
+/// Reads a page as a whole. Returns where its documents are: revision and row number.
+pub(super) fn whole_page(key: (u64, Rid), sealed: &[u8]) -> Result<Vec<(u64, Rid)>, StoreError> {
+    let slices = decode(key, sealed, Read::All)?;
+    let of_slice = |slice: &Slice| {
+        let with_document = slice.entries.iter().filter(|logged| !logged.document.is_empty());
+        with_document.map(|logged| (slice.revision, logged.entry.rid)).collect::<Vec<_>>()
+    };
+    Ok(slices.iter().flat_map(of_slice).collect())
 }
 
 /// What the log says of a resource (or of the scope, for [`NO_RID`]) in a revision: its row and entries.

@@ -10,12 +10,14 @@
 //! - [`ledger`]: runs of sweeps; which moments are known.
 //! - [`snapshot`]: reading, at any moment.
 //! - [`steps`]: the log as people read it.
+//! - [`care`]: what takes the room of the file, and whether it is sound.
 //!
 //! A commit is: plan against the current state under the lock of its scope, one durable redb transaction
 //! for all that is queued, fold into the state, publish the revision. Nothing is visible before it is
 //! durable. Readers work on persistent copies of the state and on redb's own snapshots, so neither they
 //! nor the writer wait for the other.
 
+mod care;
 mod checkpoint;
 mod document;
 mod draft;
@@ -45,6 +47,7 @@ use std::time::Duration;
 
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable};
 
+pub use care::{CheckReport, Flaw, StoreStats, TableStats};
 pub use error::StoreError;
 pub use snapshot::{Line, StoreSnapshot};
 

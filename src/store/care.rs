@@ -1,0 +1,351 @@
+//! Care of the file: what takes its room, and whether all of it is sound.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+
+use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata, TableHandle};
+use serde::{Deserialize, Serialize};
+
+use super::checkpoint::{self, CKPT, CKPT_REST, CKPT_SHOWN};
+use super::life::{self, END, KEY, LIFE, Lives};
+use super::log::{self, LOG};
+use super::record::{
+    COVER, CoverRow, DICT, EntryKind, META, NO_RID, NOTE, RUN, Rid, Run, SCOPE, SUSPECT, SYM, ScopeNo, decode,
+};
+use super::state::State;
+use super::{Published, Store, StoreError, document, fold_until, named};
+use crate::inventory::{Revision, Suspect};
+
+/// What takes the room of the file.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StoreStats {
+    pub revision: Revision,
+    pub scopes: usize,
+    /// Resources that live now, in scopes that are watched or not.
+    pub live: usize,
+    /// Lives that ended, whether that was taken back or not.
+    pub ended: u64,
+    pub tag_sets: usize,
+    /// Entries of the log: appearances, changes, ends, suspicions, what happened to scopes.
+    pub entries: u64,
+    pub file_bytes: u64,
+    /// Bytes of the log for each of its entries.
+    pub bytes_per_entry: f64,
+    /// Bytes of the file for each resource that lives.
+    pub bytes_per_resource: f64,
+    /// The largest first.
+    pub tables: Vec<TableStats>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TableStats {
+    pub table: String,
+    pub rows: u64,
+    /// Keys and values.
+    pub stored_bytes: u64,
+    /// What redb needs beside them, and what is free in its pages.
+    pub overhead_bytes: u64,
+}
+
+/// What a check looked at, and what it found.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CheckReport {
+    pub revision: Revision,
+    /// Rows by table.
+    pub checked: BTreeMap<String, u64>,
+    pub documents: u64,
+    pub flaws: Vec<Flaw>,
+}
+
+/// Something that is not as it must be.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Flaw {
+    pub table: String,
+    /// The row, or what of it.
+    pub at: String,
+    pub what: String,
+}
+
+/// More say no more than that the file is damaged.
+const MAX_FLAWS: usize = 100;
+
+impl Store {
+    pub fn stats(&self) -> Result<StoreStats, StoreError> {
+        let Published { state, txn } = self.inner.shared.published();
+        let mut entries = 0;
+        log::revisions(&txn.open_table(LOG)?, 1..=u64::MAX, |_, row, _| {
+            entries += u64::from(row.entries);
+            Ok(())
+        })?;
+        let mut tables = tables(&txn)?;
+        tables.sort_by(|a, b| (b.stored_bytes, &b.table).cmp(&(a.stored_bytes, &a.table)));
+        let log_bytes = tables.iter().find(|t| t.table == LOG.name()).map_or(0, |t| t.stored_bytes);
+        // A store that is in memory has no file.
+        let file_bytes = std::fs::metadata(self.path()).map_or(0, |file| file.len());
+        Ok(StoreStats {
+            revision: state.revision,
+            scopes: state.scopes.len(),
+            live: state.heads.len(),
+            ended: state.ends,
+            tag_sets: state.tag_sets.len(),
+            entries,
+            file_bytes,
+            bytes_per_entry: ratio(log_bytes, entries),
+            bytes_per_resource: ratio(file_bytes, state.heads.len() as u64),
+            tables,
+        })
+    }
+
+    /// Reads everything: every checksum, every document, and whether the tables agree with each other.
+    pub fn check(&self) -> Result<CheckReport, StoreError> {
+        let Published { state, txn } = self.inner.shared.published();
+        let mut check = Check { txn: &txn, state: &state, report: CheckReport::default() };
+        check.report.revision = state.revision;
+        check.log()?;
+        check.fold()?;
+        check.lives()?;
+        check.tombstones()?;
+        check.ledger()?;
+        check.rest()?;
+        Ok(check.report)
+    }
+}
+
+#[allow(clippy::cast_precision_loss)] // It is read by people.
+fn ratio(bytes: u64, of: u64) -> f64 {
+    if of == 0 { 0.0 } else { bytes as f64 / of as f64 }
+}
+
+fn tables(txn: &ReadTransaction) -> Result<Vec<TableStats>, StoreError> {
+    fn of<K: redb::Key + 'static, V: redb::Value + 'static>(
+        txn: &ReadTransaction,
+        definition: redb::TableDefinition<'_, K, V>,
+    ) -> Result<TableStats, StoreError> {
+        let table = txn.open_table(definition)?;
+        let stats = table.stats()?;
+        Ok(TableStats {
+            table: definition.name().to_owned(),
+            rows: table.len()?,
+            stored_bytes: stats.stored_bytes(),
+            overhead_bytes: stats.metadata_bytes() + stats.fragmented_bytes(),
+        })
+    }
+    Ok(vec![
+        of(txn, LOG)?,
+        of(txn, LIFE)?,
+        of(txn, END)?,
+        of(txn, KEY)?,
+        of(txn, CKPT)?,
+        of(txn, CKPT_SHOWN)?,
+        of(txn, CKPT_REST)?,
+        of(txn, SCOPE)?,
+        of(txn, RUN)?,
+        of(txn, SUSPECT)?,
+        of(txn, SYM)?,
+        of(txn, DICT)?,
+        of(txn, COVER)?,
+        of(txn, NOTE)?,
+        of(txn, META)?,
+    ])
+}
+
+struct Check<'a> {
+    txn: &'a ReadTransaction,
+    state: &'a State,
+    report: CheckReport,
+}
+
+impl Check<'_> {
+    fn flaw(&mut self, table: &str, at: impl Display, what: impl Display) {
+        if self.report.flaws.len() < MAX_FLAWS {
+            let (at, what) = (at.to_string(), what.to_string());
+            self.report.flaws.push(Flaw { table: table.to_owned(), at, what });
+        }
+    }
+
+    fn count(&mut self, table: &str) {
+        *self.report.checked.entry(table.to_owned()).or_default() += 1;
+    }
+
+    /// Every page of the log, every document in it.
+    fn log(&mut self) -> Result<(), StoreError> {
+        let table = self.txn.open_table(LOG)?;
+        for row in table.iter()? {
+            let (key, page) = row?;
+            let (revision, rid) = key.value();
+            self.count("log");
+            match log::whole_page(key.value(), page.value()) {
+                Ok(steps) => {
+                    for (revision, rid) in steps {
+                        self.report.documents += 1;
+                        let read = |revision| log::document(&table, revision, rid);
+                        if let Err(error) = document::document(revision, &self.state.dictionaries, read) {
+                            let at = format!("revision {revision}, life {rid}");
+                            self.flaw("log", at, format!("its document can't be read: {error}"));
+                        }
+                    }
+                }
+                Err(error) => self.flaw("log", format!("page ({revision}, {rid})"), error),
+            }
+        }
+        Ok(())
+    }
+
+    /// The fold of the whole log is the state in memory, and that of every checkpoint.
+    fn fold(&mut self) -> Result<(), StoreError> {
+        let mut folded = match named(self.txn) {
+            Ok(names) => names,
+            Err(error) => {
+                self.flaw("scope", "names", error);
+                return Ok(());
+            }
+        };
+        let mut fold = |until: Revision| {
+            // The fold asserts what a legal history is.
+            let fold = std::panic::AssertUnwindSafe(|| fold_until(self.txn, &mut folded, until).map(|_| ()));
+            let done = std::panic::catch_unwind(fold);
+            done.unwrap_or(Err(StoreError::Damaged { table: "log" })).map(|()| checkpoint::hash(&folded))
+        };
+        let mut flaws = Vec::new();
+        let mut headers = 0;
+        for header in checkpoint::headers(self.txn)? {
+            headers += 1;
+            match header.and_then(|(revision, hash)| Ok((revision, hash == fold(revision)?))) {
+                Ok((_, true)) => {}
+                Ok((revision, false)) => {
+                    flaws.push((revision.to_string(), "it is not what the log says".to_owned()));
+                }
+                Err(error) => flaws.push((format!("the {headers}th"), error.to_string())),
+            }
+        }
+        match fold(self.state.revision) {
+            Ok(hash) if hash == checkpoint::hash(self.state) => {}
+            Ok(_) => flaws.push(("newest".to_owned(), "the state in memory is not what the log says".to_owned())),
+            Err(error) => flaws.push(("newest".to_owned(), format!("the log can't be folded: {error}"))),
+        }
+        self.report.checked.insert("ckpt".to_owned(), headers);
+        for (at, what) in flaws {
+            self.flaw("ckpt", at, what);
+        }
+        Ok(())
+    }
+
+    /// Lives follow each other without a gap, each in a scope that there is.
+    fn lives(&mut self) -> Result<(), StoreError> {
+        let mut lives = Lives::open(self.txn)?;
+        for rid in NO_RID + 1..self.state.next_rid {
+            self.count("life");
+            match lives.get(rid) {
+                Ok(life) if self.state.scopes.contains_key(&life.scope) => {}
+                Ok(life) => {
+                    let what = format!("there is no scope {}", life.scope);
+                    self.flaw("life", rid, what);
+                }
+                Err(error) => self.flaw("life", rid, error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Each end of the log has its tombstone, and what has ended is found by its key.
+    fn tombstones(&mut self) -> Result<(), StoreError> {
+        let log = self.txn.open_table(LOG)?;
+        let keys = self.txn.open_table(KEY)?;
+        let mut last_of: BTreeMap<(ScopeNo, std::sync::Arc<str>), (Rid, u64)> = BTreeMap::new();
+        let mut flaws = Vec::new();
+        let mut ended = 0;
+        let walked =
+            life::tombstones_back(self.txn, self.state.revision, self.state.ends, |revision, rid, stone| {
+                ended += 1;
+                let is_end =
+                    |step: log::Slice| step.entries.iter().any(|l| matches!(l.entry.kind, EntryKind::Ended));
+                if !log::step(&log, revision, rid).is_ok_and(is_end) {
+                    flaws.push(("end", format!("({revision}, {rid})"), "the log knows no such end".to_owned()));
+                }
+                let lives_now = self.state.rid(stone.life.scope, &stone.life.id).is_some();
+                if !lives_now && stone.retracted.is_none() {
+                    last_of.entry((stone.life.scope, stone.life.id)).or_insert((rid, revision));
+                }
+                true
+            });
+        if let Err(error) = walked {
+            flaws.push(("end", format!("the {}th from the last", ended + 1), error.to_string()));
+        }
+        for ((number, id), last) in &last_of {
+            let scope = &self.state.scopes[number].scope;
+            let found = keys.get(life::key_hash(scope, id))?.map(|row| row.value());
+            if found != Some(*last) {
+                flaws.push(("key", format!("{id} of {scope}"), "its last life is not found".to_owned()));
+            }
+        }
+        let rows = keys.len()?;
+        if rows != last_of.len() as u64 {
+            let what = format!("it has {rows} rows for {} ids that have ended", last_of.len());
+            flaws.push(("key", "all".to_owned(), what));
+        }
+        self.report.checked.insert("end".to_owned(), ended);
+        self.report.checked.insert("key".to_owned(), rows);
+        for (table, at, what) in flaws {
+            self.flaw(table, at, what);
+        }
+        Ok(())
+    }
+
+    /// Runs of a scope follow each other in time.
+    fn ledger(&mut self) -> Result<(), StoreError> {
+        let mut before: Option<(ScopeNo, Run)> = None;
+        for row in self.txn.open_table(RUN)?.iter()? {
+            let (key, bytes) = row?;
+            let (number, first_ended) = key.value();
+            self.count("run");
+            let at = format!("({number}, {first_ended})");
+            let run: Run = match decode("run", bytes.value()) {
+                Ok(run) => run,
+                Err(error) => {
+                    self.flaw("run", at, error);
+                    continue;
+                }
+            };
+            if run.first_ended.as_millis() != first_ended || run.last_ended < run.first_ended {
+                self.flaw("run", &at, "its ends are not where it stands");
+            }
+            if !self.state.scopes.contains_key(&number) {
+                self.flaw("run", &at, "there is no such scope");
+            }
+            if let Some((scope, earlier)) = &before
+                && *scope == number
+                && run.first_started < earlier.last_ended
+            {
+                self.flaw("run", &at, "it overlaps the one before");
+            }
+            before = Some((number, run));
+        }
+        Ok(())
+    }
+
+    fn rest(&mut self) -> Result<(), StoreError> {
+        for row in self.txn.open_table(SUSPECT)?.iter()? {
+            let (rid, bytes) = row?;
+            self.count("suspect");
+            if let Err(error) = decode::<Suspect>("suspect", bytes.value()) {
+                self.flaw("suspect", rid.value(), error);
+            }
+            if !self.state.suspects.contains_key(&rid.value()) {
+                self.flaw("suspect", rid.value(), "nothing suspects this life");
+            }
+        }
+        for row in self.txn.open_table(COVER)?.iter()? {
+            let (key, bytes) = row?;
+            self.count("cover");
+            if let Err(error) = decode::<CoverRow>("cover", bytes.value()) {
+                let (viewer, scope, from) = key.value();
+                self.flaw("cover", format!("({viewer}, {scope}, {from})"), error);
+            }
+        }
+        Ok(())
+    }
+}
