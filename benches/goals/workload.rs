@@ -13,7 +13,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 
-/// How many tag sets a million resources share.
+/// How many tag sets a million resources share; fewer have fewer.
 const TAG_SETS: u64 = 41_544;
 
 pub fn scope(number: usize) -> Scope {
@@ -111,6 +111,7 @@ impl Thing {
 pub struct Cloud {
     pub scopes: Vec<CloudScope>,
     next_seed: u64,
+    tag_sets: u64,
     dice: SmallRng,
 }
 
@@ -123,7 +124,8 @@ pub struct CloudScope {
 
 impl Cloud {
     pub fn new(resources: usize, scopes: usize) -> Self {
-        let mut cloud = Self { scopes: Vec::new(), next_seed: 0, dice: SmallRng::seed_from_u64(1) };
+        let tag_sets = (TAG_SETS * resources as u64).div_ceil(1_000_000);
+        let mut cloud = Self { scopes: Vec::new(), next_seed: 0, tag_sets, dice: SmallRng::seed_from_u64(1) };
         for number in 0..scopes {
             let count = resources / scopes;
             let things: Vec<Thing> = (0..count).map(|_| cloud.thing()).collect();
@@ -135,7 +137,7 @@ impl Cloud {
 
     fn thing(&mut self) -> Thing {
         self.next_seed += 1;
-        Thing { seed: self.next_seed, version: 0, tags: self.dice.random_range(0..TAG_SETS) }
+        Thing { seed: self.next_seed, version: 0, tags: self.dice.random_range(0..self.tag_sets) }
     }
 
     /// So many changes: 90 % changed, 5 % appeared, 5 % ended.
@@ -162,6 +164,18 @@ impl Cloud {
                     scope.observations[at] = scope.things[at].observation();
                 }
             }
+        }
+    }
+
+    /// Everything ends, and as much else appears.
+    #[allow(dead_code)] // Not every user of this file asks for it.
+    pub fn replace_all(&mut self) {
+        for number in 0..self.scopes.len() {
+            let things: Vec<Thing> = (0..self.scopes[number].things.len()).map(|_| self.thing()).collect();
+            let scope = &mut self.scopes[number];
+            scope.gone = scope.things.iter().map(Thing::id).collect();
+            scope.observations = things.iter().map(Thing::observation).collect();
+            scope.things = things;
         }
     }
 
@@ -193,6 +207,7 @@ impl Cloud {
         }
     }
 
+    #[allow(dead_code)] // Not every user of this file asks for it.
     /// Bytes of JSON with tags, and of the same under zstd at level 1: means over some.
     pub fn measure(&self) -> (usize, usize) {
         let some: Vec<&Observation> =

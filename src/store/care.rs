@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
-use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata, TableHandle};
+use redb::{ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableHandle};
 use serde::{Deserialize, Serialize};
 
 use super::checkpoint::{self, CKPT, CKPT_REST, CKPT_SHOWN};
@@ -30,6 +30,8 @@ pub struct StoreStats {
     /// Entries of the log: appearances, changes, ends, suspicions, what happened to scopes.
     pub entries: u64,
     pub file_bytes: u64,
+    /// What redb holds of the file in memory.
+    pub cache_bytes: usize,
     /// Bytes of the log for each of its entries.
     pub bytes_per_entry: f64,
     /// Bytes of the file for each resource that lives.
@@ -94,6 +96,7 @@ impl Store {
             tag_sets: state.tag_sets.len(),
             entries,
             file_bytes,
+            cache_bytes: self.inner.shared.db.cache_stats().used_bytes(),
             bytes_per_entry: ratio(log_bytes, entries),
             bytes_per_resource: ratio(file_bytes, state.heads.len() as u64),
             tables,

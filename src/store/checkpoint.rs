@@ -140,8 +140,20 @@ fn header(state: &State, parts: u32, hash: u64) -> Header {
     }
 }
 
+/// Behind its length.
 fn compressed(bytes: &[u8]) -> Vec<u8> {
-    zstd::bulk::compress(bytes, LEVEL).expect("memory can be compressed to memory")
+    let length = u32::try_from(bytes.len()).expect("parts are shorter than 4 GB").to_be_bytes();
+    let frame = zstd::bulk::compress(bytes, LEVEL).expect("memory can be compressed to memory");
+    [&length[..], &frame].concat()
+}
+
+fn decompressed(bytes: &[u8]) -> Result<Vec<u8>, StoreError> {
+    let (length, frame) = bytes.split_first_chunk().ok_or_else(damaged)?;
+    let length = u32::from_be_bytes(*length) as usize;
+    if length > MAX_PART_BYTES {
+        return Err(damaged());
+    }
+    zstd::bulk::decompress(frame, length).map_err(|_| damaged())
 }
 
 /// The key is under the checksum, too.
@@ -157,8 +169,7 @@ fn damaged() -> StoreError {
 }
 
 fn read_header(bytes: &[u8]) -> Result<Header, StoreError> {
-    let bytes = zstd::bulk::decompress(bytes, MAX_PART_BYTES).map_err(|_| damaged())?;
-    decode("ckpt", &bytes)
+    decode("ckpt", &decompressed(bytes)?)
 }
 
 fn read_part(
@@ -171,7 +182,7 @@ fn read_part(
     if own != key {
         return Err(damaged());
     }
-    zstd::bulk::decompress(rest, MAX_PART_BYTES).map_err(|_| damaged())
+    decompressed(rest)
 }
 
 /// The newest checkpoint at or before a revision, where there is one.
@@ -245,6 +256,7 @@ fn restore(state: &mut State, header: Header, heads: Heads, newest: Option<&Stat
         scope.intervals = row.intervals;
         scope.covers = row.covers.into_iter().collect();
         scope.has_ends = row.has_ends;
+        order.shrink_to_fit();
         scope.order = Arc::new(order);
     }
     if orders.is_empty() { Ok(()) } else { Err(damaged()) }

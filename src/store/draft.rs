@@ -9,7 +9,7 @@ use super::life::{Life, Tombstone};
 use super::log::Logged;
 use super::plan::{Action, Before, Ended, NewVersion, Plan};
 use super::record::{Entry, EntryKind, NO_RID, Rid, Run, ScopeNo, Version};
-use super::state::{Beginnings, State};
+use super::state::{Beginnings, State, TagNumbers};
 use crate::inventory::{Change, ChangeKind, End, EndCause, Revision, Scope, Suspect, Timestamp, Viewer};
 
 /// What is to be recorded of one scope.
@@ -74,6 +74,7 @@ pub(super) struct Drafted {
 /// Numbers a draft in the state that its revision will be folded into.
 struct Numbering<'a> {
     next: &'a mut State,
+    numbers: &'a mut TagNumbers,
     scope: ScopeNo,
     name: Scope,
     revision: Revision,
@@ -83,13 +84,20 @@ struct Numbering<'a> {
 }
 
 impl Drafted {
-    pub fn number(draft: Draft, scope: ScopeNo, time: Timestamp, next: &mut State) -> Self {
+    pub fn number(
+        draft: Draft,
+        scope: ScopeNo,
+        time: Timestamp,
+        next: &mut State,
+        numbers: &mut TagNumbers,
+    ) -> Self {
         let revision = next.revision.next();
         let about_scope =
             |kind| Logged { entry: Entry { rid: NO_RID, prev: 0, milestone: None, kind }, document: Vec::new() };
         let logged = draft.entries.into_iter().map(about_scope).collect();
         let out = Self { logged, ..Self::default() };
-        let mut numbering = Numbering { next, scope, name: draft.scope, revision, time, looked: draft.ended, out };
+        let mut numbering =
+            Numbering { next, numbers, scope, name: draft.scope, revision, time, looked: draft.ended, out };
         for planned in draft.plan.steps {
             numbering.step(planned.id, planned.before, planned.action);
         }
@@ -191,7 +199,7 @@ impl Numbering<'_> {
     fn version(&mut self, new: NewVersion) -> (Version, Vec<u8>) {
         let version = Version {
             fingerprint: new.fingerprint.to_le_bytes(),
-            tags: new.tags.map(|tags| self.next.intern(&tags)),
+            tags: new.tags.map(|tags| self.numbers.intern(self.next, &tags)),
             birth: new.birth,
             shape: new.shape,
         };

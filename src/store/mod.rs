@@ -682,7 +682,7 @@ fn named(txn: &ReadTransaction) -> Result<State, StoreError> {
     }
     state.dictionaries = Arc::new(dictionaries);
     for row in txn.open_table(SYM)?.iter()? {
-        state.add_tag_set(decode("sym", row?.1.value())?);
+        state.tag_sets.push_back(decode("sym", row?.1.value())?);
     }
     for row in txn.open_table(SCOPE)?.iter()? {
         let (number, bytes) = row?;

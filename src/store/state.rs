@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use imbl::{HashMap, OrdMap, Vector};
+use xxhash_rust::xxh3::Xxh3DefaultBuilder;
 
 use super::StoreError;
 use super::document::Dictionaries;
@@ -65,9 +66,8 @@ pub(super) struct State {
     pub ends: u64,
     /// Not part of the fold: a document names the one that it needs.
     pub dictionaries: Arc<Dictionaries>,
-    /// Interned tag sets by number, and their numbers.
+    /// Interned tag sets by number.
     pub tag_sets: Vector<TagSet>,
-    pub tag_set_numbers: HashMap<TagSet, u32>,
 }
 
 impl Default for State {
@@ -83,8 +83,32 @@ impl Default for State {
             ends: 0,
             dictionaries: Arc::default(),
             tag_sets: Vector::new(),
-            tag_set_numbers: HashMap::new(),
         }
+    }
+}
+
+/// The numbers of interned tag sets, which only the writer needs.
+pub(super) struct TagNumbers(std::collections::HashMap<TagSet, u32, Xxh3DefaultBuilder>);
+
+impl TagNumbers {
+    pub fn new(state: &State) -> Self {
+        Self(state.tag_sets.iter().cloned().zip(0..).collect())
+    }
+
+    /// The reference to these tags, for which a set that is new gets the next number of the state.
+    pub fn intern(&mut self, state: &mut State, tags: &Tags) -> TagsRef {
+        let set = match tags {
+            Tags::Unknown => return TagsRef::UNKNOWN,
+            Tags::Untaggable => return TagsRef::UNTAGGABLE,
+            Tags::Known(set) => set,
+        };
+        if let Some(number) = self.0.get(set) {
+            return TagsRef::set(*number);
+        }
+        let number = u32::try_from(state.tag_sets.len()).expect("fewer than 2^32 tag sets");
+        state.tag_sets.push_back(set.clone());
+        self.0.insert(set.clone(), number);
+        TagsRef::set(number)
     }
 }
 
@@ -96,12 +120,8 @@ pub(super) trait Beginnings {
 impl State {
     /// Nothing but the names that numbers of the file stand for.
     pub fn names(&self) -> Self {
-        let mut names = Self {
-            dictionaries: self.dictionaries.clone(),
-            tag_sets: self.tag_sets.clone(),
-            tag_set_numbers: self.tag_set_numbers.clone(),
-            ..Self::default()
-        };
+        let mut names =
+            Self { dictionaries: self.dictionaries.clone(), tag_sets: self.tag_sets.clone(), ..Self::default() };
         for (number, scope) in &self.scopes {
             names.add_scope(*number, scope.scope.clone());
         }
@@ -137,25 +157,6 @@ impl State {
             Tags::Untaggable => tags == TagsRef::UNTAGGABLE,
             Tags::Known(set) => tags.number().is_some_and(|number| self.tag_sets[number as usize] == *set),
         }
-    }
-
-    pub fn intern(&mut self, tags: &Tags) -> TagsRef {
-        let set = match tags {
-            Tags::Unknown => return TagsRef::UNKNOWN,
-            Tags::Untaggable => return TagsRef::UNTAGGABLE,
-            Tags::Known(set) => set,
-        };
-        if let Some(number) = self.tag_set_numbers.get(set) {
-            return TagsRef::set(*number);
-        }
-        TagsRef::set(self.add_tag_set(set.clone()))
-    }
-
-    pub fn add_tag_set(&mut self, set: TagSet) -> u32 {
-        let number = u32::try_from(self.tag_sets.len()).expect("fewer than 2^32 tag sets");
-        self.tag_set_numbers.insert(set.clone(), number);
-        self.tag_sets.push_back(set);
-        number
     }
 
     pub fn scope_mut(&mut self, number: ScopeNo) -> &mut ScopeState {

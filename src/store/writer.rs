@@ -19,7 +19,7 @@ use super::log::{LOG, Logged, Pages};
 use super::record::{
     COVER, CoverRow, DICT, Entry, EntryKind, NOTE, RUN, RevRow, Rid, Run, SCOPE, SUSPECT, SYM, ScopeNo, encode,
 };
-use super::state::State;
+use super::state::{State, TagNumbers};
 use super::{Delta, Shared, StoreError, scope_number};
 use crate::inventory::{Outcome, Suspect, Timestamp, Viewer};
 
@@ -94,7 +94,8 @@ impl Writer {
     pub fn start(shared: Arc<Shared>, bell: Bell, since_checkpoint: usize) -> Result<Self, std::io::Error> {
         let (sender, requests) = sync_channel(QUEUE);
         let flushed = (shared.clock)();
-        let mut worker = Worker { shared, bell, since_checkpoint, dirty_runs: BTreeMap::new(), flushed };
+        let numbers = TagNumbers::new(&shared.state());
+        let mut worker = Worker { shared, bell, since_checkpoint, numbers, dirty_runs: BTreeMap::new(), flushed };
         let thread =
             std::thread::Builder::new().name("store writer".to_owned()).spawn(move || worker.run(&requests))?;
         let queue = Queue { requests: sender, waiting: Arc::default() };
@@ -127,6 +128,7 @@ struct Worker {
     bell: Bell,
     /// Entries of the log that the last checkpoint does not know.
     since_checkpoint: usize,
+    numbers: TagNumbers,
     /// Runs that were lengthened in memory only.
     dirty_runs: BTreeMap<ScopeNo, Run>,
     flushed: Timestamp,
@@ -233,7 +235,7 @@ impl Worker {
         let time = now.max(next.time);
         let must_write = draft.must_write();
         let (run, proof) = (draft.run.take(), draft.proof.take());
-        let mut drafted = Drafted::number(draft, number, time, next);
+        let mut drafted = Drafted::number(draft, number, time, next, &mut self.numbers);
         let logged = std::mem::take(&mut drafted.logged);
         if !logged.is_empty() {
             let entries: Vec<Entry> = logged.iter().map(|logged| logged.entry.clone()).collect();
