@@ -58,6 +58,12 @@ impl TagSet {
         self.pieces().find(|(k, _)| *k == key.as_bytes()).map(|(_, value)| text(value))
     }
 
+    /// In memory of its own: what keeps it keeps nothing of what it came with near it.
+    #[must_use]
+    pub fn apart(&self) -> Self {
+        Self(Arc::from(&*self.0))
+    }
+
     /// Equal for equal sets, and for no others.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0

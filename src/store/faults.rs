@@ -15,7 +15,7 @@ use redb::StorageBackend;
 
 use super::tests::{observation, scope, sweep};
 use super::*;
-use crate::inventory::{Absence, Filter, Moment, Observation, Reason, Snapshot};
+use crate::inventory::{Absence, Filter, History, Moment, Observation, Reason, Snapshot};
 
 /// Unsynced writes survive a crash by sectors.
 const SECTOR: usize = 512;
@@ -213,8 +213,9 @@ fn state(store: &Store, revision: Revision) -> Result<Vec<String>, StoreError> {
     let mut lines = Vec::new();
     for r in snapshot.resources(&filter)? {
         let document = snapshot.attributes(&r)?;
+        let milestones = snapshot.milestones(&r)?;
         lines.push(format!(
-            "{} {:?} {} {} {:?} {} {:?} {:?} {} {document}",
+            "{} {:?} {} {} {:?} {} {:?} {:?} {} {document} {milestones:?}",
             r.key, r.tags, r.first_seen, r.baseline, r.birth, r.changed, r.suspect, r.end, r.retracted
         ));
     }

@@ -534,7 +534,12 @@ impl History for StoreSnapshot {
 
     fn milestones(&self, resource: &Resource) -> Result<Vec<Milestone>, StoreError> {
         let Some((rid, newest)) = self.life_of(resource)? else { return Ok(Vec::new()) };
-        let newest = self.state.heads.get(rid).map_or(newest, |head| head.milestone);
+        let newest = match self.state.heads.get(rid) {
+            // One that an older checkpoint knew: it keeps no milestones.
+            Some(head) if head.milestone == 0 => self.last_milestone(rid, head.last_entry)?,
+            Some(head) => head.milestone,
+            None => newest,
+        };
         let mut before = None;
         let mut told = Vec::new();
         for (revision, row, entry) in self.walk_back(rid, newest, 0, |entry| entry.milestone)? {

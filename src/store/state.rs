@@ -106,8 +106,9 @@ impl TagNumbers {
             return TagsRef::set(*number);
         }
         let number = u32::try_from(state.tag_sets.len()).expect("fewer than 2^32 tag sets");
+        let set = set.apart();
         state.tag_sets.push_back(set.clone());
-        self.0.insert(set.clone(), number);
+        self.0.insert(set, number);
         TagsRef::set(number)
     }
 }

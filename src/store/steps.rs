@@ -121,6 +121,24 @@ impl StoreSnapshot {
         self.walk_back(rid, newest, after, |entry| Some(entry.prev))
     }
 
+    /// The revision of the newest milestone at or before an entry of a life.
+    pub(super) fn last_milestone(&self, rid: Rid, newest: u64) -> Result<u64, StoreError> {
+        let log = self.txn.open_table(LOG)?;
+        let mut revision = newest;
+        while revision > 0 {
+            let entries = log::step(&log, revision, rid)?.entries;
+            if entries.iter().any(|logged| logged.entry.milestone.is_some()) {
+                break;
+            }
+            let before = entries.first().map_or(0, |logged| logged.entry.prev);
+            if before >= revision {
+                return Err(StoreError::Damaged { table: "log" });
+            }
+            revision = before;
+        }
+        Ok(revision)
+    }
+
     /// As [`StoreSnapshot::entries_of`], along the pointers that `back` reads.
     pub(super) fn walk_back(
         &self,
