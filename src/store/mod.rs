@@ -292,7 +292,8 @@ impl Store {
 
     /// The tags that a resource is known to have now.
     pub fn known_tags(&self, scope: &Scope, id: &str) -> Option<Tags> {
-        let state = self.state();
+        // Too short to copy anything for it.
+        let state = &self.inner.shared.published.read().unwrap_or_else(PoisonError::into_inner).state;
         let rid = state.rid(*state.scope_numbers.get(scope)?, id)?;
         Some(state.tags(state.head(rid).tags))
     }
