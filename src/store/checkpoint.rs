@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::StoreError;
-use super::heads::Heads;
+use super::heads::{Heads, Part};
 use super::life::Lives;
 use super::record::{Rid, ScopeNo, decode, encode, sealed, unsealed};
 use super::state::State;
@@ -200,12 +200,14 @@ fn nearest(txn: &ReadTransaction, until: Revision) -> Result<Option<Header>, Sto
 /// Brings a state that holds nothing but names to that of the newest checkpoint.
 pub(super) fn load_newest(txn: &ReadTransaction, state: &mut State) -> Result<(), StoreError> {
     let Some(header) = nearest(txn, Revision(u64::MAX))? else { return Ok(()) };
-    let (shown, rest) = (txn.open_table(CKPT_SHOWN)?, txn.open_table(CKPT_REST)?);
-    let mut heads = Heads::default();
-    for part in 0..header.parts {
-        let key = (header.revision.0, part);
-        heads.load(part as usize, &read_part(&shown, key)?, &read_part(&rest, key)?)?;
-    }
+    let heads = by_two(header.parts, |parts| {
+        let (shown, rest) = (txn.open_table(CKPT_SHOWN)?, txn.open_table(CKPT_REST)?);
+        let load = |part| {
+            let key = (header.revision.0, part);
+            Heads::load(&read_part(&shown, key)?, &read_part(&rest, key)?)
+        };
+        parts.map(load).collect()
+    })?;
     restore(state, header, heads, None)
 }
 
@@ -217,28 +219,51 @@ pub(super) fn load_past(
     until: Revision,
 ) -> Result<(), StoreError> {
     let Some(header) = nearest(txn, until)? else { return Ok(()) };
-    let shown = txn.open_table(CKPT_SHOWN)?;
-    let mut lives = Lives::open(txn)?;
-    let mut heads = Heads::default();
-    for part in 0..header.parts {
-        let columns = read_part(&shown, (header.revision.0, part))?;
-        heads.load_past(part as usize, &columns, &newest.heads, &mut |rid| lives.get(rid).cloned())?;
-    }
+    let heads = by_two(header.parts, |parts| {
+        let shown = txn.open_table(CKPT_SHOWN)?;
+        let mut lives = Lives::open(txn)?;
+        let load = |part| {
+            let columns = read_part(&shown, (header.revision.0, part))?;
+            Heads::load_past(part as usize, &columns, &newest.heads, &mut |rid| lives.get(rid).cloned())
+        };
+        parts.map(load).collect()
+    })?;
     restore(state, header, heads, Some(newest))
 }
 
+/// Loads parts on two threads, half of them each.
+fn by_two(
+    parts: u32,
+    load: impl Fn(std::ops::Range<u32>) -> Result<Vec<Part>, StoreError> + Sync,
+) -> Result<Heads, StoreError> {
+    let half = parts / 2;
+    let (first, second) = std::thread::scope(|threads| {
+        let first = (half > 0).then(|| threads.spawn(|| load(0..half)));
+        let second = load(half..parts);
+        // What panics there is damage, as it would be here.
+        (first.map(|first| first.join().unwrap_or_else(|_| Err(damaged()))), second)
+    });
+    let mut heads = Heads::default();
+    heads.extend(first.transpose()?.into_iter().flatten());
+    heads.extend(second?);
+    Ok(heads)
+}
+
 fn restore(state: &mut State, header: Header, heads: Heads, newest: Option<&State>) -> Result<(), StoreError> {
-    let mut orders: BTreeMap<ScopeNo, Vec<Rid>> = BTreeMap::new();
+    // With whether it is in order.
+    let mut orders: BTreeMap<ScopeNo, (Vec<Rid>, bool)> = BTreeMap::new();
     // What goes on in the newest state is in order there; the rest is put in order behind it.
     for (number, scope) in newest.iter().flat_map(|newest| &newest.scopes) {
         let order: Vec<Rid> = scope.order.iter().copied().filter(|rid| heads.has(*rid)).collect();
         if !order.is_empty() {
-            orders.insert(*number, order);
+            orders.insert(*number, (order, true));
         }
     }
     for (rid, scope) in heads.rids() {
         if newest.is_none_or(|newest| !newest.heads.has(rid)) {
-            orders.entry(scope).or_default().push(rid);
+            let (order, is_ordered) = orders.entry(scope).or_default();
+            order.push(rid);
+            *is_ordered = false;
         }
     }
     state.revision = header.revision;
@@ -248,9 +273,11 @@ fn restore(state: &mut State, header: Header, heads: Heads, newest: Option<&Stat
     state.heads = heads;
     state.suspects = header.suspects.into_iter().collect();
     for row in header.scopes {
-        let mut order = orders.remove(&row.number).unwrap_or_default();
-        // Most are in order already, and the sort knows runs.
-        order.sort_by(|a, b| state.id(*a).cmp(state.id(*b)));
+        let (mut order, is_ordered) = orders.remove(&row.number).unwrap_or_default();
+        if !is_ordered {
+            // Most are in order already, and the sort knows runs.
+            order.sort_by(|a, b| state.id(*a).cmp(state.id(*b)));
+        }
         let scope = state.scopes.get_mut(&row.number).ok_or_else(damaged)?;
         let scope = Arc::make_mut(scope);
         scope.intervals = row.intervals;

@@ -267,7 +267,7 @@ impl Heads {
 }
 
 /// So many chunks make a part of a checkpoint.
-const PART: usize = 64;
+const PART: usize = if cfg!(test) { 1 } else { 64 };
 
 /// What people were shown of the lives of a part, in the order of the row numbers.
 #[derive(Default, Serialize, Deserialize)]
@@ -312,6 +312,65 @@ fn rid_of(part: usize, chunk: usize, at: usize) -> Rid {
     Rid::try_from((part * PART + chunk) * CHUNK as usize + at).expect("it is the number of a row")
 }
 
+/// Heads of a part of a checkpoint.
+pub(super) struct Part {
+    chunks: Vec<Option<Arc<Chunk>>>,
+    len: usize,
+}
+
+/// Makes heads of what was shown; `complete` adds the rest, given the row and its place in the part.
+fn restore(
+    shown: &[u8],
+    mut complete: impl FnMut(usize, (usize, usize), &mut Head, &mut Vec<u8>) -> Result<(), StoreError>,
+) -> Result<Part, StoreError> {
+    let shown: Shown = postcard::from_bytes(shown).map_err(|_| damaged())?;
+    if shown.present.len() > PART {
+        return Err(damaged());
+    }
+    let mut births = shown.births.iter();
+    let mut last_entry = 0_i64;
+    let mut len = 0;
+    let room = |words: &[u64; WORDS]| {
+        let rows = words.iter().map(|word| word.count_ones()).sum::<u32>() as usize;
+        Chunk { tags: Vec::with_capacity(rows), rows: Vec::with_capacity(rows), ..Chunk::default() }
+    };
+    let mut chunks: Vec<Chunk> = shown.present.iter().map(room).collect();
+    for (row, (chunk, at)) in rows(&shown.present).enumerate() {
+        last_entry += shown.last_entries.get(row).ok_or_else(damaged)?;
+        let newest = u64::try_from(last_entry).map_err(|_| damaged())?;
+        let back = |column: &[u64]| newest.checked_sub(*column.get(row)?);
+        let flags = *shown.flags.get(row).ok_or_else(damaged)?;
+        let late_birth = flags & LATE_BIRTH != 0;
+        let mut head = Head {
+            scope: 0,
+            last_entry: newest,
+            milestone: 0,
+            document: back(&shown.documents).ok_or_else(damaged)?,
+            changed: Revision(back(&shown.changed).ok_or_else(damaged)?),
+            fingerprint: 0,
+            tags: *shown.tags.get(row).ok_or_else(damaged)?,
+            first_seen: Timestamp::default(),
+            birth: if late_birth { *births.next().ok_or_else(damaged)? } else { None },
+            shape: 0,
+            baseline: flags & BASELINE != 0,
+            retracted: flags & RETRACTED != 0,
+            late_birth,
+        };
+        let place = (chunk, at);
+        let chunk = &mut chunks[chunk];
+        complete(row, place, &mut head, &mut chunk.ids)?;
+        chunk.present[at / 64] |= 1 << (at % 64);
+        chunk.rows.push(Row::of(&head, u32::try_from(chunk.ids.len()).expect("ids are short")));
+        chunk.tags.push(head.tags);
+        len += 1;
+    }
+    let shared = |mut chunk: Chunk| {
+        chunk.ids.shrink_to_fit();
+        (!chunk.rows.is_empty()).then(|| Arc::new(chunk))
+    };
+    Ok(Part { chunks: chunks.into_iter().map(shared).collect(), len })
+}
+
 impl Heads {
     pub fn parts(&self) -> usize {
         self.chunks.len().div_ceil(PART)
@@ -352,10 +411,10 @@ impl Heads {
         (bytes(postcard::to_stdvec(&shown)), bytes(postcard::to_stdvec(&rest)))
     }
 
-    /// Adds a part of the newest checkpoint.
-    pub fn load(&mut self, number: usize, shown: &[u8], rest: &[u8]) -> Result<(), StoreError> {
+    /// A part of the newest checkpoint.
+    pub fn load(shown: &[u8], rest: &[u8]) -> Result<Part, StoreError> {
         let rest: Rest<'_> = postcard::from_bytes(rest).map_err(|_| damaged())?;
-        self.restore(number, shown, |row, _, head, ids| {
+        restore(shown, |row, _, head, ids| {
             head.scope = *rest.scopes.get(row).ok_or_else(damaged)?;
             let back = rest.milestones.get(row).ok_or_else(damaged)?;
             head.milestone = head.last_entry.checked_sub(*back).ok_or_else(damaged)?;
@@ -368,17 +427,20 @@ impl Heads {
         })
     }
 
-    /// Adds a part of an older checkpoint: what only the newest state has to know stays zero. What never
+    /// A part of an older checkpoint: what only the newest state has to know stays zero. What never
     /// changes of a life is taken from `newest` where it goes on there.
     pub fn load_past(
-        &mut self,
         number: usize,
         shown: &[u8],
         newest: &Heads,
         life: &mut impl FnMut(Rid) -> Result<Life, StoreError>,
-    ) -> Result<(), StoreError> {
-        self.restore(number, shown, |_, rid, head, ids| {
-            if let Some((chunk, rank)) = newest.find(rid) {
+    ) -> Result<Part, StoreError> {
+        let chunks: Vec<Option<&Chunk>> =
+            newest.chunks.iter().skip(number * PART).take(PART).map(Option::as_deref).collect();
+        restore(shown, |_, (chunk, at), head, ids| {
+            let rid = rid_of(number, chunk, at);
+            if let Some(chunk) = chunks.get(chunk).copied().flatten().filter(|chunk| chunk.has(at)) {
+                let rank = chunk.rank(at);
                 let now = chunk.rows[rank].head(chunk.tags[rank]);
                 (head.scope, head.first_seen) = (now.scope, now.first_seen);
                 head.birth = match (head.late_birth, now.late_birth) {
@@ -398,57 +460,12 @@ impl Heads {
         })
     }
 
-    fn restore(
-        &mut self,
-        number: usize,
-        shown: &[u8],
-        mut complete: impl FnMut(usize, Rid, &mut Head, &mut Vec<u8>) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
-        let shown: Shown = postcard::from_bytes(shown).map_err(|_| damaged())?;
-        if self.chunks.len() != number * PART || shown.present.len() > PART {
-            return Err(damaged());
+    /// Adds parts that follow those that are there.
+    pub fn extend(&mut self, parts: impl IntoIterator<Item = Part>) {
+        for part in parts {
+            self.len += part.len;
+            self.chunks.extend(part.chunks);
         }
-        let mut births = shown.births.iter();
-        let mut last_entry = 0_i64;
-        let room = |words: &[u64; WORDS]| {
-            let rows = words.iter().map(|word| word.count_ones()).sum::<u32>() as usize;
-            Chunk { tags: Vec::with_capacity(rows), rows: Vec::with_capacity(rows), ..Chunk::default() }
-        };
-        let mut chunks: Vec<Chunk> = shown.present.iter().map(room).collect();
-        for (row, (chunk, at)) in rows(&shown.present).enumerate() {
-            last_entry += shown.last_entries.get(row).ok_or_else(damaged)?;
-            let newest = u64::try_from(last_entry).map_err(|_| damaged())?;
-            let back = |column: &[u64]| newest.checked_sub(*column.get(row)?);
-            let flags = *shown.flags.get(row).ok_or_else(damaged)?;
-            let late_birth = flags & LATE_BIRTH != 0;
-            let mut head = Head {
-                scope: 0,
-                last_entry: newest,
-                milestone: 0,
-                document: back(&shown.documents).ok_or_else(damaged)?,
-                changed: Revision(back(&shown.changed).ok_or_else(damaged)?),
-                fingerprint: 0,
-                tags: *shown.tags.get(row).ok_or_else(damaged)?,
-                first_seen: Timestamp::default(),
-                birth: if late_birth { *births.next().ok_or_else(damaged)? } else { None },
-                shape: 0,
-                baseline: flags & BASELINE != 0,
-                retracted: flags & RETRACTED != 0,
-                late_birth,
-            };
-            let rid = rid_of(number, chunk, at);
-            let chunk = &mut chunks[chunk];
-            complete(row, rid, &mut head, &mut chunk.ids)?;
-            chunk.present[at / 64] |= 1 << (at % 64);
-            chunk.rows.push(Row::of(&head, u32::try_from(chunk.ids.len()).expect("ids are short")));
-            chunk.tags.push(head.tags);
-            self.len += 1;
-        }
-        for mut chunk in chunks {
-            chunk.ids.shrink_to_fit();
-            self.chunks.push_back((!chunk.rows.is_empty()).then(|| Arc::new(chunk)));
-        }
-        Ok(())
     }
 
     /// These lives, all of which go on. Those that began together are read together.

@@ -586,28 +586,32 @@ fn a_check_says_what_is_wrong_and_where_and_stats_where_the_room_goes() {
 #[test]
 fn the_keeper_writes_a_checkpoint_when_one_is_due_and_the_file_opens_from_it() {
     let mut bed = Bed::new();
-    let volumes = |size: u64| (0..150).map(|n| observation(&format!("vol-{n}"), &[], size)).collect::<Vec<_>>();
+    let volumes = |size: u64| (0..600).map(|n| observation(&format!("vol-{n}"), &[], size)).collect::<Vec<_>>();
     let checkpoints = |bed: &Bed| {
         let txn = bed.store().inner.shared.db.begin_read().unwrap();
         checkpoint::headers(&txn).unwrap().into_iter().map(|header| header.unwrap().0).collect::<Vec<_>>()
     };
     bed.see(&volumes(8));
-    assert!(checkpoints(&bed).is_empty(), "150 entries are read faster than a checkpoint");
+    assert!(checkpoints(&bed).is_empty(), "600 entries are read faster than a checkpoint");
     bed.see(&volumes(9));
     until("there is a checkpoint", || checkpoints(&bed) == [Revision(2)]);
     bed.see(&volumes(10)[1..]);
     bed.reopen();
-    assert_eq!(bed.live(Moment::Now).len(), 150);
+    assert_eq!(bed.live(Moment::Now).len(), 600);
     let snapshot = bed.store().snapshot(Moment::Revision(Revision(2))).unwrap();
-    for (n, resource) in snapshot.resources(&Filter::default()).unwrap().iter().enumerate() {
-        assert_eq!(snapshot.attributes(resource).unwrap()["Size"], 9, "{n}");
+    let then = snapshot.resources(&Filter::default()).unwrap();
+    assert_eq!(then.len(), 600);
+    for resource in &then {
+        let document = snapshot.attributes(resource).unwrap();
+        assert_eq!((&document["Size"], &document["VolumeId"]), (&9.into(), &(*resource.key.id).into()));
+        assert_eq!(snapshot.milestones(resource).unwrap().len(), 1);
     }
     // A damaged one is as good as none.
     let txn = bed.store().inner.shared.db.begin_write().unwrap();
     txn.open_table(CKPT_REST).unwrap().insert((2, 0), &[1, 2, 3][..]).unwrap();
     txn.commit().unwrap();
     bed.reopen();
-    assert_eq!(bed.live(Moment::Now).len(), 150);
+    assert_eq!(bed.live(Moment::Now).len(), 600);
 }
 
 /// A disk in memory whose syncs wait while it is held.

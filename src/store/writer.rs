@@ -29,7 +29,7 @@ const LEDGER_FLUSH: Duration = Duration::from_mins(1);
 const QUEUE: usize = 256;
 /// A checkpoint is due after so many entries of the log, and more where more lives: to fold them takes
 /// about as long as to read one.
-const CHECKPOINT: usize = if cfg!(test) { 200 } else { 100_000 };
+const CHECKPOINT: usize = if cfg!(test) { 1_000 } else { 100_000 };
 /// A transaction takes no more requests beyond so many bytes.
 const BATCH_BYTES: usize = 4 << 20;
 
