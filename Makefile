@@ -20,6 +20,7 @@ demo: tools ## The main job end to end on real parts; KEEP=1 leaves it running
 test: tools ## Unit, integration and end-to-end tests
 	$(CARGO) build --all-targets
 	$(CARGO) test --lib
+	$(CARGO) test --test footprint
 	ELAVA_TOOLS="$$(e2e/tools/install.sh)" $(CARGO) test --test integration
 	ELAVA_TOOLS="$$(e2e/tools/install.sh)" $(CARGO) test --test e2e -- --test-threads=$(E2E_THREADS)
 

@@ -470,8 +470,17 @@ impl Heads {
 
     /// These lives, all of which go on. Those that began together are read together.
     pub fn each<'a>(&'a self, rids: &'a [Rid]) -> impl Iterator<Item = Living<'a>> {
+        self.each_tagged(rids, |_| true)
+    }
+
+    /// Those of them that have the tags that are wanted: nothing else is read of the others.
+    pub fn each_tagged<'a>(
+        &'a self,
+        rids: &'a [Rid],
+        mut wanted: impl FnMut(TagsRef) -> bool + 'a,
+    ) -> impl Iterator<Item = Living<'a>> {
         let mut at: Option<(usize, &Chunk)> = None;
-        rids.iter().map(move |rid| {
+        rids.iter().filter_map(move |rid| {
             let (number, place) = place(*rid);
             let chunk = match at {
                 Some((here, chunk)) if here == number => chunk,
@@ -479,7 +488,8 @@ impl Heads {
             };
             at = Some((number, chunk));
             let rank = chunk.rank(place);
-            Living { rid: *rid, head: chunk.rows[rank].head(chunk.tags[rank]), id: chunk.id(rank) }
+            let tags = chunk.tags[rank];
+            wanted(tags).then(|| Living { rid: *rid, head: chunk.rows[rank].head(tags), id: chunk.id(rank) })
         })
     }
 

@@ -427,15 +427,15 @@ impl StoreSnapshot {
         // Many resources share a set of tags: each is matched once.
         let mut matched: Vec<Option<bool>> = vec![None; self.state.tag_sets.len() + 2];
         let all_tags = filter.tags.is_empty() && !filter.untagged;
+        let mut has_tags = |tags: TagsRef| {
+            let look = || filter.matches_tags(&self.state.tags(tags));
+            all_tags || *matched[tags.index()].get_or_insert_with(look)
+        };
         for number in self.state.scopes.keys().filter(|number| self.is_asked(filter, **number)) {
             let scope = &self.state.scopes[number];
             let is_current = self.scope_view(*number).status == ScopeStatus::Current;
-            for Living { rid, head, id } in self.state.heads.each(&scope.order) {
-                let tags = head.tags;
-                let has_tags = || filter.matches_tags(&self.state.tags(tags));
-                if !(all_tags || *matched[tags.index()].get_or_insert_with(has_tags))
-                    || filter.id.as_deref().is_some_and(|wanted| wanted != id)
-                {
+            for Living { rid, head, id } in self.state.heads.each_tagged(&scope.order, &mut has_tags) {
+                if filter.id.as_deref().is_some_and(|wanted| wanted != id) {
                     continue;
                 }
                 let is_suspect = !self.state.suspects.is_empty() && self.state.suspects.contains_key(&rid);
@@ -445,7 +445,7 @@ impl StoreSnapshot {
                     id,
                     presence: if is_present { Presence::Present } else { Presence::Unknown },
                     is_suspect,
-                    tags: tags.number().map(|number| &self.state.tag_sets[number as usize]),
+                    tags: head.tags.number().map(|number| &self.state.tag_sets[number as usize]),
                     first_seen: head.first_seen,
                     changed: head.changed,
                 });
