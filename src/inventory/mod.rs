@@ -14,8 +14,8 @@ mod time;
 pub use fields::{FieldChange, field_changes};
 pub use key::{AccountId, GLOBAL_REGION, KeyError, Region, ResourceKey, ResourceType, Scope, Viewer};
 pub use read::{
-    Change, ChangeKind, Cover, Diff, End, EndCause, Filter, History, Milestone, MilestoneKind, Moment, Presence,
-    Resource, ScopeStatus, ScopeView, Snapshot, Suspect, Watermark, is_untagged,
+    Change, ChangeKind, Cover, Diff, End, EndCause, Filter, History, KeptMoment, Milestone, MilestoneKind, Moment,
+    Presence, Resource, ScopeStatus, ScopeView, Snapshot, Suspect, Watermark, is_untagged,
 };
 pub use settings::{FindingSettings, LossLimits, RequiredTag, RuleSettings};
 pub use sweep::{Absence, Confirmation, Document, IdReuse, Observation, Outcome, Reason, Sweep};

@@ -42,6 +42,19 @@ impl fmt::Display for Moment {
     }
 }
 
+/// A moment that is kept where others are not any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptMoment {
+    pub revision: Revision,
+    pub time: Timestamp,
+}
+
+impl fmt::Display for KeptMoment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "revision {} ({})", self.revision, self.time)
+    }
+}
+
 /// End of the last complete sweep at or before a moment: a bracket where the moment lies inside a run
 /// of unchanged sweeps, of which only the longest gap is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -36,7 +36,12 @@ impl QueryError {
         match self {
             QueryError::Malformed(_) => StatusCode::BAD_REQUEST,
             QueryError::NotFound(_) => StatusCode::NOT_FOUND,
-            QueryError::Store(StoreError::Future { .. } | StoreError::TooEarly { .. }) => StatusCode::GONE,
+            QueryError::Store(
+                StoreError::Future { .. }
+                | StoreError::TooEarly { .. }
+                | StoreError::NotKept { .. }
+                | StoreError::Compacted { .. },
+            ) => StatusCode::GONE,
             QueryError::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }

@@ -289,6 +289,30 @@ fn restore(state: &mut State, header: Header, heads: Heads, newest: Option<&Stat
     if orders.is_empty() { Ok(()) } else { Err(damaged()) }
 }
 
+/// The revisions of the checkpoints in a range, oldest first.
+pub(super) fn revisions(
+    txn: &ReadTransaction,
+    range: std::ops::RangeInclusive<u64>,
+) -> Result<Vec<u64>, StoreError> {
+    txn.open_table(CKPT)?.range(range)?.map(|row| Ok(row?.0.value())).collect()
+}
+
+pub(super) fn remove(txn: &WriteTransaction, revision: u64) -> Result<(), StoreError> {
+    // Its header last: without it nobody looks for the rest.
+    for name in [CKPT_SHOWN, CKPT_REST] {
+        let mut table = txn.open_table(name)?;
+        let parts: Vec<(u64, u32)> = table
+            .range((revision, 0)..=(revision, u32::MAX))?
+            .map(|row| Ok(row?.0.value()))
+            .collect::<Result<_, StoreError>>()?;
+        for part in parts {
+            table.remove(part)?;
+        }
+    }
+    txn.open_table(CKPT)?.remove(revision)?;
+    Ok(())
+}
+
 /// The hash of a state as a checkpoint of it holds it.
 pub(super) fn hash(state: &State) -> u64 {
     slices(state.clone()).last().and_then(|slice| slice.header).expect("the last slice has it").hash

@@ -92,8 +92,10 @@ impl Drafted {
         numbers: &mut TagNumbers,
     ) -> Self {
         let revision = next.revision.next();
-        let about_scope =
-            |kind| Logged { entry: Entry { rid: NO_RID, prev: 0, milestone: None, kind }, document: Vec::new() };
+        let about_scope = |kind| Logged {
+            entry: Entry { rid: NO_RID, prev: 0, milestone: None, kind, has_document: false },
+            document: Vec::new(),
+        };
         let logged = draft.entries.into_iter().map(about_scope).collect();
         let out = Self { logged, ..Self::default() };
         let mut numbering =
@@ -215,7 +217,8 @@ impl Numbering<'_> {
     }
 
     fn log(&mut self, rid: Rid, prev: u64, milestone: Option<u64>, kind: EntryKind, document: Vec<u8>) {
-        self.out.logged.push(Logged { entry: Entry { rid, prev, milestone, kind }, document });
+        let has_document = !document.is_empty();
+        self.out.logged.push(Logged { entry: Entry { rid, prev, milestone, kind, has_document }, document });
     }
 
     /// What people are told.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::inventory::{Revision, Scope, Timestamp};
+use crate::inventory::{KeptMoment, Moment, Revision, Scope, Timestamp};
 
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -46,6 +46,13 @@ pub enum StoreError {
     Future { asked: Revision, newest: Revision },
     #[error("{asked} lies before the first look: the earliest kept moment is {earliest} (revision {revision})")]
     TooEarly { asked: Timestamp, earliest: Timestamp, revision: Revision },
+    #[error("{} {asked} is not kept any more: the nearest kept moments are {}", kind(.asked), nearest(.before.as_ref(), .after.as_ref()))]
+    NotKept { asked: Moment, before: Option<KeptMoment>, after: Option<KeptMoment> },
+    #[error(
+        "single changes after revision {asked} are not kept any more: each is from {floor} on; before that ask for \
+         the difference between two kept moments"
+    )]
+    Compacted { asked: Revision, floor: KeptMoment },
     #[error("{what} is {actual} bytes long, over the bound of {bound}")]
     TooLarge { what: String, actual: usize, bound: usize },
     #[error(
@@ -55,6 +62,18 @@ pub enum StoreError {
     DiskFull { path: PathBuf, free: u64, needed: u64 },
     #[error("the writer stopped after an earlier failure: reopen the store")]
     Poisoned,
+}
+
+fn kind(asked: &Moment) -> &'static str {
+    match asked {
+        Moment::Revision(_) => "revision",
+        Moment::Time(_) | Moment::Now => "the state at",
+    }
+}
+
+fn nearest(before: Option<&KeptMoment>, after: Option<&KeptMoment>) -> String {
+    let named: Vec<String> = before.into_iter().chain(after).map(ToString::to_string).collect();
+    named.join(" and ")
 }
 
 macro_rules! from_redb {
@@ -80,7 +99,8 @@ impl StoreError {
             StoreError::NotWritten(error) => error.reason(),
             StoreError::Damaged { .. } => "StoreDamaged",
             StoreError::Overlapping { .. } => "SweepOverlaps",
-            StoreError::Future { .. } | StoreError::TooEarly { .. } => "NotKept",
+            StoreError::Future { .. } | StoreError::TooEarly { .. } | StoreError::NotKept { .. } => "NotKept",
+            StoreError::Compacted { .. } => "Compacted",
             StoreError::TooLarge { .. } => "TooLarge",
             StoreError::DiskFull { .. } => "DiskFull",
             StoreError::Poisoned => "StorePoisoned",

@@ -20,6 +20,7 @@ use crate::inventory::{Absence, Filter, History, Moment, Observation, Reason, Sn
 /// Unsynced writes survive a crash by sectors.
 const SECTOR: usize = 512;
 const STEPS: usize = 10;
+const RETENTION: Retention = Retention { detail: Duration::from_hours(3), horizon: Duration::from_hours(24) };
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -169,14 +170,15 @@ fn open(disk: &Disk, step: usize) -> Result<Store, StoreError> {
 }
 
 fn now(step: usize) -> Timestamp {
-    Timestamp::from_millis(1_000_000 + 300_000 * i64::try_from(step).expect("few steps"))
+    // So that a workload lasts more than a day, and retention has something to drop.
+    Timestamp::from_millis(1_000_000 + 3 * 3_600_000 * i64::try_from(step).expect("few steps"))
 }
 
 /// One step of the workload that a seed gives.
 fn run_step(store: &Store, seed: u64, step: usize) -> Result<(), StoreError> {
     let mut dice = SmallRng::seed_from_u64(seed * 1_000 + step as u64);
     let region = ["eu-west-1", "us-east-1"][dice.random_range(0..2)];
-    match dice.random_range(0..12) {
+    match dice.random_range(0..14) {
         0 => return store.close_scopes(&[Arc::new(scope(region))]),
         1 => {
             let note = (dice.random_range(0..3) > 0).then(|| step.to_be_bytes().to_vec());
@@ -184,6 +186,7 @@ fn run_step(store: &Store, seed: u64, step: usize) -> Result<(), StoreError> {
         }
         2 => return store.drop_cover(&viewer(), &scope(region)),
         3 => return store.checkpoint(),
+        4 => return store.retain(RETENTION).map(|_| ()),
         _ => {}
     }
     let mut look = sweep(now(step).minus(Duration::from_secs(2)));
@@ -207,7 +210,7 @@ fn run_step(store: &Store, seed: u64, step: usize) -> Result<(), StoreError> {
 }
 
 /// Everything that is known at a revision, except what the ledger says: a crash may lose a minute of it.
-fn state(store: &Store, revision: Revision) -> Result<Vec<String>, StoreError> {
+pub(super) fn state(store: &Store, revision: Revision) -> Result<Vec<String>, StoreError> {
     let snapshot = store.snapshot(Moment::Revision(revision))?;
     let filter = Filter { ended_since: Some(Timestamp::MIN), include_unwatched: true, ..Filter::default() };
     let mut lines = Vec::new();
@@ -228,6 +231,8 @@ fn state(store: &Store, revision: Revision) -> Result<Vec<String>, StoreError> {
 struct Acknowledged {
     operations: usize,
     revision: Revision,
+    /// Above it every revision is kept.
+    floor: Revision,
     notes: BTreeMap<String, Vec<u8>>,
 }
 
@@ -251,6 +256,7 @@ fn undisturbed_on(disk: Disk, seed: u64) -> Undisturbed {
     let acknowledged = |store: &Store| Acknowledged {
         operations: disk.lock().log.len(),
         revision: store.revision(),
+        floor: store.state().kept.floor(),
         notes: store.notes(&viewer(), "").unwrap(),
     };
     steps.push(acknowledged(&store));
@@ -290,8 +296,13 @@ fn check(seed: u64, store: &Store, run: &Undisturbed, acknowledged: usize) {
     );
     let report = store.check().unwrap();
     assert!(report.flaws.is_empty(), "seed {seed}: {:?}", report.flaws);
+    let floor = after(acknowledged + 1).floor;
     for (kept, wanted) in run.states.range(..=revision) {
-        assert_eq!(state(store, *kept).unwrap(), *wanted, "seed {seed}: at revision {kept}");
+        match state(store, *kept) {
+            Ok(found) => assert_eq!(found, *wanted, "seed {seed}: at revision {kept}"),
+            Err(StoreError::NotKept { .. }) if *kept < floor => {}
+            Err(error) => panic!("seed {seed}: at revision {kept}: {error}"),
+        }
     }
 }
 
@@ -367,8 +378,10 @@ fn flip(seed: u64, run: &Undisturbed, flips: usize) -> usize {
     // Most of a file is nothing that anybody reads.
     let sound = Disk::of(image.clone());
     let store = open(&sound, STEPS + 1).unwrap();
-    for kept in run.states.keys() {
-        state(&store, *kept).unwrap();
+    let kept: BTreeMap<_, _> =
+        run.states.iter().filter(|(revision, _)| store.state().kept.is_kept(**revision)).collect();
+    for kept in kept.keys() {
+        state(&store, **kept).unwrap();
     }
     let used: Vec<usize> =
         sound.lock().read.iter().flat_map(|(at, len)| *at..at + len).filter(|at| image[*at] != 0).collect();
@@ -381,9 +394,9 @@ fn flip(seed: u64, run: &Undisturbed, flips: usize) -> usize {
         let looked = quietly(|| {
             let store = open(&Disk::of(damaged), STEPS + 1).map_err(|_| ())?;
             let mut right = store.revision() == run.steps[STEPS].revision;
-            for (kept, wanted) in &run.states {
-                match state(&store, *kept) {
-                    Ok(found) => right &= found == *wanted,
+            for (kept, wanted) in &kept {
+                match state(&store, **kept) {
+                    Ok(found) => right &= found == **wanted,
                     Err(_) => return Err(()),
                 }
             }
@@ -516,7 +529,8 @@ fn killed_while_it_writes_a_process_leaves_everything_that_was_acknowledged() {
         child.wait().unwrap();
         let store = Store::open_existing(&path, Arc::new(move || now(step + 100))).unwrap();
         assert!(store.revision() >= *durable.keys().next_back().unwrap());
-        for (revision, wanted) in &durable {
+        let kept = store.state().kept.clone();
+        for (revision, wanted) in durable.iter().filter(|(revision, _)| kept.is_kept(**revision)) {
             assert_eq!(digest(&store, *revision), *wanted, "at revision {revision}");
         }
         // What was written but not told of took its steps, too.

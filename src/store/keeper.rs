@@ -1,12 +1,17 @@
-//! The thread that looks after the file beside the writer: it writes checkpoints.
+//! The thread that looks after the file beside the writer: it writes checkpoints, and drops what is not
+//! to be kept.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use super::writer::{Queue, Request};
-use super::{Shared, StoreError, checkpoint};
+use super::{Shared, StoreError, checkpoint, retention};
+
+/// Days end at midnight (UTC); nobody waits for the room.
+const RETENTION_LOOKS: Duration = Duration::from_mins(10);
 
 /// Wakes the keeper when there is something to do; it is never waited for.
 #[derive(Clone)]
@@ -41,15 +46,30 @@ impl Keeper {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let keep = move || {
-            while heard.recv().is_ok() && !stopped.load(Ordering::Acquire) {
-                // The file is the same without it; the next one comes with the next bell.
-                if let Err(error) = checkpoint(&shared, &queue, &stopped) {
+            loop {
+                let is_over = heard.recv_timeout(RETENTION_LOOKS) == Err(RecvTimeoutError::Disconnected);
+                if is_over || stopped.load(Ordering::Acquire) {
+                    break;
+                }
+                if shared.is_checkpoint_due.swap(false, Ordering::AcqRel)
+                    // The file is the same without it; the next one comes when it is due again.
+                    && let Err(error) = checkpoint(&shared, &queue, &stopped)
+                {
                     tracing::warn!(%error, "no checkpoint was written");
                 }
+                retain(&shared, &queue, &stopped);
             }
         };
         let thread = std::thread::Builder::new().name("store keeper".to_owned()).spawn(keep)?;
         Ok(Self { stop, bell: Some(bell), thread: Some(thread) })
+    }
+}
+
+impl Keeper {
+    pub fn wake(&self) {
+        if let Some(bell) = &self.bell {
+            bell.ring();
+        }
     }
 }
 
@@ -62,6 +82,26 @@ impl Drop for Keeper {
         if let Some(thread) = self.thread.take() {
             drop(thread.join());
         }
+    }
+}
+
+/// Drops what is not to be kept, where somebody said what is.
+fn retain(shared: &Shared, queue: &Queue, stop: &AtomicBool) {
+    let Some(retention) = *shared.retention.lock().unwrap_or_else(PoisonError::into_inner) else { return };
+    match retention::retain(shared, queue, retention, || stop.load(Ordering::Acquire)) {
+        Ok(report) if report == retention::RetentionReport::default() => {}
+        Ok(report) => tracing::info!(
+            days_thinned = report.days_thinned,
+            days_dropped = report.days_dropped,
+            entries_dropped = report.entries_dropped,
+            documents_dropped = report.documents_dropped,
+            runs_dropped = report.runs_dropped,
+            checkpoints_dropped = report.checkpoints_dropped,
+            bytes_freed = report.bytes_freed,
+            "retention"
+        ),
+        // It goes on from there the next time.
+        Err(error) => tracing::warn!(%error, "retention was cut off"),
     }
 }
 

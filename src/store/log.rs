@@ -107,6 +107,15 @@ impl Pages {
         self.done.is_empty() && self.bytes.is_empty()
     }
 
+    pub fn bytes(&self) -> usize {
+        self.done.iter().map(|(_, page)| page.len()).sum::<usize>() + self.bytes.len()
+    }
+
+    pub fn keys(&self) -> impl Iterator<Item = (u64, Rid)> {
+        let open = (!self.bytes.is_empty()).then_some(self.key);
+        self.done.iter().map(|(key, _)| *key).chain(open)
+    }
+
     fn cut(&mut self) {
         if !self.bytes.is_empty() {
             self.done.push((self.key, std::mem::take(&mut self.bytes)));
@@ -188,6 +197,7 @@ fn decode(key: (u64, Rid), sealed: &[u8], read: Read) -> Result<Vec<Slice>, Stor
             }
             Item::Entry { rids_on, prev_back, milestone_back, kind, document } => {
                 rid += rids_on;
+                let has_document = !document.is_empty();
                 let document = match read {
                     Read::Entries => Vec::new(),
                     Read::Step(wanted, of) if wanted == revision && of == rid => document.to_vec(),
@@ -195,7 +205,8 @@ fn decode(key: (u64, Rid), sealed: &[u8], read: Read) -> Result<Vec<Slice>, Stor
                     Read::All => document.to_vec(),
                 };
                 let back = |by: u64| if by == 0 { 0 } else { revision - by };
-                let entry = Entry { rid, prev: back(prev_back), milestone: milestone_back.map(back), kind };
+                let milestone = milestone_back.map(back);
+                let entry = Entry { rid, prev: back(prev_back), milestone, kind, has_document };
                 slices.last_mut().ok_or_else(damaged)?.entries.push(Logged { entry, document });
             }
         }
@@ -234,12 +245,72 @@ pub(super) fn document(
     entries.into_iter().rev().map(|l| l.document).find(|d| !d.is_empty()).ok_or_else(damaged)
 }
 
+/// When the first revision that is kept was; none where there is none.
+pub(super) fn first_time(
+    log: &impl ReadableTable<(u64, Rid), &'static [u8]>,
+) -> Result<Option<Timestamp>, StoreError> {
+    let Some((key, page)) = log.first()? else { return Ok(None) };
+    let slices = decode(key.value(), page.value(), Read::Entries)?;
+    Ok(Some(slices.first().ok_or_else(damaged)?.row.time))
+}
+
 /// When a revision was.
 pub(super) fn time_of(
     log: &impl ReadableTable<(u64, Rid), &'static [u8]>,
     revision: u64,
 ) -> Result<Timestamp, StoreError> {
     Ok(step(log, revision, NO_RID)?.row.time)
+}
+
+/// Pages that follow each other and begin with a whole revision, with everything in them.
+#[derive(Default)]
+pub(super) struct Stretch {
+    pub keys: Vec<(u64, Rid)>,
+    pub bytes: usize,
+    /// Oldest first. What lies on several pages is put together.
+    pub slices: Vec<Slice>,
+}
+
+/// The pages that hold anything of the revisions in the range, newest first, in stretches of at least so many bytes.
+pub(super) fn stretches_back(
+    log: &impl ReadableTable<(u64, Rid), &'static [u8]>,
+    range: RangeInclusive<u64>,
+    bytes: usize,
+    mut each: impl FnMut(Stretch) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let (first, last) = range.into_inner();
+    let mut stretch = Stretch::default();
+    for page in log.range(..=(last, Rid::MAX))?.rev() {
+        let (key, page) = page?;
+        let key = key.value();
+        let mut slices = decode(key, page.value(), Read::All)?;
+        // Newest first until the stretch is whole.
+        while let Some(slice) = slices.pop() {
+            match stretch.slices.last_mut() {
+                Some(later) if later.revision == slice.revision => {
+                    let tail = std::mem::replace(&mut later.entries, slice.entries);
+                    later.entries.extend(tail);
+                }
+                _ => stretch.slices.push(slice),
+            }
+        }
+        stretch.keys.push(key);
+        stretch.bytes += page.value().len();
+        let is_whole = key.1 == NO_RID;
+        let is_last = key.0 < first || key <= (first, NO_RID);
+        if is_whole && (stretch.bytes >= bytes || is_last) {
+            stretch.slices.reverse();
+            each(std::mem::take(&mut stretch))?;
+        }
+        if is_whole && is_last {
+            return Ok(());
+        }
+    }
+    if stretch.keys.is_empty() {
+        return Ok(());
+    }
+    stretch.slices.reverse();
+    each(stretch)
 }
 
 /// Every revision in the range, whole, oldest first; without documents.
@@ -317,6 +388,7 @@ mod tests {
                             prev: revision / 2,
                             milestone: (rid % 2 == 0).then_some(revision / 3),
                             kind: EntryKind::Cleared,
+                            has_document: length > 0,
                         },
                         document: vec![u8::try_from(rid).unwrap(); length],
                     })
@@ -370,7 +442,7 @@ mod tests {
         let db = Database::builder().create_with_backend(InMemoryBackend::new()).unwrap();
         let time = Timestamp::from_millis(5);
         let row = RevRow { time, scope: 0, entries: 1 };
-        let entry = Entry { rid: 3, prev: 0, milestone: None, kind: EntryKind::Cleared };
+        let entry = Entry { rid: 3, prev: 0, milestone: None, kind: EntryKind::Cleared, has_document: true };
         let txn = db.begin_write().unwrap();
         {
             let mut log = txn.open_table(LOG).unwrap();

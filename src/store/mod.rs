@@ -7,6 +7,7 @@
 //! - [`plan`]: sweep -> delta, pure; [`draft`]: a delta on its way into the file.
 //! - [`checkpoint`]: the state at some revisions, so that not all of the log must be folded.
 //! - [`writer`]: the one thread that writes; [`keeper`]: the one that looks after the file beside it.
+//! - [`retention`]: what of the past is kept.
 //! - [`ledger`]: runs of sweeps; which moments are known.
 //! - [`snapshot`]: reading, at any moment.
 //! - [`steps`]: the log as people read it.
@@ -31,6 +32,7 @@ mod life;
 mod log;
 mod plan;
 mod record;
+mod retention;
 mod snapshot;
 mod state;
 mod steps;
@@ -49,6 +51,7 @@ use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable};
 
 pub use care::{CheckReport, Flaw, StoreStats, TableStats};
 pub use error::StoreError;
+pub use retention::{Retention, RetentionReport};
 pub use snapshot::{Line, StoreSnapshot};
 
 use crate::inventory::{Change, Outcome, ResourceType, Revision, Scope, Sweep, Tags, Timestamp, Viewer};
@@ -60,9 +63,10 @@ use life::{END, KEY, LIFE, Life, Lives};
 use log::LOG;
 use plan::Ended;
 use record::{
-    COVER, CoverRow, DICT, EntryKind, MAX_DOCUMENT_BYTES, MAX_ID_BYTES, META, NOTE, RUN, Rid, Run, SCHEMA, SCOPE,
-    SUSPECT, SYM, ScopeNo, decode,
+    COVER, CoverRow, DICT, EntryKind, KEPT, MAX_DOCUMENT_BYTES, MAX_ID_BYTES, META, NOTE, RUN, Rid, Run, SCHEMA,
+    SCOPE, SUSPECT, SYM, ScopeNo, decode,
 };
+use retention::Kept;
 use state::{Beginnings, State};
 use writer::{Request, Writer};
 
@@ -106,7 +110,7 @@ pub struct Store {
 
 struct Inner {
     // Dropped in this order: the keeper's last words go through the writer.
-    _keeper: Keeper,
+    keeper: Keeper,
     writer: Writer,
     /// Held from the plan of a scope's delta until it is published, so that the plan holds. A scope's
     /// lock is found by its hash.
@@ -133,6 +137,9 @@ struct Shared {
     published: RwLock<Published>,
     revisions: tokio::sync::watch::Sender<Revision>,
     trainer: Mutex<Trainer>,
+    is_checkpoint_due: AtomicBool,
+    /// What of the past the keeper keeps: everything, until somebody says so.
+    retention: Mutex<Option<Retention>>,
     /// A write failed: what is on disk is not known, so nothing more is written.
     poisoned: AtomicBool,
 }
@@ -244,6 +251,8 @@ impl Store {
             trainer: Mutex::new(Trainer::new(state.dictionaries.clone())),
             published: RwLock::new(Published { state, txn }),
             revisions,
+            is_checkpoint_due: AtomicBool::new(false),
+            retention: Mutex::new(None),
             poisoned: AtomicBool::new(false),
         });
         let io = |source| StoreError::Io { path: path.to_owned(), source };
@@ -251,7 +260,7 @@ impl Store {
         let writer = Writer::start(shared.clone(), bell.clone(), since_checkpoint).map_err(io)?;
         let keeper = Keeper::start(shared.clone(), writer.queue().clone(), bell, heard).map_err(io)?;
         let scopes = (0..SCOPE_LOCKS).map(|_| Mutex::new(())).collect();
-        Ok(Self { inner: Arc::new(Inner { _keeper: keeper, writer, scopes, shared }) })
+        Ok(Self { inner: Arc::new(Inner { keeper, writer, scopes, shared }) })
     }
 
     pub fn path(&self) -> &Path {
@@ -507,6 +516,17 @@ impl Store {
         keeper::checkpoint(&self.inner.shared, self.inner.writer.queue(), &AtomicBool::new(false))
     }
 
+    /// From now on the past is kept so far, in the background.
+    pub fn keep(&self, retention: Retention) {
+        *self.inner.shared.retention.lock().unwrap_or_else(PoisonError::into_inner) = Some(retention);
+        self.inner.keeper.wake();
+    }
+
+    /// Drops of the past what is not to be kept, on the caller's thread; others commit in between.
+    pub fn retain(&self, retention: Retention) -> Result<RetentionReport, StoreError> {
+        retention::retain(&self.inner.shared, self.inner.writer.queue(), retention, || false)
+    }
+
     /// A write failed and nothing more is written until the store is opened again.
     pub fn is_poisoned(&self) -> bool {
         self.inner.shared.is_poisoned()
@@ -598,6 +618,7 @@ fn make_tables(db: &Database) -> Result<(), StoreError> {
     txn.open_table(SYM)?;
     txn.open_table(COVER)?;
     txn.open_table(NOTE)?;
+    txn.open_table(KEPT)?;
     txn.commit()?;
     Ok(())
 }
@@ -682,6 +703,7 @@ fn named(txn: &ReadTransaction) -> Result<State, StoreError> {
         dictionaries.add(resource_type, bytes);
     }
     state.dictionaries = Arc::new(dictionaries);
+    state.kept = Arc::new(Kept::load(txn)?);
     for row in txn.open_table(SYM)?.iter()? {
         state.tag_sets.push_back(decode("sym", row?.1.value())?);
     }

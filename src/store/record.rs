@@ -25,6 +25,8 @@ pub(super) const SUSPECT: TableDefinition<u32, &[u8]> = TableDefinition::new("su
 pub(super) const SYM: TableDefinition<u32, &[u8]> = TableDefinition::new("sym");
 /// (viewer, scope number, from rev) -> [`CoverRow`]
 pub(super) const COVER: TableDefinition<(&str, u32, u64), &[u8]> = TableDefinition::new("cover");
+/// revision -> [`KeptRow`]: the last revision of each day that is thinned
+pub(super) const KEPT: TableDefinition<u64, &[u8]> = TableDefinition::new("kept");
 /// (viewer, name) -> bytes
 pub(super) const NOTE: TableDefinition<(&str, &str), &[u8]> = TableDefinition::new("note");
 /// name -> bytes: schema, store id
@@ -87,6 +89,8 @@ pub(super) struct Entry {
     pub prev: u64,
     pub milestone: Option<u64>,
     pub kind: EntryKind,
+    /// Its document is kept. Of what was thinned, milestones stay without.
+    pub has_document: bool,
 }
 
 /// Before all others, which begin at 1.
@@ -149,6 +153,26 @@ impl EntryKind {
             _ => None,
         }
     }
+
+    pub fn version_mut(&mut self) -> Option<&mut Version> {
+        match self {
+            EntryKind::Appeared { version }
+            | EntryKind::Changed { version }
+            | EntryKind::Rebased { version }
+            | EntryKind::Retracted { version } => Some(version),
+            _ => None,
+        }
+    }
+}
+
+/// A moment that is kept where others were thinned away: the end of a day (UTC).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct KeptRow {
+    pub time: Timestamp,
+    /// Until then nothing more happened, or the day was over.
+    pub until: Timestamp,
+    /// Everything since the kept moment before it has been thinned.
+    pub is_thinned: bool,
 }
 
 /// A run-length of sweeps of one scope that ended alike: not a row per sweep.

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use redb::{ReadTransaction, ReadableTableMetadata};
+use redb::ReadTransaction;
 use serde_json::Value;
 
 use super::heads::Living;
@@ -53,7 +53,10 @@ impl Store {
             Moment::Revision(asked) if asked > newest.revision => {
                 return Err(StoreError::Future { asked, newest: newest.revision });
             }
-            Moment::Revision(asked) => (asked, time_of(&txn, asked)?),
+            Moment::Revision(asked) => {
+                newest.kept.check(asked)?;
+                (asked, time_of(&txn, asked)?)
+            }
             Moment::Time(asked) => (last_at(&txn, &newest, asked)?, asked),
         };
         let state = if revision == newest.revision { newest.clone() } else { past(&txn, &newest, revision)? };
@@ -117,27 +120,42 @@ pub(super) fn unknown_at(from: &StoreSnapshot, to: &StoreSnapshot) -> Vec<ScopeV
 
 fn time_of(txn: &ReadTransaction, revision: Revision) -> Result<Timestamp, StoreError> {
     let table = txn.open_table(LOG)?;
-    // Revision 0 is the empty state before everything.
-    match (revision, table.is_empty()?) {
-        (Revision::ZERO, true) => Ok(Timestamp::default()),
-        (Revision::ZERO, false) => log::time_of(&table, 1),
+    match revision {
+        // The empty state before everything.
+        Revision::ZERO => Ok(log::first_time(&table)?.unwrap_or_default()),
         _ => log::time_of(&table, revision.0),
     }
 }
 
-/// The last revision whose time is at or before `asked`: binary search, for times never go back.
+/// The last revision whose time is at or before `asked`.
 fn last_at(txn: &ReadTransaction, current: &State, asked: Timestamp) -> Result<Revision, StoreError> {
     if asked >= current.time {
         return Ok(current.revision);
     }
-    let earliest = time_of(txn, Revision(1))?;
-    if asked < earliest {
-        return Err(StoreError::TooEarly { asked, earliest, revision: Revision(1) });
+    if let Some(kept) = current.kept.at(asked)? {
+        return Ok(kept);
     }
-    let (mut low, mut high) = (1, current.revision.0);
+    let log = txn.open_table(LOG)?;
+    let first = current.kept.floor().max(Revision(1));
+    let earliest = log::time_of(&log, first.0)?;
+    if asked < earliest {
+        return Err(StoreError::TooEarly { asked, earliest, revision: first });
+    }
+    last_between(&log, first, current.revision, asked)
+}
+
+/// The last of some revisions, all of which are kept, whose time is at or before `asked`, as that of the
+/// first is: binary search, for times never go back.
+pub(super) fn last_between(
+    log: &impl redb::ReadableTable<(u64, Rid), &'static [u8]>,
+    first: Revision,
+    last: Revision,
+    asked: Timestamp,
+) -> Result<Revision, StoreError> {
+    let (mut low, mut high) = (first.0, last.0);
     while low < high {
         let middle = low + (high - low).div_ceil(2);
-        if time_of(txn, Revision(middle))? <= asked {
+        if log::time_of(log, middle)? <= asked {
             low = middle;
         } else {
             high = middle - 1;

@@ -15,6 +15,7 @@ use super::document::Dictionaries;
 use super::heads::{Head, Heads};
 use super::life::Life;
 use super::record::{Entry, EntryKind, NO_RID, RevRow, Rid, Run, ScopeNo, TagsRef, Version};
+use super::retention::Kept;
 use crate::inventory::{Cover, Revision, Scope, Suspect, TagSet, Tags, Timestamp, Viewer};
 
 #[derive(Clone, Debug)]
@@ -68,6 +69,8 @@ pub(super) struct State {
     pub dictionaries: Arc<Dictionaries>,
     /// Interned tag sets by number.
     pub tag_sets: Vector<TagSet>,
+    /// Not part of the fold: what of the past is kept.
+    pub kept: Arc<Kept>,
 }
 
 impl Default for State {
@@ -83,6 +86,7 @@ impl Default for State {
             ends: 0,
             dictionaries: Arc::default(),
             tag_sets: Vector::new(),
+            kept: Arc::default(),
         }
     }
 }
@@ -121,8 +125,12 @@ pub(super) trait Beginnings {
 impl State {
     /// Nothing but the names that numbers of the file stand for.
     pub fn names(&self) -> Self {
-        let mut names =
-            Self { dictionaries: self.dictionaries.clone(), tag_sets: self.tag_sets.clone(), ..Self::default() };
+        let mut names = Self {
+            dictionaries: self.dictionaries.clone(),
+            tag_sets: self.tag_sets.clone(),
+            kept: self.kept.clone(),
+            ..Self::default()
+        };
         for (number, scope) in &self.scopes {
             names.add_scope(*number, scope.scope.clone());
         }
@@ -290,10 +298,10 @@ impl State {
                 let suspect = Suspect { last_seen, first_missed, misses: *misses, held: *held };
                 self.suspects.insert(entry.rid, suspect);
             }
-            EntryKind::Cleared => {
+            // What is seen is no suspect: where single steps were thinned away, its version says so alone.
+            _ => {
                 self.suspects.remove(&entry.rid);
             }
-            _ => {}
         }
     }
 

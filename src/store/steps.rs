@@ -31,7 +31,12 @@ impl<'a> Steps<'a> {
         let before = self.versions.get(&entry.rid).copied();
         if let Some(version) = entry.kind.version() {
             let tags = version.tags.or(before.map(|(_, tags)| tags)).unwrap_or(TagsRef::UNKNOWN);
-            self.versions.insert(entry.rid, (revision, tags));
+            let document = match before {
+                // Thinned: what changed besides its tags is told by the next version that is kept.
+                Some((document, _)) if !entry.has_document => document,
+                _ => revision,
+            };
+            self.versions.insert(entry.rid, (document, tags));
         }
         let after = self.versions.get(&entry.rid).copied();
         let is_told = matches!(
@@ -170,6 +175,7 @@ impl Store {
     /// first lies after the second.
     pub fn steps(&self, from: Moment, to: Moment, viewer: Option<&Viewer>) -> Result<Diff, StoreError> {
         let (from, to) = (self.snapshot(from)?, self.snapshot(to)?);
+        to.state.kept.check_raw(from.state.revision)?;
         let mut steps = Steps::new(&to)?;
         let mut changes = Vec::new();
         let range = from.state.revision.0 + 1..=to.state.revision.0;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::*;
 use crate::inventory::{
     Absence, AccountId, ChangeKind, Confirmation, Filter, History, IdReuse, Moment, Observation, Presence, Reason,
-    Region, ResourceType, ScopeStatus, Snapshot,
+    Region, ResourceKey, ResourceType, ScopeStatus, Snapshot,
 };
 
 pub(crate) fn scope(region: &str) -> Scope {
@@ -732,6 +732,152 @@ mod model {
             1 => Just(Step::Reopen),
             1 => Just(Step::Checkpoint),
         ]
+    }
+
+    const DETAIL: Duration = Duration::from_hours(40);
+
+    /// All that is answered at a revision, with what the ledger says then.
+    fn answer(store: &Store, revision: Revision) -> Result<String, StoreError> {
+        let known = super::super::faults::state(store, revision)?;
+        let views = store.snapshot(Moment::Revision(revision))?.scopes();
+        Ok(format!("{known:#?} {}", serde_json::to_string(&views).unwrap()))
+    }
+
+    fn milestones(store: &Store) -> Vec<String> {
+        let snapshot = store.snapshot(Moment::Now).unwrap();
+        let every = Filter { ended_since: Some(Timestamp::MIN), include_unwatched: true, ..Filter::default() };
+        let all = snapshot.resources(&every).unwrap();
+        all.iter().map(|r| format!("{} {:?}", r.key, snapshot.milestones(r).unwrap())).collect()
+    }
+
+    /// (hours until then, region, ids seen with size and owner, outcome complete?, re-reads say NotFound?)
+    type Look = (u64, bool, BTreeMap<u8, (u8, u8)>, bool, bool);
+
+    fn look_later() -> impl Strategy<Value = Look> {
+        let seen = prop::collection::btree_map(0u8..8, (0u8..4, 0u8..3), 0..8);
+        (1..9u64, any::<bool>(), seen, prop::bool::weighted(0.8), prop::bool::weighted(0.7))
+    }
+
+    fn take(bed: &Bed, (hours, region, seen, complete, confirmed): &Look) {
+        bed.pass(hours * 3600);
+        bed.look(|s| {
+            s.scope = scope(if *region { "eu-west-1" } else { "us-east-1" });
+            s.cadence = Some(Duration::from_hours(4));
+            if !complete {
+                s.outcome = Outcome::Partial(Reason::Throttled);
+            }
+            let observe = |(id, (size, owner)): (&u8, &(u8, u8))| {
+                let tags: &[_] = [&[][..], &[("Owner", "a")], &[("Owner", "b")]][usize::from(*owner)];
+                // Large enough to be worth a difference to the one before.
+                let note = format!("{id} is as it was").repeat(30);
+                let document = serde_json::json!({"VolumeId": format!("vol-{id}"), "Size": size, "Note": note});
+                Observation {
+                    attributes: (&document).into(),
+                    birth: (id % 2 == 0).then(Timestamp::default),
+                    ..observation(&format!("vol-{id}"), tags, 0)
+                }
+            };
+            s.observations = seen.iter().map(observe).collect();
+            // A new version of the shape in the middle, told of birth later.
+            s.shape = u16::from(seen.len() > 5) + 1;
+            let answer = if *confirmed { Absence::NotFound } else { Absence::Unconfirmed };
+            s.absences = (0..8).map(|i| (format!("vol-{i}"), answer)).collect();
+        });
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+        #[test]
+        fn what_is_kept_answers_as_before_and_the_rest_names_the_nearest_moments(
+            looks in prop::collection::vec(look_later(), 4..60),
+            more in prop::collection::vec(look_later(), 0..6),
+            checkpoint_at in 0..60usize,
+            horizon_hours in 48..200u64,
+        ) {
+            let mut bed = Bed::new();
+            let retention = Retention { detail: DETAIL, horizon: Duration::from_hours(horizon_hours) };
+            for (n, look) in looks.iter().enumerate() {
+                take(&bed, look);
+                if n == checkpoint_at {
+                    bed.store().checkpoint().unwrap();
+                }
+                if n % 17 == 16 {
+                    bed.store().retain(retention).unwrap();
+                }
+            }
+            let newest = bed.store().revision();
+            let answers: BTreeMap<Revision, String> = (1..=newest.0)
+                .filter_map(|r| Some((Revision(r), answer(bed.store(), Revision(r)).ok()?)))
+                .collect();
+            let exact = milestones(bed.store());
+            bed.store().retain(retention).unwrap();
+            bed.reopen();
+            prop_assert_eq!(milestones(bed.store()), exact);
+            prop_assert_eq!(bed.store().retain(retention).unwrap(), RetentionReport::default(), "once is enough");
+            let store = bed.store();
+            prop_assert_eq!(format!("{:?}", store.check().unwrap().flaws), "[]");
+            let kept = store.state().kept.clone();
+            let mut days = BTreeSet::new();
+            for revision in (1..=newest.0).map(Revision) {
+                match answer(store, revision) {
+                    Ok(found) => prop_assert_eq!(Some(&found), answers.get(&revision), "at revision {}", revision),
+                    Err(StoreError::NotKept { before, after, .. }) => {
+                        prop_assert!(revision < kept.floor());
+                        for near in before.into_iter().chain(after) {
+                            prop_assert!(answer(store, near.revision).is_ok());
+                            let at_time = store.snapshot(Moment::Time(near.time)).unwrap().revision();
+                            prop_assert!(kept.is_kept(at_time));
+                        }
+                        prop_assert!(after.is_some_and(|after| after.revision > revision));
+                    }
+                    Err(error) => prop_assert!(false, "at revision {}: {}", revision, error),
+                }
+            }
+            for (revision, row) in kept.rows() {
+                prop_assert!(days.insert(row.until), "one moment a day");
+                prop_assert!(row.is_thinned);
+                // The end of the day is the last that happened in it.
+                let last = Moment::Time(Timestamp::from_millis(row.until.as_millis() - 1));
+                prop_assert_eq!(store.snapshot(last).unwrap().revision(), Revision(revision));
+            }
+            if !kept.floor().0.eq(&0) {
+                prop_assert!(kept.rows().next_back().unwrap().1.until <= store.now().minus(DETAIL));
+                let error = store.steps(Moment::Revision(Revision::ZERO), Moment::Now, None).unwrap_err();
+                prop_assert_eq!(error.reason(), "Compacted");
+                store.steps(Moment::Revision(kept.floor()), Moment::Now, None).unwrap();
+            }
+            // Net differences between kept moments work, whatever lies between them.
+            let moments: Vec<u64> = kept.rows().map(|(revision, _)| revision).chain([newest.0]).collect();
+            for pair in moments.windows(2) {
+                let [from, to] = [pair[0], pair[1]].map(|r| Moment::Revision(Revision(r)));
+                let diff = store.diff(from, to, None).unwrap();
+                let live = |moment| -> BTreeSet<ResourceKey> {
+                    let all = store.snapshot(moment).unwrap().resources(&Filter::default()).unwrap();
+                    all.into_iter().map(|r| r.key).collect()
+                };
+                let (before, after) = (live(from), live(to));
+                for change in &diff.changes {
+                    match change.change {
+                        ChangeKind::Appeared => prop_assert!(after.contains(&change.resource)),
+                        ChangeKind::Disappeared => prop_assert!(before.contains(&change.resource)),
+                        ChangeKind::Changed => prop_assert!(!change.fields.is_empty()),
+                    }
+                }
+                let appeared = diff.changes.iter().filter(|c| c.change == ChangeKind::Appeared && !c.replaced).count();
+                prop_assert_eq!(appeared, after.difference(&before).count());
+            }
+            let snapshot = store.snapshot(Moment::Now).unwrap();
+            let every = Filter { ended_since: Some(Timestamp::MIN), ..Filter::default() };
+            for resource in snapshot.resources(&every).unwrap() {
+                prop_assert!(!snapshot.history(&resource).unwrap().is_empty());
+            }
+            // And it goes on as if nothing had happened.
+            for look in &more {
+                take(&bed, look);
+            }
+            bed.store().retain(retention).unwrap();
+            prop_assert_eq!(format!("{:?}", bed.store().check().unwrap().flaws), "[]");
+        }
     }
 
     type Live = BTreeMap<(String, String), (u8, bool)>;

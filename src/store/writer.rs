@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use redb::WriteTransaction;
 
-use super::checkpoint;
 use super::draft::{Draft, Drafted};
 use super::keeper::Bell;
 use super::life::{self, END, KEY, LIFE, Life, Tombstone};
@@ -21,6 +20,7 @@ use super::record::{
 };
 use super::state::{State, TagNumbers};
 use super::{Delta, Shared, StoreError, scope_number};
+use super::{checkpoint, retention};
 use crate::inventory::{Outcome, Suspect, Timestamp, Viewer};
 
 /// Unchanged sweeps are written together at most so often: a crash may lose a minute of "still there".
@@ -38,6 +38,7 @@ pub(super) enum Request {
     Record(Box<Draft>),
     Notes(Viewer, Vec<(String, Option<Vec<u8>>)>),
     Checkpoint(Box<checkpoint::Slice>),
+    Retain(Box<retention::Step>),
     /// Write what is only in memory of the ledger.
     Flush,
 }
@@ -48,6 +49,7 @@ impl Request {
             Request::Record(draft) => draft.bytes(),
             Request::Notes(_, notes) => notes.iter().filter_map(|(_, bytes)| bytes.as_ref()).map(Vec::len).sum(),
             Request::Checkpoint(slice) => slice.bytes(),
+            Request::Retain(step) => step.bytes(),
             Request::Flush => 0,
         }
     }
@@ -193,6 +195,11 @@ impl Worker {
                     batch.checkpoint.push(*slice);
                     Delta { revision: next.revision, changes: Vec::new() }
                 }
+                Request::Retain(step) => {
+                    next.retained(&step);
+                    batch.retained.push(*step);
+                    Delta { revision: next.revision, changes: Vec::new() }
+                }
                 Request::Flush => {
                     is_due = true;
                     Delta { revision: next.revision, changes: Vec::new() }
@@ -211,6 +218,7 @@ impl Worker {
         match written.and_then(|()| self.shared.publish(next)) {
             Ok(()) => {
                 if is_checkpoint_due {
+                    self.shared.is_checkpoint_due.store(true, Ordering::Release);
                     self.bell.ring();
                 }
                 for (answer, delta) in answers {
@@ -304,6 +312,7 @@ struct Batch {
     covers: BTreeMap<(Viewer, ScopeNo, u64), CoverRow>,
     notes: Vec<(Viewer, Vec<(String, Option<Vec<u8>>)>)>,
     checkpoint: Vec<checkpoint::Slice>,
+    retained: Vec<retention::Step>,
 }
 
 impl Batch {
@@ -315,6 +324,7 @@ impl Batch {
             && self.covers.is_empty()
             && self.notes.is_empty()
             && self.checkpoint.is_empty()
+            && self.retained.is_empty()
     }
 
     fn take_runs(&mut self, dirty: &mut BTreeMap<ScopeNo, Run>) {
@@ -350,6 +360,9 @@ impl Batch {
         for number in current.scopes.len()..next.scopes.len() {
             let number = ScopeNo::try_from(number).expect("numbered under a u32");
             scopes.insert(number, encode(&*next.scopes[&number].scope).as_slice())?;
+        }
+        for step in self.retained {
+            step.write(txn, &next.kept)?;
         }
         self.pages.write(&mut txn.open_table(LOG)?)?;
         let mut sets = txn.open_table(SYM)?;

@@ -1,0 +1,528 @@
+//! Retention: what of the past is kept, and how the rest leaves the file.
+//!
+//! ```text
+//!  <- horizon ->|<- the last revision of each day (UTC) ->|<- detail: every revision -> now
+//! ```
+//!
+//! Milestones, the newest version of each life and the last one before each end are kept everywhere.
+//! A moment that is kept answers as it did before; what lies between two of them is thinned away, and
+//! asking for it names the nearest kept ones.
+//!
+//! First the moments that are given up are given up, durably; then the pages of the log are written
+//! anew, from the newest down, a slice a commit. An entry is rewritten to point past those that will go
+//! before they go, so the file is whole after each slice, and one that was cut off begins again and
+//! finds the same.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use redb::{ReadTransaction, ReadableTable, WriteTransaction};
+use serde::{Deserialize, Serialize};
+
+use super::checkpoint;
+use super::document;
+use super::log::{self, LOG, Logged, Pages, Stretch};
+use super::record::{Entry, EntryKind, KEPT, KeptRow, NO_RID, RUN, Rid, Run, ScopeNo, Version, decode, encode};
+use super::state::State;
+use super::writer::{Queue, Request};
+use super::{Published, Shared, StoreError};
+use crate::inventory::{KeptMoment, Moment, Revision, Timestamp};
+
+/// Pages of the log that one commit writes anew: a few milliseconds, which is what other commits wait.
+const STRETCH_BYTES: usize = if cfg!(test) { 1 << 12 } else { 128 << 10 };
+/// Rows of the ledger that one commit drops.
+const RUNS_AT_ONCE: usize = 4_096;
+/// What lies below the horizon is written anew when it has grown by this part of it: to do so each day would
+/// write all of it each day.
+const HORIZON_STEPS: u32 = 16;
+const DAY: Duration = Duration::from_hours(24);
+
+/// How much of the past is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// So long every revision is kept.
+    pub detail: Duration,
+    /// So long the last revision of each day.
+    pub horizon: Duration,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { detail: 30 * DAY, horizon: 400 * DAY }
+    }
+}
+
+/// What a run of retention freed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RetentionReport {
+    /// Days of which only the end is kept from now on.
+    pub days_thinned: u32,
+    /// Ends of days that passed the horizon.
+    pub days_dropped: u32,
+    /// Of the log.
+    pub entries_dropped: u64,
+    pub documents_dropped: u64,
+    /// Of the ledger.
+    pub runs_dropped: u64,
+    pub checkpoints_dropped: u64,
+    /// By how much the log got smaller; the file keeps the room and uses it again.
+    pub bytes_freed: u64,
+}
+
+/// The moments that are kept below the detail floor.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Kept(BTreeMap<u64, KeptRow>);
+
+impl Kept {
+    pub fn load(txn: &ReadTransaction) -> Result<Self, StoreError> {
+        let mut rows = BTreeMap::new();
+        for row in txn.open_table(KEPT)?.iter()? {
+            let (revision, bytes) = row?;
+            let (own, kept): (u64, KeptRow) = decode("kept", bytes.value())?;
+            if own != revision.value() {
+                return Err(StoreError::Damaged { table: "kept" });
+            }
+            rows.insert(own, kept);
+        }
+        Ok(Self(rows))
+    }
+
+    /// Above it every revision is kept.
+    pub fn floor(&self) -> Revision {
+        Revision(self.0.keys().next_back().copied().unwrap_or_default())
+    }
+
+    pub fn is_kept(&self, revision: Revision) -> bool {
+        revision >= self.floor() || revision == Revision::ZERO || self.0.contains_key(&revision.0)
+    }
+
+    pub fn rows(&self) -> impl DoubleEndedIterator<Item = (u64, &KeptRow)> {
+        self.0.iter().map(|(revision, row)| (*revision, row))
+    }
+
+    /// The kept revision that answers for a time before the end of the floor's day; the error names the
+    /// nearest ones.
+    pub fn at(&self, asked: Timestamp) -> Result<Option<Revision>, StoreError> {
+        let before = self.0.iter().rev().find(|(_, row)| row.time <= asked);
+        match before {
+            Some((revision, row)) if asked < row.until => Ok(Some(Revision(*revision))),
+            // Above the floor's day everything is kept.
+            Some((revision, _)) if *revision == self.floor().0 => Ok(None),
+            None if self.0.is_empty() => Ok(None),
+            _ => Err(self.not_kept(Moment::Time(asked), |_, row| row.time <= asked)),
+        }
+    }
+
+    pub fn check(&self, asked: Revision) -> Result<(), StoreError> {
+        if self.is_kept(asked) {
+            return Ok(());
+        }
+        Err(self.not_kept(Moment::Revision(asked), |revision, _| revision <= asked.0))
+    }
+
+    fn not_kept(&self, asked: Moment, is_before: impl Fn(u64, &KeptRow) -> bool) -> StoreError {
+        let named =
+            |(revision, row): (&u64, &KeptRow)| KeptMoment { revision: Revision(*revision), time: row.time };
+        let before = self.0.iter().rev().find(|(revision, row)| is_before(**revision, row)).map(named);
+        let after = self.0.iter().find(|(revision, row)| !is_before(**revision, row)).map(named);
+        StoreError::NotKept { asked, before, after }
+    }
+
+    /// Raw changes are told only from the floor on.
+    pub fn check_raw(&self, from: Revision) -> Result<(), StoreError> {
+        let floor = self.floor();
+        match self.0.get(&floor.0) {
+            Some(row) if from < floor => {
+                let floor = KeptMoment { revision: floor, time: row.time };
+                Err(StoreError::Compacted { asked: from, floor })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The range above the kept moment before this one, and when that range began.
+    fn range_of(&self, revision: u64) -> (u64, Timestamp) {
+        let before = self.0.range(..revision).next_back();
+        before.map_or((0, Timestamp::MIN), |(before, row)| (*before, row.until))
+    }
+
+    pub fn apply(&mut self, step: &Step) {
+        match &step.moments {
+            Moments::AsBefore => {}
+            Moments::Floor(revision, row) => {
+                self.0.insert(*revision, *row);
+            }
+            Moments::Horizon(revision) => {
+                self.0 = self.0.split_off(revision);
+                if let Some(row) = self.0.get_mut(revision) {
+                    row.is_thinned = false;
+                }
+            }
+            Moments::Thinned(revision) => {
+                if let Some(row) = self.0.get_mut(revision) {
+                    row.is_thinned = true;
+                }
+            }
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+enum Moments {
+    #[default]
+    AsBefore,
+    /// Below this revision only kept moments answer.
+    Floor(u64, KeptRow),
+    /// The kept moments below it are given up.
+    Horizon(u64),
+    Thinned(u64),
+}
+
+/// What one commit does for retention.
+#[derive(Default)]
+pub(super) struct Step {
+    moments: Moments,
+    old_pages: Vec<(u64, Rid)>,
+    new_pages: Pages,
+    runs: Vec<(ScopeNo, i64)>,
+    checkpoints: Vec<u64>,
+}
+
+impl Step {
+    pub fn bytes(&self) -> usize {
+        self.new_pages.bytes()
+    }
+
+    /// `kept` is what is kept from then on.
+    pub fn write(self, txn: &WriteTransaction, kept: &Kept) -> Result<(), StoreError> {
+        let mut pages = txn.open_table(LOG)?;
+        for key in self.old_pages {
+            pages.remove(key)?;
+        }
+        self.new_pages.write(&mut pages)?;
+        let mut runs = txn.open_table(RUN)?;
+        for key in self.runs {
+            runs.remove(key)?;
+        }
+        for revision in self.checkpoints {
+            checkpoint::remove(txn, revision)?;
+        }
+        if !matches!(self.moments, Moments::AsBefore) {
+            let mut table = txn.open_table(KEPT)?;
+            let stale: Vec<u64> =
+                table.iter()?.map(|row| Ok(row?.0.value())).collect::<Result<_, StoreError>>()?;
+            for revision in stale.into_iter().filter(|revision| !kept.0.contains_key(revision)) {
+                table.remove(revision)?;
+            }
+            for row in &kept.0 {
+                table.insert(row.0, encode(&row).as_slice())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Which entries of a range stay, told from the newest down.
+struct Verdicts {
+    /// By row number: what is there already of what comes later.
+    found: Vec<u8>,
+    /// Full documents that kept differences rest on.
+    bases: HashSet<(Rid, u64)>,
+}
+
+const ENTRY: u8 = 1;
+const VERSION: u8 = 2;
+const CHANGE: u8 = 4;
+
+/// What stays of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Gone,
+    WithoutDocument,
+    Whole,
+}
+
+impl Verdicts {
+    fn new(state: &State) -> Self {
+        Self { found: vec![0; state.next_rid as usize], bases: HashSet::new() }
+    }
+
+    fn look(&self, revision: u64, entry: &Entry) -> Verdict {
+        let found = self.found.get(entry.rid as usize).copied().unwrap_or_default();
+        if entry.rid == NO_RID {
+            return Verdict::Whole;
+        }
+        let is_version = entry.kind.version().is_some();
+        let is_newest = is_version && found & VERSION == 0;
+        if is_newest || (entry.has_document && self.bases.contains(&(entry.rid, revision))) {
+            return Verdict::Whole;
+        }
+        let is_newest_change = matches!(entry.kind, EntryKind::Changed { .. }) && found & CHANGE == 0;
+        if entry.kind.is_milestone() || found & ENTRY == 0 || is_newest_change {
+            Verdict::WithoutDocument
+        } else {
+            Verdict::Gone
+        }
+    }
+
+    fn decide(&mut self, revision: u64, entry: &Entry, document: &[u8]) -> Result<Verdict, StoreError> {
+        let verdict = self.look(revision, entry);
+        if verdict == Verdict::Gone || entry.rid == NO_RID {
+            return Ok(verdict);
+        }
+        let found = self.found.get_mut(entry.rid as usize).ok_or(StoreError::Damaged { table: "log" })?;
+        *found |= ENTRY;
+        if entry.kind.version().is_some() {
+            *found |= VERSION;
+        }
+        match entry.kind {
+            EntryKind::Changed { .. } => *found |= CHANGE,
+            // The last version before it is kept, too.
+            EntryKind::Ended => *found = ENTRY | CHANGE,
+            _ => {}
+        }
+        if verdict == Verdict::Whole && entry.has_document {
+            self.bases.remove(&(entry.rid, revision));
+            if let Some(base) = document::base_of(document)? {
+                self.bases.insert((entry.rid, base));
+            }
+        }
+        Ok(verdict)
+    }
+}
+
+/// Writes a range of the log anew.
+struct Thinning<'a> {
+    log: &'a redb::ReadOnlyTable<(u64, Rid), &'static [u8]>,
+    /// Above this revision.
+    above: u64,
+    until: u64,
+    verdicts: Verdicts,
+    report: RetentionReport,
+}
+
+impl Thinning<'_> {
+    /// The stretch as it is to be; none where it is so already.
+    fn rewrite(&mut self, stretch: Stretch) -> Result<Option<Step>, StoreError> {
+        let mut kept: Vec<(u64, super::record::RevRow, Vec<Logged>)> = Vec::new();
+        let mut has_changed = false;
+        for mut slice in stretch.slices.into_iter().rev() {
+            if slice.revision > self.above && slice.revision <= self.until {
+                let mut entries = Vec::with_capacity(slice.entries.len());
+                for logged in slice.entries.into_iter().rev() {
+                    match self.verdicts.decide(slice.revision, &logged.entry, &logged.document)? {
+                        Verdict::Gone => {
+                            has_changed = true;
+                            self.report.entries_dropped += 1;
+                            self.report.documents_dropped += u64::from(logged.entry.has_document);
+                        }
+                        verdict => {
+                            let (mended, is_other) = self.mended(slice.revision, logged, verdict)?;
+                            has_changed |= is_other;
+                            entries.push(mended);
+                        }
+                    }
+                }
+                entries.reverse();
+                if entries.is_empty() {
+                    continue;
+                }
+                slice.row.entries = u32::try_from(entries.len()).expect("they were fewer than 2^32 before");
+                slice.entries = entries;
+            }
+            kept.push((slice.revision, slice.row, slice.entries));
+        }
+        if !has_changed {
+            return Ok(None);
+        }
+        let mut pages = Pages::default();
+        for (revision, row, entries) in kept.into_iter().rev() {
+            pages.add(Revision(revision), &row, entries);
+        }
+        let after = pages.bytes();
+        self.report.bytes_freed += stretch.bytes.saturating_sub(after) as u64;
+        Ok(Some(Step { old_pages: stretch.keys, new_pages: pages, ..Step::default() }))
+    }
+
+    /// An entry that stays, pointing past those that go; with whether anything of it is another.
+    fn mended(
+        &mut self,
+        revision: u64,
+        mut logged: Logged,
+        verdict: Verdict,
+    ) -> Result<(Logged, bool), StoreError> {
+        let mut is_other = false;
+        if verdict == Verdict::WithoutDocument && logged.entry.has_document {
+            self.report.documents_dropped += 1;
+            logged.entry.has_document = false;
+            logged.document = Vec::new();
+            is_other = true;
+        }
+        let rid = logged.entry.rid;
+        // What is said of versions that go is said by the next that stays.
+        let mut told = Version { fingerprint: [0; 8], tags: None, birth: None, shape: None };
+        while rid != NO_RID && logged.entry.prev > self.above {
+            let previous = logged.entry.prev;
+            if previous >= revision {
+                return Err(StoreError::Damaged { table: "log" });
+            }
+            let step = log::step(self.log, previous, rid)?;
+            if step.entries.iter().any(|l| self.verdicts.look(previous, &l.entry) != Verdict::Gone) {
+                break;
+            }
+            for version in step.entries.iter().rev().filter_map(|l| l.entry.kind.version()) {
+                told.birth = told.birth.or(version.birth);
+                told.shape = told.shape.or(version.shape);
+            }
+            logged.entry.prev = step.entries.first().ok_or(StoreError::Damaged { table: "log" })?.entry.prev;
+            is_other = true;
+        }
+        if let Some(version) = logged.entry.kind.version_mut() {
+            version.birth = version.birth.or(told.birth);
+            version.shape = version.shape.or(told.shape);
+        }
+        Ok((logged, is_other))
+    }
+}
+
+/// Brings the file to what is to be kept, on the caller's thread, in slices between which others commit.
+pub(super) fn retain(
+    shared: &Shared,
+    queue: &Queue,
+    retention: Retention,
+    is_stopped: impl Fn() -> bool,
+) -> Result<RetentionReport, StoreError> {
+    let mut report = RetentionReport::default();
+    while !is_stopped() {
+        let published = shared.published();
+        let kept = published.state.kept.clone();
+        if let Some((revision, _)) = kept.rows().find(|(_, row)| !row.is_thinned) {
+            thin(&published, &kept, revision, queue, &mut report, &is_stopped)?;
+        } else if let Some(moments) = next_horizon(&kept, shared.now(), retention) {
+            let before = kept.0.len();
+            ask(queue, Step { moments, ..Step::default() })?;
+            let dropped = before - shared.state().kept.0.len();
+            report.days_dropped += u32::try_from(dropped).unwrap_or(u32::MAX);
+        } else if let Some(moments) = next_floor(&published, shared.now(), retention)? {
+            ask(queue, Step { moments, ..Step::default() })?;
+            report.days_thinned += 1;
+        } else {
+            break;
+        }
+    }
+    Ok(report)
+}
+
+fn ask(queue: &Queue, step: Step) -> Result<(), StoreError> {
+    queue.ask(Request::Retain(Box::new(step))).map(|_| ())
+}
+
+fn midnight_after(time: Timestamp) -> Timestamp {
+    let day = i64::try_from(DAY.as_millis()).expect("a day is short");
+    Timestamp::from_millis((time.as_millis().div_euclid(day) + 1).saturating_mul(day))
+}
+
+/// The next whole day that lies before `detail`.
+fn next_floor(published: &Published, now: Timestamp, retention: Retention) -> Result<Option<Moments>, StoreError> {
+    let Published { state, txn } = published;
+    let floor = state.kept.floor();
+    if floor >= state.revision {
+        return Ok(None);
+    }
+    let log = txn.open_table(LOG)?;
+    let until = midnight_after(log::time_of(&log, floor.0 + 1)?);
+    if until > now.minus(retention.detail) {
+        return Ok(None);
+    }
+    let just_before = Timestamp::from_millis(until.as_millis() - 1);
+    let revision = super::snapshot::last_between(&log, floor.next(), state.revision, just_before)?;
+    let time = log::time_of(&log, revision.0)?;
+    Ok(Some(Moments::Floor(revision.0, KeptRow { time, until, is_thinned: false })))
+}
+
+/// The newest kept moment that lies before the horizon, once enough of them do.
+fn next_horizon(kept: &Kept, now: Timestamp, retention: Retention) -> Option<Moments> {
+    let passed = now.minus(retention.horizon.max(retention.detail));
+    let (first, first_row) = kept.rows().next()?;
+    let (last, last_row) = kept.rows().rev().find(|(_, row)| row.until <= passed)?;
+    let is_due = last_row.until.since(first_row.until) >= retention.horizon / HORIZON_STEPS;
+    (last > first && is_due).then_some(Moments::Horizon(last))
+}
+
+fn thin(
+    published: &Published,
+    kept: &Kept,
+    until: u64,
+    queue: &Queue,
+    report: &mut RetentionReport,
+    is_stopped: &impl Fn() -> bool,
+) -> Result<(), StoreError> {
+    let Published { state, txn } = published;
+    let (above, since) = kept.range_of(until);
+    let row = kept.0[&until];
+    let log = txn.open_table(LOG)?;
+    let mut thinning =
+        Thinning { log: &log, above, until, verdicts: Verdicts::new(state), report: std::mem::take(report) };
+    let mut is_cut_off = false;
+    log::stretches_back(&log, above + 1..=until, STRETCH_BYTES, |stretch| {
+        is_cut_off |= is_stopped();
+        if is_cut_off {
+            return Ok(());
+        }
+        match thinning.rewrite(stretch)? {
+            Some(step) => ask(queue, step),
+            None => Ok(()),
+        }
+    })?;
+    *report = thinning.report;
+    if is_cut_off {
+        return Ok(());
+    }
+    let runs = stale_runs(txn, state, since, row.time)?;
+    report.runs_dropped += runs.len() as u64;
+    for runs in runs.chunks(RUNS_AT_ONCE) {
+        ask(queue, Step { runs: runs.to_vec(), ..Step::default() })?;
+    }
+    // The last one of a range is enough to begin from.
+    let mut checkpoints = checkpoint::revisions(txn, above + 1..=until)?;
+    checkpoints.pop();
+    report.checkpoints_dropped += checkpoints.len() as u64;
+    ask(queue, Step { moments: Moments::Thinned(until), checkpoints, ..Step::default() })
+}
+
+/// Runs that began in a thinned range and that no kept moment asks for: neither the last nor the last
+/// complete one before its end.
+fn stale_runs(
+    txn: &ReadTransaction,
+    state: &State,
+    since: Timestamp,
+    until: Timestamp,
+) -> Result<Vec<(ScopeNo, i64)>, StoreError> {
+    let table = txn.open_table(RUN)?;
+    let mut stale = Vec::new();
+    for number in state.scopes.keys() {
+        let mut has_last = false;
+        let mut has_complete = false;
+        for row in table.range((*number, since.as_millis())..=(*number, until.as_millis()))?.rev() {
+            let (key, bytes) = row?;
+            let run: Run = decode("run", bytes.value())?;
+            // One that goes on after the end is asked for at times after it.
+            if run.last_ended < until && has_last && (has_complete || !run.outcome.is_complete()) {
+                stale.push(key.value());
+            }
+            has_last = true;
+            has_complete |= run.outcome.is_complete();
+        }
+    }
+    Ok(stale)
+}
+
+impl State {
+    pub(super) fn retained(&mut self, step: &Step) {
+        if !matches!(step.moments, Moments::AsBefore) {
+            Arc::make_mut(&mut self.kept).apply(step);
+        }
+    }
+}
