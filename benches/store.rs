@@ -54,6 +54,7 @@ fn commit_look(bed: &Bed, size: usize) {
         observations: (0..RESOURCES).map(|n| observation(n, if n % 100 == 0 { size } else { 8 })).collect(),
         absences: BTreeMap::new(),
         held: false,
+        skew_millis: 0,
     };
     bed.store.commit(&sweep, None).expect("it commits");
 }

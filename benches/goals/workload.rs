@@ -197,6 +197,7 @@ impl Cloud {
                 .map(|id| (id.clone(), elava::inventory::Absence::NotFound))
                 .collect::<BTreeMap<_, _>>(),
             held: false,
+            skew_millis: 0,
         };
         self.scopes.iter_mut().map(sweep).collect()
     }

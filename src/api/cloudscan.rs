@@ -371,7 +371,8 @@ pub struct CloudScanStatus {
     /// conditions: Ready (the spec is accepted, at least one account's credentials work, scanning
     /// runs), Reconciling (a change of the spec is being taken up), Stalled (only you can mend it),
     /// FirstScanComplete (every scope was looked at once), CredentialsValid, InventoryComplete (what is
-    /// known is the whole truth as of the last scan).
+    /// known is the whole truth as of the last scan), ClockSkew (the clocks of operator and cloud differ by
+    /// more than five minutes).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,

@@ -41,7 +41,11 @@ pub fn remark(change: &Change) -> String {
             EndCause::Listed(state) => format!("listed as {state}, last seen before that {}", end.last_seen),
             EndCause::Absent => format!("between {} and {}", end.last_seen, end.first_missed),
             EndCause::Replaced => "replaced by another under the same id".to_owned(),
+            EndCause::Moved(to) => format!("moved: it is {to} now"),
         };
+    }
+    if let Some(from) = &change.moved_from {
+        return format!("moved: it was {from} before");
     }
     match (change.change, change.baseline, change.replaced, change.retracted) {
         (ChangeKind::Appeared, true, ..) => "was there before the first look".to_owned(),

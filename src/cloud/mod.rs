@@ -136,6 +136,8 @@ pub trait Session: Send + Sync {
     async fn read_by_id(&self, scope: &Scope, id: &str) -> Result<Option<Observation>, CloudError>;
     /// Asks again for the tags of one resource by a call that fails instead of answering nothing.
     async fn read_tags(&self, scope: &Scope, id: &str) -> Result<crate::inventory::TagSet, CloudError>;
+    /// How far the cloud's clock is ahead of ours, in milliseconds; zero within the tolerance.
+    fn skew_millis(&self) -> i64;
     /// Calls made since the last time this was asked.
     fn take_calls(&self) -> u64;
 }

@@ -229,6 +229,7 @@ async fn reconcile(scan: Arc<CloudScan>, context: Arc<Context>) -> Result<Action
         accounts,
         reports: &reports,
         counts,
+        clock_lag: context.store.clock_lag(),
         now: context.store.now(),
     });
     update_status(scan, status, &context).await?;

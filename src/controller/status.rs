@@ -1,6 +1,7 @@
 //! One function makes the whole status, from what the steps before it found. Pure.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
@@ -8,7 +9,7 @@ use super::build::{revision, shortened};
 use super::validate::Refusal;
 use crate::api::{AccountStatus, CloudScan, CloudScanStatus, FindingCounts, LastScan, MAX_ACCOUNTS_IN_STATUS};
 use crate::cloud::CloudError;
-use crate::inventory::{AccountId, Reason, Revision, Timestamp};
+use crate::inventory::{AccountId, CLOCK_TOLERANCE, Reason, Revision, Timestamp};
 use crate::scanner::AccountReport;
 
 /// A condition's message is for people: longer ones are cut.
@@ -27,6 +28,8 @@ pub struct Found<'a> {
     pub accounts: usize,
     pub reports: &'a [AccountReport],
     pub counts: Option<Counts>,
+    /// By how much our clock lies behind what the store holds already.
+    pub clock_lag: Duration,
     pub now: Timestamp,
 }
 
@@ -73,6 +76,7 @@ pub fn summarize(found: &Found) -> CloudScanStatus {
         first_scan_complete(found, &before),
         credentials_valid(found),
         inventory_complete(found),
+        clock_skew(found),
     ];
     status.conditions =
         conditions.into_iter().map(|told| told.into_condition(&before, generation, found.now)).collect();
@@ -82,9 +86,12 @@ pub fn summarize(found: &Found) -> CloudScanStatus {
 /// The conditions that are another statement than before: each is one event. What merely goes on, and
 /// a first "not yet", is none.
 pub fn newly_told<'a>(before: Option<&CloudScanStatus>, after: &'a CloudScanStatus) -> Vec<&'a Condition> {
-    const TOLD: [&str; 3] = ["Stalled", "CredentialsValid", "InventoryComplete"];
+    const TOLD: [&str; 4] = ["Stalled", "CredentialsValid", "InventoryComplete", "ClockSkew"];
+    const BAD_WHEN_TRUE: [&str; 2] = ["Stalled", "ClockSkew"];
     let was = |type_: &str| before.and_then(|s| s.conditions.iter().find(|c| c.type_ == type_));
-    let good = |c: &Condition| if c.type_ == "Stalled" { c.status == "False" } else { c.status != "False" };
+    let good = |c: &Condition| {
+        (c.status == "False") == BAD_WHEN_TRUE.contains(&c.type_.as_str()) || c.status == "Unknown"
+    };
     after
         .conditions
         .iter()
@@ -324,6 +331,32 @@ fn inventory_complete(found: &Found) -> Told {
     told(TYPE, "True", "Complete", message)
 }
 
+fn clock_skew(found: &Found) -> Told {
+    const TYPE: &str = "ClockSkew";
+    if found.clock_lag > CLOCK_TOLERANCE {
+        let message = format!(
+            "the operator's clock is {} behind the last time in its store: set the node's clock; until then nothing is \
+             dated later than that",
+            humantime::format_duration(Duration::from_secs(found.clock_lag.as_secs()))
+        );
+        return told(TYPE, "True", "BehindStore", message);
+    }
+    let skewed = found.reports.iter().find(|r| r.skew_millis != 0);
+    match skewed {
+        Some(report) => {
+            let by = Duration::from_secs(report.skew_millis.unsigned_abs() / 1000);
+            let (by, way) =
+                (humantime::format_duration(by), if report.skew_millis > 0 { "behind" } else { "ahead of" });
+            let message = format!(
+                "the operator's clock is {by} {way} the cloud's: set the node's clock; until then ends are dated no more \
+                 precisely than both allow"
+            );
+            told(TYPE, "True", "DiffersFromCloud", message)
+        }
+        None => told(TYPE, "False", "InStep", "the clocks of the operator, its store and the cloud agree"),
+    }
+}
+
 fn list(texts: impl Iterator<Item = String>) -> String {
     let texts: Vec<String> = texts.collect();
     let more = texts.len().saturating_sub(PROBLEMS_TOLD);
@@ -435,7 +468,16 @@ mod tests {
 
     fn found<'a>(scan: &'a CloudScan, accounts: usize, reports: &'a [AccountReport]) -> Found<'a> {
         let now = Timestamp::from_millis(5);
-        Found { scan, refusal: None, unconnected: None, accounts, reports, counts: None, now }
+        Found {
+            scan,
+            refusal: None,
+            unconnected: None,
+            accounts,
+            reports,
+            counts: None,
+            clock_lag: Duration::ZERO,
+            now,
+        }
     }
 
     #[test]
@@ -449,7 +491,8 @@ mod tests {
             [
                 "FirstScanComplete=False Scanning",
                 "CredentialsValid=Unknown NotTried",
-                "InventoryComplete=Unknown Scanning"
+                "InventoryComplete=Unknown Scanning",
+                "ClockSkew=False InStep"
             ]
         );
 
@@ -462,14 +505,15 @@ mod tests {
                 "Stalled=False NotStalled",
                 "FirstScanComplete=True Complete",
                 "CredentialsValid=True Valid",
-                "InventoryComplete=True Complete"
+                "InventoryComplete=True Complete",
+                "ClockSkew=False InStep"
             ]
         );
         let one_locked = [report("1", &[Complete]), locked("2", Reason::InvalidCredentials)];
         let mixed = told(&found(&scan, 2, &one_locked));
         assert_eq!((mixed[0].as_str(), mixed[2].as_str()), ("Ready=True Scanning", "Stalled=False NotStalled"));
         assert_eq!(
-            mixed[4..],
+            mixed[4..6],
             ["CredentialsValid=False InvalidCredentials", "InventoryComplete=False InvalidCredentials"]
         );
         let stuck = told(&found(&scan, 1, &[locked("2", Reason::InvalidCredentials)]));

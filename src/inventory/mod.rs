@@ -18,6 +18,6 @@ pub use read::{
     Presence, Resource, ScopeStatus, ScopeView, Snapshot, Suspect, Watermark, is_untagged,
 };
 pub use settings::{FindingSettings, LossLimits, RequiredTag, RuleSettings};
-pub use sweep::{Absence, Confirmation, Document, IdReuse, Observation, Outcome, Reason, Sweep};
+pub use sweep::{Absence, CLOCK_TOLERANCE, Confirmation, Document, IdReuse, Observation, Outcome, Reason, Sweep};
 pub use tags::{TagSet, Tags};
 pub use time::{Revision, Timestamp, TimestampError};

@@ -97,6 +97,8 @@ pub enum EndCause {
     Absent,
     /// Another birth under the same id.
     Replaced,
+    /// An id that is never reused, which is seen as this one now.
+    Moved(ResourceKey),
 }
 
 /// A tombstone. People are told "between last seen and first missed".
@@ -222,6 +224,12 @@ pub struct Change {
     /// One of the two entries of a replacement under the same id.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub replaced: bool,
+    /// One of the two entries of a move: the same id in another account or region.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub moved: bool,
+    /// Where it was before, on the entry that says it appeared.
+    #[serde(default, rename = "movedFrom", skip_serializing_if = "Option::is_none")]
+    pub moved_from: Option<ResourceKey>,
     /// A disappearance was taken back.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub retracted: bool,
@@ -229,6 +237,33 @@ pub struct Change {
     pub end: Option<End>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fields: Vec<super::FieldChange>,
+}
+
+impl Change {
+    /// With nothing said yet but what, when and of which resource.
+    pub fn new(change: ChangeKind, resource: ResourceKey, revision: Revision, time: Timestamp) -> Self {
+        Self {
+            change,
+            resource,
+            revision,
+            time,
+            baseline: false,
+            replaced: false,
+            moved: false,
+            moved_from: None,
+            retracted: false,
+            end: None,
+            fields: Vec::new(),
+        }
+    }
+
+    /// It ended so.
+    #[must_use]
+    pub fn ended(self, end: End) -> Self {
+        let replaced = end.cause == EndCause::Replaced;
+        let moved = matches!(end.cause, EndCause::Moved(_));
+        Self { replaced, moved, end: Some(end), ..self }
+    }
 }
 
 /// What differs between two moments, and what can't be said.

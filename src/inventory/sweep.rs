@@ -156,7 +156,13 @@ pub struct Sweep {
     pub absences: BTreeMap<String, Absence>,
     /// The mass-loss breaker tripped: this sweep concludes nothing from absence.
     pub held: bool,
+    /// How far the cloud's clock (its `Date` headers) was ahead of ours, negative for behind; zero where
+    /// the two agree within [`CLOCK_TOLERANCE`].
+    pub skew_millis: i64,
 }
+
+/// Clocks that differ by more are a condition, and nothing is dated more precisely than both allow.
+pub const CLOCK_TOLERANCE: Duration = Duration::from_mins(5);
 
 #[cfg(test)]
 mod tests {

@@ -12,6 +12,8 @@ pub(super) fn rule(input: &Input) -> Option<Finding> {
     let how = match &end.cause {
         EndCause::Listed(state) => format!("it is {state}"),
         EndCause::Absent => "a complete look did not show it, and asked by id it does not exist".to_owned(),
+        // Where to is for those to know who look there.
+        EndCause::Moved(_) => "its id is seen in another account or region now: it was moved".to_owned(),
         EndCause::Replaced => "another one was made under the same name".to_owned(),
     };
     let message = format!(
@@ -25,9 +27,10 @@ pub(super) fn rule(input: &Input) -> Option<Finding> {
         format!("first missed {}", end.first_missed),
         format!("concluded {} at revision {}", end.concluded, end.revision),
     ];
+    let is_moved = matches!(end.cause, EndCause::Moved(_));
     Some(input.finding(
         FindingKind::Disappeared,
-        Severity::High,
+        if is_moved { Severity::Low } else { Severity::High },
         (end.first_missed, end.revision),
         message,
         evidence,

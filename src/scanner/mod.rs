@@ -73,6 +73,8 @@ pub struct AccountReport {
     pub calls: u64,
     /// The store refused what was seen.
     pub store_error: Option<StoreTrouble>,
+    /// The cloud's clock less ours; zero where they agree.
+    pub skew_millis: i64,
     pub rounds: u64,
     /// What the last round was made from.
     pub generation: i64,

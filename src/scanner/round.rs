@@ -367,6 +367,7 @@ impl AccountScanner {
             observations: listing.observations,
             absences: BTreeMap::new(),
             held: false,
+            skew_millis: by.session.skew_millis(),
         };
         let mut looked = Looked {
             info,
@@ -492,6 +493,7 @@ impl AccountScanner {
             }
             if let Some(ready) = ready.iter().find(|r| r.subscription.viewer == *viewer) {
                 report.calls += ready.session.take_calls();
+                report.skew_millis = ready.session.skew_millis();
             }
         }
         if round.scopes.is_empty() {

@@ -10,7 +10,7 @@ use super::checkpoint::{self, CKPT, CKPT_REST, CKPT_SHOWN};
 use super::life::{self, END, KEY, LIFE, Lives};
 use super::log::{self, LOG};
 use super::record::{
-    COVER, CoverRow, DICT, EntryKind, KEPT, META, NO_RID, NOTE, RUN, Rid, Run, SCOPE, SUSPECT, SYM, ScopeNo,
+    COVER, CoverRow, DICT, EntryKind, KEPT, LOOK, META, NO_RID, NOTE, RUN, Rid, Run, SCOPE, SUSPECT, SYM, ScopeNo,
     decode,
 };
 use super::state::State;
@@ -154,6 +154,7 @@ fn tables(txn: &ReadTransaction) -> Result<Vec<TableStats>, StoreError> {
         of(txn, COVER)?,
         of(txn, NOTE)?,
         of(txn, KEPT)?,
+        of(txn, LOOK)?,
         of(txn, META)?,
     ])
 }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use super::StoreError;
 use super::life::{Life, Tombstone};
 use super::log::Logged;
-use super::plan::{Action, Before, Ended, NewVersion, Plan};
-use super::record::{Entry, EntryKind, NO_RID, Rid, Run, ScopeNo, Version};
+use super::plan::{Action, Before, Ended, NewVersion, Plan, Planned};
+use super::record::{Entry, EntryKind, LookRow, NO_RID, Rid, Run, ScopeNo, Version};
 use super::state::{Beginnings, State, TagNumbers};
 use crate::inventory::{Change, ChangeKind, End, EndCause, Revision, Scope, Suspect, Timestamp, Viewer};
 
@@ -26,6 +26,8 @@ pub(super) struct Draft {
     pub proof: Option<Viewer>,
     /// The file's proof of it is old.
     pub is_proof_due: bool,
+    /// More of the same look follows.
+    pub look: Option<LookRow>,
 }
 
 impl Draft {
@@ -38,6 +40,7 @@ impl Draft {
             run: None,
             proof: None,
             is_proof_due: false,
+            look: None,
         }
     }
 
@@ -47,6 +50,49 @@ impl Draft {
             || !self.plan.steps.is_empty()
             || !self.plan.counted.is_empty()
             || self.is_proof_due
+    }
+
+    /// In pieces of at most so many bytes, of which the last concludes: what was seen may be recorded before
+    /// the look is over, and ends from absence, the run and the cover stay with the last.
+    pub fn pieces(mut self, bytes: usize, look: LookRow) -> Vec<Self> {
+        let size = |step: &Planned| step.action.version().map_or(0, |version| version.document.len());
+        if self.plan.steps.iter().map(size).sum::<usize>() <= bytes {
+            return vec![self];
+        }
+        let (seen, concluded): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.plan.steps).into_iter().partition(|step| !step.is_from_absence);
+        let mut pieces = Vec::new();
+        let mut piece: Vec<Planned> = Vec::new();
+        let mut length = 0;
+        for step in seen {
+            // What is said of one id stays together.
+            if length > bytes && piece.last().is_some_and(|last| last.id != step.id) {
+                pieces.push(std::mem::take(&mut piece));
+                length = 0;
+            }
+            length += size(&step);
+            piece.push(step);
+        }
+        piece.extend(concluded);
+        self.plan.steps = piece;
+        let mut opening: Vec<EntryKind> = Vec::new();
+        self.entries.retain(|kind| {
+            let is_opening = matches!(kind, EntryKind::ScopeOpened { .. });
+            if is_opening {
+                opening.push(kind.clone());
+            }
+            !is_opening
+        });
+        let of_piece = |steps| Self {
+            entries: std::mem::take(&mut opening),
+            plan: Plan { steps, counted: Vec::new() },
+            look: Some(look),
+            ..Self::new(self.scope.clone(), self.ended)
+        };
+        let mut drafts: Vec<Self> = pieces.into_iter().map(of_piece).collect();
+        self.entries.splice(0..0, opening);
+        drafts.push(self);
+        drafts
     }
 
     /// How much of it goes into the file, about.
@@ -116,7 +162,9 @@ impl Drafted {
 impl Numbering<'_> {
     fn step(&mut self, id: Arc<str>, before: Before, action: Action) {
         match (action, before) {
-            (Action::Appear { baseline, version }, before) => self.appear(id, before, baseline, version),
+            (Action::Appear { baseline, moved_from, version }, before) => {
+                self.appear(id, before, (baseline, moved_from), version);
+            }
             (Action::Retract { version }, Before::Ended(ended)) => self.retract(&id, *ended, version),
             (Action::End { cause, last_seen, first_missed }, Before::Life(rid)) => {
                 self.end(id, rid, cause, last_seen, first_missed);
@@ -143,7 +191,13 @@ impl Numbering<'_> {
         }
     }
 
-    fn appear(&mut self, id: Arc<str>, before: Before, baseline: bool, version: NewVersion) {
+    fn appear(
+        &mut self,
+        id: Arc<str>,
+        before: Before,
+        (baseline, moved_from): (bool, Option<Rid>),
+        version: NewVersion,
+    ) {
         let rid = self.next.next_rid;
         self.next.next_rid += 1;
         let (before, replaced) = match before {
@@ -152,11 +206,19 @@ impl Numbering<'_> {
             Before::Life(rid) => (Some((rid, self.revision.0)), true),
             Before::Ended(ended) => (Some((ended.rid, ended.revision)), false),
         };
+        // It may have ended in the meantime: another scope's lock is not held.
+        let moved_from = moved_from.filter(|rid| self.next.heads.has(*rid));
+        let from = moved_from.map(|rid| {
+            let scope = &self.next.scopes[&self.next.head(rid).scope];
+            scope.scope.key(&id)
+        });
         let change = self.tell(ChangeKind::Appeared, &id);
         change.baseline = baseline;
         change.replaced = replaced;
+        change.moved = from.is_some();
+        change.moved_from = from;
         let birth = version.birth;
-        let life = Life { scope: self.scope, id, first_seen: self.looked, birth, baseline, before };
+        let life = Life { scope: self.scope, id, first_seen: self.looked, birth, baseline, before, moved_from };
         self.out.lives.insert(rid, life);
         let (version, document) = self.version(version);
         // The life itself says when it was born.
@@ -176,10 +238,17 @@ impl Numbering<'_> {
     fn end(&mut self, id: Arc<str>, rid: Rid, cause: EndCause, last_seen: Timestamp, first_missed: Timestamp) {
         let head = self.next.head(rid);
         let (scope, first_seen, baseline) = (head.scope, head.first_seen, head.baseline);
-        let replaced = cause == EndCause::Replaced;
         let tombstone = Tombstone {
             number: 0,
-            life: Life { scope, id: id.clone(), first_seen, birth: head.birth, baseline, before: None },
+            life: Life {
+                scope,
+                id: id.clone(),
+                first_seen,
+                birth: head.birth,
+                baseline,
+                before: None,
+                moved_from: None,
+            },
             cause,
             last_seen,
             first_missed,
@@ -191,8 +260,7 @@ impl Numbering<'_> {
         };
         let end: End = tombstone.end(self.revision.0);
         let change = self.tell(ChangeKind::Disappeared, &id);
-        change.replaced = replaced;
-        change.end = Some(end);
+        *change = change.clone().ended(end);
         self.out.ended.insert(rid, tombstone);
         self.out.suspects.insert(rid, None);
         self.go_on(rid, EntryKind::Ended, Vec::new());
@@ -223,17 +291,7 @@ impl Numbering<'_> {
 
     /// What people are told.
     fn tell(&mut self, change: ChangeKind, id: &str) -> &mut Change {
-        self.out.changes.push(Change {
-            change,
-            resource: self.name.key(id),
-            revision: self.revision,
-            time: self.time,
-            baseline: false,
-            replaced: false,
-            retracted: false,
-            end: None,
-            fields: Vec::new(),
-        });
+        self.out.changes.push(Change::new(change, self.name.key(id), self.revision, self.time));
         self.out.changes.last_mut().expect("it was pushed")
     }
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::record::Run;
-use crate::inventory::{Outcome, ScopeStatus, Sweep, Timestamp, Watermark};
+use super::record::{LookRow, Run};
+use crate::inventory::{Outcome, Reason, ScopeStatus, Sweep, Timestamp, Watermark};
 
 /// A run ends when a gap exceeds so many cadences: what lies between was not watched as promised.
 const GAP_CADENCES: u64 = 2;
@@ -12,14 +12,22 @@ const STALE_CADENCES: u64 = 3;
 
 /// Lengthens `run` by the sweep, or starts a new one. Returns the run that the sweep is now part of.
 pub(super) fn record(run: Option<&Run>, sweep: &Sweep) -> Run {
-    let cadence_seconds = sweep.cadence.map(|c| c.as_secs());
+    record_look(run, (sweep.started, sweep.ended), sweep.cadence.map(|c| c.as_secs()), sweep.outcome)
+}
+
+fn record_look(
+    run: Option<&Run>,
+    (started, ended): (Timestamp, Timestamp),
+    cadence_seconds: Option<u64>,
+    outcome: Outcome,
+) -> Run {
     if let Some(run) = run {
-        let gap_millis = u64::try_from(sweep.ended.since(run.last_ended).as_millis()).unwrap_or(u64::MAX);
+        let gap_millis = u64::try_from(ended.since(run.last_ended).as_millis()).unwrap_or(u64::MAX);
         let too_long = cadence_seconds.is_some_and(|c| gap_millis > GAP_CADENCES * c * 1000);
-        if run.outcome == sweep.outcome && run.cadence_seconds == cadence_seconds && !too_long {
+        if run.outcome == outcome && run.cadence_seconds == cadence_seconds && !too_long {
             return Run {
-                last_started: sweep.started,
-                last_ended: sweep.ended,
+                last_started: started,
+                last_ended: ended,
                 sweeps: run.sweeps + 1,
                 longest_gap_millis: run.longest_gap_millis.max(gap_millis),
                 ..run.clone()
@@ -27,15 +35,21 @@ pub(super) fn record(run: Option<&Run>, sweep: &Sweep) -> Run {
         }
     }
     Run {
-        first_started: sweep.started,
-        first_ended: sweep.ended,
-        last_started: sweep.started,
-        last_ended: sweep.ended,
+        first_started: started,
+        first_ended: ended,
+        last_started: started,
+        last_ended: ended,
         sweeps: 1,
         longest_gap_millis: 0,
         cadence_seconds,
-        outcome: sweep.outcome,
+        outcome,
     }
+}
+
+/// The run of a look that was cut off.
+pub(super) fn interrupted(run: Option<&Run>, look: LookRow) -> Run {
+    let LookRow { started, ended, cadence_seconds } = look;
+    record_look(run, (started, ended), cadence_seconds, Outcome::Partial(Reason::Interrupted))
 }
 
 /// The answer for one scope at `at`, from its runs with `first_ended <= at`, newest first.
@@ -72,7 +86,6 @@ pub(super) fn status_at(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inventory::Reason;
     use crate::store::tests::sweep;
 
     fn at(seconds: i64) -> Timestamp {

@@ -31,6 +31,8 @@ pub(super) struct Life {
     pub baseline: bool,
     /// The life before under the same id, and the revision in which that one ended.
     pub before: Option<(Rid, u64)>,
+    /// The life of the same id in another scope that went on when this one was first seen.
+    pub moved_from: Option<Rid>,
 }
 
 /// What remains of a life at its end.

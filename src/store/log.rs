@@ -111,11 +111,6 @@ impl Pages {
         self.done.iter().map(|(_, page)| page.len()).sum::<usize>() + self.bytes.len()
     }
 
-    pub fn keys(&self) -> impl Iterator<Item = (u64, Rid)> {
-        let open = (!self.bytes.is_empty()).then_some(self.key);
-        self.done.iter().map(|(key, _)| *key).chain(open)
-    }
-
     fn cut(&mut self) {
         if !self.bytes.is_empty() {
             self.done.push((self.key, std::mem::take(&mut self.bytes)));

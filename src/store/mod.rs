@@ -63,17 +63,21 @@ use life::{END, KEY, LIFE, Life, Lives};
 use log::LOG;
 use plan::Ended;
 use record::{
-    COVER, CoverRow, DICT, EntryKind, KEPT, MAX_DOCUMENT_BYTES, MAX_ID_BYTES, META, NOTE, RUN, Rid, Run, SCHEMA,
-    SCOPE, SUSPECT, SYM, ScopeNo, decode,
+    COVER, CoverRow, DICT, EntryKind, KEPT, LOOK, LookRow, MAX_DOCUMENT_BYTES, MAX_ID_BYTES, META, NOTE, RUN, Rid,
+    Run, SCHEMA, SCOPE, SUSPECT, SYM, ScopeNo, decode,
 };
 use retention::Kept;
 use state::{Beginnings, State};
-use writer::{Request, Writer};
+use writer::{Found, Request, RunKey, Writer};
 
 /// How much of the file redb may hold in memory: its own default of 1 GiB is more than our pod has.
 const CACHE_BYTES: usize = 64 << 20;
 /// Proof of cover is refreshed in the file at most so often; it is good for a day.
 const PROOF_FLUSH: Duration = Duration::from_hours(1);
+
+/// Documents that one revision holds at most, but for a last one: a look at a huge scope is recorded in as
+/// many as it takes, so that no transaction grows with an account.
+const PIECE_BYTES: usize = if cfg!(test) { 32 << 10 } else { 4 << 20 };
 
 /// So many sweeps of different scopes are planned without waiting for each other by chance.
 const SCOPE_LOCKS: usize = 1024;
@@ -238,8 +242,7 @@ impl Store {
             check_schema(&db, path)?;
             load(&db)
         }));
-        let Loaded { state, since_checkpoint } =
-            loaded.unwrap_or(Err(StoreError::Damaged { table: "of the database itself" }))?;
+        let (state, found) = loaded.unwrap_or(Err(StoreError::Damaged { table: "of the database itself" }))?;
         let (revisions, _) = tokio::sync::watch::channel(state.revision);
         let txn = Arc::new(db.begin_read()?);
         let shared = Arc::new(Shared {
@@ -257,7 +260,7 @@ impl Store {
         });
         let io = |source| StoreError::Io { path: path.to_owned(), source };
         let (bell, heard) = keeper::bell();
-        let writer = Writer::start(shared.clone(), bell.clone(), since_checkpoint).map_err(io)?;
+        let writer = Writer::start(shared.clone(), bell.clone(), found).map_err(io)?;
         let keeper = Keeper::start(shared.clone(), writer.queue().clone(), bell, heard).map_err(io)?;
         let scopes = (0..SCOPE_LOCKS).map(|_| Mutex::new(())).collect();
         Ok(Self { inner: Arc::new(Inner { keeper, writer, scopes, shared }) })
@@ -278,6 +281,11 @@ impl Store {
 
     pub fn revision(&self) -> Revision {
         self.state().revision
+    }
+
+    /// By how much our clock lies behind the last time in the store.
+    pub fn clock_lag(&self) -> Duration {
+        self.state().time.since(self.now())
     }
 
     /// Ids that live in the sweep's scope and that the sweep did not show, with whether each was
@@ -364,7 +372,16 @@ impl Store {
             Ok(found.map(|(rid, revision, tombstone)| Ended { rid, revision, tombstone }))
         })?;
         self.encode_documents(&txn, &seen, &mut draft)?;
-        self.ask(Request::Record(Box::new(draft)))
+        let cadence_seconds = sweep.cadence.map(|cadence| cadence.as_secs());
+        let look = LookRow { started: sweep.started, ended: sweep.ended, cadence_seconds };
+        let mut changes = Vec::new();
+        let mut revision = seen.revision;
+        for piece in draft.pieces(PIECE_BYTES, look) {
+            let delta = self.ask(Request::Record(Box::new(piece)))?;
+            revision = delta.revision;
+            changes.extend(delta.changes);
+        }
+        Ok(Delta { revision, changes })
     }
 
     /// Compresses what the plan has to say, on the caller's thread.
@@ -619,6 +636,7 @@ fn make_tables(db: &Database) -> Result<(), StoreError> {
     txn.open_table(COVER)?;
     txn.open_table(NOTE)?;
     txn.open_table(KEPT)?;
+    txn.open_table(LOOK)?;
     txn.commit()?;
     Ok(())
 }
@@ -629,14 +647,8 @@ impl Beginnings for Lives {
     }
 }
 
-struct Loaded {
-    state: State,
-    /// Entries of the log that no checkpoint knows.
-    since_checkpoint: usize,
-}
-
 /// The state at the newest revision.
-fn load(db: &Database) -> Result<Loaded, StoreError> {
+fn load(db: &Database) -> Result<(State, Found), StoreError> {
     let txn = db.begin_read()?;
     let mut state = named(&txn)?;
     // All that a checkpoint says is in the log, too.
@@ -683,7 +695,22 @@ fn load(db: &Database) -> Result<Loaded, StoreError> {
             cover.proven = row.proven;
         }
     }
-    Ok(Loaded { state, since_checkpoint })
+    let interrupted = interrupted(&txn, &mut state)?;
+    Ok((state, Found { since_checkpoint, interrupted }))
+}
+
+/// Looks that were cut off before they could conclude anything: from here on the ledger says so.
+fn interrupted(txn: &ReadTransaction, state: &mut State) -> Result<BTreeMap<RunKey, Run>, StoreError> {
+    let mut runs = BTreeMap::new();
+    for row in txn.open_table(LOOK)?.iter()? {
+        let (number, bytes) = row?;
+        let look: LookRow = decode("look", bytes.value())?;
+        let known = state.scopes.get(&number.value()).ok_or(StoreError::Damaged { table: "look" })?;
+        let run = ledger::interrupted(known.run.as_ref(), look);
+        state.scope_mut(number.value()).run = Some(run.clone());
+        runs.insert((number.value(), run.first_ended), run);
+    }
+    Ok(runs)
 }
 
 /// The state at a revision before the newest.

@@ -13,7 +13,8 @@ use super::life::Tombstone;
 use super::record::{Rid, ScopeNo};
 use super::state::State;
 use crate::inventory::{
-    Absence, Confirmation, Document, EndCause, IdReuse, Observation, Suspect, Sweep, Tags, Timestamp,
+    Absence, Confirmation, Document, EndCause, IdReuse, Observation, ResourceKey, Scope, Suspect, Sweep, Tags,
+    Timestamp,
 };
 
 /// A resource younger than this may not be in every answer yet (EC2 is eventually consistent), so one
@@ -36,7 +37,7 @@ pub(super) struct NewVersion {
 
 #[derive(Clone, Debug)]
 pub(super) enum Action {
-    Appear { baseline: bool, version: NewVersion },
+    Appear { baseline: bool, moved_from: Option<Rid>, version: NewVersion },
     Change { version: NewVersion },
     Rebase { version: NewVersion },
     End { cause: EndCause, last_seen: Timestamp, first_missed: Timestamp },
@@ -88,6 +89,8 @@ pub(super) struct Planned {
     pub id: Arc<str>,
     pub before: Before,
     pub action: Action,
+    /// It was not seen: only the end of the look says so.
+    pub is_from_absence: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -100,6 +103,7 @@ pub(super) struct Plan {
 struct Planner<'a> {
     state: &'a State,
     sweep: &'a Sweep,
+    scope: &'a Scope,
     baseline: bool,
     last_complete: Option<Timestamp>,
     plan: Plan,
@@ -116,6 +120,7 @@ pub(super) fn plan(
     let mut planner = Planner {
         state,
         sweep,
+        scope: &scope.scope,
         baseline: scope.is_baseline(),
         last_complete: scope.last_complete,
         plan: Plan::default(),
@@ -188,7 +193,12 @@ fn by_id(observations: &[Observation]) -> Vec<Seen<'_>> {
 
 impl Planner<'_> {
     fn push(&mut self, observation: &Observation, before: Before, action: Action) {
-        self.plan.steps.push(Planned { id: observation.id.as_str().into(), before, action });
+        self.plan.steps.push(Planned {
+            id: observation.id.as_str().into(),
+            before,
+            action,
+            is_from_absence: false,
+        });
     }
 
     fn is_same_life(&self, known: Option<Timestamp>, observation: &Observation) -> bool {
@@ -208,7 +218,9 @@ impl Planner<'_> {
         let version = self.first_version(seen);
         let Some(ended) = ended else {
             let baseline = self.baseline;
-            self.push(observation, Before::Nothing, Action::Appear { baseline, version });
+            // What was there before anybody looked was seen to move by nobody.
+            let moved_from = if baseline { None } else { self.elsewhere(&observation.id) };
+            self.push(observation, Before::Nothing, Action::Appear { baseline, moved_from, version });
             return;
         };
         let tombstone = &ended.tombstone;
@@ -222,7 +234,7 @@ impl Planner<'_> {
             let fingerprint = fingerprint(seen.document, &tags);
             Action::Retract { version: NewVersion { fingerprint, tags: Some(tags), birth, ..version } }
         } else {
-            Action::Appear { baseline: false, version }
+            Action::Appear { baseline: false, moved_from: None, version }
         };
         self.push(observation, Before::Ended(Box::new(ended)), action);
     }
@@ -253,16 +265,17 @@ impl Planner<'_> {
         if let Some(end_state) = &observation.end_state {
             if same_life {
                 let first_missed = suspect.map_or(self.sweep.ended, |s| s.first_missed);
-                let cause = EndCause::Listed(end_state.clone());
-                self.push(observation, Before::Life(rid), Action::End { cause, last_seen, first_missed });
+                let end = self.end(EndCause::Listed(end_state.clone()), last_seen, first_missed);
+                self.push(observation, Before::Life(rid), end);
             }
             return;
         }
         if !same_life {
-            let end = Action::End { cause: EndCause::Replaced, last_seen, first_missed: self.sweep.ended };
+            let end = self.end(EndCause::Replaced, last_seen, self.sweep.ended);
             self.push(observation, Before::Life(rid), end);
             let version = self.first_version(seen);
-            self.push(observation, Before::Life(rid), Action::Appear { baseline: false, version });
+            let appear = Action::Appear { baseline: false, moved_from: None, version };
+            self.push(observation, Before::Life(rid), appear);
             return;
         }
         if suspect.is_some() {
@@ -317,8 +330,9 @@ impl Planner<'_> {
             };
             if suspect.misses >= needed {
                 let Suspect { last_seen, first_missed, .. } = suspect;
-                let action = Action::End { cause: EndCause::Absent, last_seen, first_missed };
-                self.plan.steps.push(Planned { id: id.into(), before: Before::Life(rid), action });
+                let cause = self.moved_to(id, &head).map_or(EndCause::Absent, EndCause::Moved);
+                let action = self.end(cause, last_seen, first_missed);
+                self.absent(rid, id, action);
                 return;
             }
         }
@@ -330,9 +344,46 @@ impl Planner<'_> {
             }
             _ => {
                 let action = Action::Suspect(suspect);
-                self.plan.steps.push(Planned { id: id.into(), before: Before::Life(rid), action });
+                self.absent(rid, id, action);
             }
         }
+    }
+
+    /// Nothing is dated more precisely than our clock and the cloud's agree.
+    fn end(&self, cause: EndCause, last_seen: Timestamp, first_missed: Timestamp) -> Action {
+        let skew = Duration::from_millis(self.sweep.skew_millis.unsigned_abs());
+        match self.sweep.skew_millis {
+            0 => Action::End { cause, last_seen, first_missed },
+            ..0 => Action::End { cause, last_seen: last_seen.minus(skew), first_missed },
+            1.. => Action::End { cause, last_seen, first_missed: first_missed.plus(skew) },
+        }
+    }
+
+    /// The life in another account or region that goes on under an id that is never reused.
+    fn elsewhere(&self, id: &str) -> Option<Rid> {
+        if self.sweep.ids != IdReuse::Unique {
+            return None;
+        }
+        let is_alike = |other: &Scope| {
+            (&other.resource_type, &other.provider, &other.partition, &other.endpoint)
+                == (&self.scope.resource_type, &self.scope.provider, &self.scope.partition, &self.scope.endpoint)
+                && other != self.scope
+        };
+        let others = self.state.scopes.iter().filter(|(_, other)| other.is_open() && is_alike(&other.scope));
+        others.filter_map(|(number, _)| self.state.rid(*number, id)).next()
+    }
+
+    /// Where a life that ends goes on: only what appeared elsewhere after it can be it.
+    fn moved_to(&self, id: &str, head: &Head) -> Option<ResourceKey> {
+        let other = self.elsewhere(id)?;
+        let there = self.state.head(other);
+        let is_later = !there.baseline && there.first_seen > head.first_seen;
+        let is_there = is_later && !self.state.suspects.contains_key(&other);
+        is_there.then(|| self.state.scopes[&there.scope].scope.key(id))
+    }
+
+    fn absent(&mut self, rid: Rid, id: &str, action: Action) {
+        self.plan.steps.push(Planned { id: id.into(), before: Before::Life(rid), action, is_from_absence: true });
     }
 
     fn last_seen(&self, head: &Head, suspect: Option<&Suspect>) -> Timestamp {

@@ -25,6 +25,8 @@ pub(super) const SUSPECT: TableDefinition<u32, &[u8]> = TableDefinition::new("su
 pub(super) const SYM: TableDefinition<u32, &[u8]> = TableDefinition::new("sym");
 /// (viewer, scope number, from rev) -> [`CoverRow`]
 pub(super) const COVER: TableDefinition<(&str, u32, u64), &[u8]> = TableDefinition::new("cover");
+/// scope number -> [`LookRow`]: looks of which only some pages are recorded
+pub(super) const LOOK: TableDefinition<u32, &[u8]> = TableDefinition::new("look");
 /// revision -> [`KeptRow`]: the last revision of each day that is thinned
 pub(super) const KEPT: TableDefinition<u64, &[u8]> = TableDefinition::new("kept");
 /// (viewer, name) -> bytes
@@ -173,6 +175,15 @@ pub(super) struct KeptRow {
     pub until: Timestamp,
     /// Everything since the kept moment before it has been thinned.
     pub is_thinned: bool,
+}
+
+/// A look that was too large for one commit, until its last is there. One that is found when the file is
+/// opened was cut off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct LookRow {
+    pub started: Timestamp,
+    pub ended: Timestamp,
+    pub cadence_seconds: Option<u64>,
 }
 
 /// A run-length of sweeps of one scope that ended alike: not a row per sweep.

@@ -16,8 +16,8 @@ use super::state::State;
 use super::steps::fields_between;
 use super::{Published, Store, StoreError, document, ledger, past};
 use crate::inventory::{
-    Change, ChangeKind, Cover, Diff, EndCause, Filter, History, Milestone, MilestoneKind, Moment, Presence,
-    Resource, ResourceKey, Revision, Scope, ScopeStatus, ScopeView, Snapshot, TagSet, Tags, Timestamp, Viewer,
+    Change, ChangeKind, Cover, Diff, Filter, History, Milestone, MilestoneKind, Moment, Presence, Resource,
+    ResourceKey, Revision, Scope, ScopeStatus, ScopeView, Snapshot, TagSet, Tags, Timestamp, Viewer,
 };
 
 /// The state at one moment, with redb's own snapshot behind it for documents and history.
@@ -388,31 +388,28 @@ impl StoreSnapshot {
             return Ok(None);
         }
         let change = |change, id: &str, revision| -> Result<Change, StoreError> {
-            Ok(Change {
-                change,
-                resource: scope.scope.key(id),
-                revision,
-                time: time_of(&self.txn, revision)?,
-                baseline: false,
-                replaced: false,
-                retracted: false,
-                end: None,
-                fields: Vec::new(),
-            })
+            Ok(Change::new(change, scope.scope.key(id), revision, time_of(&self.txn, revision)?))
         };
         Ok(match (from.state.heads.get(rid), self.state.heads.get(rid)) {
             (None, Some(now)) => {
                 let id = self.state.id(rid);
                 let appeared = change(ChangeKind::Appeared, id, now.changed)?;
                 let replaced = from.state.rid(number, id).is_some();
-                Some(Change { baseline: now.baseline, replaced, ..appeared })
+                let moved_from = match Lives::open(&self.txn)?.get(rid)?.moved_from {
+                    Some(from) => {
+                        let from = Lives::open(&self.txn)?.get(from)?.clone();
+                        Some(self.state.scopes[&from.scope].scope.key(&from.id))
+                    }
+                    None => None,
+                };
+                let moved = moved_from.is_some();
+                Some(Change { baseline: now.baseline, replaced, moved, moved_from, ..appeared })
             }
             (Some(_), None) => {
                 let revision = ended.ok_or(StoreError::Damaged { table: "log" })?;
                 let tombstone = life::tombstone(&self.txn.open_table(END)?, revision, rid)?;
                 let disappeared = change(ChangeKind::Disappeared, from.state.id(rid), Revision(revision))?;
-                let replaced = tombstone.cause == EndCause::Replaced;
-                Some(Change { end: Some(tombstone.end(revision)), replaced, ..disappeared })
+                Some(disappeared.ended(tombstone.end(revision)))
             }
             (Some(then), Some(now)) if then.changed != now.changed => {
                 let before = (self.document(then.document, rid)?, from.tags_of(then.tags));

@@ -10,8 +10,7 @@ use super::record::{Entry, EntryKind, NO_RID, RevRow, Rid, TagsRef};
 use super::snapshot::{StoreSnapshot, unknown_at};
 use super::{Store, StoreError};
 use crate::inventory::{
-    Change, ChangeKind, Diff, EndCause, FieldChange, Moment, Resource, Revision, TagSet, Tags, Viewer,
-    field_changes,
+    Change, ChangeKind, Diff, FieldChange, Moment, Resource, Revision, TagSet, Tags, Viewer, field_changes,
 };
 
 /// Turns entries of the log, oldest first, into the steps that people are told of.
@@ -49,29 +48,24 @@ impl<'a> Steps<'a> {
         if !is_told {
             return Ok(None);
         }
-        let life = self.lives.get(entry.rid)?;
-        let mut change = Change {
-            change: ChangeKind::Changed,
-            resource: self.snapshot.state.scopes[&life.scope].scope.key(&life.id),
-            revision: Revision(revision),
-            time: row.time,
-            baseline: false,
-            replaced: false,
-            retracted: false,
-            end: None,
-            fields: Vec::new(),
-        };
+        let life = self.lives.get(entry.rid)?.clone();
+        let resource = self.snapshot.state.scopes[&life.scope].scope.key(&life.id);
+        let mut change = Change::new(ChangeKind::Changed, resource, Revision(revision), row.time);
         match &entry.kind {
             EntryKind::Appeared { .. } => {
                 change.change = ChangeKind::Appeared;
                 change.baseline = life.baseline;
                 change.replaced = life.before.is_some_and(|(_, ended)| ended == revision);
+                change.moved = life.moved_from.is_some();
+                if let Some(from) = life.moved_from {
+                    let from = self.lives.get(from)?;
+                    change.moved_from = Some(self.snapshot.state.scopes[&from.scope].scope.key(&from.id));
+                }
             }
             EntryKind::Ended => {
                 let tombstone = life::tombstone(&self.snapshot.txn.open_table(END)?, revision, entry.rid)?;
                 change.change = ChangeKind::Disappeared;
-                change.replaced = tombstone.cause == EndCause::Replaced;
-                change.end = Some(tombstone.end(revision));
+                change = change.ended(tombstone.end(revision));
             }
             EntryKind::Retracted { .. } => {
                 change.change = ChangeKind::Appeared;

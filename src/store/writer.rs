@@ -2,7 +2,7 @@
 //! durable transaction, then publishes it and answers. Nothing is visible before it is durable, and no
 //! lock is held over an fsync.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -16,12 +16,13 @@ use super::keeper::Bell;
 use super::life::{self, END, KEY, LIFE, Life, Tombstone};
 use super::log::{LOG, Logged, Pages};
 use super::record::{
-    COVER, CoverRow, DICT, Entry, EntryKind, NOTE, RUN, RevRow, Rid, Run, SCOPE, SUSPECT, SYM, ScopeNo, encode,
+    COVER, CoverRow, DICT, Entry, EntryKind, LOOK, LookRow, NOTE, RUN, RevRow, Rid, Run, SCOPE, SUSPECT, SYM,
+    ScopeNo, encode,
 };
 use super::state::{State, TagNumbers};
 use super::{Delta, Shared, StoreError, scope_number};
 use super::{checkpoint, retention};
-use crate::inventory::{Outcome, Suspect, Timestamp, Viewer};
+use crate::inventory::{Outcome, Reason, Suspect, Timestamp, Viewer};
 
 /// Unchanged sweeps are written together at most so often: a crash may lose a minute of "still there".
 const LEDGER_FLUSH: Duration = Duration::from_mins(1);
@@ -32,6 +33,9 @@ const QUEUE: usize = 256;
 const CHECKPOINT: usize = if cfg!(test) { 1_000 } else { 100_000 };
 /// A transaction takes no more requests beyond so many bytes.
 const BATCH_BYTES: usize = 4 << 20;
+
+/// A scope, and the end of the first sweep.
+pub(super) type RunKey = (ScopeNo, Timestamp);
 
 /// What a caller asks for.
 pub(super) enum Request {
@@ -93,11 +97,14 @@ pub(super) struct Writer {
 
 impl Writer {
     /// Rings after every so many entries of the log.
-    pub fn start(shared: Arc<Shared>, bell: Bell, since_checkpoint: usize) -> Result<Self, std::io::Error> {
+    pub fn start(shared: Arc<Shared>, bell: Bell, found: Found) -> Result<Self, std::io::Error> {
         let (sender, requests) = sync_channel(QUEUE);
         let flushed = (shared.clock)();
         let numbers = TagNumbers::new(&shared.state());
-        let mut worker = Worker { shared, bell, since_checkpoint, numbers, dirty_runs: BTreeMap::new(), flushed };
+        let Found { since_checkpoint, interrupted } = found;
+        let open_looks = interrupted.keys().map(|(number, _)| *number).collect();
+        let mut worker =
+            Worker { shared, bell, since_checkpoint, numbers, dirty_runs: interrupted, open_looks, flushed };
         let thread =
             std::thread::Builder::new().name("store writer".to_owned()).spawn(move || worker.run(&requests))?;
         let queue = Queue { requests: sender, waiting: Arc::default() };
@@ -125,6 +132,14 @@ fn needed(bytes: usize) -> u64 {
     (16 << 20) + 4 * bytes as u64
 }
 
+/// What was found in the file besides its state.
+pub(super) struct Found {
+    /// Entries of the log that no checkpoint knows.
+    pub since_checkpoint: usize,
+    /// Looks that were cut off, as the runs that say so.
+    pub interrupted: BTreeMap<RunKey, Run>,
+}
+
 struct Worker {
     shared: Arc<Shared>,
     bell: Bell,
@@ -132,7 +147,9 @@ struct Worker {
     since_checkpoint: usize,
     numbers: TagNumbers,
     /// Runs that were lengthened in memory only.
-    dirty_runs: BTreeMap<ScopeNo, Run>,
+    dirty_runs: BTreeMap<RunKey, Run>,
+    /// Scopes with a look of which only some is recorded.
+    open_looks: BTreeSet<ScopeNo>,
     flushed: Timestamp,
 }
 
@@ -153,7 +170,7 @@ impl Worker {
         // that minute if it fails.
         if !self.shared.is_poisoned() && self.shared.check_room(needed(0)).is_ok() {
             let mut batch = Batch::default();
-            batch.take_runs(&mut self.dirty_runs);
+            self.take_runs(&mut batch);
             let state = self.shared.state();
             drop(self.write(batch, &state, &state));
         }
@@ -211,7 +228,7 @@ impl Worker {
         next.dictionaries = self.shared.trainer().dictionaries();
         if is_due {
             self.flushed = now;
-            batch.take_runs(&mut self.dirty_runs);
+            self.take_runs(&mut batch);
         }
         let is_checkpoint_due = self.since_checkpoint >= CHECKPOINT.max(next.heads.len() / 4);
         let written = self.write(batch, &current, &next);
@@ -243,6 +260,7 @@ impl Worker {
         let time = now.max(next.time);
         let must_write = draft.must_write();
         let (run, proof) = (draft.run.take(), draft.proof.take());
+        let look = draft.look;
         let mut drafted = Drafted::number(draft, number, time, next, &mut self.numbers);
         let logged = std::mem::take(&mut drafted.logged);
         if !logged.is_empty() {
@@ -268,23 +286,50 @@ impl Worker {
             cover.proven = time;
             batch.covers.insert((viewer, number, cover.from.0), CoverRow { to: None, proven: time });
         }
+        if look.is_some() || (run.is_some() && self.open_looks.contains(&number)) {
+            batch.looks.insert(number, look);
+            if look.is_some() {
+                self.open_looks.insert(number)
+            } else {
+                self.open_looks.remove(&number)
+            };
+        }
         if let Some(run) = run {
             let scope = next.scope_mut(number);
             if run.outcome == Outcome::Complete {
                 scope.last_complete = Some(run.last_ended);
             }
             scope.run = Some(run.clone());
+            let key = (number, run.first_ended);
             if must_write {
-                self.dirty_runs.remove(&number);
-                batch.runs.insert(number, run);
+                // With what is only in memory of the runs before it.
+                let of_scope = |(key, _): &(&RunKey, &Run)| key.0 == number;
+                let known: Vec<RunKey> = self
+                    .dirty_runs
+                    .range((number, Timestamp::MIN)..)
+                    .take_while(of_scope)
+                    .map(|(key, _)| *key)
+                    .collect();
+                batch.runs.extend(known.into_iter().filter_map(|key| self.dirty_runs.remove_entry(&key)));
+                batch.runs.insert(key, run);
             } else {
-                self.dirty_runs.insert(number, run);
+                self.dirty_runs.insert(key, run);
             }
         }
         batch.lives.extend(drafted.lives);
         batch.retracted.extend(drafted.retracted);
         batch.suspects.extend(drafted.suspects);
         Delta { revision: next.revision, changes: drafted.changes }
+    }
+
+    /// What is only in memory of the ledger.
+    fn take_runs(&mut self, batch: &mut Batch) {
+        for (key, run) in std::mem::take(&mut self.dirty_runs) {
+            if run.outcome == Outcome::Partial(Reason::Interrupted) && self.open_looks.remove(&key.0) {
+                batch.looks.entry(key.0).or_insert(None);
+            }
+            batch.runs.entry(key).or_insert(run);
+        }
     }
 
     fn write(&self, batch: Batch, current: &State, next: &State) -> Result<(), StoreError> {
@@ -306,7 +351,8 @@ struct Batch {
     lives: BTreeMap<Rid, Life>,
     ended: BTreeMap<(u64, Rid), Tombstone>,
     retracted: BTreeMap<(u64, Rid), Tombstone>,
-    runs: BTreeMap<ScopeNo, Run>,
+    runs: BTreeMap<RunKey, Run>,
+    looks: BTreeMap<ScopeNo, Option<LookRow>>,
     /// What becomes of the suspect rows.
     suspects: BTreeMap<Rid, Option<Suspect>>,
     covers: BTreeMap<(Viewer, ScopeNo, u64), CoverRow>,
@@ -321,16 +367,11 @@ impl Batch {
         self.pages.is_empty()
             && self.runs.is_empty()
             && self.suspects.is_empty()
+            && self.looks.is_empty()
             && self.covers.is_empty()
             && self.notes.is_empty()
             && self.checkpoint.is_empty()
             && self.retained.is_empty()
-    }
-
-    fn take_runs(&mut self, dirty: &mut BTreeMap<ScopeNo, Run>) {
-        for (number, run) in std::mem::take(dirty) {
-            self.runs.entry(number).or_insert(run);
-        }
     }
 
     fn covers(&mut self, before: &State, scope: ScopeNo, revision: u64, time: Timestamp, logged: &[Logged]) {
@@ -390,8 +431,15 @@ impl Batch {
             keys.remove(hash(life))?;
         }
         let mut runs = txn.open_table(RUN)?;
-        for (number, run) in &self.runs {
-            runs.insert((*number, run.first_ended.as_millis()), encode(run).as_slice())?;
+        for ((number, first_ended), run) in &self.runs {
+            runs.insert((*number, first_ended.as_millis()), encode(run).as_slice())?;
+        }
+        let mut looks = txn.open_table(LOOK)?;
+        for (number, look) in &self.looks {
+            match look {
+                Some(look) => looks.insert(number, encode(look).as_slice())?,
+                None => looks.remove(number)?,
+            };
         }
         let mut suspects = txn.open_table(SUSPECT)?;
         for (rid, suspect) in &self.suspects {

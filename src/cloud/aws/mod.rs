@@ -13,7 +13,7 @@ mod rds;
 mod s3;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ use serde_json::Value;
 
 use super::{AccountTarget, CloudError, Credentials, Identity, Listing, Provider, Session, TypeInfo};
 use crate::inventory::{AccountId, Observation, Reason, Region, Scope, TagSet, Tags};
-use call::Capture;
+use call::{Capture, Seen};
 use declare::{Declaration, TagSource, Which, at_path, items};
 use error::{Failure, classify};
 
@@ -118,7 +118,7 @@ impl Provider for Aws {
             target: target.clone(),
             config,
             regional: Mutex::new(BTreeMap::new()),
-            calls: Arc::new(AtomicU64::new(0)),
+            seen: Arc::default(),
         };
         Ok(Arc::new(session))
     }
@@ -182,7 +182,7 @@ struct AwsSession {
     target: AccountTarget,
     config: SdkConfig,
     regional: Mutex<BTreeMap<Region, Arc<Regional>>>,
-    calls: Arc<AtomicU64>,
+    seen: Arc<Seen>,
 }
 
 /// The clients of one region.
@@ -191,11 +191,11 @@ pub(super) struct Regional {
     s3: aws_sdk_s3::Client,
     rds: aws_sdk_rds::Client,
     config: SdkConfig,
-    calls: Arc<AtomicU64>,
+    seen: Arc<Seen>,
 }
 
 impl Regional {
-    fn new(config: &SdkConfig, region: &str, path_style: bool, calls: Arc<AtomicU64>) -> Self {
+    fn new(config: &SdkConfig, region: &str, path_style: bool, seen: Arc<Seen>) -> Self {
         let config = config.to_builder().region(aws_config::Region::new(region.to_owned())).build();
         // Endpoints that are not AWS's rarely answer for bucket host names.
         let s3 = aws_sdk_s3::config::Builder::from(&config).force_path_style(path_style).build();
@@ -204,19 +204,19 @@ impl Regional {
             s3: aws_sdk_s3::Client::from_conf(s3),
             rds: aws_sdk_rds::Client::new(&config),
             config,
-            calls,
+            seen,
         }
     }
 
     fn capture(&self) -> Capture {
-        Capture::new(self.calls.clone())
+        Capture::new(self.seen.clone())
     }
 
     /// The same clients in another region.
     fn elsewhere(&self, region: Option<&str>) -> Regional {
         let here = self.config.region().map(ToString::to_string).unwrap_or_default();
         let path_style = self.config.endpoint_url().is_some();
-        Regional::new(&self.config, region.unwrap_or(&here), path_style, self.calls.clone())
+        Regional::new(&self.config, region.unwrap_or(&here), path_style, self.seen.clone())
     }
 
     /// The converted body of an answer, or what its error means.
@@ -249,7 +249,7 @@ impl AwsSession {
         let path_style = self.config.endpoint_url().is_some();
         cache
             .entry(Region::new(region.as_str()))
-            .or_insert_with(|| Arc::new(Regional::new(&self.config, &region, path_style, self.calls.clone())))
+            .or_insert_with(|| Arc::new(Regional::new(&self.config, &region, path_style, self.seen.clone())))
             .clone()
     }
 
@@ -442,7 +442,11 @@ impl Session for AwsSession {
     }
 
     fn take_calls(&self) -> u64 {
-        self.calls.swap(0, Ordering::Relaxed)
+        self.seen.calls.swap(0, Ordering::Relaxed)
+    }
+
+    fn skew_millis(&self) -> i64 {
+        self.seen.skew_millis.load(Ordering::Relaxed)
     }
 }
 
