@@ -6,13 +6,10 @@ use std::fmt::Display;
 use redb::{ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableHandle};
 use serde::{Deserialize, Serialize};
 
-use super::checkpoint::{self, CKPT, CKPT_REST, CKPT_SHOWN};
-use super::life::{self, END, KEY, LIFE, Lives};
+use super::checkpoint;
+use super::life::{self, KEY, Lives};
 use super::log::{self, LOG};
-use super::record::{
-    COVER, CoverRow, DICT, EntryKind, KEPT, LOOK, META, NO_RID, NOTE, RUN, Rid, Run, SCOPE, SUSPECT, SYM, ScopeNo,
-    decode,
-};
+use super::record::{COVER, CoverRow, EntryKind, NO_RID, RUN, Rid, Run, SUSPECT, ScopeNo, decode};
 use super::state::State;
 use super::{Published, Store, StoreError, document, fold_until, named};
 use crate::inventory::{Revision, Suspect};
@@ -138,25 +135,9 @@ fn tables(txn: &ReadTransaction) -> Result<Vec<TableStats>, StoreError> {
             overhead_bytes: stats.metadata_bytes() + stats.fragmented_bytes(),
         })
     }
-    Ok(vec![
-        of(txn, LOG)?,
-        of(txn, LIFE)?,
-        of(txn, END)?,
-        of(txn, KEY)?,
-        of(txn, CKPT)?,
-        of(txn, CKPT_SHOWN)?,
-        of(txn, CKPT_REST)?,
-        of(txn, SCOPE)?,
-        of(txn, RUN)?,
-        of(txn, SUSPECT)?,
-        of(txn, SYM)?,
-        of(txn, DICT)?,
-        of(txn, COVER)?,
-        of(txn, NOTE)?,
-        of(txn, KEPT)?,
-        of(txn, LOOK)?,
-        of(txn, META)?,
-    ])
+    let mut tables = Vec::new();
+    each_table!(table => tables.push(of(txn, table)?));
+    Ok(tables)
 }
 
 struct Check<'a> {

@@ -14,8 +14,27 @@ pub enum StoreError {
     #[error("there is no store at {0}: make one with `elava scan --store {0} -f cloudscan.yaml`")]
     Missing(PathBuf),
     #[error(
-        "the store {path} has schema {found}, this binary knows {known}: it was left untouched; scan again into \
-         a new file, or use the Elava version that wrote it"
+        "there is something at {0} already, and nothing is overwritten: name another file, or move that one away"
+    )]
+    Exists(PathBuf),
+    #[error("cannot {} {path}", op.verb())]
+    File {
+        op: FileOp,
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("the stream could not be read or written to its end")]
+    Stream(#[source] std::io::Error),
+    #[error("this is no backup of a store: {0}")]
+    NotABackup(&'static str),
+    #[error(
+        "the store {path} has schema {found}, this binary knows {known}: it was left untouched; {}",
+        if found > known {
+            "a newer Elava wrote it: go on with that version or a later one"
+        } else {
+            "it is from before the first release: scan again into a new file"
+        }
     )]
     Schema { path: PathBuf, found: u32, known: u32 },
     #[error("{path} is not an Elava store, or it is damaged; it was left untouched")]
@@ -60,8 +79,26 @@ pub enum StoreError {
          is room; make the volume larger, or delete what else is on it"
     )]
     DiskFull { path: PathBuf, free: u64, needed: u64 },
+    #[error("this reader was open for more than {} s and was closed: ask again", lifetime.as_secs())]
+    ReaderExpired { lifetime: std::time::Duration },
     #[error("the writer stopped after an earlier failure: reopen the store")]
     Poisoned,
+}
+
+/// What was tried with a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileOp {
+    Read,
+    Write,
+}
+
+impl FileOp {
+    fn verb(self) -> &'static str {
+        match self {
+            FileOp::Read => "read",
+            FileOp::Write => "write",
+        }
+    }
 }
 
 fn kind(asked: &Moment) -> &'static str {
@@ -85,7 +122,14 @@ macro_rules! from_redb {
         }
     )*};
 }
-from_redb!(redb::TransactionError, redb::TableError, redb::StorageError, redb::CommitError);
+from_redb!(
+    redb::TransactionError,
+    redb::TableError,
+    redb::StorageError,
+    redb::CommitError,
+    redb::DatabaseError,
+    redb::CompactionError
+);
 
 impl StoreError {
     /// A bounded name for conditions, events and metric labels.
@@ -95,7 +139,10 @@ impl StoreError {
             StoreError::Missing(_) => "StoreMissing",
             StoreError::Schema { .. } => "StoreSchema",
             StoreError::NotAStore { .. } => "NotAStore",
-            StoreError::Io { .. } | StoreError::Database(_) => "StoreFailed",
+            StoreError::Io { .. } | StoreError::File { .. } | StoreError::Database(_) => "StoreFailed",
+            StoreError::Exists(_) => "StoreExists",
+            StoreError::Stream(_) => "StreamFailed",
+            StoreError::NotABackup(_) => "NotABackup",
             StoreError::NotWritten(error) => error.reason(),
             StoreError::Damaged { .. } => "StoreDamaged",
             StoreError::Overlapping { .. } => "SweepOverlaps",
@@ -103,6 +150,7 @@ impl StoreError {
             StoreError::Compacted { .. } => "Compacted",
             StoreError::TooLarge { .. } => "TooLarge",
             StoreError::DiskFull { .. } => "DiskFull",
+            StoreError::ReaderExpired { .. } => "ReaderExpired",
             StoreError::Poisoned => "StorePoisoned",
         }
     }

@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::writer::{Queue, Request};
 use super::{Shared, StoreError, checkpoint, retention};
 
-/// Days end at midnight (UTC); nobody waits for the room.
-const RETENTION_LOOKS: Duration = Duration::from_mins(10);
+/// How often it looks around without being woken.
+const LOOKS: Duration = Duration::from_secs(30);
 
 /// Wakes the keeper when there is something to do; it is never waited for.
 #[derive(Clone)]
@@ -47,7 +47,7 @@ impl Keeper {
         let stopped = stop.clone();
         let keep = move || {
             loop {
-                let is_over = heard.recv_timeout(RETENTION_LOOKS) == Err(RecvTimeoutError::Disconnected);
+                let is_over = heard.recv_timeout(LOOKS) == Err(RecvTimeoutError::Disconnected);
                 if is_over || stopped.load(Ordering::Acquire) {
                     break;
                 }
@@ -58,6 +58,10 @@ impl Keeper {
                     tracing::warn!(%error, "no checkpoint was written");
                 }
                 retain(&shared, &queue, &stopped);
+                let revoked = shared.leases.revoke(Instant::now());
+                if revoked > 0 {
+                    tracing::warn!(revoked, "readers were open for too long and were closed");
+                }
             }
         };
         let thread = std::thread::Builder::new().name("store keeper".to_owned()).spawn(keep)?;

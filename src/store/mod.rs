@@ -9,8 +9,12 @@
 //! - [`writer`]: the one thread that writes; [`keeper`]: the one that looks after the file beside it.
 //! - [`retention`]: what of the past is kept.
 //! - [`ledger`]: runs of sweeps; which moments are known.
+//! - [`lease`]: how long a reader may hold the file.
 //! - [`snapshot`]: reading, at any moment.
+//! - [`watch`]: following the log.
 //! - [`steps`]: the log as people read it.
+//! - [`backup`]: a stream of all rows, and a file from it.
+//! - [`export`]: the history as columns.
 //! - [`care`]: what takes the room of the file, and whether it is sound.
 //!
 //! A commit is: plan against the current state under the lock of its scope, one durable redb transaction
@@ -18,15 +22,35 @@
 //! durable. Readers work on persistent copies of the state and on redb's own snapshots, so neither they
 //! nor the writer wait for the other.
 
+/// Does something with each table of the file.
+macro_rules! each_table {
+    ($table:ident => $each:expr) => {
+        each_table!(@of $table, $each, [
+            log::LOG, life::LIFE, life::END, life::KEY, checkpoint::CKPT, checkpoint::CKPT_SHOWN,
+            checkpoint::CKPT_REST, record::SCOPE, record::RUN, record::LOOK, record::SUSPECT, record::SYM,
+            record::DICT, record::COVER, record::KEPT, record::NOTE, record::META,
+        ])
+    };
+    (@of $table:ident, $each:expr, [$($definition:expr),* $(,)?]) => {$({
+        #[allow(unused_imports)] // Each uses one of them.
+        use $crate::store::{checkpoint, life, log, record};
+        let $table = $definition;
+        $each;
+    })*};
+}
+
+mod backup;
 mod care;
 mod checkpoint;
 mod document;
 mod draft;
 mod error;
+mod export;
 #[cfg(test)]
 mod faults;
 mod heads;
 mod keeper;
+mod lease;
 mod ledger;
 mod life;
 mod log;
@@ -38,10 +62,11 @@ mod state;
 mod steps;
 #[cfg(test)]
 pub(crate) mod tests;
+mod watch;
 mod writer;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -49,22 +74,25 @@ use std::time::Duration;
 
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable};
 
+pub use backup::BackupReport;
 pub use care::{CheckReport, Flaw, StoreStats, TableStats};
-pub use error::StoreError;
+pub use error::{FileOp, StoreError};
+pub use export::{ExportFormat, ExportTable};
 pub use retention::{Retention, RetentionReport};
 pub use snapshot::{Line, StoreSnapshot};
+pub use watch::{Watch, WatchBatch};
 
 use crate::inventory::{Change, Outcome, ResourceType, Revision, Scope, Sweep, Tags, Timestamp, Viewer};
-use checkpoint::{CKPT, CKPT_REST, CKPT_SHOWN};
 use document::{Dictionaries, Trainer};
 use draft::Draft;
 use keeper::Keeper;
+use lease::Leases;
 use life::{END, KEY, LIFE, Life, Lives};
 use log::LOG;
 use plan::Ended;
 use record::{
-    COVER, CoverRow, DICT, EntryKind, KEPT, LOOK, LookRow, MAX_DOCUMENT_BYTES, MAX_ID_BYTES, META, NOTE, RUN, Rid,
-    Run, SCHEMA, SCOPE, SUSPECT, SYM, ScopeNo, decode,
+    COVER, CoverRow, DICT, EntryKind, LOOK, LookRow, MAX_DOCUMENT_BYTES, MAX_ID_BYTES, META, NOTE, RUN, Rid, Run,
+    SCHEMA, SCOPE, SUSPECT, SYM, ScopeNo, decode,
 };
 use retention::Kept;
 use state::{Beginnings, State};
@@ -140,6 +168,7 @@ struct Shared {
     /// What is durable and published. Readers copy it; only the writer replaces it.
     published: RwLock<Published>,
     revisions: tokio::sync::watch::Sender<Revision>,
+    leases: Leases,
     trainer: Mutex<Trainer>,
     is_checkpoint_due: AtomicBool,
     /// What of the past the keeper keeps: everything, until somebody says so.
@@ -254,6 +283,7 @@ impl Store {
             trainer: Mutex::new(Trainer::new(state.dictionaries.clone())),
             published: RwLock::new(Published { state, txn }),
             revisions,
+            leases: Leases::default(),
             is_checkpoint_due: AtomicBool::new(false),
             retention: Mutex::new(None),
             poisoned: AtomicBool::new(false),
@@ -281,6 +311,12 @@ impl Store {
 
     pub fn revision(&self) -> Revision {
         self.state().revision
+    }
+
+    /// Of the file: a restored one has another, and cursors into the old one mean nothing in it.
+    pub fn id(&self) -> Result<String, StoreError> {
+        let id = store_id(&self.inner.shared.published().txn)?;
+        Ok(id.iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
     /// By how much our clock lies behind the last time in the store.
@@ -619,26 +655,31 @@ fn check_schema(db: &Database, path: &Path) -> Result<(), StoreError> {
 
 fn make_tables(db: &Database) -> Result<(), StoreError> {
     let txn = db.begin_write()?;
-    txn.open_table(META)?.insert("schema", SCHEMA.to_be_bytes().as_slice())?;
     // All tables exist from here on, so that readers need no special case for a new file.
-    txn.open_table(LOG)?;
-    txn.open_table(DICT)?;
-    txn.open_table(CKPT)?;
-    txn.open_table(CKPT_SHOWN)?;
-    txn.open_table(CKPT_REST)?;
-    txn.open_table(LIFE)?;
-    txn.open_table(END)?;
-    txn.open_table(KEY)?;
-    txn.open_table(SCOPE)?;
-    txn.open_table(RUN)?;
-    txn.open_table(SUSPECT)?;
-    txn.open_table(SYM)?;
-    txn.open_table(COVER)?;
-    txn.open_table(NOTE)?;
-    txn.open_table(KEPT)?;
-    txn.open_table(LOOK)?;
+    each_table!(table => txn.open_table(table)?);
+    {
+        let mut meta = txn.open_table(META)?;
+        meta.insert("schema", SCHEMA.to_be_bytes().as_slice())?;
+        meta.insert("id", new_store_id().as_slice())?;
+    }
     txn.commit()?;
     Ok(())
+}
+
+/// Random: two stores never share one.
+fn new_store_id() -> [u8; 16] {
+    let mut id = [0; 16];
+    for half in id.chunks_mut(8) {
+        // Each has keys of its own from the operating system.
+        half.copy_from_slice(&RandomState::new().hash_one(0).to_be_bytes());
+    }
+    id
+}
+
+fn store_id(txn: &ReadTransaction) -> Result<[u8; 16], StoreError> {
+    let meta = txn.open_table(META)?;
+    let id = meta.get("id")?.ok_or(StoreError::Damaged { table: "meta" })?;
+    id.value().try_into().map_err(|_| StoreError::Damaged { table: "meta" })
 }
 
 impl Beginnings for Lives {
@@ -657,6 +698,7 @@ fn load(db: &Database) -> Result<(State, Found), StoreError> {
         state = named(&txn)?;
     }
     let since_checkpoint = fold_until(&txn, &mut state, Revision(u64::MAX))?;
+    state.revision = state.kept.newest(state.revision);
     // What is not in the log: counted misses, the last run of each scope, proofs of cover.
     for row in txn.open_table(SUSPECT)?.iter()? {
         let (rid, bytes) = row?;

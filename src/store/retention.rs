@@ -23,7 +23,9 @@ use serde::{Deserialize, Serialize};
 use super::checkpoint;
 use super::document;
 use super::log::{self, LOG, Logged, Pages, Stretch};
-use super::record::{Entry, EntryKind, KEPT, KeptRow, NO_RID, RUN, Rid, Run, ScopeNo, Version, decode, encode};
+use super::record::{
+    Entry, EntryKind, KEPT, KeptRow, META, NO_RID, RUN, Rid, Run, ScopeNo, Version, decode, encode,
+};
 use super::state::State;
 use super::writer::{Queue, Request};
 use super::{Published, Shared, StoreError};
@@ -71,9 +73,30 @@ pub struct RetentionReport {
     pub bytes_freed: u64,
 }
 
-/// The moments that are kept below the detail floor.
+/// Revisions that a restore skipped: nothing was ever answered under them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Gap {
+    /// The newest of the backup, and its time.
+    pub last: u64,
+    pub time: Timestamp,
+    /// The same state, from where the restored store goes on.
+    pub next: u64,
+}
+
+pub(super) fn gaps(meta: &impl ReadableTable<&'static str, &'static [u8]>) -> Result<Vec<Gap>, StoreError> {
+    match meta.get("gaps")? {
+        Some(bytes) => decode("meta", bytes.value()),
+        None => Ok(Vec::new()),
+    }
+}
+
+/// Which revisions answer.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Kept(BTreeMap<u64, KeptRow>);
+pub(super) struct Kept {
+    /// The moments that are kept below the detail floor.
+    rows: BTreeMap<u64, KeptRow>,
+    gaps: Vec<Gap>,
+}
 
 impl Kept {
     pub fn load(txn: &ReadTransaction) -> Result<Self, StoreError> {
@@ -86,31 +109,53 @@ impl Kept {
             }
             rows.insert(own, kept);
         }
-        Ok(Self(rows))
+        Ok(Self { rows, gaps: gaps(&txn.open_table(META)?)? })
     }
 
     /// Above it every revision is kept.
     pub fn floor(&self) -> Revision {
-        Revision(self.0.keys().next_back().copied().unwrap_or_default())
+        Revision(self.rows.keys().next_back().copied().unwrap_or_default())
     }
 
     pub fn is_kept(&self, revision: Revision) -> bool {
-        revision >= self.floor() || revision == Revision::ZERO || self.0.contains_key(&revision.0)
+        let is_detail = revision >= self.floor() && self.gap(revision.0).is_none();
+        is_detail || revision == Revision::ZERO || self.rows.contains_key(&revision.0)
+    }
+
+    /// The gap that a revision lies in.
+    fn gap(&self, revision: u64) -> Option<&Gap> {
+        self.gaps.iter().find(|gap| gap.last < revision && revision < gap.next)
+    }
+
+    /// The newest revision that the log may hold, at or before one.
+    pub fn logged(&self, revision: u64) -> u64 {
+        let newest_first = self.gaps.iter().rev();
+        newest_first.fold(revision, |at, gap| if gap.last < at && at <= gap.next { gap.last } else { at })
+    }
+
+    /// The first revision after one that the log may hold.
+    pub fn after(&self, revision: u64) -> u64 {
+        self.gaps.iter().fold(revision, |at, gap| if at == gap.last { gap.next } else { at }) + 1
+    }
+
+    /// Where a restored store goes on, though nothing happened in it yet.
+    pub fn newest(&self, folded: Revision) -> Revision {
+        Revision(self.gaps.last().map_or(folded.0, |gap| gap.next.max(folded.0)))
     }
 
     pub fn rows(&self) -> impl DoubleEndedIterator<Item = (u64, &KeptRow)> {
-        self.0.iter().map(|(revision, row)| (*revision, row))
+        self.rows.iter().map(|(revision, row)| (*revision, row))
     }
 
     /// The kept revision that answers for a time before the end of the floor's day; the error names the
     /// nearest ones.
     pub fn at(&self, asked: Timestamp) -> Result<Option<Revision>, StoreError> {
-        let before = self.0.iter().rev().find(|(_, row)| row.time <= asked);
+        let before = self.rows.iter().rev().find(|(_, row)| row.time <= asked);
         match before {
             Some((revision, row)) if asked < row.until => Ok(Some(Revision(*revision))),
             // Above the floor's day everything is kept.
             Some((revision, _)) if *revision == self.floor().0 => Ok(None),
-            None if self.0.is_empty() => Ok(None),
+            None if self.rows.is_empty() => Ok(None),
             _ => Err(self.not_kept(Moment::Time(asked), |_, row| row.time <= asked)),
         }
     }
@@ -119,21 +164,30 @@ impl Kept {
         if self.is_kept(asked) {
             return Ok(());
         }
+        if let Some(gap) = self.gap(asked.0).filter(|gap| gap.last >= self.floor().0) {
+            let [before, after] =
+                [gap.last, gap.next].map(|r| Some(KeptMoment { revision: Revision(r), time: gap.time }));
+            return Err(StoreError::NotKept { asked: Moment::Revision(asked), before, after });
+        }
         Err(self.not_kept(Moment::Revision(asked), |revision, _| revision <= asked.0))
     }
 
     fn not_kept(&self, asked: Moment, is_before: impl Fn(u64, &KeptRow) -> bool) -> StoreError {
         let named =
             |(revision, row): (&u64, &KeptRow)| KeptMoment { revision: Revision(*revision), time: row.time };
-        let before = self.0.iter().rev().find(|(revision, row)| is_before(**revision, row)).map(named);
-        let after = self.0.iter().find(|(revision, row)| !is_before(**revision, row)).map(named);
+        let before = self.rows.iter().rev().find(|(revision, row)| is_before(**revision, row)).map(named);
+        let after = self.rows.iter().find(|(revision, row)| !is_before(**revision, row)).map(named);
         StoreError::NotKept { asked, before, after }
     }
 
     /// Raw changes are told only from the floor on.
     pub fn check_raw(&self, from: Revision) -> Result<(), StoreError> {
         let floor = self.floor();
-        match self.0.get(&floor.0) {
+        if let Some(gap) = self.gap(from.0) {
+            let floor = KeptMoment { revision: Revision(gap.next), time: gap.time };
+            return Err(StoreError::Compacted { asked: from, floor });
+        }
+        match self.rows.get(&floor.0) {
             Some(row) if from < floor => {
                 let floor = KeptMoment { revision: floor, time: row.time };
                 Err(StoreError::Compacted { asked: from, floor })
@@ -144,7 +198,7 @@ impl Kept {
 
     /// The range above the kept moment before this one, and when that range began.
     fn range_of(&self, revision: u64) -> (u64, Timestamp) {
-        let before = self.0.range(..revision).next_back();
+        let before = self.rows.range(..revision).next_back();
         before.map_or((0, Timestamp::MIN), |(before, row)| (*before, row.until))
     }
 
@@ -152,16 +206,16 @@ impl Kept {
         match &step.moments {
             Moments::AsBefore => {}
             Moments::Floor(revision, row) => {
-                self.0.insert(*revision, *row);
+                self.rows.insert(*revision, *row);
             }
             Moments::Horizon(revision) => {
-                self.0 = self.0.split_off(revision);
-                if let Some(row) = self.0.get_mut(revision) {
+                self.rows = self.rows.split_off(revision);
+                if let Some(row) = self.rows.get_mut(revision) {
                     row.is_thinned = false;
                 }
             }
             Moments::Thinned(revision) => {
-                if let Some(row) = self.0.get_mut(revision) {
+                if let Some(row) = self.rows.get_mut(revision) {
                     row.is_thinned = true;
                 }
             }
@@ -213,10 +267,10 @@ impl Step {
             let mut table = txn.open_table(KEPT)?;
             let stale: Vec<u64> =
                 table.iter()?.map(|row| Ok(row?.0.value())).collect::<Result<_, StoreError>>()?;
-            for revision in stale.into_iter().filter(|revision| !kept.0.contains_key(revision)) {
+            for revision in stale.into_iter().filter(|revision| !kept.rows.contains_key(revision)) {
                 table.remove(revision)?;
             }
-            for row in &kept.0 {
+            for row in &kept.rows {
                 table.insert(row.0, encode(&row).as_slice())?;
             }
         }
@@ -401,9 +455,9 @@ pub(super) fn retain(
         if let Some((revision, _)) = kept.rows().find(|(_, row)| !row.is_thinned) {
             thin(&published, &kept, revision, queue, &mut report, &is_stopped)?;
         } else if let Some(moments) = next_horizon(&kept, shared.now(), retention) {
-            let before = kept.0.len();
+            let before = kept.rows.len();
             ask(queue, Step { moments, ..Step::default() })?;
-            let dropped = before - shared.state().kept.0.len();
+            let dropped = before - shared.state().kept.rows.len();
             report.days_dropped += u32::try_from(dropped).unwrap_or(u32::MAX);
         } else if let Some(moments) = next_floor(&published, shared.now(), retention)? {
             ask(queue, Step { moments, ..Step::default() })?;
@@ -428,16 +482,18 @@ fn midnight_after(time: Timestamp) -> Timestamp {
 fn next_floor(published: &Published, now: Timestamp, retention: Retention) -> Result<Option<Moments>, StoreError> {
     let Published { state, txn } = published;
     let floor = state.kept.floor();
-    if floor >= state.revision {
+    let newest = state.kept.logged(state.revision.0);
+    if floor.0 >= newest {
         return Ok(None);
     }
     let log = txn.open_table(LOG)?;
-    let until = midnight_after(log::time_of(&log, floor.0 + 1)?);
+    let first = state.kept.after(floor.0);
+    let until = midnight_after(log::time_of(&log, first)?);
     if until > now.minus(retention.detail) {
         return Ok(None);
     }
     let just_before = Timestamp::from_millis(until.as_millis() - 1);
-    let revision = super::snapshot::last_between(&log, floor.next(), state.revision, just_before)?;
+    let revision = super::snapshot::last_between(&log, &state.kept, first..=newest, just_before)?;
     let time = log::time_of(&log, revision.0)?;
     Ok(Some(Moments::Floor(revision.0, KeptRow { time, until, is_thinned: false })))
 }
@@ -461,7 +517,7 @@ fn thin(
 ) -> Result<(), StoreError> {
     let Published { state, txn } = published;
     let (above, since) = kept.range_of(until);
-    let row = kept.0[&until];
+    let row = kept.rows[&until];
     let log = txn.open_table(LOG)?;
     let mut thinning =
         Thinning { log: &log, above, until, verdicts: Verdicts::new(state), report: std::mem::take(report) };

@@ -2,16 +2,19 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use redb::ReadTransaction;
 use serde_json::Value;
 
 use super::heads::Living;
+use super::lease::Lease;
 use super::life::{self, END, Lives, Tombstone};
 use super::log::{self, LOG};
 use super::plan::Ended;
 use super::record::{EntryKind, NO_RID, RUN, Rid, Run, ScopeNo, TagsRef, decode};
+use super::retention::Kept;
 use super::state::State;
 use super::steps::fields_between;
 use super::{Published, Store, StoreError, document, ledger, past};
@@ -28,7 +31,7 @@ pub struct StoreSnapshot {
     newest: State,
     /// Where later sweeps may speak too: the first end after the moment of each life that has one.
     ends_after: Option<BTreeMap<Rid, (u64, Tombstone)>>,
-    pub(super) txn: Arc<ReadTransaction>,
+    lease: Arc<Lease>,
 }
 
 /// What a list says of a resource that lives.
@@ -55,12 +58,13 @@ impl Store {
             }
             Moment::Revision(asked) => {
                 newest.kept.check(asked)?;
-                (asked, time_of(&txn, asked)?)
+                (asked, time_of(&txn, Revision(newest.kept.logged(asked.0)))?)
             }
             Moment::Time(asked) => (last_at(&txn, &newest, asked)?, asked),
         };
         let state = if revision == newest.revision { newest.clone() } else { past(&txn, &newest, revision)? };
-        Ok(StoreSnapshot { state, at, newest, ends_after: None, txn })
+        let lease = self.inner.shared.leases.lend(txn);
+        Ok(StoreSnapshot { state, at, newest, ends_after: None, lease })
     }
 
     /// State at a moment, with what later sweeps let us say about it: present where a sweep before and
@@ -69,7 +73,7 @@ impl Store {
         let snapshot = self.snapshot(moment)?;
         let (state, newest) = (&snapshot.state, &snapshot.newest);
         let mut ends = BTreeMap::new();
-        life::tombstones_back(&snapshot.txn, newest.revision, newest.ends, |revision, rid, tombstone| {
+        life::tombstones_back(&*snapshot.txn()?, newest.revision, newest.ends, |revision, rid, tombstone| {
             let is_after = revision > state.revision.0;
             if is_after {
                 // Of two ends of one life the first counts, which comes last here.
@@ -86,7 +90,7 @@ impl Store {
         // Of each life that anything is said of between the two: its scope, and its last end.
         let mut touched: BTreeMap<Rid, (ScopeNo, Option<u64>)> = BTreeMap::new();
         let range = from.state.revision.0 + 1..=to.state.revision.0;
-        log::revisions(&to.txn.open_table(LOG)?, range, |revision, row, entries| {
+        log::revisions(&to.txn()?.open_table(LOG)?, range, |revision, row, entries| {
             if viewer.is_none_or(|v| to.sees(v, row.scope) || from.sees(v, row.scope)) {
                 for entry in entries.iter().filter(|entry| entry.rid != NO_RID) {
                     let of_it = touched.entry(entry.rid).or_insert((row.scope, None));
@@ -141,30 +145,35 @@ fn last_at(txn: &ReadTransaction, current: &State, asked: Timestamp) -> Result<R
     if asked < earliest {
         return Err(StoreError::TooEarly { asked, earliest, revision: first });
     }
-    last_between(&log, first, current.revision, asked)
+    last_between(&log, &current.kept, first.0..=current.revision.0, asked)
 }
 
 /// The last of some revisions, all of which are kept, whose time is at or before `asked`, as that of the
 /// first is: binary search, for times never go back.
 pub(super) fn last_between(
     log: &impl redb::ReadableTable<(u64, Rid), &'static [u8]>,
-    first: Revision,
-    last: Revision,
+    kept: &Kept,
+    range: RangeInclusive<u64>,
     asked: Timestamp,
 ) -> Result<Revision, StoreError> {
-    let (mut low, mut high) = (first.0, last.0);
+    let (mut low, mut high) = range.into_inner();
     while low < high {
         let middle = low + (high - low).div_ceil(2);
-        if log::time_of(log, middle)? <= asked {
+        if log::time_of(log, kept.logged(middle))? <= asked {
             low = middle;
         } else {
             high = middle - 1;
         }
     }
-    Ok(Revision(low))
+    Ok(Revision(kept.logged(low)))
 }
 
 impl StoreSnapshot {
+    /// The file as it was; an error once it has been held for too long.
+    pub(super) fn txn(&self) -> Result<Arc<ReadTransaction>, StoreError> {
+        self.lease.txn()
+    }
+
     fn scope_view(&self, number: ScopeNo) -> ScopeView {
         let state = &self.state.scopes[&number];
         let open = state.is_open_at(self.at) || state.is_open();
@@ -177,7 +186,8 @@ impl StoreSnapshot {
     fn runs(&self, number: ScopeNo) -> Vec<Run> {
         let at = self.at.as_millis();
         let mut runs: BTreeMap<i64, Run> = BTreeMap::new();
-        if let Ok(table) = self.txn.open_table(RUN)
+        if let Ok(txn) = self.txn()
+            && let Ok(table) = txn.open_table(RUN)
             && let Ok(rows) = table.range((number, i64::MIN)..=(number, at))
         {
             for (key, value) in rows.rev().flatten() {
@@ -201,7 +211,7 @@ impl StoreSnapshot {
         if self.newest_run(number).is_some_and(is_later) || self.runs(number).iter().any(is_later) {
             return Ok(true);
         }
-        for row in self.txn.open_table(RUN)?.range((number, self.at.as_millis())..=(number, i64::MAX))? {
+        for row in self.txn()?.open_table(RUN)?.range((number, self.at.as_millis())..=(number, i64::MAX))? {
             if is_later(&decode::<Run>("run", row?.1.value())?) {
                 return Ok(true);
             }
@@ -285,7 +295,7 @@ impl StoreSnapshot {
     fn ended(&self, since: Timestamp) -> Result<Vec<(u64, Tombstone)>, StoreError> {
         let mut out = Vec::new();
         let mut told: BTreeSet<(ScopeNo, Arc<str>)> = BTreeSet::new();
-        life::tombstones_back(&self.txn, self.state.revision, self.state.ends, |revision, _, tombstone| {
+        life::tombstones_back(&*self.txn()?, self.state.revision, self.state.ends, |revision, _, tombstone| {
             if tombstone.concluded < since {
                 return false;
             }
@@ -338,15 +348,15 @@ impl StoreSnapshot {
         let mut last = match self.newest.rid(number, id) {
             Some(rid) => Some((rid, self.newest.head(rid).last_entry)),
             None if !now.has_ends => None,
-            None => life::last_ended(&self.txn, (number, &now.scope), id)?.map(|(rid, end, _)| (rid, end)),
+            None => life::last_ended(&*self.txn()?, (number, &now.scope), id)?.map(|(rid, end, _)| (rid, end)),
         };
-        let mut lives = Lives::open(&self.txn)?;
+        let mut lives = Lives::open(&*self.txn()?)?;
         while let Some((rid, newest)) = last {
             let steps = self.entries_of(rid, newest, 0)?;
             let then = steps.iter().rev().find(|(revision, ..)| *revision <= self.state.revision.0);
             match then {
                 Some((revision, _, entry)) if matches!(entry.kind, EntryKind::Ended) => {
-                    let tombstone = life::tombstone(&self.txn.open_table(END)?, *revision, rid)?;
+                    let tombstone = life::tombstone(&self.txn()?.open_table(END)?, *revision, rid)?;
                     return Ok(Some(Ended { rid, revision: *revision, tombstone }));
                 }
                 Some(_) => return Ok(None),
@@ -366,7 +376,7 @@ impl StoreSnapshot {
     }
 
     pub(super) fn document(&self, revision: u64, rid: Rid) -> Result<Value, StoreError> {
-        let table = self.txn.open_table(LOG)?;
+        let table = self.txn()?.open_table(LOG)?;
         document::document(revision, &self.state.dictionaries, |revision| log::document(&table, revision, rid))
     }
 
@@ -388,16 +398,16 @@ impl StoreSnapshot {
             return Ok(None);
         }
         let change = |change, id: &str, revision| -> Result<Change, StoreError> {
-            Ok(Change::new(change, scope.scope.key(id), revision, time_of(&self.txn, revision)?))
+            Ok(Change::new(change, scope.scope.key(id), revision, time_of(&*self.txn()?, revision)?))
         };
         Ok(match (from.state.heads.get(rid), self.state.heads.get(rid)) {
             (None, Some(now)) => {
                 let id = self.state.id(rid);
                 let appeared = change(ChangeKind::Appeared, id, now.changed)?;
                 let replaced = from.state.rid(number, id).is_some();
-                let moved_from = match Lives::open(&self.txn)?.get(rid)?.moved_from {
+                let moved_from = match Lives::open(&*self.txn()?)?.get(rid)?.moved_from {
                     Some(from) => {
-                        let from = Lives::open(&self.txn)?.get(from)?.clone();
+                        let from = Lives::open(&*self.txn()?)?.get(from)?.clone();
                         Some(self.state.scopes[&from.scope].scope.key(&from.id))
                     }
                     None => None,
@@ -407,7 +417,7 @@ impl StoreSnapshot {
             }
             (Some(_), None) => {
                 let revision = ended.ok_or(StoreError::Damaged { table: "log" })?;
-                let tombstone = life::tombstone(&self.txn.open_table(END)?, revision, rid)?;
+                let tombstone = life::tombstone(&self.txn()?.open_table(END)?, revision, rid)?;
                 let disappeared = change(ChangeKind::Disappeared, from.state.id(rid), Revision(revision))?;
                 Some(disappeared.ended(tombstone.end(revision)))
             }

@@ -14,19 +14,22 @@ use crate::inventory::{
 };
 
 /// Turns entries of the log, oldest first, into the steps that people are told of.
-struct Steps<'a> {
+pub(super) struct Steps<'a> {
     snapshot: &'a StoreSnapshot,
     lives: Lives,
     /// Of each life, the revision that holds its last document, and its last tags.
-    versions: BTreeMap<Rid, (u64, TagsRef)>,
+    pub versions: BTreeMap<Rid, VersionAt>,
 }
 
+/// The revision that holds a document, and tags.
+pub(super) type VersionAt = (u64, TagsRef);
+
 impl<'a> Steps<'a> {
-    fn new(snapshot: &'a StoreSnapshot) -> Result<Self, StoreError> {
-        Ok(Self { snapshot, lives: Lives::open(&snapshot.txn)?, versions: BTreeMap::new() })
+    pub fn new(snapshot: &'a StoreSnapshot) -> Result<Self, StoreError> {
+        Ok(Self { snapshot, lives: Lives::open(&*snapshot.txn()?)?, versions: BTreeMap::new() })
     }
 
-    fn step(&mut self, revision: u64, row: &RevRow, entry: &Entry) -> Result<Option<Change>, StoreError> {
+    pub fn step(&mut self, revision: u64, row: &RevRow, entry: &Entry) -> Result<Option<Change>, StoreError> {
         let before = self.versions.get(&entry.rid).copied();
         if let Some(version) = entry.kind.version() {
             let tags = version.tags.or(before.map(|(_, tags)| tags)).unwrap_or(TagsRef::UNKNOWN);
@@ -63,7 +66,7 @@ impl<'a> Steps<'a> {
                 }
             }
             EntryKind::Ended => {
-                let tombstone = life::tombstone(&self.snapshot.txn.open_table(END)?, revision, entry.rid)?;
+                let tombstone = life::tombstone(&self.snapshot.txn()?.open_table(END)?, revision, entry.rid)?;
                 change.change = ChangeKind::Disappeared;
                 change = change.ended(tombstone.end(revision));
             }
@@ -122,7 +125,7 @@ impl StoreSnapshot {
 
     /// The revision of the newest milestone at or before an entry of a life.
     pub(super) fn last_milestone(&self, rid: Rid, newest: u64) -> Result<u64, StoreError> {
-        let log = self.txn.open_table(LOG)?;
+        let log = self.txn()?.open_table(LOG)?;
         let mut revision = newest;
         while revision > 0 {
             let entries = log::step(&log, revision, rid)?.entries;
@@ -147,7 +150,7 @@ impl StoreSnapshot {
         back: impl Fn(&Entry) -> Option<u64>,
     ) -> Result<Vec<(u64, RevRow, Entry)>, StoreError> {
         let mut out = Vec::new();
-        let log = self.txn.open_table(LOG)?;
+        let log = self.txn()?.open_table(LOG)?;
         let mut revision = newest;
         while revision > after {
             let log::Slice { row, entries, .. } = log::step(&log, revision, rid)?;
@@ -170,19 +173,9 @@ impl Store {
     pub fn steps(&self, from: Moment, to: Moment, viewer: Option<&Viewer>) -> Result<Diff, StoreError> {
         let (from, to) = (self.snapshot(from)?, self.snapshot(to)?);
         to.state.kept.check_raw(from.state.revision)?;
-        let mut steps = Steps::new(&to)?;
         let mut changes = Vec::new();
-        let range = from.state.revision.0 + 1..=to.state.revision.0;
-        log::revisions(&to.txn.open_table(LOG)?, range, |revision, row, entries| {
-            if viewer.is_some_and(|v| !to.sees(v, row.scope) && !from.sees(v, row.scope)) {
-                return Ok(());
-            }
-            for entry in entries.iter().filter(|entry| entry.rid != NO_RID) {
-                if !steps.versions.contains_key(&entry.rid) {
-                    steps.versions.extend(version_at(&from, entry)?.map(|version| (entry.rid, version)));
-                }
-                changes.extend(steps.step(revision.0, row, entry)?);
-            }
+        each(&from, &to, viewer, |change| {
+            changes.push(change);
             Ok(())
         })?;
         let unknown = unknown_at(&from, &to);
@@ -190,8 +183,33 @@ impl Store {
     }
 }
 
+/// Every step between two moments that is kept, oldest first.
+pub(super) fn each(
+    from: &StoreSnapshot,
+    to: &StoreSnapshot,
+    viewer: Option<&Viewer>,
+    mut tell: impl FnMut(Change) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let mut steps = Steps::new(to)?;
+    let range = from.state.revision.0 + 1..=to.state.revision.0;
+    log::revisions(&to.txn()?.open_table(LOG)?, range, |revision, row, entries| {
+        if viewer.is_some_and(|v| !to.sees(v, row.scope) && !from.sees(v, row.scope)) {
+            return Ok(());
+        }
+        for entry in entries.iter().filter(|entry| entry.rid != NO_RID) {
+            if !steps.versions.contains_key(&entry.rid) {
+                steps.versions.extend(version_at(from, entry)?.map(|version| (entry.rid, version)));
+            }
+            if let Some(change) = steps.step(revision.0, row, entry)? {
+                tell(change)?;
+            }
+        }
+        Ok(())
+    })
+}
+
 /// The version that a life had at a moment, before an entry after it.
-fn version_at(from: &StoreSnapshot, entry: &Entry) -> Result<Option<(u64, TagsRef)>, StoreError> {
+fn version_at(from: &StoreSnapshot, entry: &Entry) -> Result<Option<VersionAt>, StoreError> {
     if let Some(head) = from.state.heads.get(entry.rid) {
         return Ok(Some((head.document, head.tags)));
     }
@@ -199,7 +217,7 @@ fn version_at(from: &StoreSnapshot, entry: &Entry) -> Result<Option<(u64, TagsRe
         return Ok(None);
     }
     // It had ended then.
-    let tombstone = life::tombstone(&from.txn.open_table(END)?, entry.prev, entry.rid)?;
+    let tombstone = life::tombstone(&from.txn()?.open_table(END)?, entry.prev, entry.rid)?;
     Ok(Some((tombstone.document, tombstone.tags)))
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
+use super::checkpoint::{CKPT, CKPT_REST};
 use super::*;
 use crate::inventory::{
     Absence, AccountId, ChangeKind, Confirmation, EndCause, Filter, History, IdReuse, Moment, Observation,
@@ -835,6 +836,200 @@ fn while_the_disk_syncs_nothing_is_published_reads_go_on_and_what_queues_shares_
     let txn = store.inner.shared.db.begin_read().unwrap();
     let pages = redb::ReadableTableMetadata::len(&txn.open_table(LOG).unwrap()).unwrap();
     assert!(pages < 10, "{pages} pages for 21 deltas");
+}
+
+/// What a store answers, with everything that was ever in it.
+fn everything(store: &Store) -> String {
+    let kept = |r: &u64| store.state().kept.is_kept(Revision(*r));
+    let newest = store.state().kept.logged(store.revision().0);
+    let states: Vec<_> = (1..=newest).filter(kept).map(|r| faults::state(store, Revision(r)).unwrap()).collect();
+    let snapshot = store.snapshot(Moment::Revision(Revision(newest))).unwrap();
+    format!("{states:#?} {}", serde_json::to_string(&snapshot.scopes()).unwrap())
+}
+
+/// With an end, a suspect, a cover, notes, a checkpoint, and days that are thinned.
+fn well_used() -> Bed {
+    let bed = Bed::new();
+    let viewer = Viewer::from("team-a/one");
+    for day in 0..6u64 {
+        for n in 0..4u64 {
+            bed.pass(3600 * 5);
+            let mut sweep = sweep(bed.store().now().minus(Duration::from_secs(1)));
+            sweep.cadence = Some(Duration::from_hours(6));
+            sweep.observations =
+                (day..day + 4).map(|id| observation(&format!("vol-{id}"), &[("Owner", "a")], n)).collect();
+            sweep.absences = (0..day).map(|id| (format!("vol-{id}"), Absence::NotFound)).collect();
+            bed.store().commit(&sweep, Some(&viewer)).unwrap();
+        }
+        bed.store().write_notes(&viewer, &[(format!("day/{day}"), Some(b"seen".to_vec()))]).unwrap();
+    }
+    bed.store().checkpoint().unwrap();
+    bed.store()
+        .retain(Retention { detail: Duration::from_hours(50), horizon: Duration::from_hours(1_000) })
+        .unwrap();
+    bed.see(&[observation("vol-9", &[], 1)]);
+    bed
+}
+
+#[test]
+fn a_restored_backup_answers_as_the_store_did_and_goes_on_under_other_revisions() {
+    let bed = well_used();
+    let mut stream = Vec::new();
+    let report = bed.store().backup(&mut stream).unwrap();
+    let newest = bed.store().revision();
+    assert_eq!(report.revision, newest);
+    // What happens after it is not in it.
+    bed.see(&[observation("vol-10", &[], 1)]);
+    let lost = bed.store().revision();
+
+    let path = bed.dir.path().join("restored.redb");
+    assert_eq!(Store::restore(&mut &*stream, &path).unwrap(), report);
+    let now = bed.now.clone();
+    let clock: Clock = Arc::new(move || *now.lock().unwrap());
+    let restored = Store::open_existing(&path, clock.clone()).unwrap();
+    assert!(restored.check().unwrap().flaws.is_empty());
+    let original = bed.store();
+    let of_original = |store: &Store| {
+        let kept = |r: &u64| store.state().kept.is_kept(Revision(*r));
+        let answers = (1..=newest.0).filter(kept).map(|r| faults::state(store, Revision(r)).unwrap());
+        answers.collect::<Vec<_>>()
+    };
+    assert_eq!(of_original(&restored), of_original(original));
+    let viewer = Viewer::from("team-a/one");
+    assert_eq!(restored.notes(&viewer, "").unwrap(), original.notes(&viewer, "").unwrap());
+    assert_ne!(restored.id().unwrap(), original.id().unwrap());
+
+    let base = restored.revision();
+    assert_eq!(base.0, newest.0 + (1 << 32));
+    assert_eq!(faults::state(&restored, base).unwrap(), faults::state(&restored, newest).unwrap());
+    // A cursor from after the backup must start over: nothing of it is here.
+    let error = restored.snapshot(Moment::Revision(lost)).err().unwrap();
+    assert!(error.to_string().contains(&format!("revision {newest} (")), "{error}");
+    assert!(error.to_string().contains(&format!("revision {base} (")), "{error}");
+    assert_eq!(restored.watch(lost, None).err().unwrap().reason(), "Compacted");
+    assert_eq!(restored.steps(Moment::Revision(lost), Moment::Now, None).err().unwrap().reason(), "NotKept");
+    // And it goes on.
+    bed.pass(300);
+    let mut sweep = sweep(bed.store().now());
+    bed.pass(60);
+    sweep.observations = vec![observation("vol-11", &[], 1)];
+    let delta = restored.commit(&sweep, None).unwrap();
+    assert_eq!(delta.revision, base.next());
+    assert_eq!(restored.steps(Moment::Revision(base), Moment::Now, None).unwrap().changes.len(), 1);
+    let then = restored.snapshot(Moment::Revision(newest)).unwrap().time();
+    assert_eq!(restored.snapshot(Moment::Time(then)).unwrap().revision(), newest);
+    restored.checkpoint().unwrap();
+    let keep = Retention { detail: Duration::ZERO, horizon: Duration::from_hours(1_000) };
+    bed.pass(100_000);
+    restored.retain(keep).unwrap();
+    drop(restored);
+    let restored = Store::open_existing(&path, clock).unwrap();
+    assert!(restored.check().unwrap().flaws.is_empty());
+    assert_eq!(restored.revision(), delta.revision);
+}
+
+#[test]
+fn a_backup_that_is_cut_off_or_damaged_makes_no_store_and_nothing_is_overwritten() {
+    let bed = well_used();
+    let mut stream = Vec::new();
+    bed.store().backup(&mut stream).unwrap();
+    let path = bed.dir.path().join("restored.redb");
+    let restore = |stream: &[u8]| Store::restore(&mut &*stream, &path);
+    restore(&stream).unwrap();
+    let whole = everything(&Store::open_existing(&path, system_clock()).unwrap());
+    std::fs::remove_file(&path).unwrap();
+    for cut in [0, 5, 20, stream.len() / 2, stream.len() - 1] {
+        let error = restore(&stream[..cut]).unwrap_err();
+        assert!(matches!(error, StoreError::NotABackup(_) | StoreError::Stream(_)), "{cut}: {error:?}");
+        assert!(!path.exists());
+    }
+    for at in (0..stream.len()).step_by(stream.len() / 97) {
+        let mut damaged = stream.clone();
+        damaged[at] ^= 16;
+        // A bit of zstd's own header may mean nothing.
+        if restore(&damaged).is_ok() {
+            let store = Store::open_existing(&path, system_clock()).unwrap();
+            assert_eq!(everything(&store), whole, "byte {at}");
+            drop(store);
+            std::fs::remove_file(&path).unwrap();
+        }
+        assert!(!path.exists());
+    }
+    assert_eq!(std::fs::read_dir(bed.dir.path()).unwrap().count(), 1, "nothing is left behind");
+    restore(&stream).unwrap();
+    let before = std::fs::read(&path).unwrap();
+    assert_eq!(restore(&stream).unwrap_err().reason(), "StoreExists");
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+}
+
+#[test]
+fn compact_gives_room_back_and_changes_no_answer() {
+    let mut bed = well_used();
+    let before = everything(bed.store());
+    let path = bed.store().path().to_owned();
+    assert_eq!(Store::compact(&path).unwrap_err().reason(), "StoreLocked");
+    bed.store = None;
+    let (length, compacted) = Store::compact(&path).unwrap();
+    assert!(compacted < length, "{compacted} of {length} bytes");
+    assert_eq!(std::fs::metadata(&path).unwrap().len(), compacted);
+    bed.reopen();
+    assert_eq!(everything(bed.store()), before);
+}
+
+#[test]
+fn a_reader_that_is_open_for_too_long_is_told_so_and_others_go_on() {
+    let bed = well_used();
+    let old = bed.store().snapshot(Moment::Now).unwrap();
+    let resource = old.resources(&Filter::default()).unwrap().remove(0);
+    old.attributes(&resource).unwrap();
+    let leases = &bed.store().inner.shared.leases;
+    let now = std::time::Instant::now();
+    assert_eq!(leases.revoke(now), 0, "it may go on for a while");
+    assert_eq!(leases.revoke(now + lease::READER_LIFETIME + Duration::from_secs(1)), 1);
+    let error = old.attributes(&resource).unwrap_err();
+    assert_eq!(error.reason(), "ReaderExpired");
+    assert!(error.to_string().contains("ask again"));
+    assert!(old.history(&resource).is_err());
+    bed.store().snapshot(Moment::Now).unwrap().attributes(&resource).unwrap();
+}
+
+#[tokio::test]
+async fn a_watch_tells_every_step_once_goes_on_from_any_revision_and_is_told_when_it_is_overtaken() {
+    let bed = well_used();
+    let store = bed.store();
+    let floor = store.state().kept.floor();
+    let text = |changes: &[Change]| changes.iter().map(|c| serde_json::to_string(c).unwrap()).collect::<Vec<_>>();
+    for from in floor.0..=store.revision().0 {
+        let wanted = store.steps(Moment::Revision(Revision(from)), Moment::Now, None).unwrap().changes;
+        let mut watch = store.watch(Revision(from), None).unwrap();
+        if from < store.revision().0 {
+            let batch = watch.next().await.unwrap();
+            assert_eq!((text(&batch.changes), batch.revision), (text(&wanted), store.revision()), "from {from}");
+        }
+    }
+    let mut watch = store.watch(store.revision(), None).unwrap();
+    let nobody = Viewer::from("team/none");
+    let mut blind = store.watch(store.revision(), Some(nobody)).unwrap();
+    let next = {
+        let waiting = watch.next();
+        tokio::pin!(waiting);
+        assert!(futures::poll!(&mut waiting).is_pending(), "nothing happened yet");
+        bed.see(&[observation("vol-9", &[("Owner", "b")], 2)]);
+        waiting.await.unwrap()
+    };
+    assert_eq!(next.changes.len(), 1);
+    assert_eq!(next.changes[0].fields.len(), 2, "size and owner: {:?}", next.changes[0]);
+    let unseen = blind.next().await.unwrap();
+    assert_eq!((unseen.changes.len(), unseen.revision), (0, store.revision()), "but it goes on");
+    assert_eq!(store.watch(Revision(store.revision().0 + 1), None).err().unwrap().reason(), "NotKept");
+    assert_eq!(store.watch(Revision(floor.0 - 1), None).err().unwrap().reason(), "Compacted");
+    // Overtaken while it sleeps: told, never a gap.
+    bed.pass(3600 * 24 * 3);
+    bed.see(&[observation("vol-9", &[("Owner", "c")], 3)]);
+    store.retain(Retention { detail: Duration::from_hours(24), horizon: Duration::from_hours(1_000) }).unwrap();
+    let mut slow = watch;
+    slow.told = Revision(store.state().kept.floor().0 - 1);
+    assert_eq!(slow.next().await.unwrap_err().reason(), "Compacted");
 }
 
 mod model {
