@@ -9,7 +9,7 @@
 //! [form] [length of the JSON] [argument: 0, number of a dictionary, revision] [zstd frame]
 //! ```
 //!
-//! The three numbers are varints, and the frame stands without the magic number that all begin with.
+//! The three numbers are varints (of a difference the length is what it is longer or shorter by), and the frame stands without the magic number that all begin with.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -181,14 +181,14 @@ impl<'a> Encoder<'a> {
     pub fn encode(&mut self, text: &[u8], base: Option<(u64, Vec<u8>)>) -> Vec<u8> {
         if let Some((revision, base)) = base {
             self.difference.set_dictionary(LEVEL, &base).expect("any bytes are a dictionary");
-            let difference = framed(DIFFERENCE, revision, text, &mut self.difference);
+            let difference = framed(DIFFERENCE, (base.len(), revision), text, &mut self.difference);
             if difference.len() <= SHORT {
                 return difference;
             }
-            let full = framed(self.form, self.argument, text, &mut self.full);
+            let full = framed(self.form, (0, self.argument), text, &mut self.full);
             return if difference.len() <= worth(full.len()) { difference } else { full };
         }
-        framed(self.form, self.argument, text, &mut self.full)
+        framed(self.form, (0, self.argument), text, &mut self.full)
     }
 }
 
@@ -205,8 +205,10 @@ fn worth(full: usize) -> usize {
     (full / 2).max(SHORT.min(full))
 }
 
-fn framed(form: u8, argument: u64, text: &[u8], compressor: &mut Compressor<'_>) -> Vec<u8> {
-    let header = (form, text.len() as u64, argument);
+/// `base` is the length that a difference counts from, and 0 else.
+fn framed(form: u8, (base, argument): (usize, u64), text: &[u8], compressor: &mut Compressor<'_>) -> Vec<u8> {
+    let longer_by = signed(text.len()) - signed(base);
+    let header = (form, longer_by, argument);
     let mut out = postcard::to_stdvec(&header).expect("numbers can be written to memory");
     let frame = compressor.compress(text).expect("memory can be compressed to memory");
     out.extend(frame.strip_prefix(&MAGIC).expect("every frame begins with it"));
@@ -225,7 +227,12 @@ pub(super) fn decode(
     dictionaries: &Dictionaries,
     base: Option<&[u8]>,
 ) -> Result<Vec<u8>, StoreError> {
-    let (form, length, argument, frame) = parts(bytes)?;
+    let (form, longer_by, argument, frame) = parts(bytes)?;
+    let of_base = if form == DIFFERENCE { base.map_or(0, <[u8]>::len) } else { 0 };
+    let length = usize::try_from(longer_by.saturating_add(signed(of_base))).map_err(|_| damaged())?;
+    if length > MAX_DOCUMENT_BYTES {
+        return Err(damaged());
+    }
     let dictionary: &[u8] = match form {
         PLAIN => &[],
         OF_TYPE => usize::try_from(argument)
@@ -245,14 +252,14 @@ pub(super) fn decode(
     }
 }
 
-fn parts(bytes: &[u8]) -> Result<(u8, usize, u64, &[u8]), StoreError> {
-    let ((form, length, argument), frame) =
-        postcard::take_from_bytes::<(u8, u64, u64)>(bytes).map_err(|_| damaged())?;
-    let length = usize::try_from(length).map_err(|_| damaged())?;
-    if form > DIFFERENCE || length > MAX_DOCUMENT_BYTES {
-        return Err(damaged());
-    }
-    Ok((form, length, argument, frame))
+fn parts(bytes: &[u8]) -> Result<(u8, i64, u64, &[u8]), StoreError> {
+    let ((form, longer_by, argument), frame) =
+        postcard::take_from_bytes::<(u8, i64, u64)>(bytes).map_err(|_| damaged())?;
+    if form > DIFFERENCE { Err(damaged()) } else { Ok((form, longer_by, argument, frame)) }
+}
+
+fn signed(length: usize) -> i64 {
+    i64::try_from(length).expect("documents are short")
 }
 
 fn damaged() -> StoreError {

@@ -11,7 +11,7 @@ use redb::{ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 
 use super::StoreError;
-use super::record::{Entry, EntryKind, NO_RID, RevRow, Rid, sealed, unsealed};
+use super::record::{Entry, EntryKind, NO_RID, RevRow, Rid, Version, sealed, unsealed};
 use crate::inventory::{Revision, Timestamp};
 
 /// (first revision, first rid) -> page
@@ -23,9 +23,16 @@ const PAGE_BYTES: usize = 4000;
 /// What the beginning of a revision takes at most.
 const OPENING_BYTES: usize = 32;
 
-/// A page is a row of these. Numbers are told as what lies between them and the ones before in the same
-/// page, for most then take a byte.
-#[derive(Debug, Serialize, Deserialize)]
+/// A page is a row of items. Each begins with a byte that says what it is and which of its fields follow;
+/// numbers are told as what lies between them and the ones before in the same page, for most then take a
+/// byte.
+///
+/// ```text
+/// revision: [0] [revisions on] [millis on] [scope] [entries]; [1] where it has one entry
+/// entry:    [kind | MILESTONE | TAGS | BIRTH | SHAPE] [rids on] [revisions back to the one before, 0: none]
+///           [revisions back to the milestone before] [what the kind says] [length] [document]
+/// ```
+#[derive(Debug)]
 enum Item<'a> {
     /// The entries that follow are of this revision.
     Revision {
@@ -44,6 +51,146 @@ enum Item<'a> {
         /// Empty for none.
         document: &'a [u8],
     },
+}
+
+const REVISION: u8 = 0;
+const REVISION_OF_ONE: u8 = 1;
+const APPEARED: u8 = 2;
+const CHANGED: u8 = 3;
+const REBASED: u8 = 4;
+const ENDED: u8 = 5;
+const RETRACTED: u8 = 6;
+const SUSPECTED: u8 = 7;
+const CLEARED: u8 = 8;
+const SCOPE_OPENED: u8 = 9;
+const SCOPE_CLOSED: u8 = 10;
+const COVER_GAINED: u8 = 11;
+const COVER_LOST: u8 = 12;
+const KIND: u8 = 0x0F;
+const MILESTONE: u8 = 0x10;
+const TAGS: u8 = 0x20;
+const BIRTH: u8 = 0x40;
+const SHAPE: u8 = 0x80;
+
+fn put(out: &mut Vec<u8>, value: &impl Serialize) {
+    postcard::to_io(value, out).expect("values can be written to memory");
+}
+
+impl Item<'_> {
+    fn write(&self, out: &mut Vec<u8>) {
+        match self {
+            Item::Revision { revisions_on, millis_on, scope, entries: 1 } => {
+                out.push(REVISION_OF_ONE);
+                put(out, &(revisions_on, millis_on, scope));
+            }
+            Item::Revision { revisions_on, millis_on, scope, entries } => {
+                out.push(REVISION);
+                put(out, &(revisions_on, millis_on, scope, entries));
+            }
+            Item::Entry { rids_on, prev_back, milestone_back, kind, document } => {
+                let at = out.len();
+                out.push(if milestone_back.is_some() { MILESTONE } else { 0 });
+                put(out, &(rids_on, prev_back));
+                if let Some(back) = milestone_back {
+                    put(out, back);
+                }
+                out[at] |= match kind {
+                    EntryKind::Appeared { version } => APPEARED | write_version(version, out),
+                    EntryKind::Changed { version } => CHANGED | write_version(version, out),
+                    EntryKind::Rebased { version } => REBASED | write_version(version, out),
+                    EntryKind::Retracted { version } => RETRACTED | write_version(version, out),
+                    EntryKind::Ended => ENDED,
+                    EntryKind::Suspected { last_seen, first_missed, misses, held } => {
+                        put(out, &(last_seen, first_missed, misses, held));
+                        SUSPECTED
+                    }
+                    EntryKind::Cleared => CLEARED,
+                    EntryKind::ScopeOpened { started } => {
+                        put(out, started);
+                        SCOPE_OPENED
+                    }
+                    EntryKind::ScopeClosed => SCOPE_CLOSED,
+                    EntryKind::CoverGained { viewer } => {
+                        put(out, viewer);
+                        COVER_GAINED
+                    }
+                    EntryKind::CoverLost { viewer } => {
+                        put(out, viewer);
+                        COVER_LOST
+                    }
+                };
+                put(out, document);
+            }
+        }
+    }
+}
+
+fn write_version(version: &Version, out: &mut Vec<u8>) -> u8 {
+    out.extend(version.fingerprint);
+    let mut flags = 0;
+    if let Some(tags) = &version.tags {
+        put(out, tags);
+        flags |= TAGS;
+    }
+    if let Some(birth) = &version.birth {
+        put(out, birth);
+        flags |= BIRTH;
+    }
+    if let Some(shape) = &version.shape {
+        put(out, shape);
+        flags |= SHAPE;
+    }
+    flags
+}
+
+/// Reads items of a page, one after the other.
+struct Items<'a>(&'a [u8]);
+
+impl<'a> Items<'a> {
+    fn take<T: Deserialize<'a>>(&mut self) -> Result<T, StoreError> {
+        let (value, rest) = postcard::take_from_bytes(self.0).map_err(|_| damaged())?;
+        self.0 = rest;
+        Ok(value)
+    }
+
+    fn version(&mut self, flags: u8) -> Result<Version, StoreError> {
+        Ok(Version {
+            fingerprint: self.take()?,
+            tags: if flags & TAGS != 0 { Some(self.take()?) } else { None },
+            birth: if flags & BIRTH != 0 { Some(self.take()?) } else { None },
+            shape: if flags & SHAPE != 0 { Some(self.take()?) } else { None },
+        })
+    }
+
+    fn next(&mut self) -> Result<Option<Item<'a>>, StoreError> {
+        let Some((first, rest)) = self.0.split_first() else { return Ok(None) };
+        self.0 = rest;
+        if let kind @ (REVISION | REVISION_OF_ONE) = *first {
+            let (revisions_on, millis_on, scope) = self.take()?;
+            let entries = if kind == REVISION { self.take()? } else { 1 };
+            return Ok(Some(Item::Revision { revisions_on, millis_on, scope, entries }));
+        }
+        let (rids_on, prev_back) = self.take()?;
+        let milestone_back = if first & MILESTONE != 0 { Some(self.take()?) } else { None };
+        let kind = match first & KIND {
+            APPEARED => EntryKind::Appeared { version: self.version(*first)? },
+            CHANGED => EntryKind::Changed { version: self.version(*first)? },
+            REBASED => EntryKind::Rebased { version: self.version(*first)? },
+            RETRACTED => EntryKind::Retracted { version: self.version(*first)? },
+            ENDED => EntryKind::Ended,
+            SUSPECTED => {
+                let (last_seen, first_missed, misses, held) = self.take()?;
+                EntryKind::Suspected { last_seen, first_missed, misses, held }
+            }
+            CLEARED => EntryKind::Cleared,
+            SCOPE_OPENED => EntryKind::ScopeOpened { started: self.take()? },
+            SCOPE_CLOSED => EntryKind::ScopeClosed,
+            COVER_GAINED => EntryKind::CoverGained { viewer: self.take::<&str>()?.into() },
+            COVER_LOST => EntryKind::CoverLost { viewer: self.take::<&str>()?.into() },
+            _ => return Err(damaged()),
+        };
+        Ok(Some(Item::Entry { rids_on, prev_back, milestone_back, kind, document: self.take()? }))
+    }
 }
 
 /// An entry and its document, as [`super::document`] writes it; empty for none.
@@ -99,7 +246,7 @@ impl Pages {
             scope: row.scope,
             entries: row.entries,
         };
-        self.bytes.extend(postcard::to_stdvec(&item).expect("items have no type that postcard refuses"));
+        item.write(&mut self.bytes);
         self.last = (revision.0, time);
     }
 
@@ -144,7 +291,7 @@ fn packed(revision: Revision, before: Option<Rid>, entries: &[Logged]) -> Vec<u8
             kind: entry.kind.clone(),
             document,
         };
-        bytes = postcard::to_extend(&item, bytes).expect("items have no type that postcard refuses");
+        item.write(&mut bytes);
         before = entry.rid;
     }
     bytes
@@ -174,16 +321,14 @@ enum Read {
 }
 
 fn decode(key: (u64, Rid), sealed: &[u8], read: Read) -> Result<Vec<Slice>, StoreError> {
-    let (own, mut rest) =
-        postcard::take_from_bytes::<(u64, Rid)>(unsealed("log", sealed)?).map_err(|_| damaged())?;
+    let (own, rest) = postcard::take_from_bytes::<(u64, Rid)>(unsealed("log", sealed)?).map_err(|_| damaged())?;
     if own != key {
         return Err(damaged());
     }
     let mut slices: Vec<Slice> = Vec::new();
     let (mut revision, mut millis, mut rid) = (key.0, 0, 0);
-    while !rest.is_empty() {
-        let item;
-        (item, rest) = postcard::take_from_bytes::<Item<'_>>(rest).map_err(|_| damaged())?;
+    let mut items = Items(rest);
+    while let Some(item) = items.next()? {
         match item {
             Item::Revision { revisions_on, millis_on, scope, entries } => {
                 (revision, millis, rid) = (revision + revisions_on, millis + millis_on, 0);

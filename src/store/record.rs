@@ -73,7 +73,7 @@ impl TagsRef {
 }
 
 /// What a version of a resource is besides its document: what is other than in the one before.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Version {
     /// [`super::plan::fingerprint`] as bytes: a varint of it would be longer.
     pub fingerprint: [u8; 8],
@@ -98,7 +98,7 @@ pub(super) struct Entry {
 /// Before all others, which begin at 1.
 pub(super) const NO_RID: Rid = 0;
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug)]
 pub(super) enum EntryKind {
     /// A life begins: [`super::life::Life`].
     Appeared {
