@@ -1,5 +1,6 @@
 //! Questions: to a store file in-process, or to the operator that holds it through its socket.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -139,7 +140,44 @@ impl SourceArgs {
     }
 }
 
+impl SourceArgs {
+    /// Writes what is answered as it comes.
+    pub async fn stream<Q: Serialize>(
+        &self,
+        path: &str,
+        question: &Q,
+        out: &mut (dyn Write + Send),
+        in_process: impl FnOnce(&Store, &mut (dyn Write + Send)) -> Result<(), QueryError>,
+    ) -> anyhow::Result<()> {
+        match self.open()? {
+            Source::File(store) => Ok(in_process(&store, out)?),
+            Source::Socket(socket) => {
+                let query = serde_urlencoded::to_string(question)?;
+                let context = || format!("asking the operator at {}", socket.display());
+                let answer = get_from_socket(&socket, &format!("{path}?{query}")).await.with_context(context)?;
+                let mut body = answer.into_body();
+                while let Some(frame) = body.frame().await {
+                    let frame = frame.context("the operator ended its answer before it was whole")?;
+                    if let Some(bytes) = frame.data_ref() {
+                        out.write_all(bytes)?;
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
 async fn ask_socket<A: DeserializeOwned>(socket: &Path, path_and_query: &str) -> anyhow::Result<A> {
+    let answer = get_from_socket(socket, path_and_query).await?;
+    Ok(serde_json::from_slice(&answer.into_body().collect().await?.to_bytes())?)
+}
+
+/// An answer that is no error.
+async fn get_from_socket(
+    socket: &Path,
+    path_and_query: &str,
+) -> anyhow::Result<hyper::Response<hyper::body::Incoming>> {
     let stream = tokio::net::UnixStream::connect(socket).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
@@ -147,14 +185,13 @@ async fn ask_socket<A: DeserializeOwned>(socket: &Path, path_and_query: &str) ->
         hyper::Request::get(path_and_query).header(hyper::header::HOST, "elava").body(Empty::<&[u8]>::new())?;
     let answer = sender.send_request(request).await?;
     let status = answer.status();
-    let body = answer.into_body().collect().await?.to_bytes();
     if status.is_success() {
-        Ok(serde_json::from_slice(&body)?)
-    } else {
-        match serde_json::from_slice::<Problem>(&body) {
-            Ok(problem) => anyhow::bail!("{}", problem.error),
-            Err(_) => anyhow::bail!("{status}"),
-        }
+        return Ok(answer);
+    }
+    let body = answer.into_body().collect().await?.to_bytes();
+    match serde_json::from_slice::<Problem>(&body) {
+        Ok(problem) => anyhow::bail!("{}", problem.error),
+        Err(_) => anyhow::bail!("{status}"),
     }
 }
 

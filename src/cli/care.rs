@@ -1,12 +1,18 @@
 //! Looking after a store's file, or asking the operator that holds it to.
 
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use anyhow::Context;
+use clap::{Args, Subcommand, ValueEnum};
 
 use super::ask::SourceArgs;
 use super::{FAILED, Output, OutputArgs, print};
-use crate::server::query::{self, CheckAnswer, Nothing, StatsAnswer};
+use crate::server::query::{self, CheckAnswer, ExportQuestion, Nothing, StatsAnswer};
+use crate::store::{ExportFormat, ExportTable, Retention, Store, StoreError, system_clock};
 
 #[derive(Debug, Subcommand)]
 pub enum StoreCommand {
@@ -14,6 +20,93 @@ pub enum StoreCommand {
     Check(CareArgs),
     /// Say what takes the room of the store's file
     Stats(CareArgs),
+    /// Write everything in the store to a file or to standard output, also while an operator holds it
+    Backup(BackupArgs),
+    /// Make a store from a backup; nothing is overwritten
+    Restore(RestoreArgs),
+    /// Give room that the file does not use back to the volume; nobody may have the store open
+    Compact(FileArgs),
+    /// Drop of the past what is not to be kept; nobody may have the store open. An operator does so by itself
+    Retain(RetainArgs),
+    /// Write the history as tables that DuckDB, Spark or Athena read
+    Export(ExportArgs),
+    /// Bring a store of an older schema to this binary's; a newer one is refused and left untouched
+    Migrate(FileArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct BackupArgs {
+    /// Where to; - for standard output
+    #[arg(long, value_name = "FILE", default_value = "-")]
+    to: PathBuf,
+    #[command(flatten)]
+    source: SourceArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct RestoreArgs {
+    /// The backup; - for standard input
+    from: PathBuf,
+    /// The store to make
+    #[arg(long, env = "ELAVA_STORE", default_value = "elava.redb")]
+    store: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct FileArgs {
+    /// The store's file
+    #[arg(long, env = "ELAVA_STORE", default_value = "elava.redb")]
+    store: PathBuf,
+}
+
+/// How much of the past is kept.
+#[derive(Debug, Args)]
+pub struct KeepArgs {
+    /// How long every revision is kept
+    #[arg(long, env = "ELAVA_KEEP_DETAIL", default_value = "30d", value_parser = humantime::parse_duration)]
+    keep_detail: Duration,
+    /// How long the last revision of each day (UTC) is kept. Milestones (what appeared, ended, changed its
+    /// tags) and the newest version of everything are kept for ever
+    #[arg(long, env = "ELAVA_KEEP_DAYS", default_value = "400d", value_parser = humantime::parse_duration)]
+    keep_days: Duration,
+}
+
+impl KeepArgs {
+    pub fn retention(&self) -> anyhow::Result<Retention> {
+        anyhow::ensure!(
+            self.keep_days >= self.keep_detail,
+            "--keep-days is shorter than --keep-detail: what is kept whole is kept by the day, too"
+        );
+        Ok(Retention { detail: self.keep_detail, horizon: self.keep_days })
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct RetainArgs {
+    #[command(flatten)]
+    keep: KeepArgs,
+    #[command(flatten)]
+    file: FileArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// The folder to write changes, resources and looks to; it is made where it is not there
+    #[arg(long, value_name = "DIR")]
+    to: PathBuf,
+    #[arg(long, value_enum, default_value = "parquet")]
+    format: Format,
+    #[command(flatten)]
+    source: SourceArgs,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Format {
+    Parquet,
+    /// A JSON object a line
+    Jsonl,
 }
 
 #[derive(Debug, Args)]
@@ -28,7 +121,117 @@ pub async fn store(command: StoreCommand) -> anyhow::Result<ExitCode> {
     match command {
         StoreCommand::Check(args) => check(args).await,
         StoreCommand::Stats(args) => stats(args).await.map(|()| ExitCode::SUCCESS),
+        StoreCommand::Backup(args) => backup(args).await.map(|()| ExitCode::SUCCESS),
+        StoreCommand::Restore(args) => restore(&args).map(|()| ExitCode::SUCCESS),
+        StoreCommand::Compact(args) => compact(&args).map(|()| ExitCode::SUCCESS),
+        StoreCommand::Retain(args) => retain(&args).map(|()| ExitCode::SUCCESS),
+        StoreCommand::Export(args) => export(args).await.map(|()| ExitCode::SUCCESS),
+        StoreCommand::Migrate(args) => migrate(&args).map(|()| ExitCode::SUCCESS),
     }
+}
+
+/// A file that was not there before, which is there only once it is whole.
+async fn new_file(
+    path: &Path,
+    write: impl AsyncFnOnce(&mut (dyn Write + Send)) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    if path.exists() {
+        return Err(StoreError::Exists(path.to_owned()).into());
+    }
+    let context = || format!("cannot write {}", path.display());
+    let mut name = path.as_os_str().to_owned();
+    name.push(".part");
+    let part = PathBuf::from(name);
+    let mut out = std::io::BufWriter::new(File::create(&part).with_context(context)?);
+    let mut written = write(&mut out).await;
+    if written.is_ok() {
+        written = out.into_inner().map_err(|e| e.into_error()).and_then(|f| f.sync_all()).with_context(context);
+    }
+    if let Err(error) = written {
+        drop(std::fs::remove_file(&part));
+        return Err(error);
+    }
+    std::fs::rename(&part, path).with_context(context)
+}
+
+async fn backup(args: BackupArgs) -> anyhow::Result<()> {
+    let BackupArgs { to, source } = args;
+    let write = async |out: &mut (dyn Write + Send)| {
+        source.stream("/v1/store/backup", &Nothing {}, out, query::backup).await
+    };
+    if to.as_os_str() == "-" {
+        return write(&mut std::io::stdout()).await;
+    }
+    new_file(&to, write).await?;
+    eprintln!("{} bytes written to {}", std::fs::metadata(&to)?.len(), to.display());
+    Ok(())
+}
+
+fn restore(args: &RestoreArgs) -> anyhow::Result<()> {
+    let report = if args.from.as_os_str() == "-" {
+        Store::restore(&mut std::io::stdin(), &args.store)?
+    } else {
+        let context = || format!("cannot read {}", args.from.display());
+        Store::restore(&mut File::open(&args.from).with_context(context)?, &args.store).with_context(context)?
+    };
+    eprintln!(
+        "{} holds the backup up to revision {}, and goes on 2^32 later",
+        args.store.display(),
+        report.revision
+    );
+    Ok(())
+}
+
+fn compact(args: &FileArgs) -> anyhow::Result<()> {
+    let (before, after) = Store::compact(&args.store)?;
+    eprintln!("{}: {before} bytes before, {after} now", args.store.display());
+    Ok(())
+}
+
+fn retain(args: &RetainArgs) -> anyhow::Result<()> {
+    let store = Store::open_existing(&args.file.store, system_clock())?;
+    let report = store.retain(args.keep.retention()?)?;
+    if args.output.output != Output::Table {
+        return print::structured(&report, args.output.output);
+    }
+    println!(
+        "{} days thinned, {} ends of days dropped; of the log {} entries, {} documents and {} bytes, {} rows of the \
+         ledger, {} checkpoints",
+        report.days_thinned,
+        report.days_dropped,
+        report.entries_dropped,
+        report.documents_dropped,
+        report.bytes_freed,
+        report.runs_dropped,
+        report.checkpoints_dropped
+    );
+    Ok(())
+}
+
+async fn export(args: ExportArgs) -> anyhow::Result<()> {
+    let ExportArgs { to, format, source } = args;
+    let format = match format {
+        Format::Parquet => ExportFormat::Parquet,
+        Format::Jsonl => ExportFormat::Jsonl,
+    };
+    std::fs::create_dir_all(&to).with_context(|| format!("cannot make {}", to.display()))?;
+    for table in ExportTable::ALL {
+        let path = to.join(format!("{}.{}", table.name(), format.extension()));
+        let question = ExportQuestion { table, format };
+        let write = async |out: &mut (dyn Write + Send)| {
+            let ask = |store: &Store, out: &mut (dyn Write + Send)| query::export(store, &question, out);
+            source.stream("/v1/store/export", &question, out, ask).await
+        };
+        new_file(&path, write).await?;
+        eprintln!("{}", path.display());
+    }
+    Ok(())
+}
+
+fn migrate(args: &FileArgs) -> anyhow::Result<()> {
+    let schema = Store::open_existing(&args.store, system_clock())?.schema();
+    eprintln!("{} has schema {schema}, which is this binary's: there is nothing to do", args.store.display());
+    Ok(())
 }
 
 async fn check(args: CareArgs) -> anyhow::Result<ExitCode> {

@@ -11,6 +11,7 @@ use clap::{Args, ValueEnum};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::care::KeepArgs;
 use crate::cloud::aws::Aws;
 use crate::controller::{self, AllowedEndpoints, Identity};
 use crate::scanner::Fleet;
@@ -37,6 +38,8 @@ pub struct RunArgs {
     /// The name that events carry as their reporter
     #[arg(long, env = "HOSTNAME", default_value = "elava")]
     instance: String,
+    #[command(flatten)]
+    keep: KeepArgs,
     #[arg(long, env = "ELAVA_LOG_FORMAT", value_enum, default_value = "json")]
     log_format: LogFormat,
     /// What is logged, as tracing filter directives
@@ -62,7 +65,9 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
 
     let path = args.store.clone();
+    let retention = args.keep.retention()?;
     let store = tokio::task::spawn_blocking(move || Store::open(&path, system_clock())).await??;
+    store.keep(retention);
     let client = kube::Client::try_default()
         .await
         .context("no way to reach an API server: run in a pod, or set KUBECONFIG")?;

@@ -6,10 +6,12 @@
 pub mod metrics;
 pub mod query;
 
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use axum::Router;
+use axum::body::{Body, Bytes};
 use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -83,8 +85,51 @@ pub async fn serve_socket(listener: UnixListener, store: Store) -> std::io::Resu
         .route("/v1/diff", get(|State(store), Query(question)| ask(store, move |s| query::diff(s, &question))))
         .route("/v1/store/check", get(|State(store)| ask(store, query::check)))
         .route("/v1/store/stats", get(|State(store)| ask(store, query::stats)))
+        .route("/v1/store/backup", get(|State(store)| stream(store, query::backup)))
+        .route(
+            "/v1/store/export",
+            get(|State(store), Query(question)| stream(store, move |s, out| query::export(s, &question, out))),
+        )
         .with_state(store);
     axum::serve(listener, app).await
+}
+
+/// Chunks of an answer that wait for a slow reader.
+const CHUNKS: usize = 8;
+
+/// Sends what is written as it is written. An error breaks the answer off, so that nobody takes it for whole.
+async fn stream(
+    store: Store,
+    answer: impl FnOnce(&Store, &mut (dyn Write + Send)) -> Result<(), query::QueryError> + Send + 'static,
+) -> Response {
+    let (sender, receiver) = tokio::sync::mpsc::channel(CHUNKS);
+    tokio::task::spawn_blocking(move || {
+        let mut out = std::io::BufWriter::with_capacity(64 << 10, Chunks(sender.clone()));
+        let done = answer(&store, &mut out).map_err(|error| std::io::Error::other(error.to_string()));
+        if let Err(error) = done.and_then(|()| out.flush()) {
+            tracing::warn!(%error, "an answer was broken off");
+            drop(sender.blocking_send(Err(error)));
+        }
+    });
+    let chunks = futures::stream::unfold(receiver, |mut receiver| async {
+        let chunk = receiver.recv().await?;
+        Some((chunk, receiver))
+    });
+    Body::from_stream(chunks).into_response()
+}
+
+struct Chunks(tokio::sync::mpsc::Sender<std::io::Result<Bytes>>);
+
+impl Write for Chunks {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let chunk = Ok(Bytes::copy_from_slice(bytes));
+        self.0.blocking_send(chunk).map_err(|_| std::io::Error::from(std::io::ErrorKind::BrokenPipe))?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 async fn ask<T: serde::Serialize + Send + 'static>(

@@ -1,5 +1,7 @@
 //! The questions about the past, and the shapes of the answers. Documented in docs/json.md.
 
+use std::io::Write;
+
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -8,7 +10,7 @@ use crate::inventory::{
     Change, Diff, End, Filter, Moment, Presence, Resource, ResourceKey, Revision, ScopeStatus, ScopeView,
     Snapshot, Suspect, TagSet, Tags, Timestamp,
 };
-use crate::store::{CheckReport, Store, StoreError, StoreSnapshot, StoreStats};
+use crate::store::{CheckReport, ExportFormat, ExportTable, Store, StoreError, StoreSnapshot, StoreStats};
 
 /// The version of every answer's shape.
 pub const API_VERSION: &str = "elava.dev/v1alpha1";
@@ -180,6 +182,24 @@ pub struct StatsAnswer {
     pub api_version: String,
     #[serde(flatten)]
     pub stats: StoreStats,
+}
+
+/// Which table, and how it is written.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExportQuestion {
+    pub table: ExportTable,
+    pub format: ExportFormat,
+}
+
+pub fn backup(store: &Store, out: &mut (dyn Write + Send)) -> Result<(), QueryError> {
+    store.backup(out)?;
+    Ok(())
+}
+
+pub fn export(store: &Store, question: &ExportQuestion, out: &mut (dyn Write + Send)) -> Result<(), QueryError> {
+    store.export(question.table, question.format, out)?;
+    Ok(())
 }
 
 pub fn check(store: &Store) -> Result<CheckAnswer, QueryError> {

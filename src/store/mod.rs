@@ -313,6 +313,11 @@ impl Store {
         self.state().revision
     }
 
+    /// The version of the file's layout.
+    pub fn schema(&self) -> u32 {
+        SCHEMA
+    }
+
     /// Of the file: a restored one has another, and cursors into the old one mean nothing in it.
     pub fn id(&self) -> Result<String, StoreError> {
         let id = store_id(&self.inner.shared.published().txn)?;
