@@ -58,6 +58,8 @@ impl Keeper {
                     tracing::warn!(%error, "no checkpoint was written");
                 }
                 retain(&shared, &queue, &stopped);
+                let state = shared.state();
+                state.tag_index.update(&state.tag_sets);
                 let revoked = shared.leases.revoke(Instant::now());
                 if revoked > 0 {
                     tracing::warn!(revoked, "readers were open for too long and were closed");

@@ -3,7 +3,8 @@
 //! - [`log`]: what every revision did, in pages; [`document`]: described objects in it.
 //! - [`life`]: what never changes of a life, and the tombstones.
 //! - [`record`]: the other tables and records of the file.
-//! - [`state`]: state at a revision, the fold of the log; [`heads`]: what lives, in it.
+//! - [`state`]: state at a revision, the fold of the log; [`heads`]: what lives, in it; [`id_index`] and
+//!   [`tag_index`]: by id, by tag.
 //! - [`plan`]: sweep -> delta, pure; [`draft`]: a delta on its way into the file.
 //! - [`checkpoint`]: the state at some revisions, so that not all of the log must be folded.
 //! - [`writer`]: the one thread that writes; [`keeper`]: the one that looks after the file beside it.
@@ -49,6 +50,7 @@ mod export;
 #[cfg(test)]
 mod faults;
 mod heads;
+mod id_index;
 mod keeper;
 mod lease;
 mod ledger;
@@ -60,6 +62,7 @@ mod retention;
 mod snapshot;
 mod state;
 mod steps;
+mod tag_index;
 #[cfg(test)]
 pub(crate) mod tests;
 mod watch;
@@ -87,7 +90,7 @@ use document::{Dictionaries, Trainer};
 use draft::Draft;
 use keeper::Keeper;
 use lease::Leases;
-use life::{END, KEY, LIFE, Life, Lives};
+use life::{Life, Lives};
 use log::LOG;
 use plan::Ended;
 use record::{

@@ -34,6 +34,9 @@ pub struct StoreSnapshot {
     lease: Arc<Lease>,
 }
 
+/// One of so many is few.
+const FEW: usize = 8;
+
 /// What a list says of a resource that lives.
 #[derive(Clone, Copy, Debug)]
 pub struct Line<'a> {
@@ -449,17 +452,27 @@ impl StoreSnapshot {
     /// Every life that goes on and that the filter wants, scope by scope in the order of the ids; nothing
     /// is copied for it. It knows no hindsight.
     pub fn each(&self, filter: &Filter, mut tell: impl FnMut(Line<'_>)) {
-        // Many resources share a set of tags: each is matched once.
-        let mut matched: Vec<Option<bool>> = vec![None; self.state.tag_sets.len() + 2];
-        let all_tags = filter.tags.is_empty() && !filter.untagged;
-        let mut has_tags = |tags: TagsRef| {
-            let look = || filter.matches_tags(&self.state.tags(tags));
-            all_tags || *matched[tags.index()].get_or_insert_with(look)
-        };
+        // Looked up once for each, not through the tree that holds them.
+        let sets: Vec<&TagSet> = self.state.tag_sets.iter().collect();
+        let wanted = self.state.tag_index.wanted(&self.state.tag_sets, filter);
+        let has_tags = |tags: TagsRef| wanted.as_ref().is_none_or(|wanted| wanted.has(tags));
+        // A few are found by their tags first; of many it is quicker to leave out the others on the way.
+        let few = wanted.as_ref().map(|wanted| self.state.heads.with_tags(wanted));
+        let few = few.filter(|rids| rids.len() < self.state.heads.len() / FEW);
+        let mut by_scope: BTreeMap<ScopeNo, Vec<Rid>> = BTreeMap::new();
+        for rid in few.iter().flatten() {
+            by_scope.entry(self.state.head(*rid).scope).or_default().push(*rid);
+        }
         for number in self.state.scopes.keys().filter(|number| self.is_asked(filter, **number)) {
             let scope = &self.state.scopes[number];
+            let mut some = by_scope.remove(number).unwrap_or_default();
+            some.sort_by(|a, b| self.state.id(*a).cmp(self.state.id(*b)));
+            let rids: &[Rid] = if few.is_some() { &some } else { &scope.order };
+            if rids.is_empty() {
+                continue;
+            }
             let is_current = self.scope_view(*number).status == ScopeStatus::Current;
-            for Living { rid, head, id } in self.state.heads.each_tagged(&scope.order, &mut has_tags) {
+            for Living { rid, head, id } in self.state.heads.each_tagged(rids, has_tags) {
                 if filter.id.as_deref().is_some_and(|wanted| wanted != id) {
                     continue;
                 }
@@ -470,12 +483,25 @@ impl StoreSnapshot {
                     id,
                     presence: if is_present { Presence::Present } else { Presence::Unknown },
                     is_suspect,
-                    tags: head.tags.number().map(|number| &self.state.tag_sets[number as usize]),
+                    tags: head.tags.number().map(|number| sets[number as usize]),
                     first_seen: head.first_seen,
                     changed: head.changed,
                 });
             }
         }
+    }
+
+    /// How many resources live that the filter wants, without a look at each where it asks for tags of all
+    /// scopes that are watched.
+    pub fn count(&self, filter: &Filter) -> usize {
+        let is_asked = |number: &ScopeNo| self.is_asked(filter, *number);
+        let wanted = self.state.tag_index.wanted(&self.state.tag_sets, filter);
+        if let Some(wanted) = wanted.filter(|_| filter.id.is_none() && self.state.scopes.keys().all(is_asked)) {
+            return self.state.heads.with_tags(&wanted).len();
+        }
+        let mut count = 0;
+        self.each(filter, |_| count += 1);
+        count
     }
 
     fn is_asked(&self, filter: &Filter, number: ScopeNo) -> bool {

@@ -5,18 +5,23 @@
 //! reader's copy costs nothing and the writer never waits for it.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use imbl::{HashMap, OrdMap, Vector};
-use xxhash_rust::xxh3::Xxh3DefaultBuilder;
+use xxhash_rust::xxh3::{Xxh3, Xxh3DefaultBuilder};
 
 use super::StoreError;
 use super::document::Dictionaries;
 use super::heads::{Head, Heads};
+use super::id_index::IdIndex;
 use super::life::Life;
 use super::record::{Entry, EntryKind, NO_RID, RevRow, Rid, Run, ScopeNo, TagsRef, Version};
 use super::retention::Kept;
+use super::tag_index::TagIndex;
 use crate::inventory::{Cover, Revision, Scope, Suspect, TagSet, Tags, Timestamp, Viewer};
+
+/// In a scope of so few an index finds nothing sooner.
+const FEW: usize = if cfg!(test) { 4 } else { 64 };
 
 #[derive(Clone, Debug)]
 pub(super) struct ScopeState {
@@ -26,6 +31,8 @@ pub(super) struct ScopeState {
     pub covers: OrdMap<Viewer, Cover>,
     /// What lives in it, in the order of the ids.
     pub order: Arc<Vec<Rid>>,
+    /// The same by their ids, once somebody has asked.
+    index: OnceLock<Arc<IdIndex>>,
     /// Whether a life of it ever ended: only then may an id that does not live have lived before.
     pub has_ends: bool,
     /// The run that the next sweep may lengthen. Not part of the fold: the ledger has no revisions.
@@ -61,7 +68,7 @@ pub(super) struct State {
     /// Lives that were missed, and of which nothing has confirmed yet that they ended.
     pub suspects: OrdMap<Rid, Suspect>,
     pub scopes: OrdMap<ScopeNo, Arc<ScopeState>>,
-    pub scope_numbers: HashMap<Arc<Scope>, ScopeNo>,
+    pub scope_numbers: ScopeNumbers,
     pub next_rid: Rid,
     /// How many lives have ended until now, whether taken back or not.
     pub ends: u64,
@@ -69,8 +76,36 @@ pub(super) struct State {
     pub dictionaries: Arc<Dictionaries>,
     /// Interned tag sets by number.
     pub tag_sets: Vector<TagSet>,
+    /// Which of them have a tag.
+    pub tag_index: Arc<TagIndex>,
     /// Not part of the fold: what of the past is kept.
     pub kept: Arc<Kept>,
+}
+
+/// Scopes by a hash of 128 bits, so that nothing of them must be read to find one.
+#[derive(Clone, Default)]
+pub(super) struct ScopeNumbers(HashMap<u128, ScopeNo>);
+
+impl ScopeNumbers {
+    fn hash(scope: &Scope) -> u128 {
+        let Scope { provider, partition, endpoint, account, region, resource_type } = scope;
+        let parts = [provider, partition, endpoint, account.as_str(), region.as_str(), resource_type.as_str()];
+        let mut hash = Xxh3::new();
+        for part in parts {
+            // No part can pass for the end of one and the beginning of the next.
+            hash.update(&(part.len() as u64).to_le_bytes());
+            hash.update(part.as_bytes());
+        }
+        hash.digest128()
+    }
+
+    pub fn get(&self, scope: &Scope) -> Option<&ScopeNo> {
+        self.0.get(&Self::hash(scope))
+    }
+
+    fn insert(&mut self, scope: &Scope, number: ScopeNo) {
+        self.0.insert(Self::hash(scope), number);
+    }
 }
 
 impl Default for State {
@@ -81,11 +116,12 @@ impl Default for State {
             heads: Heads::default(),
             suspects: OrdMap::new(),
             scopes: OrdMap::new(),
-            scope_numbers: HashMap::new(),
+            scope_numbers: ScopeNumbers::default(),
             next_rid: NO_RID + 1,
             ends: 0,
             dictionaries: Arc::default(),
             tag_sets: Vector::new(),
+            tag_index: Arc::default(),
             kept: Arc::default(),
         }
     }
@@ -128,6 +164,7 @@ impl State {
         let mut names = Self {
             dictionaries: self.dictionaries.clone(),
             tag_sets: self.tag_sets.clone(),
+            tag_index: self.tag_index.clone(),
             kept: self.kept.clone(),
             ..Self::default()
         };
@@ -138,12 +175,13 @@ impl State {
     }
 
     pub fn add_scope(&mut self, number: ScopeNo, scope: Arc<Scope>) {
-        self.scope_numbers.insert(scope.clone(), number);
+        self.scope_numbers.insert(&scope, number);
         let state = ScopeState {
             scope,
             intervals: Vec::new(),
             covers: OrdMap::new(),
             order: Arc::default(),
+            index: OnceLock::new(),
             has_ends: false,
             run: None,
             last_complete: None,
@@ -174,8 +212,13 @@ impl State {
 
     /// The life that goes on under an id.
     pub fn rid(&self, scope: ScopeNo, id: &str) -> Option<Rid> {
-        let order = &self.scopes.get(&scope)?.order;
-        order.binary_search_by(|rid| self.id(*rid).cmp(id)).ok().map(|at| order[at])
+        let scope = self.scopes.get(&scope)?;
+        if scope.order.len() < FEW {
+            let order = &scope.order;
+            return order.binary_search_by(|rid| self.id(*rid).cmp(id)).ok().map(|at| order[at]);
+        }
+        let index = scope.index.get_or_init(|| Arc::new(IdIndex::of(&scope.order, |rid| self.id(rid))));
+        index.find(id, |rid| self.id(rid))
     }
 
     pub fn id(&self, rid: Rid) -> &str {
@@ -218,6 +261,9 @@ impl State {
                 }
                 EntryKind::Ended => {
                     self.ends += 1;
+                    self.change_index(row.scope, |index, heads| {
+                        index.remove(entry.rid, |rid| heads.id(rid).expect("what is in an index lives"));
+                    });
                     self.heads.remove(entry.rid);
                     self.suspects.remove(&entry.rid);
                     ended.insert(entry.rid);
@@ -305,12 +351,35 @@ impl State {
         }
     }
 
+    /// Changes the index of a scope, where there is one.
+    fn change_index(&mut self, number: ScopeNo, change: impl FnOnce(&mut IdIndex, &Heads)) {
+        if self.scopes.get(&number).is_none_or(|scope| scope.index.get().is_none()) {
+            return;
+        }
+        let Some(mut index) = self.scope_mut(number).index.take() else { return };
+        change(Arc::make_mut(&mut index), &self.heads);
+        self.scope_mut(number).index = index.into();
+    }
+
     /// Once a revision, however many come and go in it.
     fn reorder(&mut self, number: ScopeNo, mut begun: Vec<(Arc<str>, Rid)>, ended: &BTreeSet<Rid>) {
         if begun.is_empty() && ended.is_empty() {
             return;
         }
         begun.sort();
+        let mut is_full = false;
+        self.change_index(number, |index, _| {
+            for (id, rid) in &begun {
+                is_full |= !index.has_room();
+                if !is_full {
+                    index.insert(*rid, id);
+                }
+            }
+        });
+        if is_full {
+            // The next who asks makes a larger one.
+            self.scope_mut(number).index = OnceLock::new();
+        }
         let before = &self.scopes[&number].order;
         let kept: Vec<Rid> = before.iter().copied().filter(|rid| !ended.contains(rid)).collect();
         let mut order = Vec::with_capacity(kept.len() + begun.len());

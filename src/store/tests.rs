@@ -7,6 +7,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
 use super::checkpoint::{CKPT, CKPT_REST};
+use super::life::{END, KEY, LIFE};
 use super::*;
 use crate::inventory::{
     Absence, AccountId, ChangeKind, Confirmation, EndCause, Filter, History, IdReuse, Moment, Observation,
@@ -1286,6 +1287,12 @@ mod model {
                     lines.push((line.scope.region.to_string(), line.id.to_owned()));
                 });
                 lines.sort();
+                let filter = Filter { tags: vec![("Owner".to_owned(), Some("a".to_owned()))], ..Filter::default() };
+                prop_assert_eq!(snapshot.count(&filter), lines.len());
+                let untagged = Filter { untagged: true, ..Filter::default() };
+                prop_assert_eq!(snapshot.count(&untagged), copy.len() - lines.len());
+                let both = Filter { untagged: true, ..filter };
+                prop_assert_eq!(snapshot.count(&both), 0);
                 let tagged = copy.iter().filter(|(_, (_, tagged))| *tagged).map(|(key, _)| key.clone());
                 prop_assert_eq!(lines, tagged.collect::<Vec<_>>());
             }
