@@ -49,8 +49,9 @@ soak: ## Faults of the disk, against the store's oracle, for SOAK_SECONDS (600);
 	  > "$$out" || { cat "$$out"; exit 1; }; \
 	grep '^faults:' "$$out"
 
-bench-store: ## The goals of the store, measured: writes docs/benchmarks.md. RESOURCES (1000000) and ROUNDS (100) set the size
-	RESOURCES=$${RESOURCES:-1000000} TABLE=$(CURDIR)/docs/benchmarks.md $(CARGO) bench --bench goals
+bench-store: ## The goals of the store beside designs without one: writes docs/benchmarks.md; 30 min. RESOURCES (100000,1000000) and DAYS (30) set the size
+	RESOURCES=$${RESOURCES:-100000,1000000} DAYS=$${DAYS:-30} TABLE=$(CURDIR)/docs/benchmarks.md \
+	  $(CARGO) bench --bench goals
 
 bench: ## Benchmarks, each against its baseline in the same run
 	$(CARGO) bench --bench store

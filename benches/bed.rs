@@ -9,7 +9,7 @@ use elava::store::{Clock, Store};
 pub struct Bed {
     /// Removed with the bed.
     pub _dir: tempfile::TempDir,
-    now: Arc<AtomicI64>,
+    pub now: Arc<AtomicI64>,
     pub store: Store,
 }
 
@@ -21,6 +21,20 @@ impl Bed {
         let clock: Clock = Arc::new(move || Timestamp::from_millis(ticking.load(Ordering::Relaxed)));
         let store = Store::open(&dir.path().join("elava.redb"), clock).expect("a new store");
         Self { _dir: dir, now, store }
+    }
+
+    /// The clock of a bed that goes on with another store.
+    #[allow(dead_code)] // Not every user of this file asks for it.
+    pub fn clock(&self) -> Clock {
+        let now = self.now.clone();
+        Arc::new(move || Timestamp::from_millis(now.load(Ordering::Relaxed)))
+    }
+
+    /// So much time passes.
+    #[allow(dead_code)] // Not every user of this file asks for it.
+    pub fn pass(&self, span: std::time::Duration) {
+        let millis = i64::try_from(span.as_millis()).expect("a span is short");
+        self.now.fetch_add(millis, Ordering::Relaxed);
     }
 
     /// Five minutes pass. When a look begins that ends before the clock's time.

@@ -1,7 +1,7 @@
 //! Clouds of any size, the same in every run: documents, tags and churn as they were measured.
 //!
 //! One described object has 943 bytes of JSON with its tags, 632 under zstd at level 1; a million of them
-//! have 41,544 tag sets. [`Cloud::measure`] says what the generator makes of it: 932 and 589 bytes today.
+//! have 41,544 tag sets. [`Cloud::measure`] says what the generator makes of it.
 
 use std::collections::BTreeMap;
 
@@ -55,6 +55,24 @@ fn tags(number: u64) -> TagSet {
     .collect()
 }
 
+/// A complete look that shows nothing.
+pub fn empty_sweep(scope: Scope, started: Timestamp) -> Sweep {
+    Sweep {
+        scope,
+        started,
+        ended: started.plus(std::time::Duration::from_millis(500)),
+        cadence: Some(std::time::Duration::from_mins(5)),
+        shape: 1,
+        ids: IdReuse::Unique,
+        confirmation: Confirmation::ReadById,
+        outcome: Outcome::Complete,
+        observations: Vec::new(),
+        absences: BTreeMap::new(),
+        held: false,
+        skew_millis: 0,
+    }
+}
+
 /// One resource of the cloud: a seed, and how often it was changed.
 #[derive(Clone, Debug)]
 struct Thing {
@@ -91,7 +109,7 @@ impl Thing {
             "Attachments": [{"AttachTime": noise(25), "Device": "/dev/sda1", "InstanceId": format!("i-{}", noise(17)), "State": "attached"}],
             "VolumeType": "gp3",
             "ReservationId": format!("r-{}", noise(17)),
-            "ClientToken": noise(61),
+            "ClientToken": noise(112),
         })
     }
 
@@ -167,6 +185,54 @@ impl Cloud {
         }
     }
 
+    /// So many changes as [`Cloud::churn`] makes, as looks that show nothing else: what a month of rounds
+    /// records, without a million that are unchanged in each.
+    #[allow(dead_code)] // Not every user of this file asks for it.
+    pub fn changes(&mut self, changes: usize, started: Timestamp) -> Vec<Sweep> {
+        let mut seen: BTreeMap<usize, Vec<Observation>> = BTreeMap::new();
+        for n in 0..changes {
+            let number = self.dice.random_range(0..self.scopes.len());
+            let thing = self.thing();
+            let scope = &mut self.scopes[number];
+            let at = self.dice.random_range(0..scope.things.len());
+            let observation = match n % 20 {
+                0 => {
+                    let observation = thing.observation();
+                    scope.observations.push(observation.clone());
+                    scope.things.push(thing);
+                    observation
+                }
+                1 => {
+                    scope.things.swap_remove(at);
+                    let observation = scope.observations.swap_remove(at);
+                    Observation { end_state: Some("deleted".to_owned()), ..observation }
+                }
+                _ => {
+                    scope.things[at].version += 1;
+                    scope.observations[at] = scope.things[at].observation();
+                    scope.observations[at].clone()
+                }
+            };
+            seen.entry(number).or_default().push(observation);
+        }
+        let sweep = |(number, observations): (usize, Vec<Observation>)| Sweep {
+            outcome: Outcome::Partial(elava::inventory::Reason::Throttled),
+            observations,
+            ..empty_sweep(self.scopes[number].scope.clone(), started)
+        };
+        seen.into_iter().map(sweep).collect()
+    }
+
+    /// Keys of resources with so many versions.
+    #[allow(dead_code)] // Not every user of this file asks for it.
+    pub fn with_versions(&self, versions: u32, most: usize) -> Vec<(Scope, String)> {
+        let of = |scope: &CloudScope| {
+            let things = scope.things.iter().filter(|thing| thing.version + 1 == versions).map(Thing::id);
+            things.map(|id| (scope.scope.clone(), id)).collect::<Vec<_>>()
+        };
+        self.scopes.iter().flat_map(of).take(most).collect()
+    }
+
     /// Everything ends, and as much else appears.
     #[allow(dead_code)] // Not every user of this file asks for it.
     pub fn replace_all(&mut self) {
@@ -182,22 +248,13 @@ impl Cloud {
     /// What a look at each scope shows. The observations are lent to the sweeps and come back by `put_back`.
     pub fn sweeps(&mut self, started: Timestamp) -> Vec<Sweep> {
         let sweep = |scope: &mut CloudScope| Sweep {
-            scope: scope.scope.clone(),
-            started,
-            ended: started.plus(std::time::Duration::from_millis(500)),
-            cadence: Some(std::time::Duration::from_mins(5)),
-            shape: 1,
-            ids: IdReuse::Unique,
-            confirmation: Confirmation::ReadById,
-            outcome: Outcome::Complete,
             observations: std::mem::take(&mut scope.observations),
             absences: scope
                 .gone
                 .iter()
                 .map(|id| (id.clone(), elava::inventory::Absence::NotFound))
                 .collect::<BTreeMap<_, _>>(),
-            held: false,
-            skew_millis: 0,
+            ..empty_sweep(scope.scope.clone(), started)
         };
         self.scopes.iter_mut().map(sweep).collect()
     }

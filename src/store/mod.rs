@@ -7,6 +7,7 @@
 //!   [`tag_index`]: by id, by tag.
 //! - [`plan`]: sweep -> delta, pure; [`draft`]: a delta on its way into the file.
 //! - [`checkpoint`]: the state at some revisions, so that not all of the log must be folded.
+//! - [`mutants`]: faults that the tests must notice.
 //! - [`writer`]: the one thread that writes; [`keeper`]: the one that looks after the file beside it.
 //! - [`retention`]: what of the past is kept.
 //! - [`ledger`]: runs of sweeps; which moments are known.
@@ -56,6 +57,7 @@ mod lease;
 mod ledger;
 mod life;
 mod log;
+mod mutants;
 mod plan;
 mod record;
 mod retention;
@@ -236,6 +238,7 @@ impl Store {
             std::fs::create_dir_all(parent)
                 .map_err(|source| StoreError::Io { path: parent.to_owned(), source })?;
         }
+        refuse_other_schemas(path)?;
         Self::open_file(path, clock, room_beside(path), |builder| builder.create(path))
     }
 
@@ -244,6 +247,7 @@ impl Store {
         if !path.exists() {
             return Err(StoreError::Missing(path.to_owned()));
         }
+        refuse_other_schemas(path)?;
         Self::open_file(path, clock, room_beside(path), |builder| builder.open(path))
     }
 
@@ -637,12 +641,15 @@ fn check_bounds(sweep: &Sweep) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Makes the tables of a new file; writes nothing to one that is there.
-fn check_schema(db: &Database, path: &Path) -> Result<(), StoreError> {
+/// Looks at a file that is there before it is opened to be written: redb marks a file that it opens.
+fn refuse_other_schemas(path: &Path) -> Result<(), StoreError> {
+    // What can't be read so (it is new, locked, was not closed well, is no database) is told apart later.
+    let Ok(db) = Database::builder().set_cache_size(1 << 20).open_read_only(path) else { return Ok(()) };
     let txn = db.begin_read()?;
-    if txn.list_tables()?.next().is_none() {
-        return make_tables(db);
-    }
+    if txn.list_tables()?.next().is_none() { Ok(()) } else { refuse_other_schema(&txn, path) }
+}
+
+fn refuse_other_schema(txn: &ReadTransaction, path: &Path) -> Result<(), StoreError> {
     let found = match txn.open_table(META) {
         Ok(meta) => meta.get("schema")?.map(|v| v.value().to_vec()),
         Err(redb::TableError::TableDoesNotExist(_)) => None,
@@ -659,6 +666,15 @@ fn check_schema(db: &Database, path: &Path) -> Result<(), StoreError> {
             Err(StoreError::NotAStore { path: path.to_owned(), source })
         }
     }
+}
+
+/// Makes the tables of a new file; writes nothing to one that is there.
+fn check_schema(db: &Database, path: &Path) -> Result<(), StoreError> {
+    let txn = db.begin_read()?;
+    if txn.list_tables()?.next().is_none() {
+        return make_tables(db);
+    }
+    refuse_other_schema(&txn, path)
 }
 
 fn make_tables(db: &Database) -> Result<(), StoreError> {
@@ -714,6 +730,9 @@ fn load(db: &Database) -> Result<(State, Found), StoreError> {
             return Err(StoreError::Damaged { table: "suspect" });
         }
         state.suspects.insert(rid.value(), decode("suspect", bytes.value())?);
+    }
+    if mutants::is_awake("suspects are lost on restart") {
+        state.suspects = imbl::OrdMap::new();
     }
     let runs = txn.open_table(RUN)?;
     let numbers: Vec<ScopeNo> = state.scopes.keys().copied().collect();

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::StoreError;
 use super::heads::{Head, Living};
 use super::life::Tombstone;
 use super::record::{Rid, ScopeNo};
 use super::state::State;
+use super::{StoreError, mutants};
 use crate::inventory::{
     Absence, Confirmation, Document, EndCause, IdReuse, Observation, ResourceKey, Scope, Suspect, Sweep, Tags,
     Timestamp,
@@ -145,7 +145,11 @@ pub(super) fn plan(
                 planner.new_or_back(&seen, ended);
             }
             // Only a complete look may conclude anything from absence.
-            (None, Some(life)) if sweep.outcome.is_complete() => planner.missed(&life),
+            (None, Some(life))
+                if sweep.outcome.is_complete() || mutants::is_awake("a partial look ends lives") =>
+            {
+                planner.missed(&life);
+            }
             (None, _) => {}
         }
     }

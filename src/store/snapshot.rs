@@ -54,17 +54,7 @@ impl Store {
     /// State at a moment, as known then.
     pub fn snapshot(&self, moment: Moment) -> Result<StoreSnapshot, StoreError> {
         let Published { state: newest, txn } = self.inner.shared.published();
-        let (revision, at) = match moment {
-            Moment::Now => (newest.revision, self.now().max(newest.time)),
-            Moment::Revision(asked) if asked > newest.revision => {
-                return Err(StoreError::Future { asked, newest: newest.revision });
-            }
-            Moment::Revision(asked) => {
-                newest.kept.check(asked)?;
-                (asked, time_of(&txn, Revision(newest.kept.logged(asked.0)))?)
-            }
-            Moment::Time(asked) => (last_at(&txn, &newest, asked)?, asked),
-        };
+        let (revision, at) = revision_at(&txn, &newest, moment, self.now())?;
         let state = if revision == newest.revision { newest.clone() } else { past(&txn, &newest, revision)? };
         let lease = self.inner.shared.leases.lend(txn);
         Ok(StoreSnapshot { state, at, newest, ends_after: None, lease })
@@ -85,6 +75,32 @@ impl Store {
             is_after
         })?;
         Ok(StoreSnapshot { ends_after: Some(ends), ..snapshot })
+    }
+
+    /// What ended after one moment and until another and was not taken back by then, newest first: read from the
+    /// tombstones alone.
+    pub fn disappeared(
+        &self,
+        from: Moment,
+        to: Moment,
+        viewer: Option<&Viewer>,
+    ) -> Result<Vec<Change>, StoreError> {
+        let to = self.snapshot(to)?;
+        let Published { state: newest, txn } = self.inner.shared.published();
+        let from = revision_at(&txn, &newest, from, self.now())?.0;
+        let mut ended = Vec::new();
+        life::tombstones_back(&*to.txn()?, to.state.revision, to.state.ends, |revision, _, tombstone| {
+            let is_within = revision > from.0;
+            let is_seen = viewer.is_none_or(|viewer| to.sees(viewer, tombstone.life.scope));
+            if is_within && is_seen && tombstone.stands_at(to.state.revision) {
+                let resource = to.state.scopes[&tombstone.life.scope].scope.key(&tombstone.life.id);
+                let change =
+                    Change::new(ChangeKind::Disappeared, resource, Revision(revision), tombstone.concluded);
+                ended.push(change.ended(tombstone.end(revision)));
+            }
+            is_within
+        })?;
+        Ok(ended)
     }
 
     /// The net difference between two moments, and the scopes that were not current at one of them.
@@ -112,6 +128,26 @@ impl Store {
         let unknown = unknown_at(&from, &to);
         Ok(Diff { from: from.state.revision, to: to.state.revision, changes, unknown })
     }
+}
+
+/// The revision that answers for a moment, and its time.
+fn revision_at(
+    txn: &ReadTransaction,
+    newest: &State,
+    moment: Moment,
+    now: Timestamp,
+) -> Result<(Revision, Timestamp), StoreError> {
+    Ok(match moment {
+        Moment::Now => (newest.revision, now.max(newest.time)),
+        Moment::Revision(asked) if asked > newest.revision => {
+            return Err(StoreError::Future { asked, newest: newest.revision });
+        }
+        Moment::Revision(asked) => {
+            newest.kept.check(asked)?;
+            (asked, time_of(txn, Revision(newest.kept.logged(asked.0)))?)
+        }
+        Moment::Time(asked) => (last_at(txn, newest, asked)?, asked),
+    })
 }
 
 /// The scopes that were not current at one of two moments.

@@ -158,9 +158,13 @@ fn partial_failed_and_held_sweeps_and_failed_re_reads_end_nothing() {
     let bed = Bed::new();
     bed.see(&[observation("vol-1", &[], 8)]);
     bed.pass(3600);
-    let partial = |s: &mut Sweep| s.outcome = Outcome::Partial(Reason::Throttled);
-    assert!(bed.look(partial).changes.is_empty());
-    assert!(bed.look(|s| s.outcome = Outcome::Failed(Reason::Denied)).changes.is_empty());
+    for outcome in [Outcome::Partial(Reason::Throttled), Outcome::Failed(Reason::Denied)] {
+        let incomplete = bed.look(|s| {
+            s.outcome = outcome;
+            s.absences.insert("vol-1".to_owned(), Absence::NotFound);
+        });
+        assert!(incomplete.changes.is_empty(), "{outcome:?}");
+    }
     let not_found = |s: &mut Sweep| {
         s.absences.insert("vol-1".to_owned(), Absence::NotFound);
     };
@@ -815,7 +819,8 @@ fn while_the_disk_syncs_nothing_is_published_reads_go_on_and_what_queues_shares_
     };
     let regions: Vec<String> = (0..20).map(|n| format!("region-{n}")).collect();
     hold(true);
-    std::thread::scope(|threads| {
+    // Told only once nobody is held any more: who fails while others wait waits for ever.
+    let (seen, listed) = std::thread::scope(|threads| {
         threads.spawn(|| commit("first"));
         until("the first is being synced", || syncing.load(Ordering::SeqCst));
         for region in &regions {
@@ -823,10 +828,13 @@ fn while_the_disk_syncs_nothing_is_published_reads_go_on_and_what_queues_shares_
         }
         // Not all: two scopes may share a lock by chance.
         until("many are queued", || store.waiting() > 15);
-        assert_eq!(store.revision(), Revision::ZERO, "nothing is visible before it is durable");
-        assert!(store.snapshot(Moment::Now).unwrap().resources(&Filter::default()).unwrap().is_empty());
+        let listed = store.snapshot(Moment::Now).and_then(|now| Ok(now.resources(&Filter::default())?.len()));
+        let seen = store.revision();
         hold(false);
+        (seen, listed)
     });
+    assert_eq!(seen, Revision::ZERO, "nothing is visible before it is durable");
+    assert_eq!(listed.unwrap(), 0);
     assert_eq!(store.revision(), Revision(21), "a revision each");
     assert_eq!(store.waiting(), 0);
     let snapshot = store.snapshot(Moment::Now).unwrap();
@@ -870,6 +878,81 @@ fn well_used() -> Bed {
         .unwrap();
     bed.see(&[observation("vol-9", &[], 1)]);
     bed
+}
+
+const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/stores");
+
+/// Run once for each version of the schema: `cargo test --lib makes_the_fixture -- --ignored`.
+#[test]
+#[ignore = "what it makes stays as it is for ever"]
+fn makes_the_fixture_of_this_schema() {
+    let mut bed = well_used();
+    let answers = everything(bed.store());
+    let path = bed.store().path().to_owned();
+    bed.store = None;
+    Store::compact(&path).unwrap();
+    let file = zstd::encode_all(&*std::fs::read(&path).unwrap(), 19).unwrap();
+    let name = format!("{FIXTURES}/schema-{SCHEMA}");
+    assert!(
+        !Path::new(&format!("{name}.redb.zst")).exists(),
+        "files of released versions are never written again"
+    );
+    std::fs::create_dir_all(FIXTURES).unwrap();
+    std::fs::write(format!("{name}.redb.zst"), file).unwrap();
+    std::fs::write(format!("{name}.txt"), answers).unwrap();
+}
+
+#[test]
+fn the_file_of_every_schema_opens_and_answers_as_when_it_was_made() {
+    for schema in 1..=SCHEMA {
+        let name = format!("{FIXTURES}/schema-{schema}");
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("elava.redb");
+        let file = std::fs::read(format!("{name}.redb.zst")).unwrap();
+        std::fs::write(&path, zstd::decode_all(&*file).unwrap()).unwrap();
+        let clock: Clock = Arc::new(|| "2027-01-01T00:00:00Z".parse().unwrap());
+        let store = Store::open_existing(&path, clock).unwrap();
+        assert_eq!(everything(&store), std::fs::read_to_string(format!("{name}.txt")).unwrap(), "schema {schema}");
+        assert!(store.check().unwrap().flaws.is_empty());
+        let mut later = sweep(store.now().minus(Duration::from_secs(2)));
+        later.observations = vec![observation("vol-9", &[], 77)];
+        store.commit(&later, None).unwrap();
+    }
+}
+
+#[test]
+fn a_schema_that_is_not_known_is_refused_and_nothing_is_touched() {
+    for (schema, told) in [(0_u32, "scan again"), (SCHEMA + 1, "a newer Elava wrote it")] {
+        let mut bed = well_used();
+        let path = bed.store().path().to_owned();
+        let txn = bed.store().inner.shared.db.begin_write().unwrap();
+        txn.open_table(META).unwrap().insert("schema", schema.to_be_bytes().as_slice()).unwrap();
+        txn.commit().unwrap();
+        bed.store = None;
+        let before = std::fs::read(&path).unwrap();
+        let error = Store::open(&path, system_clock()).err().unwrap();
+        assert_eq!(error.reason(), "StoreSchema");
+        assert!(error.to_string().contains(told), "{error}");
+        assert!(std::fs::read(&path).unwrap() == before, "the file was touched");
+    }
+}
+
+#[test]
+fn a_read_only_or_truncated_file_gets_an_error_of_its_own_and_stays_as_it_is() {
+    let mut bed = well_used();
+    let path = bed.store().path().to_owned();
+    bed.store = None;
+    let whole = std::fs::read(&path).unwrap();
+    for keep in [0, 100, 4096, whole.len() / 2, whole.len() - 5000] {
+        let cut = bed.dir.path().join(format!("cut-{keep}.redb"));
+        std::fs::write(&cut, &whole[..keep]).unwrap();
+        if let Err(error) = Store::open_existing(&cut, system_clock()) {
+            assert!(["NotAStore", "StoreDamaged"].contains(&error.reason()), "{keep}: {error:?}");
+            assert_eq!(std::fs::metadata(&cut).unwrap().len(), keep as u64);
+        } else {
+            assert_eq!(keep, 0, "an empty file is a new one");
+        }
+    }
 }
 
 #[test]
@@ -1335,6 +1418,23 @@ mod model {
                 }
             }
             prop_assert_eq!(told, all.len());
+            // What disappeared is what the steps say ended and did not take back.
+            if let Some(first) = copies.keys().next() {
+                let steps = bed.store().steps(Moment::Revision(*first), Moment::Now, None).unwrap().changes;
+                let mut ended: BTreeMap<ResourceKey, Vec<Revision>> = BTreeMap::new();
+                for step in steps {
+                    match step.change {
+                        ChangeKind::Disappeared => ended.entry(step.resource).or_default().push(step.revision),
+                        ChangeKind::Appeared if step.retracted => drop(ended.entry(step.resource).or_default().pop()),
+                        _ => {}
+                    }
+                }
+                let wanted: BTreeSet<(Revision, ResourceKey)> =
+                    ended.into_iter().flat_map(|(key, at)| at.into_iter().map(move |r| (r, key.clone()))).collect();
+                let told = bed.store().disappeared(Moment::Revision(*first), Moment::Now, None).unwrap();
+                prop_assert!(told.is_sorted_by_key(|c| std::cmp::Reverse(c.revision)));
+                prop_assert_eq!(told.into_iter().map(|c| (c.revision, c.resource)).collect::<BTreeSet<_>>(), wanted);
+            }
             // state(last) = state(first) + diff(first, last), for scopes that stayed open.
             if let (Some(first), Some(last)) = (copies.keys().next(), copies.keys().last()) {
                 let diff = bed.store()

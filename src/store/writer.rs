@@ -20,7 +20,7 @@ use super::record::{
     ScopeNo, encode,
 };
 use super::state::{State, TagNumbers};
-use super::{Delta, Shared, StoreError, scope_number};
+use super::{Delta, Shared, StoreError, mutants, scope_number};
 use super::{checkpoint, retention};
 use crate::inventory::{Outcome, Reason, Suspect, Timestamp, Viewer};
 
@@ -231,6 +231,9 @@ impl Worker {
             self.take_runs(&mut batch);
         }
         let is_checkpoint_due = self.since_checkpoint >= CHECKPOINT.max(next.heads.len() / 4);
+        if mutants::is_awake("published before it is durable") {
+            drop(self.shared.publish(next.clone()));
+        }
         let written = self.write(batch, &current, &next);
         match written.and_then(|()| self.shared.publish(next)) {
             Ok(()) => {
@@ -336,7 +339,10 @@ impl Worker {
         if batch.is_empty() {
             return Ok(());
         }
-        let txn = self.shared.db.begin_write()?;
+        let mut txn = self.shared.db.begin_write()?;
+        if mutants::is_awake("the sync is skipped") {
+            txn.set_durability(redb::Durability::None).expect("it is a new transaction");
+        }
         batch.write(&txn, current, next)?;
         txn.commit()?;
         Ok(())
