@@ -8,7 +8,8 @@ use elava::store::{Clock, Store};
 
 pub struct Bed {
     /// Removed with the bed.
-    pub _dir: tempfile::TempDir,
+    #[allow(dead_code)] // It is held, not read.
+    pub dir: tempfile::TempDir,
     pub now: Arc<AtomicI64>,
     pub store: Store,
 }
@@ -20,7 +21,7 @@ impl Bed {
         let ticking = now.clone();
         let clock: Clock = Arc::new(move || Timestamp::from_millis(ticking.load(Ordering::Relaxed)));
         let store = Store::open(&dir.path().join("elava.redb"), clock).expect("a new store");
-        Self { _dir: dir, now, store }
+        Self { dir, now, store }
     }
 
     /// The clock of a bed that goes on with another store.

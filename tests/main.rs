@@ -7,6 +7,7 @@
 mod support;
 
 mod attributes;
+mod export;
 mod house;
 mod manifests;
 mod scan;

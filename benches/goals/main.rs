@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bed::Bed;
-use elava::inventory::{AccountId, Filter, Moment, ResourceType, Revision, Snapshot, Sweep};
+use elava::inventory::{AccountId, Filter, Moment, ResourceType, Revision, Sweep};
 use elava::store::{Retention, Store, StoreStats};
 use naive::{NaiveRedb, NaiveSqlite};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
@@ -182,7 +182,7 @@ fn thirty_days(table: &mut Table, resources: usize, days: u64) -> (usize, usize)
     let killed = path.with_file_name("killed.redb");
     std::fs::copy(&path, &killed).expect("there is room");
     let clock = bed.clock();
-    let Bed { store, _dir, now } = bed;
+    let Bed { store, dir, now } = bed;
     drop(store);
     table.add(Line::new("", "the file of it, after close", file_bytes(&path) / 1e6, "MB", 900.0));
     let (store, span) = timed(|| Store::open(&killed, clock.clone()).expect("it opens"));
@@ -192,7 +192,7 @@ fn thirty_days(table: &mut Table, resources: usize, days: u64) -> (usize, usize)
     std::fs::remove_file(&killed).expect("it is there");
     let (store, span) = timed(|| Store::open(&path, clock.clone()).expect("it opens"));
     table.time("", "open, warm", span, 250.0);
-    let bed = Bed { store, _dir, now };
+    let bed = Bed { dir, now, store };
     let store = &bed.store;
 
     let mut spans = Vec::new();
@@ -220,14 +220,16 @@ fn thirty_days(table: &mut Table, resources: usize, days: u64) -> (usize, usize)
     }
     let rescan =
         Line::new("rescan", "rescan, 0.1 % churn, hashing inside, median", millis(median(spans)), "ms", 150.0);
-    table.add(Line { times: Some(50.0), ..rescan });
+    table.add(rescan.and_times(50.0));
     let sweeps = cloud.sweeps(bed.next_look());
     commit(store, &sweeps);
     cloud.put_back(sweeps);
     let sweeps = cloud.sweeps(bed.next_look());
-    let bytes = written(|| drop(commit(store, &sweeps)));
+    let bytes = written(|| {
+        commit(store, &sweeps);
+    });
     let unchanged = Line::new("written", "bytes written by an unchanged rescan", bytes, "B", 1e6);
-    table.add(Line { times: Some(1_000.0), ..unchanged });
+    table.add(unchanged.and_times(1_000.0));
     lookups(table, store, &sweeps);
     cloud.put_back(sweeps);
 
@@ -315,7 +317,7 @@ fn dead(table: &mut Table, resources: usize) {
     bed.store.checkpoint().expect("it is written");
     let path = bed.store.path().to_owned();
     let clock = bed.clock();
-    let Bed { store, _dir, now } = bed;
+    let Bed { store, dir, now } = bed;
     drop(store);
     let region = Region::new(ALLOCATOR);
     let (store, span) = timed(|| Store::open(&path, clock).expect("it opens"));
@@ -349,7 +351,7 @@ fn empty_scopes(table: &mut Table) {
     drop(sweeps);
     let path = bed.store.path().to_owned();
     let clock = bed.clock();
-    let Bed { store, _dir, .. } = bed;
+    let Bed { store, dir, .. } = bed;
     drop(store);
     let region = Region::new(ALLOCATOR);
     let store = Store::open(&path, clock).expect("it opens");
@@ -371,7 +373,7 @@ fn empty_scopes(table: &mut Table) {
         bed.store.flush().expect("it is written");
     }
     let path = bed.store.path().to_owned();
-    let Bed { store, _dir, .. } = bed;
+    let Bed { store, dir, .. } = bed;
     drop(store);
     table.add(Line::new("", "a year of unchanged looks at 42500 scopes", file_bytes(&path) / 1e6, "MB", 50.0));
 }

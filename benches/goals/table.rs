@@ -15,13 +15,17 @@ pub struct Line {
     measured: f64,
     unit: &'static str,
     goal: f64,
-    /// How many times as fast as, or less than, naive redb it is to be.
-    pub times: Option<f64>,
+    times: Option<f64>,
 }
 
 impl Line {
     pub fn new(name: &'static str, what: impl Into<String>, measured: f64, unit: &'static str, goal: f64) -> Self {
         Self { name, what: what.into(), measured, unit, goal, times: None }
+    }
+
+    /// It is to be so many times as fast as naive redb, or to take as much less, too.
+    pub fn and_times(self, times: f64) -> Self {
+        Self { times: Some(times), ..self }
     }
 }
 

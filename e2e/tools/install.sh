@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Brings the real parts that the tests and the demo run on: kube-apiserver, kube-controller-manager,
-# kubectl, etcd and helm, built by Go from pinned sources, and an AWS emulator (moto) in a Python
-# environment of its own. All of it lies in one cache folder that is named by the hash of the pins, so
-# it is built once. Prints that folder on standard output, and what it does on standard error.
+# kubectl, etcd and helm, built by Go from pinned sources, and an AWS emulator (moto) and DuckDB, each in
+# a Python environment of its own. All of it lies in one cache folder that is named by the hash of the
+# pins, so it is built once. Prints that folder on standard output, and what it does on standard error.
 #
 #   ELAVA_CACHE         where to keep it (default: ~/.cache/elava)
 #   KUBEBUILDER_ASSETS  a folder that has kube-apiserver, etcd or kubectl already
@@ -62,12 +62,22 @@ build kube-controller-manager kubernetes k8s.io/kubernetes/cmd/kube-controller-m
 build kubectl kubernetes k8s.io/kubernetes/cmd/kubectl
 build helm helm helm.sh/helm/v4/cmd/helm
 
-if [[ ! -x $tools/aws/bin/moto_server ]]; then
-  say "installing the AWS emulator (aws/requirements.txt)"
-  rm -rf "$tools/aws"
-  python3 -m venv "$tools/aws"
-  "$tools/aws/bin/pip" install --quiet --disable-pip-version-check --requirement aws/requirements.txt >&2 ||
-    { rm -rf "$tools/aws"; say "pip could not install the emulator: see above"; exit 1; }
-fi
+# environment FOLDER MODULE-FOLDER WHAT: a Python environment of its own
+environment() {
+  local folder=$1 requirements=$2/requirements.txt what=$3
+  [[ -e $folder/complete ]] && return
+  say "installing $what ($requirements)"
+  rm -rf "$folder"
+  python3 -m venv "$folder"
+  "$folder/bin/pip" install --quiet --disable-pip-version-check --requirement "$requirements" >&2 ||
+    { rm -rf "$folder"; say "pip could not install $what: see above"; exit 1; }
+  touch "$folder/complete"
+}
+
+environment "$tools/aws" aws "the AWS emulator"
+# Named by its own pin: another version of it builds no control plane again.
+duckdb=$cache/duckdb-$(sha256sum duckdb/requirements.txt | cut -c1-16)
+environment "$duckdb" duckdb "DuckDB"
+ln -sfn "$duckdb" "$tools/duckdb"
 
 echo "$tools"

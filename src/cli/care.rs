@@ -145,7 +145,11 @@ async fn new_file(
     let mut out = std::io::BufWriter::new(File::create(&part).with_context(context)?);
     let mut written = write(&mut out).await;
     if written.is_ok() {
-        written = out.into_inner().map_err(|e| e.into_error()).and_then(|f| f.sync_all()).with_context(context);
+        written = out
+            .into_inner()
+            .map_err(std::io::IntoInnerError::into_error)
+            .and_then(|f| f.sync_all())
+            .with_context(context);
     }
     if let Err(error) = written {
         drop(std::fs::remove_file(&part));

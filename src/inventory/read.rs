@@ -213,6 +213,7 @@ pub enum ChangeKind {
 
 /// One step of a resource, or its net difference between two moments.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[allow(clippy::struct_excessive_bools)] // flags of an answer, each on its own
 pub struct Change {
     pub change: ChangeKind,
     pub resource: ResourceKey,

@@ -85,10 +85,12 @@ pub async fn serve_socket(listener: UnixListener, store: Store) -> std::io::Resu
         .route("/v1/diff", get(|State(store), Query(question)| ask(store, move |s| query::diff(s, &question))))
         .route("/v1/store/check", get(|State(store)| ask(store, query::check)))
         .route("/v1/store/stats", get(|State(store)| ask(store, query::stats)))
-        .route("/v1/store/backup", get(|State(store)| stream(store, query::backup)))
+        .route("/v1/store/backup", get(async |State(store)| stream(store, query::backup)))
         .route(
             "/v1/store/export",
-            get(|State(store), Query(question)| stream(store, move |s, out| query::export(s, &question, out))),
+            get(async |State(store), Query(question)| {
+                stream(store, move |s, out| query::export(s, &question, out))
+            }),
         )
         .with_state(store);
     axum::serve(listener, app).await
@@ -98,7 +100,7 @@ pub async fn serve_socket(listener: UnixListener, store: Store) -> std::io::Resu
 const CHUNKS: usize = 8;
 
 /// Sends what is written as it is written. An error breaks the answer off, so that nobody takes it for whole.
-async fn stream(
+fn stream(
     store: Store,
     answer: impl FnOnce(&Store, &mut (dyn Write + Send)) -> Result<(), query::QueryError> + Send + 'static,
 ) -> Response {

@@ -328,7 +328,7 @@ impl Store {
     /// Of the file: a restored one has another, and cursors into the old one mean nothing in it.
     pub fn id(&self) -> Result<String, StoreError> {
         let id = store_id(&self.inner.shared.published().txn)?;
-        Ok(id.iter().map(|byte| format!("{byte:02x}")).collect())
+        Ok(format!("{:032x}", u128::from_be_bytes(id)))
     }
 
     /// By how much our clock lies behind the last time in the store.

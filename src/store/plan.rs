@@ -373,8 +373,8 @@ impl Planner<'_> {
                 == (&self.scope.resource_type, &self.scope.provider, &self.scope.partition, &self.scope.endpoint)
                 && other != self.scope
         };
-        let others = self.state.scopes.iter().filter(|(_, other)| other.is_open() && is_alike(&other.scope));
-        others.filter_map(|(number, _)| self.state.rid(*number, id)).next()
+        let mut others = self.state.scopes.iter().filter(|(_, other)| other.is_open() && is_alike(&other.scope));
+        others.find_map(|(number, _)| self.state.rid(*number, id))
     }
 
     /// Where a life that ends goes on: only what appeared elsewhere after it can be it.

@@ -60,9 +60,8 @@ impl Known {
 
     fn sort(&mut self) {
         self.tags.append(&mut self.tail);
-        // Mostly two sorted runs, which the sort knows.
         self.tail.shrink_to_fit();
-        self.tags.sort();
+        self.tags.sort_unstable();
         self.tags.shrink_to_fit();
     }
 
