@@ -40,7 +40,7 @@ fn opened_bytes(resources: usize) -> i64 {
     commit(&bed, &mut cloud);
     bed.store.checkpoint().unwrap();
     let path = bed.store.path().to_owned();
-    let Bed { store, dir, .. } = bed;
+    let Bed { store, dir: _dir, .. } = bed;
     drop((store, cloud));
 
     let region = Region::new(ALLOCATOR);

@@ -217,6 +217,8 @@ impl Cloud {
         }
         let sweep = |(number, observations): (usize, Vec<Observation>)| Sweep {
             outcome: Outcome::Partial(elava::inventory::Reason::Throttled),
+            // Not every scope is in every round: they are one run all the same.
+            cadence: None,
             observations,
             ..empty_sweep(self.scopes[number].scope.clone(), started)
         };

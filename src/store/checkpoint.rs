@@ -4,7 +4,7 @@
 //! They follow from the log: a file without any is the same file, only slower. A checkpoint is written in
 //! slices beside other commits, and is one when its header is there, which comes last.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use redb::{ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
@@ -249,42 +249,84 @@ fn by_two(
     Ok(heads)
 }
 
-fn restore(state: &mut State, header: Header, heads: Heads, newest: Option<&State>) -> Result<(), StoreError> {
-    // With whether it is in order.
-    let mut orders: BTreeMap<ScopeNo, (Vec<Rid>, bool)> = BTreeMap::new();
-    // What goes on in the newest state is in order there; the rest is put in order behind it.
+/// What lives in a scope.
+enum Order {
+    /// As in the newest state.
+    Same(Arc<Vec<Rid>>),
+    Unsorted(Vec<Rid>),
+}
+
+impl Default for Order {
+    fn default() -> Self {
+        Order::Unsorted(Vec::new())
+    }
+}
+
+/// What goes on in the newest state is in order there; the rest is put in order behind it.
+fn orders(heads: &Heads, newest: Option<&State>) -> BTreeMap<ScopeNo, Order> {
+    let mut orders: BTreeMap<ScopeNo, Order> = BTreeMap::new();
+    let nothing = Heads::default();
+    let then = newest.map_or(&nothing, |newest| &newest.heads);
+    let mut came: Vec<u64> = Vec::new();
+    let mut changed: BTreeSet<ScopeNo> = BTreeSet::new();
+    for (rid, scope) in then.without(heads) {
+        let word = rid as usize / 64;
+        came.resize(came.len().max(word + 1), 0);
+        came[word] |= 1 << (rid % 64);
+        changed.insert(scope);
+    }
     for (number, scope) in newest.iter().flat_map(|newest| &newest.scopes) {
-        let order: Vec<Rid> = scope.order.iter().copied().filter(|rid| heads.has(*rid)).collect();
-        if !order.is_empty() {
-            orders.insert(*number, (order, true));
+        let order = if changed.contains(number) {
+            let has_come = |rid: Rid| came.get(rid as usize / 64).is_some_and(|word| word >> (rid % 64) & 1 == 1);
+            Order::Unsorted(scope.order.iter().copied().filter(|rid| !has_come(*rid)).collect())
+        } else {
+            Order::Same(scope.order.clone())
+        };
+        let is_empty = match &order {
+            Order::Same(order) => order.is_empty(),
+            Order::Unsorted(order) => order.is_empty(),
+        };
+        if !is_empty {
+            orders.insert(*number, order);
         }
     }
-    for (rid, scope) in heads.rids() {
-        if newest.is_none_or(|newest| !newest.heads.has(rid)) {
-            let (order, is_ordered) = orders.entry(scope).or_default();
+    for (rid, scope) in heads.without(then) {
+        let order = orders.entry(scope).or_default();
+        if let Order::Same(same) = order {
+            *order = Order::Unsorted(same.to_vec());
+        }
+        if let Order::Unsorted(order) = order {
             order.push(rid);
-            *is_ordered = false;
         }
     }
+    orders
+}
+
+fn restore(state: &mut State, header: Header, heads: Heads, newest: Option<&State>) -> Result<(), StoreError> {
+    let orders = orders(&heads, newest);
     state.revision = header.revision;
     state.time = header.time;
     state.next_rid = header.next_rid;
     state.ends = header.ends;
     state.heads = heads;
     state.suspects = header.suspects.into_iter().collect();
+    let mut orders = orders;
     for row in header.scopes {
-        let (mut order, is_ordered) = orders.remove(&row.number).unwrap_or_default();
-        if !is_ordered {
-            // Most are in order already, and the sort knows runs.
-            order.sort_by(|a, b| state.id(*a).cmp(state.id(*b)));
-        }
+        let order = match orders.remove(&row.number).unwrap_or_default() {
+            Order::Same(order) => order,
+            Order::Unsorted(mut order) => {
+                // Most are in order already, and the sort knows runs.
+                order.sort_by(|a, b| state.id(*a).cmp(state.id(*b)));
+                order.shrink_to_fit();
+                Arc::new(order)
+            }
+        };
         let scope = state.scopes.get_mut(&row.number).ok_or_else(damaged)?;
         let scope = Arc::make_mut(scope);
         scope.intervals = row.intervals;
         scope.covers = row.covers.into_iter().collect();
         scope.has_ends = row.has_ends;
-        order.shrink_to_fit();
-        scope.order = Arc::new(order);
+        scope.order = order;
     }
     if orders.is_empty() { Ok(()) } else { Err(damaged()) }
 }

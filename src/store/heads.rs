@@ -536,14 +536,19 @@ impl Heads {
         self.find(rid).is_some()
     }
 
-    /// Every life that goes on, in the order of the row numbers.
-    pub fn rids(&self) -> impl Iterator<Item = (Rid, ScopeNo)> {
-        self.chunks.iter().enumerate().filter_map(|(n, chunk)| Some((n, chunk.as_deref()?))).flat_map(
-            |(n, chunk)| {
-                let ranked = rows(std::slice::from_ref(&chunk.present)).zip(&chunk.rows);
-                ranked
-                    .map(move |((_, at), row)| (rid_of(0, n, at), ScopeNo::from_le_bytes(row.scope)))
-                    .collect::<Vec<_>>()
+    /// The lives that go on here and not there, with their scopes.
+    pub fn without<'a>(&'a self, other: &'a Heads) -> impl Iterator<Item = (Rid, ScopeNo)> + 'a {
+        let nothing = [0; WORDS];
+        let others = other.chunks.iter().map(Option::as_deref).chain(std::iter::repeat(None));
+        let pairs = self.chunks.iter().enumerate().zip(others);
+        pairs.filter_map(|((n, chunk), there)| Some((n, chunk.as_deref()?, there))).flat_map(
+            move |(n, chunk, there)| {
+                let there = there.map_or(nothing, |there| there.present);
+                let mut only = chunk.present;
+                only.iter_mut().zip(there).for_each(|(here, there)| *here &= !there);
+                let found = rows(std::slice::from_ref(&only));
+                let of = |at| (rid_of(0, n, at), ScopeNo::from_le_bytes(chunk.rows[chunk.rank(at)].scope));
+                found.map(|(_, at)| of(at)).collect::<Vec<_>>()
             },
         )
     }

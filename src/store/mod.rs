@@ -355,6 +355,13 @@ impl Store {
         state.scope_numbers.get(scope).map_or(0, |number| state.scopes[number].order.len())
     }
 
+    /// The revision of the last change of what lives under an id.
+    pub fn changed(&self, scope: &Scope, id: &str) -> Option<Revision> {
+        let state = &self.inner.shared.published.read().unwrap_or_else(PoisonError::into_inner).state;
+        let rid = state.rid(*state.scope_numbers.get(scope)?, id)?;
+        Some(state.head(rid).changed)
+    }
+
     /// The tags that a resource is known to have now.
     pub fn known_tags(&self, scope: &Scope, id: &str) -> Option<Tags> {
         // Too short to copy anything for it.

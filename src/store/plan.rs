@@ -1,6 +1,7 @@
 //! The planner: what a sweep means for the state, as plain values. No I/O and no clock, so every
 //! rule of truth.md about absence, end states and lives can be tested here with a table.
 
+use std::cell::OnceCell;
 use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
@@ -106,6 +107,8 @@ struct Planner<'a> {
     scope: &'a Scope,
     baseline: bool,
     last_complete: Option<Timestamp>,
+    /// Where else an id may be seen, once it is asked.
+    others: OnceCell<Vec<ScopeNo>>,
     plan: Plan,
 }
 
@@ -123,6 +126,7 @@ pub(super) fn plan(
         scope: &scope.scope,
         baseline: scope.is_baseline(),
         last_complete: scope.last_complete,
+        others: OnceCell::new(),
         plan: Plan::default(),
     };
     let seen = by_id(&sweep.observations);
@@ -368,13 +372,19 @@ impl Planner<'_> {
         if self.sweep.ids != IdReuse::Unique {
             return None;
         }
+        let others = self.others.get_or_init(|| self.alike());
+        others.iter().find_map(|number| self.state.rid(*number, id))
+    }
+
+    /// The open scopes that list the same type elsewhere.
+    fn alike(&self) -> Vec<ScopeNo> {
         let is_alike = |other: &Scope| {
             (&other.resource_type, &other.provider, &other.partition, &other.endpoint)
                 == (&self.scope.resource_type, &self.scope.provider, &self.scope.partition, &self.scope.endpoint)
                 && other != self.scope
         };
-        let mut others = self.state.scopes.iter().filter(|(_, other)| other.is_open() && is_alike(&other.scope));
-        others.find_map(|(number, _)| self.state.rid(*number, id))
+        let scopes = self.state.scopes.iter();
+        scopes.filter(|(_, other)| other.is_open() && is_alike(&other.scope)).map(|(number, _)| *number).collect()
     }
 
     /// Where a life that ends goes on: only what appeared elsewhere after it can be it.
