@@ -1,4 +1,5 @@
-//! What `elava store export` writes, as DuckDB reads it: the questions of docs/export.md.
+//! What `elava store export` writes, as DuckDB reads it: the questions of docs/export.md. And what a store
+//! gives out while an operator holds it.
 
 use std::path::Path;
 use std::process::Command;
@@ -17,7 +18,7 @@ use crate::support::operator::binary;
 
 const HOUR: i64 = 3_600_000;
 
-/// A history of ten days until now in which everything happens that the questions ask for.
+/// A history of nine days until now in which everything happens that the questions ask for.
 struct Past {
     now: Arc<AtomicI64>,
     store: Store,
@@ -71,8 +72,8 @@ fn volume(id: &str, owner: &str, size: u32) -> Observation {
     }
 }
 
-fn make(path: &Path) {
-    let start = Timestamp::from(jiff::Timestamp::now()).as_millis() - 10 * 24 * HOUR;
+fn make(path: &Path) -> Store {
+    let start = Timestamp::from(jiff::Timestamp::now()).as_millis() - 216 * HOUR;
     let now = Arc::new(AtomicI64::new(start));
     let clock: Clock = {
         let now = now.clone();
@@ -103,6 +104,7 @@ fn make(path: &Path) {
     past.look(1, two, "AWS::EC2::Volume", |sweep| sweep.outcome = Outcome::Failed(Reason::Denied));
     // Missed, and nobody could confirm it.
     past.volumes(20, two, &[("vol-3", "bo", 8), ("vol-9", "", 5)], &[("vol-8", Absence::Unconfirmed)]);
+    past.store
 }
 
 const ASK: &str = r#"
@@ -126,7 +128,7 @@ print(json.dumps(answers))
 #[test]
 fn every_question_of_the_docs_has_an_answer_in_both_formats() {
     let dir = tempfile::tempdir().unwrap();
-    make(&dir.path().join("elava.redb"));
+    drop(make(&dir.path().join("elava.redb")));
     for format in ["parquet", "jsonl"] {
         let export = |to: &str| {
             Command::new(binary())
@@ -177,4 +179,72 @@ fn every_question_of_the_docs_has_an_answer_in_both_formats() {
     assert_eq!(answer("WHERE retracted")[0][0], key("111122223333", "vol-2"));
     assert_eq!(answer("WHERE suspect")[0], json!([key("444455556666", "vol-8"), "Unknown"]));
     assert_eq!(answer("outcome <> 'Complete'")[0][4], "Denied");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_held_is_backed_up_and_exported_through_its_socket() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("elava.redb");
+    let store = make(&path);
+    let listener = elava::server::bind_socket(&elava::store::socket_beside(&path)).unwrap();
+    let serving = tokio::spawn(elava::server::serve_socket(listener, store.clone()));
+    let run = |args: &[&str]| {
+        let output = Command::new(binary()).args(args).current_dir(dir.path()).output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.success(), output.stdout, error)
+    };
+    let good = |args: &[&str]| {
+        let (is_good, out, error) = run(args);
+        assert!(is_good, "{args:?}: {error}");
+        out
+    };
+    good(&["store", "backup", "--to", "elava.backup"]);
+    let piped = good(&["store", "backup"]);
+    good(&["store", "restore", "elava.backup", "--store", "copy.redb"]);
+    std::fs::write(dir.path().join("piped.backup"), piped).unwrap();
+    good(&["store", "restore", "piped.backup", "--store", "piped.redb"]);
+    for copy in ["copy.redb", "piped.redb"] {
+        good(&["store", "check", "--store", copy]);
+        let get = |store: &str| {
+            let mut answer: Value =
+                serde_json::from_slice(&good(&["get", "-o", "json", "--attributes", "--store", store])).unwrap();
+            for field in ["revision", "time", "unknown"] {
+                answer.as_object_mut().unwrap().remove(field);
+            }
+            answer
+        };
+        assert_eq!(get(copy), get("elava.redb"));
+    }
+    for table in ["changes", "resources", "looks"] {
+        for (store, to) in [("elava.redb", "held"), ("copy.redb", "copied")] {
+            if table == "changes" {
+                good(&["store", "export", "--format", "jsonl", "--to", to, "--store", store]);
+            }
+        }
+        let read = |from: &str| std::fs::read_to_string(dir.path().join(format!("{from}/{table}.jsonl"))).unwrap();
+        assert!(read("held").lines().count() > 1);
+        assert_eq!(read("held"), read("copied"), "{table}");
+    }
+
+    // What somebody may have open is not changed beneath it, and nothing is overwritten.
+    for (args, told) in [
+        (&["store", "compact"][..], "in use by another process"),
+        (&["store", "retain"], "in use by another process"),
+        (&["store", "restore", "elava.backup", "--store", "copy.redb"], "nothing is overwritten"),
+        (&["store", "restore", "copy.redb", "--store", "new.redb"], "no backup"),
+        (&["store", "backup", "--to", "elava.backup"], "nothing is overwritten"),
+        (&["store", "retain", "--store", "copy.redb", "--keep-detail", "9d", "--keep-days", "1d"], "shorter"),
+    ] {
+        let (is_good, _, error) = run(args);
+        assert!(!is_good && error.contains(told), "{args:?}: {error}");
+    }
+    assert!(!dir.path().join("new.redb").exists());
+    let freed = good(&["store", "retain", "--store", "copy.redb", "--keep-detail", "1d", "-o", "json"]);
+    assert!(serde_json::from_slice::<Value>(&freed).unwrap()["daysThinned"].as_u64().unwrap() >= 2);
+    good(&["store", "compact", "--store", "copy.redb"]);
+    good(&["store", "migrate", "--store", "copy.redb"]);
+    good(&["store", "check", "--store", "copy.redb"]);
+    let (is_good, _, error) = run(&["at", "2", "--store", "copy.redb"]);
+    assert!(!is_good && error.contains("nearest kept moments"), "{error}");
+    serving.abort();
 }
