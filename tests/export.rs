@@ -244,7 +244,10 @@ async fn a_store_that_is_held_is_backed_up_and_exported_through_its_socket() {
     good(&["store", "compact", "--store", "copy.redb"]);
     good(&["store", "migrate", "--store", "copy.redb"]);
     good(&["store", "check", "--store", "copy.redb"]);
-    let (is_good, _, error) = run(&["at", "2", "--store", "copy.redb"]);
-    assert!(!is_good && error.contains("nearest kept moments"), "{error}");
+    // Which of them end a day depends on the time of day.
+    let asked: Vec<_> = ["1", "2", "3", "4", "5", "6"].map(|at| run(&["at", at, "--store", "copy.redb"])).into();
+    assert!(asked.iter().any(|(is_good, ..)| *is_good), "ends of days are kept: {asked:?}");
+    let refused = asked.iter().find(|(is_good, ..)| !is_good).expect("others are not");
+    assert!(refused.2.contains("nearest kept moments"), "{}", refused.2);
     serving.abort();
 }
