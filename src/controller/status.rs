@@ -554,6 +554,29 @@ mod tests {
     }
 
     #[test]
+    fn clocks_that_differ_are_a_condition_that_says_which_way_and_an_event_each_way() {
+        let scan = scan();
+        let skew = |millis| [AccountReport { skew_millis: millis, ..report("1", &[Outcome::Complete]) }];
+        let clock = |found: &Found| {
+            let status = summarize(found);
+            let condition = status.conditions.iter().find(|c| c.type_ == "ClockSkew").unwrap().clone();
+            (condition.reason, condition.message, status)
+        };
+        let (reason, message, behind) = clock(&found(&scan, 1, &skew(3_600_000)));
+        assert_eq!(reason, "DiffersFromCloud");
+        assert!(message.contains("is 1h behind the cloud's"), "{message}");
+        assert!(clock(&found(&scan, 1, &skew(-600_000))).1.contains("is 10m ahead of the cloud's"));
+        let in_step = skew(0);
+        let lagging = Found { clock_lag: Duration::from_mins(6), ..found(&scan, 1, &in_step) };
+        assert_eq!(clock(&lagging).0, "BehindStore");
+        let good = clock(&found(&scan, 1, &in_step)).2;
+        for (before, after, events) in [(None, &good, 0), (Some(&good), &behind, 1), (Some(&behind), &good, 1)] {
+            let told: Vec<_> = newly_told(before, after).into_iter().filter(|c| c.type_ == "ClockSkew").collect();
+            assert_eq!(told.len(), events);
+        }
+    }
+
+    #[test]
     fn a_transition_is_dated_once_and_told_once() {
         let mut scan = scan();
         let good = [report("1", &[Outcome::Complete])];
