@@ -107,7 +107,12 @@ fn stream(
     let (sender, receiver) = tokio::sync::mpsc::channel(CHUNKS);
     tokio::task::spawn_blocking(move || {
         let mut out = std::io::BufWriter::with_capacity(64 << 10, Chunks(sender.clone()));
-        let done = answer(&store, &mut out).map_err(|error| std::io::Error::other(error.to_string()));
+        // A panic is no end either.
+        let answer = std::panic::AssertUnwindSafe(|| answer(&store, &mut out));
+        let done = match std::panic::catch_unwind(answer) {
+            Ok(done) => done.map_err(|error| std::io::Error::other(error.to_string())),
+            Err(_) => Err(std::io::Error::other("the store could not be read")),
+        };
         if let Err(error) = done.and_then(|()| out.flush()) {
             tracing::warn!(%error, "an answer was broken off");
             drop(sender.blocking_send(Err(error)));

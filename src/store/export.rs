@@ -21,7 +21,7 @@ use super::record::{RUN, Run, decode};
 use super::snapshot::StoreSnapshot;
 use super::{Store, StoreError, steps};
 use crate::inventory::{
-    Change, End, EndCause, Filter, Moment, Resource, ResourceKey, Revision, Scope, Snapshot, Timestamp,
+    Change, End, EndCause, Moment, Resource, ResourceKey, Revision, Scope, Snapshot, Timestamp,
 };
 
 /// Rows of a Parquet row group, which are held in memory until it is written.
@@ -189,19 +189,15 @@ impl Store {
         format: ExportFormat,
         out: &mut (dyn Write + Send),
     ) -> Result<u64, StoreError> {
-        let snapshot = self.snapshot(Moment::Now)?;
+        let snapshot = self.snapshot_without_end(Moment::Now)?;
         let mut sink = Sink::new(table, format, out)?;
         match table {
             ExportTable::Changes => {
-                let nothing = self.snapshot(Moment::Revision(Revision::ZERO))?;
+                let nothing = self.snapshot_without_end(Moment::Revision(Revision::ZERO))?;
                 steps::each(&nothing, &snapshot, None, |change| sink.row(change_row(&change)))?;
             }
             ExportTable::Resources => {
-                let filter =
-                    Filter { ended_since: Some(Timestamp::MIN), include_unwatched: true, ..Filter::default() };
-                for resource in snapshot.resources(&filter)? {
-                    sink.row(resource_row(&snapshot, &resource)?)?;
-                }
+                snapshot.each_ever(|resource| sink.row(resource_row(&snapshot, &resource)?))?;
             }
             ExportTable::Looks => {
                 for row in snapshot.txn()?.open_table(RUN)?.iter()? {

@@ -8,7 +8,7 @@ use redb::ReadTransaction;
 
 use super::StoreError;
 
-/// A list of a million takes less than a second; a backup or an export has one of its own.
+/// A list of a million takes less than a second. A backup or an export is bounded by what there is.
 pub(super) const READER_LIFETIME: Duration = Duration::from_mins(5);
 
 pub(super) struct Lease {
@@ -17,6 +17,11 @@ pub(super) struct Lease {
 }
 
 impl Lease {
+    /// One that nobody takes back.
+    pub fn without_end(txn: Arc<ReadTransaction>) -> Arc<Self> {
+        Arc::new(Self { txn: Mutex::new(Some(txn)), ends: Instant::now() })
+    }
+
     pub fn txn(&self) -> Result<Arc<ReadTransaction>, StoreError> {
         let txn = self.txn.lock().unwrap_or_else(PoisonError::into_inner).clone();
         txn.ok_or(StoreError::ReaderExpired { lifetime: READER_LIFETIME })

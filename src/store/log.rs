@@ -466,7 +466,8 @@ pub(super) fn revisions(
     // The page that holds the beginning of the first revision may begin before it.
     let from = match log.range(..=(first, NO_RID))?.next_back() {
         Some(row) => row?.0.value(),
-        None => return Ok(()),
+        // The log begins after it, as that of a store that was restored with nothing in it.
+        None => (first, NO_RID),
     };
     let mut open: Option<(u64, RevRow, Vec<Entry>)> = None;
     let mut close = |open: Option<(u64, RevRow, Vec<Entry>)>| match open {

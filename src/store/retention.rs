@@ -133,6 +133,11 @@ impl Kept {
         newest_first.fold(revision, |at, gap| if gap.last < at && at <= gap.next { gap.last } else { at })
     }
 
+    /// A revision that answers, at or before one: not one that a restore skipped.
+    pub fn real(&self, revision: u64) -> u64 {
+        self.gap(revision).map_or(revision, |gap| gap.last)
+    }
+
     /// The first revision after one that the log may hold.
     pub fn after(&self, revision: u64) -> u64 {
         self.gaps.iter().fold(revision, |at, gap| if at == gap.last { gap.next } else { at }) + 1

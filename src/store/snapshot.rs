@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::heads::Living;
 use super::lease::Lease;
-use super::life::{self, END, Lives, Tombstone};
+use super::life::{self, END, KEY, Lives, Tombstone};
 use super::log::{self, LOG};
 use super::plan::Ended;
 use super::record::{EntryKind, NO_RID, RUN, Rid, Run, ScopeNo, TagsRef, decode};
@@ -53,10 +53,23 @@ pub struct Line<'a> {
 impl Store {
     /// State at a moment, as known then.
     pub fn snapshot(&self, moment: Moment) -> Result<StoreSnapshot, StoreError> {
+        self.snapshot_on(moment, |txn| self.inner.shared.leases.lend(txn))
+    }
+
+    /// For as long as it takes.
+    pub(super) fn snapshot_without_end(&self, moment: Moment) -> Result<StoreSnapshot, StoreError> {
+        self.snapshot_on(moment, Lease::without_end)
+    }
+
+    fn snapshot_on(
+        &self,
+        moment: Moment,
+        lease: impl FnOnce(Arc<ReadTransaction>) -> Arc<Lease>,
+    ) -> Result<StoreSnapshot, StoreError> {
         let Published { state: newest, txn } = self.inner.shared.published();
         let (revision, at) = revision_at(&txn, &newest, moment, self.now())?;
         let state = if revision == newest.revision { newest.clone() } else { past(&txn, &newest, revision)? };
-        let lease = self.inner.shared.leases.lend(txn);
+        let lease = lease(txn);
         Ok(StoreSnapshot { state, at, newest, ends_after: None, lease })
     }
 
@@ -179,7 +192,8 @@ fn last_at(txn: &ReadTransaction, current: &State, asked: Timestamp) -> Result<R
         return Ok(kept);
     }
     let log = txn.open_table(LOG)?;
-    let first = current.kept.floor().max(Revision(1));
+    let floor = current.kept.floor();
+    let first = if floor == Revision::ZERO { Revision(current.kept.after(0)) } else { floor };
     let earliest = log::time_of(&log, first.0)?;
     if asked < earliest {
         return Err(StoreError::TooEarly { asked, earliest, revision: first });
@@ -330,6 +344,40 @@ impl StoreSnapshot {
         }
     }
 
+    /// Every resource that was ever seen, with its last life: what lives scope by scope, then what ended,
+    /// newest first. One at a time, for there may be many.
+    pub(super) fn each_ever(
+        &self,
+        mut tell: impl FnMut(Resource) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut statuses = BTreeMap::new();
+        for (number, scope) in &self.state.scopes {
+            let status = self.scope_view(*number).status;
+            statuses.insert(*number, status);
+            for rid in scope.order.iter() {
+                tell(self.resource(*rid, status))?;
+            }
+        }
+        let txn = self.txn()?;
+        let keys = txn.open_table(KEY)?;
+        let mut failed = Ok(());
+        life::tombstones_back(&txn, self.state.revision, self.state.ends, |revision, rid, tombstone| {
+            let number = tombstone.life.scope;
+            let scope = &self.state.scopes[&number].scope;
+            // The table knows the last end of each id that does not live.
+            let last = keys.get(life::key_hash(scope, &tombstone.life.id)).map(|row| row.map(|row| row.value()));
+            match last {
+                Ok(last) if last == Some((rid, revision)) => {
+                    failed = tell(self.ended_resource(revision, tombstone, statuses[&number]));
+                }
+                Ok(_) => {}
+                Err(error) => failed = Err(error.into()),
+            }
+            failed.is_ok()
+        })?;
+        failed
+    }
+
     /// The last life that ended of each id that does not live at the moment.
     fn ended(&self, since: Timestamp) -> Result<Vec<(u64, Tombstone)>, StoreError> {
         let mut out = Vec::new();
@@ -461,7 +509,7 @@ impl StoreSnapshot {
                 Some(disappeared.ended(tombstone.end(revision)))
             }
             (Some(then), Some(now)) if then.changed != now.changed => {
-                let before = (self.document(then.document, rid)?, from.tags_of(then.tags));
+                let before = (from.document(then.document, rid)?, from.tags_of(then.tags));
                 let after = (self.document(now.document, rid)?, self.tags_of(now.tags));
                 let fields = fields_between(&before, &after);
                 let changed = change(ChangeKind::Changed, self.state.id(rid), now.changed)?;

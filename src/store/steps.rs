@@ -21,8 +21,11 @@ pub(super) struct Steps<'a> {
     pub versions: BTreeMap<Rid, VersionAt>,
 }
 
-/// The revision that holds a document, and tags.
+/// The revision that holds a document, or [`NO_DOCUMENT`]; and tags.
 pub(super) type VersionAt = (u64, TagsRef);
+
+/// It was thinned away.
+pub(super) const NO_DOCUMENT: u64 = 0;
 
 impl<'a> Steps<'a> {
     pub fn new(snapshot: &'a StoreSnapshot) -> Result<Self, StoreError> {
@@ -33,11 +36,9 @@ impl<'a> Steps<'a> {
         let before = self.versions.get(&entry.rid).copied();
         if let Some(version) = entry.kind.version() {
             let tags = version.tags.or(before.map(|(_, tags)| tags)).unwrap_or(TagsRef::UNKNOWN);
-            let document = match before {
-                // Thinned: what changed besides its tags is told by the next version that is kept.
-                Some((document, _)) if !entry.has_document => document,
-                _ => revision,
-            };
+            // Thinned: what changed besides its tags is told by the next version that is kept.
+            let thinned = before.map_or(NO_DOCUMENT, |(document, _)| document);
+            let document = if entry.has_document { revision } else { thinned };
             self.versions.insert(entry.rid, (document, tags));
         }
         let after = self.versions.get(&entry.rid).copied();
@@ -87,8 +88,11 @@ impl<'a> Steps<'a> {
         after: Option<(u64, TagsRef)>,
     ) -> Result<Vec<FieldChange>, StoreError> {
         let (Some(before), Some(after)) = (before, after) else { return Ok(Vec::new()) };
+        // Where one of the two is not kept any more, nobody can tell what else changed.
+        let is_kept = before.0 != NO_DOCUMENT && after.0 != NO_DOCUMENT;
         let version = |(revision, tags)| -> Result<(Value, Tags), StoreError> {
-            Ok((self.snapshot.document(revision, rid)?, self.snapshot.tags_of(tags)))
+            let document = if is_kept { self.snapshot.document(revision, rid)? } else { Value::Null };
+            Ok((document, self.snapshot.tags_of(tags)))
         };
         Ok(fields_between(&version(before)?, &version(after)?))
     }

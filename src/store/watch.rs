@@ -10,8 +10,9 @@ use super::steps::{Steps, VersionAt};
 use super::{Store, StoreError};
 use crate::inventory::{Change, Moment, Revision, Viewer};
 
-/// Revisions that one batch holds at most.
-const BATCH: u64 = 1_000;
+/// Revisions and changes that one batch holds; of changes it holds more where one revision has more.
+const BATCH: u64 = if cfg!(test) { 8 } else { 1_000 };
+const CHANGES: usize = 10_000;
 
 /// What was recorded since the batch before.
 #[derive(Clone, Debug)]
@@ -66,10 +67,18 @@ fn batch(store: &Store, viewer: Option<&Viewer>, told: Revision) -> Result<Watch
     let now = store.snapshot(Moment::Now)?;
     now.state.kept.check_raw(told)?;
     let first = now.state.kept.after(told.0);
-    let last = now.state.revision.0.min(first.saturating_add(BATCH - 1));
+    let last = now.state.kept.real(now.state.revision.0.min(first.saturating_add(BATCH - 1)));
     let mut steps = Steps::new(&now)?;
     let mut changes = Vec::new();
+    let mut told = last;
     log::revisions(&now.txn()?.open_table(LOG)?, first..=last, |revision, row, entries| {
+        if told < revision.0 {
+            return Ok(());
+        }
+        if changes.len() + entries.len() > CHANGES && !changes.is_empty() {
+            told = revision.0 - 1;
+            return Ok(());
+        }
         if viewer.is_some_and(|viewer| !now.sees(viewer, row.scope)) {
             return Ok(());
         }
@@ -82,7 +91,7 @@ fn batch(store: &Store, viewer: Option<&Viewer>, told: Revision) -> Result<Watch
         }
         Ok(())
     })?;
-    Ok(WatchBatch { revision: Revision(last), changes })
+    Ok(WatchBatch { revision: Revision(now.state.kept.real(told)), changes })
 }
 
 /// The document and the tags of a life as of one of its entries: walked back until both are found.

@@ -289,6 +289,14 @@ impl Worker {
             cover.proven = time;
             batch.covers.insert((viewer, number, cover.from.0), CoverRow { to: None, proven: time });
         }
+        if must_write {
+            // With what is only in memory of the runs before it: a look that was cut off once is told of before
+            // the next of its scope begins.
+            let of_scope = |(key, _): &(&RunKey, &Run)| key.0 == number;
+            let known = self.dirty_runs.range((number, Timestamp::MIN)..).take_while(of_scope);
+            let known: Vec<RunKey> = known.map(|(key, _)| *key).collect();
+            batch.runs.extend(known.into_iter().filter_map(|key| self.dirty_runs.remove_entry(&key)));
+        }
         if look.is_some() || (run.is_some() && self.open_looks.contains(&number)) {
             batch.looks.insert(number, look);
             if look.is_some() {
@@ -305,15 +313,6 @@ impl Worker {
             scope.run = Some(run.clone());
             let key = (number, run.first_ended);
             if must_write {
-                // With what is only in memory of the runs before it.
-                let of_scope = |(key, _): &(&RunKey, &Run)| key.0 == number;
-                let known: Vec<RunKey> = self
-                    .dirty_runs
-                    .range((number, Timestamp::MIN)..)
-                    .take_while(of_scope)
-                    .map(|(key, _)| *key)
-                    .collect();
-                batch.runs.extend(known.into_iter().filter_map(|key| self.dirty_runs.remove_entry(&key)));
                 batch.runs.insert(key, run);
             } else {
                 self.dirty_runs.insert(key, run);
