@@ -124,7 +124,7 @@ pub fn head(scopes: usize, tasks: usize) -> String {
          5 % appearances, 5 % ends); redb's cache at 64 MB; on {cores} cores of {model}. Ratios above 1 say how many times \
          as fast, or as small, the store is.\n\n\
          Beside it, in the same run, what one would do without a store: one row per resource per scan, in redb (sorted \
-         keys, one transaction a scan, the same cache) and in SQLite (WAL, indexes on id and owner). They hold three \
+         keys, one transaction a scan, the same cache) and in SQLite (WAL, indexes on id and owner). They hold two \
          scans, the store all of them. The rounds of the days show the store only what changed, as looks that were cut \
          short: what they record is the same.\n"
     )

@@ -73,7 +73,7 @@ const BIRTH: u8 = 0x40;
 const SHAPE: u8 = 0x80;
 
 fn put(out: &mut Vec<u8>, value: &impl Serialize) {
-    postcard::to_io(value, out).expect("values can be written to memory");
+    *out = postcard::to_extend(value, std::mem::take(out)).expect("values can be written to memory");
 }
 
 impl Item<'_> {
@@ -119,7 +119,9 @@ impl Item<'_> {
                         COVER_LOST
                     }
                 };
-                put(out, document);
+                // As postcard has bytes, but not one by one.
+                put(out, &document.len());
+                out.extend_from_slice(document);
             }
         }
     }
