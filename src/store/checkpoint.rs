@@ -303,14 +303,13 @@ fn orders(heads: &Heads, newest: Option<&State>) -> BTreeMap<ScopeNo, Order> {
 }
 
 fn restore(state: &mut State, header: Header, heads: Heads, newest: Option<&State>) -> Result<(), StoreError> {
-    let orders = orders(&heads, newest);
+    let mut orders = orders(&heads, newest);
     state.revision = header.revision;
     state.time = header.time;
     state.next_rid = header.next_rid;
     state.ends = header.ends;
     state.heads = heads;
     state.suspects = header.suspects.into_iter().collect();
-    let mut orders = orders;
     for row in header.scopes {
         let order = match orders.remove(&row.number).unwrap_or_default() {
             Order::Same(order) => order,
