@@ -273,6 +273,11 @@ fn lookups(table: &mut Table, store: &Store, sweeps: &[Sweep]) {
     let mut spans = spans.split_off(100_000);
     spans.sort();
     let p99 = spans[spans.len() / 100 * 99].as_nanos() as f64;
+    println!(
+        "lookups: {:?} in the middle, {:?} of ten the slowest",
+        spans[spans.len() / 2],
+        spans[spans.len() / 10 * 9]
+    );
     table.add(Line::new("lookup", "current lookup, p99", p99, "ns", 1_000.0));
 }
 

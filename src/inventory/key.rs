@@ -24,6 +24,10 @@ macro_rules! text_newtype {
             pub fn as_str(&self) -> &str {
                 &self.0
             }
+
+            pub fn into_text(self) -> Arc<str> {
+                self.0
+            }
         }
 
         impl fmt::Display for $name {

@@ -15,7 +15,7 @@ use super::StoreError;
 use super::heads::{Heads, Part};
 use super::life::Lives;
 use super::record::{Rid, ScopeNo, decode, encode, sealed, unsealed};
-use super::state::State;
+use super::state::{Covers, State};
 use crate::inventory::{Cover, Revision, Suspect, Timestamp, Viewer};
 
 /// revision -> [`Header`]
@@ -125,7 +125,7 @@ fn header(state: &State, parts: u32, hash: u64) -> Header {
     let scope = |(number, scope): (&ScopeNo, &Arc<super::state::ScopeState>)| ScopeRow {
         number: *number,
         intervals: scope.intervals.clone(),
-        covers: scope.covers.iter().map(|(viewer, cover)| (viewer.clone(), *cover)).collect(),
+        covers: scope.covers.iter().cloned().collect(),
         has_ends: scope.has_ends,
     };
     Header {
@@ -183,6 +183,10 @@ fn read_part(
         return Err(damaged());
     }
     decompressed(rest)
+}
+
+pub(super) fn is_there(txn: &ReadTransaction, revision: Revision) -> Result<bool, StoreError> {
+    Ok(txn.open_table(CKPT)?.get(revision.0)?.is_some())
 }
 
 /// The newest checkpoint at or before a revision, where there is one.
@@ -252,7 +256,7 @@ fn by_two(
 /// What lives in a scope.
 enum Order {
     /// As in the newest state.
-    Same(Arc<Vec<Rid>>),
+    Same(Arc<[Rid]>),
     Unsorted(Vec<Rid>),
 }
 
@@ -316,14 +320,13 @@ fn restore(state: &mut State, header: Header, heads: Heads, newest: Option<&Stat
             Order::Unsorted(mut order) => {
                 // Most are in order already, and the sort knows runs.
                 order.sort_by(|a, b| state.id(*a).cmp(state.id(*b)));
-                order.shrink_to_fit();
-                Arc::new(order)
+                order.into()
             }
         };
         let scope = state.scopes.get_mut(&row.number).ok_or_else(damaged)?;
         let scope = Arc::make_mut(scope);
         scope.intervals = row.intervals;
-        scope.covers = row.covers.into_iter().collect();
+        scope.covers = Covers::of(row.covers);
         scope.has_ends = row.has_ends;
         scope.order = order;
     }

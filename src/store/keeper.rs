@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::writer::{Queue, Request};
-use super::{Shared, StoreError, checkpoint, retention};
+use super::{Published, Shared, StoreError, checkpoint, retention};
 
 /// How often it looks around without being woken.
 const LOOKS: Duration = Duration::from_secs(30);
@@ -111,9 +111,14 @@ fn retain(shared: &Shared, queue: &Queue, stop: &AtomicBool) {
     }
 }
 
-/// Writes a checkpoint of the newest state in slices, between which others commit.
+/// Writes a checkpoint of the newest state in slices, between which others commit; nothing where there is
+/// one of it already.
 pub(super) fn checkpoint(shared: &Shared, queue: &Queue, stop: &AtomicBool) -> Result<(), StoreError> {
-    let state = shared.state();
+    let _alone = shared.checkpointing.lock().unwrap_or_else(PoisonError::into_inner);
+    let Published { state, txn } = shared.published();
+    if checkpoint::is_there(&txn, state.revision)? {
+        return Ok(());
+    }
     for slice in checkpoint::slices(state) {
         if stop.load(Ordering::Acquire) {
             break;

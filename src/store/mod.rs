@@ -5,6 +5,7 @@
 //! - [`record`]: the other tables and records of the file.
 //! - [`state`]: state at a revision, the fold of the log; [`heads`]: what lives, in it; [`id_index`] and
 //!   [`tag_index`]: by id, by tag.
+//! - [`whereabouts`]: ids over all scopes of a type, for what moves.
 //! - [`plan`]: sweep -> delta, pure; [`draft`]: a delta on its way into the file.
 //! - [`checkpoint`]: the state at some revisions, so that not all of the log must be folded.
 //! - [`mutants`]: faults that the tests must notice.
@@ -68,6 +69,7 @@ mod tag_index;
 #[cfg(test)]
 pub(crate) mod tests;
 mod watch;
+mod whereabouts;
 mod writer;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -100,7 +102,8 @@ use record::{
     SCHEMA, SCOPE, SUSPECT, SYM, ScopeNo, decode,
 };
 use retention::Kept;
-use state::{Beginnings, State};
+use state::{Beginnings, Names, State};
+use whereabouts::{Turn, Whereabouts};
 use writer::{Found, Request, RunKey, Writer};
 
 /// How much of the file redb may hold in memory: its own default of 1 GiB is more than our pod has.
@@ -174,8 +177,11 @@ struct Shared {
     published: RwLock<Published>,
     revisions: tokio::sync::watch::Sender<Revision>,
     leases: Leases,
+    whereabouts: Whereabouts,
     trainer: Mutex<Trainer>,
     is_checkpoint_due: AtomicBool,
+    /// Held while a checkpoint is written: each clears away what the one before left unfinished.
+    checkpointing: Mutex<()>,
     /// What of the past the keeper keeps: everything, until somebody says so.
     retention: Mutex<Option<Retention>>,
     /// A write failed: what is on disk is not known, so nothing more is written.
@@ -195,10 +201,12 @@ impl Shared {
         self.published().state
     }
 
-    fn publish(&self, state: State) -> Result<(), StoreError> {
+    fn publish(&self, state: State, turn: &Turn) -> Result<(), StoreError> {
         let revision = state.revision;
-        let txn = Arc::new(self.db.begin_read()?);
-        *self.published.write().unwrap_or_else(PoisonError::into_inner) = Published { state, txn };
+        let published = Published { state: state.clone(), txn: Arc::new(self.db.begin_read()?) };
+        self.whereabouts.publish(&self.state(), &state, turn, || {
+            *self.published.write().unwrap_or_else(PoisonError::into_inner) = published;
+        });
         self.revisions.send_if_modified(|r| std::mem::replace(r, revision) != revision);
         Ok(())
     }
@@ -291,7 +299,9 @@ impl Store {
             published: RwLock::new(Published { state, txn }),
             revisions,
             leases: Leases::default(),
+            whereabouts: Whereabouts::default(),
             is_checkpoint_due: AtomicBool::new(false),
+            checkpointing: Mutex::default(),
             retention: Mutex::new(None),
             poisoned: AtomicBool::new(false),
         });
@@ -385,7 +395,7 @@ impl Store {
     /// Every cover that stands now.
     pub fn covers(&self) -> Vec<(Viewer, Arc<Scope>)> {
         let state = self.state();
-        state.scopes.values().flat_map(|s| s.covers.keys().map(|v| (v.clone(), s.scope.clone()))).collect()
+        state.scopes.values().flat_map(|s| s.covers.viewers().map(|v| (v.clone(), s.scope.clone()))).collect()
     }
 
     /// Commits a sweep. `prover` is the viewer whose credentials made it: a complete one proves its cover.
@@ -422,10 +432,15 @@ impl Store {
             Some((_, Some(proven))) => draft.is_proof_due = self.now().since(proven) >= PROOF_FLUSH,
             None => {}
         }
-        draft.plan = plan::plan(&seen, number, sweep, |id| {
+        let last_ended = |id: &str| {
             let found = life::last_ended(&txn, (number, &sweep.scope), id)?;
             Ok(found.map(|(rid, revision, tombstone)| Ended { rid, revision, tombstone }))
-        })?;
+        };
+        let elsewhere = |id: &str| {
+            let shared = &self.inner.shared;
+            shared.whereabouts.elsewhere(&seen, || shared.state(), &sweep.scope, id)
+        };
+        draft.plan = plan::plan(&seen, number, sweep, last_ended, elsewhere)?;
         self.encode_documents(&txn, &seen, &mut draft)?;
         let cadence_seconds = sweep.cadence.map(|cadence| cadence.as_secs());
         let look = LookRow { started: sweep.started, ended: sweep.ended, cadence_seconds };
@@ -497,7 +512,7 @@ impl Store {
         for scope in scopes {
             self.write_scope_entries(scope, |state| {
                 let Some(number) = open(state, scope) else { return Vec::new() };
-                let lost = state.scopes[&number].covers.keys();
+                let lost = state.scopes[&number].covers.viewers();
                 let mut kinds: Vec<EntryKind> =
                     lost.map(|v| EntryKind::CoverLost { viewer: v.as_str().into() }).collect();
                 kinds.push(EntryKind::ScopeClosed);
@@ -520,7 +535,7 @@ impl Store {
             let covered = state
                 .scope_numbers
                 .get(scope)
-                .is_some_and(|number| state.scopes[number].covers.contains_key(viewer));
+                .is_some_and(|number| state.scopes[number].covers.get(viewer).is_some());
             if covered { vec![EntryKind::CoverLost { viewer: viewer.as_str().into() }] } else { Vec::new() }
         })
     }
@@ -810,9 +825,10 @@ fn named(txn: &ReadTransaction) -> Result<State, StoreError> {
     for row in txn.open_table(SYM)?.iter()? {
         state.tag_sets.push_back(decode("sym", row?.1.value())?);
     }
+    let mut names = Names::default();
     for row in txn.open_table(SCOPE)?.iter()? {
         let (number, bytes) = row?;
-        state.add_scope(number.value(), Arc::new(decode("scope", bytes.value())?));
+        state.add_scope(number.value(), Arc::new(names.share(decode("scope", bytes.value())?)));
     }
     Ok(state)
 }

@@ -1,7 +1,6 @@
 //! The planner: what a sweep means for the state, as plain values. No I/O and no clock, so every
 //! rule of truth.md about absence, end states and lives can be tested here with a table.
 
-use std::cell::OnceCell;
 use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,8 +13,7 @@ use super::record::{Rid, ScopeNo};
 use super::state::State;
 use super::{StoreError, mutants};
 use crate::inventory::{
-    Absence, Confirmation, Document, EndCause, IdReuse, Observation, ResourceKey, Scope, Suspect, Sweep, Tags,
-    Timestamp,
+    Absence, Confirmation, Document, EndCause, IdReuse, Observation, ResourceKey, Suspect, Sweep, Tags, Timestamp,
 };
 
 /// A resource younger than this may not be in every answer yet (EC2 is eventually consistent), so one
@@ -104,29 +102,28 @@ pub(super) struct Plan {
 struct Planner<'a> {
     state: &'a State,
     sweep: &'a Sweep,
-    scope: &'a Scope,
     baseline: bool,
     last_complete: Option<Timestamp>,
-    /// Where else an id may be seen, once it is asked.
-    others: OnceCell<Vec<ScopeNo>>,
+    elsewhere: &'a dyn Fn(&str) -> Option<Rid>,
     plan: Plan,
 }
 
-/// `last_ended` finds the last life of an id that does not live.
+/// `last_ended` finds the last life of an id that does not live, `elsewhere` the life that an id has in
+/// another open scope of the type.
 pub(super) fn plan(
     state: &State,
     scope: ScopeNo,
     sweep: &Sweep,
     last_ended: impl Fn(&str) -> Result<Option<Ended>, StoreError>,
+    elsewhere: impl Fn(&str) -> Option<Rid>,
 ) -> Result<Plan, StoreError> {
     let scope = &state.scopes[&scope];
     let mut planner = Planner {
         state,
         sweep,
-        scope: &scope.scope,
         baseline: scope.is_baseline(),
         last_complete: scope.last_complete,
-        others: OnceCell::new(),
+        elsewhere: &elsewhere,
         plan: Plan::default(),
     };
     let seen = by_id(&sweep.observations);
@@ -369,22 +366,7 @@ impl Planner<'_> {
 
     /// The life in another account or region that goes on under an id that is never reused.
     fn elsewhere(&self, id: &str) -> Option<Rid> {
-        if self.sweep.ids != IdReuse::Unique {
-            return None;
-        }
-        let others = self.others.get_or_init(|| self.alike());
-        others.iter().find_map(|number| self.state.rid(*number, id))
-    }
-
-    /// The open scopes that list the same type elsewhere.
-    fn alike(&self) -> Vec<ScopeNo> {
-        let is_alike = |other: &Scope| {
-            (&other.resource_type, &other.provider, &other.partition, &other.endpoint)
-                == (&self.scope.resource_type, &self.scope.provider, &self.scope.partition, &self.scope.endpoint)
-                && other != self.scope
-        };
-        let scopes = self.state.scopes.iter();
-        scopes.filter(|(_, other)| other.is_open() && is_alike(&other.scope)).map(|(number, _)| *number).collect()
+        if self.sweep.ids == IdReuse::Unique { (self.elsewhere)(id) } else { None }
     }
 
     /// Where a life that ends goes on: only what appeared elsewhere after it can be it.

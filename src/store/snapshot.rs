@@ -301,7 +301,7 @@ impl StoreSnapshot {
     }
 
     pub(super) fn sees(&self, viewer: &Viewer, scope: ScopeNo) -> bool {
-        self.state.scopes.get(&scope).is_some_and(|scope| scope.covers.contains_key(viewer))
+        self.state.scopes.get(&scope).is_some_and(|scope| scope.covers.get(viewer).is_some())
     }
 
     fn resource(&self, rid: Rid, status: ScopeStatus) -> Resource {
@@ -412,7 +412,7 @@ impl StoreSnapshot {
         let id = key.as_ref().map_or(name, |key| &*key.id);
         let mut found = Vec::new();
         for (number, scope) in &self.state.scopes {
-            if !is_meant(&scope.scope) || viewer.is_some_and(|v| !scope.covers.contains_key(v)) {
+            if !is_meant(&scope.scope) || viewer.is_some_and(|v| scope.covers.get(v).is_none()) {
                 continue;
             }
             if let Some(rid) = self.state.rid(*number, id) {
@@ -591,7 +591,7 @@ impl StoreSnapshot {
     fn is_asked(&self, filter: &Filter, number: ScopeNo) -> bool {
         let scope = &self.state.scopes[&number];
         (filter.include_unwatched || scope.is_open())
-            && filter.viewer.as_ref().is_none_or(|v| scope.covers.contains_key(v))
+            && filter.viewer.as_ref().is_none_or(|v| scope.covers.get(v).is_some())
             && filter.matches_scope(&scope.scope)
     }
 }

@@ -4,7 +4,7 @@
 //! go through it, so they can't disagree. What it is made of is persistent (imbl, shared chunks): a
 //! reader's copy costs nothing and the writer never waits for it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, OnceLock};
 
 use imbl::{HashMap, OrdMap, Vector};
@@ -18,7 +18,9 @@ use super::record::{Entry, EntryKind, NO_RID, RevRow, Rid, Run, ScopeNo, TagsRef
 use super::retention::Kept;
 use super::tag_index::TagIndex;
 use super::{StoreError, mutants};
-use crate::inventory::{Cover, Revision, Scope, Suspect, TagSet, Tags, Timestamp, Viewer};
+use crate::inventory::{
+    AccountId, Cover, Region, ResourceType, Revision, Scope, Suspect, TagSet, Tags, Timestamp, Viewer,
+};
 
 /// In a scope of so few an index finds nothing sooner.
 const FEW: usize = if cfg!(test) { 4 } else { 64 };
@@ -28,9 +30,9 @@ pub(super) struct ScopeState {
     pub scope: Arc<Scope>,
     /// When it was opened and closed, oldest first.
     pub intervals: Vec<(Timestamp, Option<Timestamp>)>,
-    pub covers: OrdMap<Viewer, Cover>,
+    pub covers: Covers,
     /// What lives in it, in the order of the ids.
-    pub order: Arc<Vec<Rid>>,
+    pub order: Arc<[Rid]>,
     /// The same by their ids, once somebody has asked.
     index: OnceLock<Arc<IdIndex>>,
     /// Whether a life of it ever ended: only then may an id that does not live have lived before.
@@ -57,6 +59,52 @@ impl ScopeState {
 
     pub fn is_open_at(&self, time: Timestamp) -> bool {
         self.intervals.iter().any(|(from, to)| *from <= time && to.is_none_or(|to| time < to))
+    }
+}
+
+/// By whom a scope is covered: by few, and there are many scopes.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Covers(Box<[(Viewer, Cover)]>);
+
+impl Covers {
+    pub fn of(covers: impl IntoIterator<Item = (Viewer, Cover)>) -> Self {
+        Self(covers.into_iter().collect())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &(Viewer, Cover)> {
+        self.0.iter()
+    }
+
+    pub fn viewers(&self) -> impl Iterator<Item = &Viewer> {
+        self.0.iter().map(|(viewer, _)| viewer)
+    }
+
+    pub fn get(&self, viewer: &Viewer) -> Option<&Cover> {
+        self.0.iter().find_map(|(other, cover)| (other == viewer).then_some(cover))
+    }
+
+    pub fn get_mut(&mut self, viewer: &Viewer) -> Option<&mut Cover> {
+        self.0.iter_mut().find_map(|(other, cover)| (other == viewer).then_some(cover))
+    }
+
+    /// In the order of the viewers, in place of what there was of this one.
+    fn insert(&mut self, viewer: Viewer, cover: Cover) {
+        let mut covers = self.without(&viewer);
+        let at = covers.partition_point(|(other, _)| *other < viewer);
+        covers.insert(at, (viewer, cover));
+        self.0 = covers.into();
+    }
+
+    fn remove(&mut self, viewer: &Viewer) {
+        self.0 = self.without(viewer).into();
+    }
+
+    fn without(&self, viewer: &Viewer) -> Vec<(Viewer, Cover)> {
+        self.0.iter().filter(|(other, _)| other != viewer).cloned().collect()
     }
 }
 
@@ -127,6 +175,34 @@ impl Default for State {
     }
 }
 
+/// Many scopes, few names: each is held once.
+#[derive(Default)]
+pub(super) struct Names(HashSet<Arc<str>>);
+
+impl Names {
+    fn shared(&mut self, name: Arc<str>) -> Arc<str> {
+        match self.0.get(&name) {
+            Some(shared) => shared.clone(),
+            None => {
+                self.0.insert(name.clone());
+                name
+            }
+        }
+    }
+
+    pub fn share(&mut self, scope: Scope) -> Scope {
+        let Scope { provider, partition, endpoint, account, region, resource_type } = scope;
+        Scope {
+            provider: self.shared(provider),
+            partition: self.shared(partition),
+            endpoint: self.shared(endpoint),
+            account: AccountId::new(self.shared(account.into_text())),
+            region: Region::new(self.shared(region.into_text())),
+            resource_type: ResourceType::new(self.shared(resource_type.into_text())),
+        }
+    }
+}
+
 /// The numbers of interned tag sets, which only the writer needs.
 pub(super) struct TagNumbers(std::collections::HashMap<TagSet, u32, Xxh3DefaultBuilder>);
 
@@ -174,12 +250,13 @@ impl State {
         names
     }
 
+    /// Scopes come from those who share their names: [`Names`] where they are read.
     pub fn add_scope(&mut self, number: ScopeNo, scope: Arc<Scope>) {
         self.scope_numbers.insert(&scope, number);
         let state = ScopeState {
             scope,
             intervals: Vec::new(),
-            covers: OrdMap::new(),
+            covers: Covers::default(),
             order: Arc::default(),
             index: OnceLock::new(),
             has_ends: false,
@@ -218,7 +295,7 @@ impl State {
             return order.binary_search_by(|rid| self.id(*rid).cmp(id)).ok().map(|at| order[at]);
         }
         let index = scope.index.get_or_init(|| Arc::new(IdIndex::of(&scope.order, |rid| self.id(rid))));
-        index.find(id, |rid| self.id(rid))
+        index.find(id, |rid| self.id(rid) == id)
     }
 
     pub fn id(&self, rid: Rid) -> &str {
@@ -284,6 +361,8 @@ impl State {
                 assert!(!scope.is_open(), "an open scope is not opened again");
                 // From the look on that opened it, which lies before its commit: it is what
                 // `is_baseline` measures the later ones by.
+                // Most are opened once.
+                scope.intervals.reserve_exact(1);
                 scope.intervals.push((*started, None));
             }
             EntryKind::ScopeClosed => {
@@ -394,7 +473,7 @@ impl State {
         }
         order.extend(&kept[from..]);
         let scope = self.scope_mut(number);
-        scope.order = Arc::new(order);
+        scope.order = order.into();
         scope.has_ends |= !ended.is_empty();
     }
 }

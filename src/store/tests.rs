@@ -484,6 +484,57 @@ fn a_unique_id_that_is_seen_elsewhere_while_it_lives_has_moved_and_both_ends_say
 }
 
 #[test]
+fn what_wanders_is_followed_however_much_else_comes_and_goes() {
+    const REGIONS: [&str; 4] = ["eu-west-1", "us-east-1", "ap-south-1", "eu-central-1"];
+    let mut bed = Bed::new();
+    let mut dice = SmallRng::seed_from_u64(7);
+    // Where each is; what is gone is nowhere.
+    let mut places: BTreeMap<String, usize> = (0..40).map(|n| (format!("vol-{n}"), n % 4)).collect();
+    let mut been: BTreeSet<(String, usize)> = places.clone().into_iter().collect();
+    let look = |bed: &Bed, places: &BTreeMap<String, usize>, region: usize, missing: Option<&str>| {
+        bed.look(|s| {
+            s.scope = scope(REGIONS[region]);
+            let here = places.iter().filter(|(_, place)| **place == region);
+            s.observations = here.map(|(id, _)| observation(id, &[], 8)).collect();
+            s.absences = missing.iter().map(|id| ((*id).to_owned(), Absence::NotFound)).collect();
+        })
+    };
+    for region in 0..4 {
+        look(&bed, &places, region, None);
+    }
+    for step in 0..200 {
+        // Nothing is young.
+        bed.pass(3600);
+        if step % 50 == 49 {
+            bed.reopen();
+        }
+        let at = dice.random_range(0..places.len());
+        let (id, from) = places.iter().nth(at).map(|(id, place)| (id.clone(), *place)).unwrap();
+        let to = (from + dice.random_range(1..4)) % 4;
+        // Where it has been before, its life there goes on.
+        if !been.insert((id.clone(), to)) {
+            continue;
+        }
+        let (here, there) = (scope(REGIONS[from]).key(&id), scope(REGIONS[to]).key(&id));
+        if dice.random_range(0..3) == 0 {
+            places.remove(&id);
+            let end = look(&bed, &places, from, Some(&id)).changes.remove(0).end.unwrap();
+            assert_eq!(end.cause, EndCause::Absent, "step {step}");
+            let new = format!("vol-{}", 100 + step);
+            been.insert((new.clone(), to));
+            places.insert(new, to);
+            assert!(!look(&bed, &places, to, None).changes[0].moved, "step {step}");
+        } else {
+            places.insert(id.clone(), to);
+            let appeared = look(&bed, &places, to, None).changes.remove(0);
+            assert_eq!(appeared.moved_from, Some(here), "step {step}");
+            let end = look(&bed, &places, from, Some(&id)).changes.remove(0).end.unwrap();
+            assert_eq!(end.cause, EndCause::Moved(there), "step {step}");
+        }
+    }
+}
+
+#[test]
 fn where_the_clocks_differ_an_end_is_dated_no_more_precisely_than_both_allow() {
     let hour = 3_600_000;
     for skew in [0, hour, -hour] {
@@ -557,7 +608,7 @@ fn a_look_that_was_cut_off_between_its_pieces_is_partial_and_interrupted() {
     let store = bed.store();
     let mut draft = Draft::new(sweep.scope.clone(), sweep.ended);
     let state = store.state();
-    draft.plan = plan::plan(&state, 0, &sweep, |_| Ok(None)).unwrap();
+    draft.plan = plan::plan(&state, 0, &sweep, |_| Ok(None), |_| None).unwrap();
     draft.run = Some(ledger::record(state.scopes[&0].run.as_ref(), &sweep));
     store.encode_documents(&store.inner.shared.published().txn, &state, &mut draft).unwrap();
     let look = LookRow { started: sweep.started, ended: sweep.ended, cadence_seconds: None };
@@ -722,7 +773,7 @@ fn a_check_says_what_is_wrong_and_where_and_stats_where_the_room_goes() {
         let txn = bed.store().inner.shared.db.begin_write().unwrap();
         damage(&txn);
         txn.commit().unwrap();
-        bed.store().inner.shared.publish(bed.store().state()).unwrap();
+        bed.store().inner.shared.publish(bed.store().state(), &Turn::default()).unwrap();
         let flaws = bed.store().check().unwrap().flaws;
         assert!(flaws.iter().any(|flaw| flaw.table == table), "{table}: {flaws:?}");
     };
@@ -764,6 +815,36 @@ fn the_keeper_writes_a_checkpoint_when_one_is_due_and_the_file_opens_from_it() {
     txn.commit().unwrap();
     bed.reopen();
     assert_eq!(bed.live(Moment::Now).len(), 600);
+}
+
+#[test]
+fn checkpoints_that_several_ask_for_at_once_spoil_none_of_each_other() {
+    let bed = Bed::new();
+    let volumes = |size: u64| (0..600).map(|n| observation(&format!("vol-{n}"), &[], size)).collect::<Vec<_>>();
+    let loads = || {
+        let txn = bed.store().inner.shared.db.begin_read().unwrap();
+        let mut state = named(&txn).unwrap();
+        checkpoint::load_newest(&txn, &mut state).unwrap();
+        assert_eq!(state.heads.len(), 600);
+        state.revision
+    };
+    for size in 0..5 {
+        bed.see(&volumes(size));
+        std::thread::scope(|threads| {
+            for _ in 0..3 {
+                threads.spawn(|| bed.store().checkpoint().unwrap());
+            }
+            bed.look(|s| {
+                s.outcome = Outcome::Partial(Reason::Throttled);
+                s.observations = vec![observation("vol-1", &[], 100 + size)];
+            });
+        });
+        loads();
+        for _ in 0..2 {
+            bed.store().checkpoint().unwrap();
+            assert_eq!(loads(), bed.store().revision());
+        }
+    }
 }
 
 /// A disk in memory whose syncs wait while it is held.

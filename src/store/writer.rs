@@ -20,6 +20,7 @@ use super::record::{
     ScopeNo, encode,
 };
 use super::state::{State, TagNumbers};
+use super::whereabouts::Turn;
 use super::{Delta, Shared, StoreError, mutants, scope_number};
 use super::{checkpoint, retention};
 use crate::inventory::{Outcome, Reason, Suspect, Timestamp, Viewer};
@@ -231,11 +232,12 @@ impl Worker {
             self.take_runs(&mut batch);
         }
         let is_checkpoint_due = self.since_checkpoint >= CHECKPOINT.max(next.heads.len() / 4);
+        let turn = batch.turn();
         if mutants::is_awake("published before it is durable") {
-            drop(self.shared.publish(next.clone()));
+            drop(self.shared.publish(next.clone(), &Turn::default()));
         }
         let written = self.write(batch, &current, &next);
-        match written.and_then(|()| self.shared.publish(next)) {
+        match written.and_then(|()| self.shared.publish(next, &turn)) {
             Ok(()) => {
                 if is_checkpoint_due {
                     self.shared.is_checkpoint_due.store(true, Ordering::Release);
@@ -379,6 +381,13 @@ impl Batch {
             && self.retained.is_empty()
     }
 
+    fn turn(&self) -> Turn {
+        let life = |((_, rid), tombstone): (&(u64, Rid), &Tombstone)| (*rid, tombstone.life.clone());
+        let new = self.lives.iter().map(|(rid, life)| (*rid, life.clone()));
+        let begun = new.chain(self.retracted.iter().map(life)).collect();
+        Turn { ended: self.ended.iter().map(life).collect(), begun }
+    }
+
     fn covers(&mut self, before: &State, scope: ScopeNo, revision: u64, time: Timestamp, logged: &[Logged]) {
         for Logged { entry, .. } in logged {
             match &entry.kind {
@@ -388,7 +397,7 @@ impl Batch {
                 }
                 EntryKind::CoverLost { viewer } => {
                     let viewer = Viewer::new(viewer.clone());
-                    let held = before.scopes[&scope].covers[&viewer];
+                    let held = before.scopes[&scope].covers.get(&viewer).expect("what is lost was held");
                     let row = CoverRow { to: Some(revision), proven: held.proven };
                     self.covers.insert((viewer, scope, held.from.0), row);
                 }
