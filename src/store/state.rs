@@ -181,13 +181,11 @@ pub(super) struct Names(HashSet<Arc<str>>);
 
 impl Names {
     fn shared(&mut self, name: Arc<str>) -> Arc<str> {
-        match self.0.get(&name) {
-            Some(shared) => shared.clone(),
-            None => {
-                self.0.insert(name.clone());
-                name
-            }
+        if let Some(shared) = self.0.get(&name) {
+            return shared.clone();
         }
+        self.0.insert(name.clone());
+        name
     }
 
     pub fn share(&mut self, scope: Scope) -> Scope {
