@@ -7,5 +7,6 @@ mod support;
 mod crash;
 mod findings;
 mod installation;
+mod organization;
 mod sharing;
 mod truth;

@@ -11,3 +11,5 @@ mod export;
 mod house;
 mod manifests;
 mod scan;
+mod truth;
+mod types;

@@ -22,8 +22,17 @@ fn account(account: Value) -> Value {
     aws(json!({"accounts": [account]}))
 }
 
+fn organization(organization: Value) -> Value {
+    aws(json!({"organization": organization}))
+}
+
 fn good() -> Vec<Value> {
     vec![
+        organization(json!({"roleName": "elava"})),
+        organization(json!({
+            "roleName": "audit/elava", "externalID": "x-1", "listRoleARN": ROLE,
+            "units": ["r-ab12", "ou-ab12-cdef3456"], "excludeAccounts": [ID],
+        })),
         aws(json!({})),
         account(json!({"id": ID})),
         account(json!({"id": ID, "roleARN": ROLE, "externalID": "x-1"})),
@@ -103,6 +112,26 @@ fn bad() -> Vec<Bad> {
             aws(json!({"accounts": [{"id": ID}, {"id": "444455556666"}]})),
             "spec.provider.aws.accounts",
             "only one account can do without a roleARN",
+        ),
+        rule(
+            aws(json!({"accounts": [{"id": ID}], "organization": {"roleName": "elava"}})),
+            "spec.provider.aws",
+            "name the accounts, or the organization that they are listed from: not both",
+        ),
+        rule(
+            organization(json!({"roleName": ROLE})),
+            "spec.provider.aws.organization.roleName",
+            "roleName is the name of an IAM role, such as elava; not its ARN",
+        ),
+        rule(
+            organization(json!({"roleName": "elava", "units": ["engineering"]})),
+            "spec.provider.aws.organization.units",
+            "a unit is written as AWS does, such as ou-ab12-cdef3456",
+        ),
+        rule(
+            organization(json!({"roleName": "elava", "excludeAccounts": ["1"]})),
+            "spec.provider.aws.organization.excludeAccounts",
+            "an account id is twelve digits",
         ),
         rule(aws(json!({"regions": {"include": ["eu-west-1a"]}})), "spec.provider.aws.regions.include", region),
         rule(aws(json!({"regions": {"exclude": ["us-*"]}})), "spec.provider.aws.regions.exclude", region),

@@ -33,6 +33,7 @@ impl Desk {
                 "regions": {"include": [IRELAND]},
                 "credentialsSecretRef": {"name": "keys"},
             }},
+            "resourceTypes": {"include": crate::support::world::COMMON},
             "tagPolicy": {"exemptTypes": crate::support::world::BUILT_IN},
         }));
         desk

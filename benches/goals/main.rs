@@ -185,6 +185,8 @@ fn thirty_days(table: &mut Table, resources: usize, days: u64) -> (usize, usize)
     std::fs::copy(&path, &killed).expect("there is room");
     let clock = bed.clock();
     let Bed { store, dir, now } = bed;
+    // As the operator ends.
+    store.flush().expect("it is written");
     drop(store);
     table.add(Line::new("", "the file of it, after close", file_bytes(&path) / 1e6, "MB", 900.0));
     let (store, span) = timed(|| Store::open(&killed, clock.clone()).expect("it opens"));

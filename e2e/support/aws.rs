@@ -35,6 +35,18 @@ impl Emulator {
         emulator
     }
 
+    /// The organization of the account that unknown keys answer for.
+    pub fn organizations(&self) -> aws_sdk_organizations::Client {
+        let keys = Credentials::new("root", "root", None, None, "test");
+        aws_sdk_organizations::Client::new(&config(&self.url, "us-east-1", keys))
+    }
+
+    /// Who may make users in the account that unknown keys answer for.
+    pub fn iam(&self) -> aws_sdk_iam::Client {
+        let keys = Credentials::new("root", "root", None, None, "test");
+        aws_sdk_iam::Client::new(&config(&self.url, "us-east-1", keys))
+    }
+
     /// Somebody who may do everything in an account.
     pub async fn hands(&self, account: &str, region: &str) -> Hands {
         let base = config(&self.url, region, Credentials::new("root", "root", None, None, "test"));
@@ -59,6 +71,7 @@ fn config(url: &str, region: &str, keys: Credentials) -> SdkConfig {
         .behavior_version(BehaviorVersion::latest())
         .endpoint_url(url)
         .region(Region::new(region.to_owned()))
+        .http_client(aws_smithy_http_client::Builder::new().build_http())
         .credentials_provider(aws_credential_types::provider::SharedCredentialsProvider::new(keys))
         .build()
 }
@@ -67,6 +80,9 @@ pub struct Hands {
     pub ec2: aws_sdk_ec2::Client,
     pub s3: aws_sdk_s3::Client,
     pub rds: aws_sdk_rds::Client,
+    pub secrets: aws_sdk_secretsmanager::Client,
+    pub dynamodb: aws_sdk_dynamodb::Client,
+    pub sqs: aws_sdk_sqs::Client,
     region: String,
 }
 
@@ -88,6 +104,9 @@ impl Hands {
             ec2: aws_sdk_ec2::Client::new(&config),
             s3: aws_sdk_s3::Client::from_conf(s3),
             rds: aws_sdk_rds::Client::new(&config),
+            secrets: aws_sdk_secretsmanager::Client::new(&config),
+            dynamodb: aws_sdk_dynamodb::Client::new(&config),
+            sqs: aws_sdk_sqs::Client::new(&config),
             region: config.region().expect("it is set").to_string(),
         }
     }
@@ -182,6 +201,38 @@ impl Hands {
         let call = call.db_instance_class("db.t3.micro").allocated_storage(20).master_username("u");
         let call = call.master_user_password("not-a-secret").set_tags(Some(tags.iter().map(tag).collect()));
         call.send().await.expect("a database");
+    }
+
+    /// A secret's ARN.
+    pub async fn secret(&self, name: &str, tags: TagList<'_>) -> String {
+        let tag = |(key, value): &(&str, &str)| {
+            aws_sdk_secretsmanager::types::Tag::builder().key(*key).value(*value).build()
+        };
+        let call = self.secrets.create_secret().name(name).secret_string("not-a-secret");
+        let made = call.set_tags(Some(tags.iter().map(tag).collect())).send().await;
+        made.expect("a secret").arn.expect("it has an ARN")
+    }
+
+    pub async fn table(&self, name: &str) {
+        use aws_sdk_dynamodb::types as dynamodb;
+        let key = dynamodb::KeySchemaElement::builder().attribute_name("k").key_type(dynamodb::KeyType::Hash);
+        let attribute = dynamodb::AttributeDefinition::builder();
+        let attribute = attribute.attribute_name("k").attribute_type(dynamodb::ScalarAttributeType::S);
+        let call = self.dynamodb.create_table().table_name(name);
+        let call = call.billing_mode(dynamodb::BillingMode::PayPerRequest);
+        let call = call.key_schema(key.build().expect("it is whole"));
+        call.attribute_definitions(attribute.build().expect("it is whole")).send().await.expect("a table");
+    }
+
+    /// A queue's URL.
+    pub async fn queue(&self, name: &str) -> String {
+        let made = self.sqs.create_queue().queue_name(name).send().await;
+        made.expect("a queue").queue_url.expect("it has a URL")
+    }
+
+    pub async fn delete_secret(&self, arn: &str) {
+        let call = self.secrets.delete_secret().secret_id(arn).force_delete_without_recovery(true);
+        call.send().await.expect("the secret goes");
     }
 
     pub async fn tag(&self, id: &str, tags: TagList<'_>) {

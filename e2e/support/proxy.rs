@@ -28,6 +28,7 @@ pub struct Call {
     pub params: BTreeMap<String, String>,
     /// 1 for the first.
     pub page: usize,
+    is_json: bool,
 }
 
 impl Call {
@@ -39,12 +40,55 @@ impl Call {
     }
 }
 
+const XML: &str = "text/xml";
+const JSON: &str = "application/x-amz-json-1.1";
+/// Services that speak JSON without naming the operation in a header, by the names that they sign with.
+const REST_JSON: [&str; 7] = ["apigateway", "backup", "eks", "elasticfilesystem", "es", "kafka", "lambda"];
+
+/// Operations of EC2 that answer all at once in AWS, too.
+const UNPAGED: [&str; 5] = [
+    "DescribeAddresses",
+    "DescribeKeyPairs",
+    "DescribePlacementGroups",
+    "DescribeRegions",
+    "DescribeVpnConnections",
+];
+
+/// Operations of EC2 that the emulator lacks, for which the proxy stands in: the element of the list, the
+/// parameter that names an id, and the error for one that is not there.
+const STAND_INS: [(&str, &str, &str, &str); 2] = [
+    (
+        "DescribeCapacityReservations",
+        "capacityReservationSet",
+        "CapacityReservationId.1",
+        "InvalidCapacityReservationId.NotFound",
+    ),
+    ("DescribePlacementGroups", "placementGroupSet", "GroupId.1", "InvalidPlacementGroup.Unknown"),
+];
+
+/// What the operator gets.
+struct Answer {
+    status: u16,
+    kind: String,
+    /// The header in which some services name the error.
+    error: Option<String>,
+    text: String,
+}
+
+impl Answer {
+    fn xml(status: u16, text: String) -> Self {
+        Self { status, kind: XML.to_owned(), error: None, text }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub enum Fault {
     /// An error in the service's own format.
     Refuse { status: u16, code: &'static str, message: String },
     /// The things with these ids are left out.
     Hide(Vec<String>),
+    /// This instead of what is there.
+    Show(&'static str),
     /// Every tag set comes back empty.
     EmptyTags,
     /// The connection ends in the middle of the answer.
@@ -83,6 +127,10 @@ struct Inner {
     /// Listings that are being given out page by page.
     listings: Mutex<HashMap<String, String>>,
     numbers: AtomicU64,
+    /// Names and tags of alarms by account and region: see [`Proxy::alarm`].
+    alarms: Mutex<BTreeMap<(String, String), BTreeMap<String, BTreeMap<String, String>>>>,
+    /// Id and XML of what [`STAND_INS`] answer, by account, region and operation.
+    stand_ins: Mutex<BTreeMap<(String, String, String), Vec<(String, String)>>>,
 }
 
 pub struct Proxy {
@@ -127,6 +175,27 @@ impl Proxy {
         lock(&self.inner.log).clone()
     }
 
+    /// An alarm of CloudWatch, for which the proxy stands in: the SDK speaks CBOR to it
+    /// (<https://smithy.io/2.0/additional-specs/protocols/smithy-rpc-v2.html>), which the emulator does not.
+    pub fn alarm(&self, account: &str, region: &str, name: &str, tags: &[(&str, &str)]) {
+        let tags = tags.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let place = (account.to_owned(), region.to_owned());
+        lock(&self.inner.alarms).entry(place).or_default().insert(name.to_owned(), tags);
+    }
+
+    /// A thing that one of [`STAND_INS`] lists, as EC2 writes it:
+    /// <https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeCapacityReservations.html>,
+    /// <https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribePlacementGroups.html>
+    pub fn stand_in(&self, account: &str, region: &str, action: &str, id: &str, item: &str) {
+        let place = (account.to_owned(), region.to_owned(), action.to_owned());
+        lock(&self.inner.stand_ins).entry(place).or_default().push((id.to_owned(), item.to_owned()));
+    }
+
+    pub fn delete_alarm(&self, account: &str, region: &str, name: &str) {
+        let place = (account.to_owned(), region.to_owned());
+        lock(&self.inner.alarms).entry(place).or_default().remove(name);
+    }
+
     pub fn count(&self, matches: impl Fn(&Call) -> bool) -> usize {
         lock(&self.inner.log).iter().filter(|l| matches(&l.call)).count()
     }
@@ -162,25 +231,45 @@ async fn handle(
             rule.fault.clone()
         })
         .collect();
+    let is_json = call.is_json;
     let refusal = faults.iter().find_map(|fault| match fault {
-        Fault::Refuse { status, code, message } => Some((*status, error_body(&call.service, code, message))),
+        Fault::Refuse { status, code, message } if is_json => {
+            let body = serde_json::json!({ "__type": code, "message": message });
+            Some(Answer {
+                status: *status,
+                kind: JSON.to_owned(),
+                error: Some((*code).to_owned()),
+                text: body.to_string(),
+            })
+        }
+        Fault::Refuse { status, code, message } => {
+            Some(Answer::xml(*status, error_body(&call.service, code, message)))
+        }
         _ => None,
     });
+    if call.service == "monitoring" && refusal.is_none() {
+        return cloudwatch(&inner, &call, &body);
+    }
     for fault in &faults {
         if let Fault::Slow(span) = fault {
             tokio::time::sleep(*span).await;
         }
     }
-    let (status, whole) = match (refusal, &token) {
+    let Answer { status, kind, error, text: whole } = match (refusal, &token) {
         (Some(refused), _) => refused,
         (None, Some(token)) => {
             let listing = token.rsplit_once('-').map(|(listing, _)| listing.to_owned()).unwrap_or_default();
-            match lock(&inner.listings).get(&listing) {
-                Some(whole) => (200, whole.clone()),
-                None => (400, error_body(&call.service, "InvalidNextToken", "the token is not one of ours")),
+            if let Some(whole) = lock(&inner.listings).get(&listing) {
+                Answer::xml(200, whole.clone())
+            } else {
+                let body = error_body(&call.service, "InvalidNextToken", "the token is not one of ours");
+                Answer::xml(400, body)
             }
         }
-        (None, None) => forward(&inner, &method, &uri, &headers, body).await,
+        (None, None) => match STAND_INS.iter().find(|(action, ..)| *action == call.action) {
+            Some(stand_in) => stand_in_answer(&inner, &call, stand_in),
+            None => forward(&inner, &method, &uri, &headers, body).await,
+        },
     };
     if call.action == "AssumeRole" && status == 200 {
         learn(&inner, &whole);
@@ -190,7 +279,9 @@ async fn handle(
         text = paged(&inner, &call, text, token.is_none(), offset);
         for fault in &faults {
             text = match fault {
+                Fault::Hide(ids) if is_json => hidden_json(&text, ids),
                 Fault::Hide(ids) => hidden(&text, ids),
+                Fault::Show(other) => (*other).to_owned(),
                 Fault::EmptyTags => without_tags(&text),
                 Fault::NotOptedIn(regions) => not_opted_in(&text, regions),
                 _ => text,
@@ -202,10 +293,72 @@ async fn handle(
         let half = text.len() / 2;
         let chunks = [Ok(Bytes::from(text[..half].to_owned())), Err(std::io::Error::other("cut by a rule"))];
         let body = axum::body::Body::from_stream(futures::stream::iter(chunks));
-        return Response::builder().header("content-type", "text/xml").body(body).expect("it is a response");
+        return Response::builder().header("content-type", kind).body(body).expect("it is a response");
     }
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
-    (status, [("content-type", "text/xml")], text).into_response()
+    let mut response = (status, [("content-type", kind)], text).into_response();
+    if let Some(error) = error.and_then(|error| error.parse().ok()) {
+        response.headers_mut().insert("x-amzn-errortype", error);
+    }
+    response
+}
+
+fn stand_in_answer(
+    inner: &Inner,
+    call: &Call,
+    (action, list, by_id, not_found): &(&str, &str, &str, &str),
+) -> Answer {
+    let place = (call.account.clone(), call.region.clone(), (*action).to_owned());
+    let mut things = lock(&inner.stand_ins).get(&place).cloned().unwrap_or_default();
+    if let Some(wanted) = call.params.get(*by_id) {
+        things.retain(|(id, _)| id == wanted);
+        if things.is_empty() {
+            return Answer::xml(400, error_body("ec2", not_found, "there is none"));
+        }
+    }
+    let items: Vec<String> = things.iter().map(|(_, item)| format!("<item>{item}</item>")).collect();
+    let items = items.concat();
+    Answer::xml(
+        200,
+        format!(
+            "<{action}Response xmlns=\"http://ec2.amazonaws.com/doc/2016-11-15/\"><requestId>r</requestId>\
+             <{list}>{items}</{list}></{action}Response>"
+        ),
+    )
+}
+
+/// The two operations that a scan asks, in CBOR.
+fn cloudwatch(inner: &Inner, call: &Call, body: &[u8]) -> Response<axum::body::Body> {
+    let asked: ciborium::Value = ciborium::from_reader(body).expect("the SDK speaks CBOR");
+    let field = |name: &str| {
+        let fields = asked.as_map().expect("a request is a map");
+        fields.iter().find(|(key, _)| key.as_text() == Some(name)).map(|(_, value)| value.clone())
+    };
+    let place = (call.account.clone(), call.region.clone());
+    let alarms = lock(&inner.alarms).get(&place).cloned().unwrap_or_default();
+    let arn = |name: &str| format!("arn:aws:cloudwatch:{}:{}:alarm:{name}", call.region, call.account);
+    let answer = if call.action == "ListTagsForResource" {
+        let wanted = field("ResourceARN").and_then(|v| v.into_text().ok()).unwrap_or_default();
+        let tags = alarms.iter().find(|(name, _)| arn(name) == wanted).map(|(_, tags)| tags.clone());
+        serde_json::json!({
+            "Tags": tags.unwrap_or_default().iter().map(|(k, v)| serde_json::json!({"Key": k, "Value": v}))
+                .collect::<Vec<_>>(),
+        })
+    } else {
+        let named = field("AlarmNames").and_then(|v| v.into_array().ok());
+        let is_asked =
+            |name: &str| named.as_ref().is_none_or(|named| named.iter().any(|n| n.as_text() == Some(name)));
+        let alarm = |name: &String| {
+            serde_json::json!({"AlarmName": name, "AlarmArn": arn(name), "MetricName": "CPUUtilization",
+                "StateValue": "OK", "EvaluationPeriods": 2, "Threshold": 0.5, "ActionsEnabled": true})
+        };
+        serde_json::json!({"MetricAlarms": alarms.keys().filter(|n| is_asked(n)).map(alarm).collect::<Vec<_>>()})
+    };
+    lock(&inner.log).push(Logged { call: call.clone(), status: 200, body: answer.to_string() });
+    let mut bytes = Vec::new();
+    ciborium::into_writer(&answer, &mut bytes).expect("memory takes it");
+    let headers = [("content-type", "application/cbor"), ("smithy-protocol", "rpc-v2-cbor")];
+    (StatusCode::OK, headers, bytes).into_response()
 }
 
 fn describe(inner: &Inner, method: &Method, uri: &Uri, headers: &HeaderMap, body: &[u8]) -> Call {
@@ -221,6 +374,9 @@ fn describe(inner: &Inner, method: &Method, uri: &Uri, headers: &HeaderMap, body
     let part = |i: usize| credential.get(i).copied().unwrap_or_default().to_owned();
     let account = lock(&inner.accounts).get(&part(0)).cloned().unwrap_or_else(|| BASE_ACCOUNT.to_owned());
     let service = part(3);
+    let header = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let target = header("x-amz-target").rsplit_once('.').map(|(_, operation)| operation.to_owned());
+    let is_json = target.is_some() || REST_JSON.contains(&service.as_str());
     let mut params: BTreeMap<String, String> =
         serde_urlencoded::from_str(uri.query().unwrap_or_default()).unwrap_or_default();
     let action = if service == "s3" {
@@ -232,15 +388,26 @@ fn describe(inner: &Inner, method: &Method, uri: &Uri, headers: &HeaderMap, body
             _ => "Other",
         }
         .to_owned()
+    } else if let Some(operation) = target {
+        operation
+    } else if REST_JSON.contains(&service.as_str()) {
+        format!("{method} {}", uri.path())
+    } else if let Some((_, operation)) = uri.path().split_once("/operation/") {
+        operation.to_owned()
     } else {
         params.extend(serde_urlencoded::from_bytes::<BTreeMap<String, String>>(body).unwrap_or_default());
-        params.get("Action").cloned().unwrap_or_default()
+        // Route 53 and CloudFront have paths instead.
+        params.get("Action").cloned().unwrap_or_else(|| format!("{method} {}", uri.path()))
     };
-    Call { account, region: part(2), service, action, params, page: 1 }
+    Call { account, region: part(2), service, action, params, page: 1, is_json }
 }
 
-async fn forward(inner: &Inner, method: &Method, uri: &Uri, headers: &HeaderMap, body: Bytes) -> (u16, String) {
-    let path = uri.path_and_query().map(ToString::to_string).unwrap_or_default();
+async fn forward(inner: &Inner, method: &Method, uri: &Uri, headers: &HeaderMap, body: Bytes) -> Answer {
+    let mut path = uri.path_and_query().map(ToString::to_string).unwrap_or_default();
+    // The emulator knows AWS Backup's tags only with a slash behind the ARN.
+    if path.starts_with("/tags/arn") && path.contains("backup") {
+        path.push('/');
+    }
     let mut request = inner.http.request(method.clone(), format!("{}{path}", inner.upstream)).body(body);
     for (name, value) in headers {
         if name != "host" && name != "content-length" {
@@ -248,8 +415,16 @@ async fn forward(inner: &Inner, method: &Method, uri: &Uri, headers: &HeaderMap,
         }
     }
     match request.send().await {
-        Ok(answer) => (answer.status().as_u16(), answer.text().await.unwrap_or_default()),
-        Err(error) => (502, format!("<Error><Code>BadGateway</Code><Message>{error}</Message></Error>")),
+        Ok(answer) => {
+            let header = |name: &str| answer.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
+            let kind = header("content-type").unwrap_or_else(|| XML.to_owned());
+            let (status, error) = (answer.status().as_u16(), header("x-amzn-errortype"));
+            Answer { status, kind, error, text: answer.text().await.unwrap_or_default() }
+        }
+        Err(error) => {
+            let body = format!("<Error><Code>BadGateway</Code><Message>{error}</Message></Error>");
+            Answer::xml(502, body)
+        }
     }
 }
 
@@ -294,7 +469,7 @@ fn list_of<'a>(
     let root = document.root_element();
     let child = |node: roxmltree::Node<'a, 'a>, name: &str| node.children().find(|n| n.tag_name().name() == name);
     match call.service.as_str() {
-        "ec2" if call.action.starts_with("Describe") && call.action != "DescribeRegions" => {
+        "ec2" if call.action.starts_with("Describe") && !UNPAGED.contains(&call.action.as_str()) => {
             let list = root.children().find(|n| n.children().any(|c| c.tag_name().name() == "item"))?;
             Some((list, root, "nextToken"))
         }
@@ -372,6 +547,34 @@ fn hidden(text: &str, ids: &[String]) -> String {
             && n.children().any(|c| c.text().is_some_and(|t| ids.iter().any(|id| id == t)))
     };
     cut_out(text, document.descendants().filter(is_thing).map(|n| n.range()).collect())
+}
+
+/// Without what is, or holds, one of the ids.
+fn hidden_json(text: &str, ids: &[String]) -> String {
+    fn without(value: &mut serde_json::Value, ids: &[String]) {
+        let is_one =
+            |value: &serde_json::Value| value.as_str().is_some_and(|text| ids.iter().any(|id| id == text));
+        let is_it = |value: &serde_json::Value| {
+            is_one(value) || value.as_object().is_some_and(|fields| fields.values().any(is_one))
+        };
+        match value {
+            serde_json::Value::Array(items) => {
+                items.retain(|item| !is_it(item));
+                for item in items {
+                    without(item, ids);
+                }
+            }
+            serde_json::Value::Object(fields) => {
+                for field in fields.values_mut() {
+                    without(field, ids);
+                }
+            }
+            _ => {}
+        }
+    }
+    let Ok(mut value) = serde_json::from_str(text) else { return text.to_owned() };
+    without(&mut value, ids);
+    value.to_string()
 }
 
 fn without_tags(text: &str) -> String {

@@ -62,6 +62,7 @@ impl World {
                 "accounts": accounts.iter().map(account).collect::<Vec<_>>(),
                 "regions": {"include": [IRELAND, VIRGINIA]},
             }},
+            "resourceTypes": {"include": COMMON},
             "tagPolicy": {"exemptTypes": BUILT_IN},
         })
     }
@@ -217,6 +218,26 @@ impl World {
         ids
     }
 }
+
+/// What most tests look at: tests/types.rs looks at all.
+pub const COMMON: [&str; 16] = [
+    "AWS::EC2::EIP",
+    "AWS::EC2::Image",
+    "AWS::EC2::Instance",
+    "AWS::EC2::InternetGateway",
+    "AWS::EC2::KeyPair",
+    "AWS::EC2::LaunchTemplate",
+    "AWS::EC2::NatGateway",
+    "AWS::EC2::NetworkInterface",
+    "AWS::EC2::RouteTable",
+    "AWS::EC2::SecurityGroup",
+    "AWS::EC2::Snapshot",
+    "AWS::EC2::Subnet",
+    "AWS::EC2::VPC",
+    "AWS::EC2::Volume",
+    "AWS::RDS::DBInstance",
+    "AWS::S3::Bucket",
+];
 
 /// What every account has by itself, without tags.
 pub const BUILT_IN: [&str; 6] = [

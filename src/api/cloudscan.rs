@@ -114,6 +114,7 @@ pub struct Provider {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(validation = Rule::new("!has(self.accounts) || self.accounts.filter(a, !has(a.roleARN)).size() <= 1").message("only one account can do without a roleARN: credentials by themselves answer for one account").field_path(".accounts"))]
+#[x_kube(validation = Rule::new("!has(self.organization) || !has(self.accounts)").message("name the accounts, or the organization that they are listed from: not both"))]
 pub struct AwsProvider {
     /// accounts are the accounts to look at. Absent means the one account that the credentials
     /// answer for.
@@ -121,6 +122,11 @@ pub struct AwsProvider {
     #[schemars(length(max = 500))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["id".into()]))]
     pub accounts: Vec<AwsAccount>,
+
+    /// organization looks at the accounts of an AWS organization: those that join are looked at from the
+    /// next list on, those that leave are no longer watched. Absent means the accounts that are named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub organization: Option<AwsOrganization>,
 
     /// regions chooses the regions to look at. Absent means every region that is enabled in the
     /// account. What AWS lists account-wide (buckets) is looked at in any case.
@@ -165,6 +171,43 @@ pub struct AwsAccount {
     #[schemars(length(max = 1224))]
     #[x_kube(validation = Rule::new("self.size() >= 2 && self.matches('^[A-Za-z0-9+=,.@:/_-]+$')").message("an external id has 2 to 1224 letters, digits or characters of +=,.@:/_-"))]
     pub external_id: Option<String>,
+}
+
+/// The credentials, or the listRoleARN that they assume, must belong to the management account or to a
+/// delegated administrator of the organization.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AwsOrganization {
+    /// roleName is the role to assume in each account, with its path where it has one: `elava`, or
+    /// `audit/elava`. Required.
+    #[schemars(length(min = 1, max = 576))]
+    #[x_kube(validation = Rule::new("self.matches('^([A-Za-z0-9+=,.@_-]+/)*[A-Za-z0-9+=,.@_-]+$')").message("roleName is the name of an IAM role, such as elava; not its ARN"))]
+    pub role_name: String,
+
+    /// externalID is presented when the role of an account is assumed. Absent means none.
+    #[serde(default, skip_serializing_if = "Option::is_none", rename = "externalID")]
+    #[schemars(length(max = 1224))]
+    #[x_kube(validation = Rule::new("self.size() >= 2 && self.matches('^[A-Za-z0-9+=,.@:/_-]+$')").message("an external id has 2 to 1224 letters, digits or characters of +=,.@:/_-"))]
+    pub external_id: Option<String>,
+
+    /// listRoleARN is a role that may list the accounts. Absent means that the credentials themselves may.
+    #[serde(default, skip_serializing_if = "Option::is_none", rename = "listRoleARN")]
+    #[schemars(length(max = 2048))]
+    #[x_kube(validation = Rule::new("self.matches('^arn:aws[a-z-]*:iam::[0-9]{12}:role/.+$')").message("listRoleARN is the ARN of an IAM role, such as arn:aws:iam::111122223333:role/elava-list"))]
+    pub list_role_arn: Option<String>,
+
+    /// units are the organizational units (or the root) whose accounts are looked at, with all units below.
+    /// Absent means the whole organization.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 100), inner(length(max = 68)))]
+    #[x_kube(merge_strategy = ListMerge::Set, validation = Rule::new("self.all(u, u.matches('^(r-[0-9a-z]{4,32}|ou-[0-9a-z]{4,32}-[0-9a-z]{8,32})$'))").message("a unit is written as AWS does, such as ou-ab12-cdef3456, or r-ab12 for the root"))]
+    pub units: Vec<String>,
+
+    /// excludeAccounts are accounts to leave out: twelve digits each, in quotes. Absent means none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 500), inner(length(max = 12)))]
+    #[x_kube(merge_strategy = ListMerge::Set, validation = Rule::new("self.all(a, a.matches('^[0-9]{12}$'))").message("an account id is twelve digits, such as \"111122223333\""))]
+    pub exclude_accounts: Vec<String>,
 }
 
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
@@ -407,6 +450,11 @@ pub struct CloudScanStatus {
     /// apiCalls is how many calls to the cloud this CloudScan has cost since the operator started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_calls: Option<i64>,
+
+    /// apiCallsPerMonth is how many calls a month that comes to, from an hour after the operator started on;
+    /// a second CloudTrail trail bills 2 USD for 100,000 of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_calls_per_month: Option<i64>,
 
     /// findings counts the findings.
     #[serde(default, skip_serializing_if = "Option::is_none")]

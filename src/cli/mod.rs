@@ -2,13 +2,14 @@
 //!
 //! - [`run`]: the operator. [`scan`]: one round without a cluster.
 //! - [`ask`]: questions, to a store file or to the running operator. [`print`]: the answers for people.
-//! - [`care`]: looking after the file.
+//! - [`care`]: looking after the file. [`types`]: what can be looked at, and what it must be allowed.
 
 mod ask;
 mod care;
 mod print;
 mod run;
 mod scan;
+mod types;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -40,6 +41,10 @@ enum Command {
         #[arg(long, value_name = "DIR")]
         dir: Option<PathBuf>,
     },
+    /// List the resource types that can be looked at
+    Types(types::TypesArgs),
+    /// Print the least-privilege IAM policy for the accounts that are looked at
+    IamPolicy(types::IamPolicyArgs),
     /// List resources, or show one, as they are now
     Get(ask::GetArgs),
     /// List resources, or show one, as they were at a moment
@@ -82,6 +87,8 @@ pub async fn main() -> ExitCode {
         Command::Run(args) => run::run(args).await.map(|()| ExitCode::SUCCESS),
         Command::Scan(args) => scan::scan(args).await,
         Command::Crds { dir } => crds(dir).map(|()| ExitCode::SUCCESS),
+        Command::Types(args) => types::types(args).map(|()| ExitCode::SUCCESS),
+        Command::IamPolicy(args) => types::iam_policy(args).map(|()| ExitCode::SUCCESS),
         Command::Get(args) => ask::get(args).await.map(|()| ExitCode::SUCCESS),
         Command::At(args) => ask::at(args).await.map(|()| ExitCode::SUCCESS),
         Command::History(args) => ask::history(args).await.map(|()| ExitCode::SUCCESS),

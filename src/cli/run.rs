@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::care::KeepArgs;
-use crate::cloud::aws::Aws;
+use crate::cloud::aws::{Aws, CallCounts};
 use crate::controller::{self, AllowedEndpoints, Identity};
 use crate::scanner::Fleet;
 use crate::server;
@@ -38,6 +38,9 @@ pub struct RunArgs {
     /// The name that events carry as their reporter
     #[arg(long, env = "HOSTNAME", default_value = "elava")]
     instance: String,
+    /// The share of what AWS lets an account ask that is taken; the rest is left to its other users
+    #[arg(long, env = "ELAVA_API_SHARE", default_value = "0.25", value_parser = share)]
+    api_share: f64,
     #[command(flatten)]
     keep: KeepArgs,
     #[arg(long, env = "ELAVA_LOG_FORMAT", value_enum, default_value = "json")]
@@ -52,6 +55,11 @@ pub struct RunArgs {
 enum LogFormat {
     Json,
     Text,
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let share = text.parse::<f64>().ok().filter(|share| (0.01..=1.0).contains(share));
+    share.ok_or_else(|| "a share lies between 0.01 and 1, such as 0.25".to_owned())
 }
 
 pub async fn run(args: RunArgs) -> anyhow::Result<()> {
@@ -76,7 +84,8 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let socket = socket_beside(&args.store);
     let unix =
         server::bind_socket(&socket).with_context(|| format!("cannot make the socket {}", socket.display()))?;
-    let (fleet, finished) = Fleet::new(Arc::new(Aws), store.clone());
+    let aws = Arc::new(Aws::new(args.api_share));
+    let (fleet, finished) = Fleet::new(aws.clone(), store.clone());
     fleet.resume()?;
     tracing::info!(
         store = %args.store.display(), revision = store.revision().0, listen = %listener.local_addr()?,
@@ -87,7 +96,17 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         let fleet = Arc::downgrade(&fleet);
         Arc::new(move || {
             let accounts = fleet.upgrade().map_or(0, |fleet| fleet.accounts());
-            vec![("accounts", "Accounts that are looked at", i64::try_from(accounts).unwrap_or(i64::MAX))]
+            let accounts = i64::try_from(accounts).unwrap_or(i64::MAX);
+            let outcomes = |((service, operation), counts): ((&'static str, &'static str), CallCounts)| {
+                let CallCounts { made, throttled, failed } = counts;
+                let answered = made.saturating_sub(throttled + failed);
+                [("answered", answered), ("throttled", throttled), ("failed", failed)]
+                    .map(|(outcome, count)| (service, operation, outcome, count))
+            };
+            server::metrics::Readings {
+                gauges: vec![("accounts", "Accounts that are looked at", accounts)],
+                calls: aws.calls().into_iter().flat_map(outcomes).collect(),
+            }
         })
     };
     let http = tokio::spawn(server::serve_http(listener, store.clone(), gauges));

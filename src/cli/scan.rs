@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,16 +15,17 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use super::{FAILED, INCOMPLETE, Output, OutputArgs, print};
+use crate::api::CloudScan;
 use crate::api::validate::manifest;
 use crate::cloud::aws::Aws;
 use crate::cloud::{CloudError, Credentials, Provider};
-use crate::controller::build::{subscriptions, viewer};
+use crate::controller::build::{lister, subscriptions, viewer};
 use crate::controller::validate::{AllowedEndpoints, validate};
 use crate::inventory::{
-    Change, ChangeKind, Filter, Moment, Reason, ResourceKey, Revision, RuleSettings, Snapshot, Suspect, Timestamp,
-    Viewer,
+    AccountId, Change, ChangeKind, Filter, Moment, Reason, ResourceKey, Revision, RuleSettings, Snapshot, Suspect,
+    Timestamp, Viewer,
 };
-use crate::scanner::{AccountScanner, Round, StoreTrouble, Subscription};
+use crate::scanner::{AccountScanner, Round, StoreTrouble, Subscription, list_members};
 use crate::server::query::API_VERSION;
 use crate::store::{Store, StoreError, system_clock};
 
@@ -86,16 +87,22 @@ pub struct FindingLine {
     pub message: String,
 }
 
-pub async fn scan(args: ScanArgs) -> anyhow::Result<ExitCode> {
-    let name = args.filename.display();
-    let text = if args.filename.as_os_str() == "-" {
+/// The CloudScan in a file; `-` is standard input.
+pub fn read_manifest(path: &Path) -> anyhow::Result<CloudScan> {
+    let name = path.display();
+    let text = if path.as_os_str() == "-" {
         std::io::read_to_string(std::io::stdin()).context("cannot read standard input")?
     } else {
-        std::fs::read_to_string(&args.filename).with_context(|| format!("cannot read {name}"))?
+        std::fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?
     };
-    let mut scan = manifest(&text).with_context(|| format!("{name} was refused"))?;
+    manifest(&text).with_context(|| format!("{name} was refused"))
+}
+
+pub async fn scan(args: ScanArgs) -> anyhow::Result<ExitCode> {
+    let name = args.filename.display();
+    let mut scan = read_manifest(&args.filename)?;
     scan.metadata.namespace.get_or_insert_with(|| "default".to_owned());
-    let mut valid = validate(&scan.spec, &Aws.types(), &AllowedEndpoints::Any)
+    let mut valid = validate(&scan.spec, &Aws::default().types(), &AllowedEndpoints::Any)
         .with_context(|| format!("{name} was refused"))?;
     if valid.aws.credentials_secret_ref.is_some() {
         eprintln!("elava: credentialsSecretRef is ignored without a cluster: the AWS credential chain is used");
@@ -105,8 +112,25 @@ pub async fn scan(args: ScanArgs) -> anyhow::Result<ExitCode> {
     valid.interval = Duration::ZERO;
 
     let store = Store::open(&args.store, system_clock())?;
-    let provider: Arc<dyn Provider> = Arc::new(Aws);
-    let wanted = subscriptions(&scan, &valid, &Credentials::Chain, &provider.default_endpoint());
+    let provider: Arc<dyn Provider> = Arc::new(Aws::default());
+    let endpoint = provider.default_endpoint();
+    let members = match lister(&valid.aws, &Credentials::Chain, &endpoint) {
+        Some(lister) => {
+            let units = valid.aws.organization.as_ref().map(|o| o.units.as_slice()).unwrap_or_default();
+            Some(
+                list_members(&*provider, &lister, units)
+                    .await
+                    .context("the accounts of the organization can't be listed")?,
+            )
+        }
+        None => None,
+    };
+    let mut wanted = subscriptions(&scan, &valid, &Credentials::Chain, &endpoint, members.as_ref());
+    if let Some(members) = &members {
+        // Nobody gets in there.
+        let is_inactive = |a: &AccountId| members.list.iter().any(|m| m.account == *a && !m.is_active);
+        wanted.retain(|s| s.target.account.as_ref().is_none_or(|account| !is_inactive(account)));
+    }
     let accounts = wanted.len();
     let progress = Progress::new();
     let look = |subscription| look(subscription, provider.clone(), store.clone(), progress.clone());

@@ -6,11 +6,13 @@
 
 pub mod aws;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 
-use crate::inventory::{AccountId, Confirmation, IdReuse, Observation, Reason, Region, Scope};
+use crate::inventory::{AccountId, Confirmation, IdReuse, Observation, Reason, Region, Scope, TagSet};
 
 /// How often a type is worth looking at: the interval times the class factor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +21,8 @@ pub enum CadenceClass {
     Fast,
     /// Changes by the day: VPCs, images. 1 h.
     Slow,
+    /// Hardly ever changes, and takes a call for each: keys, certificates. 6 h.
+    Rare,
 }
 
 impl CadenceClass {
@@ -26,6 +30,7 @@ impl CadenceClass {
         match self {
             CadenceClass::Fast => 1,
             CadenceClass::Slow => 12,
+            CadenceClass::Rare => 72,
         }
     }
 }
@@ -43,7 +48,13 @@ pub struct TypeInfo {
     pub cadence: CadenceClass,
     /// The permissions that a scan of the type needs.
     pub actions: &'static [&'static str],
-    /// Tags come with the listing and can be empty under load: a loss of all of them is asked again.
+    /// How its tags are read, for people.
+    pub tags: &'static str,
+    /// Fields of the described object that are not kept, because they change by themselves.
+    pub volatile: &'static [&'static str],
+    /// Fields that are not kept, because of what may be in them.
+    pub secret: &'static [&'static str],
+    /// Tags come with the listing and can be empty under load: where there are none they are asked again.
     pub verify_tag_loss: bool,
 }
 
@@ -109,6 +120,21 @@ pub struct Identity {
     pub arn: String,
 }
 
+/// One account of an organisation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    pub account: AccountId,
+    /// Suspended and closed accounts let nobody in: that says nothing of what is in them.
+    pub is_active: bool,
+}
+
+/// A complete list of the accounts of an organisation, or of some of its units.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Members {
+    pub partition: Arc<str>,
+    pub list: Vec<Member>,
+}
+
 /// One listing: what was seen, and the error that cut it short.
 #[derive(Debug)]
 pub struct Listing {
@@ -134,8 +160,11 @@ pub trait Session: Send + Sync {
     async fn list(&self, scope: &Scope) -> Listing;
     /// Asks for one id. `None` means that the cloud says it does not exist.
     async fn read_by_id(&self, scope: &Scope, id: &str) -> Result<Option<Observation>, CloudError>;
-    /// Asks again for the tags of one resource by a call that fails instead of answering nothing.
-    async fn read_tags(&self, scope: &Scope, id: &str) -> Result<crate::inventory::TagSet, CloudError>;
+    /// Asks again for the tags of some resources by a call that fails instead of answering nothing.
+    async fn read_tags(&self, scope: &Scope, ids: &[&str]) -> Result<BTreeMap<String, TagSet>, CloudError>;
+    /// The accounts of the organisation that this one belongs to, or of some of its units and those below.
+    /// An error rather than a part of them.
+    async fn members(&self, units: &[String]) -> Result<Members, CloudError>;
     /// How far the cloud's clock is ahead of ours, in milliseconds; zero within the tolerance.
     fn skew_millis(&self) -> i64;
     /// Calls made since the last time this was asked.

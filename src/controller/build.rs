@@ -1,6 +1,6 @@
 //! What is wanted, as values: subscriptions for the scanner, objects for the API server. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::events::v1::Event;
@@ -8,8 +8,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, Objec
 use kube::{Resource, ResourceExt};
 
 use super::validate::Valid;
-use crate::api::{CloudScan, FindingState, FindingStatus, GROUP, RECONCILE_REQUESTED_AT, ResourceFinding, Since};
-use crate::cloud::{AccountTarget, Credentials};
+use crate::api::{
+    AwsProvider, CloudScan, FindingState, FindingStatus, GROUP, RECONCILE_REQUESTED_AT, ResourceFinding, Since,
+};
+use crate::cloud::{AccountTarget, Credentials, Member, Members};
 use crate::inventory::{AccountId, Region, ResourceKey, Timestamp, Viewer};
 use crate::policy::lifecycle::{Record, State};
 use crate::policy::{Finding, Severity};
@@ -17,7 +19,7 @@ use crate::scanner::Subscription;
 
 /// The name that owns what the operator applies, and that its events carry.
 pub const MANAGER: &str = "elava";
-/// Sweeps that must agree where an API has no read by id. No type of today lacks one.
+/// Sweeps that must agree where an API has no read by id.
 const CONFIRMATIONS: u32 = 2;
 /// Kubernetes' own bound on an event's note.
 const MAX_NOTE: usize = 1024;
@@ -33,29 +35,67 @@ pub fn viewer(scan: &CloudScan) -> Viewer {
     Viewer::new(format!("{}/{}", scan.namespace().unwrap_or_default(), scan.name_any()))
 }
 
-/// `default_endpoint` is where to ask when the spec names no endpoint.
+/// Where the credentials themselves answer. `default_endpoint` is where to ask when the spec names no
+/// endpoint.
+fn own_target(aws: &AwsProvider, credentials: &Credentials, default_endpoint: &str) -> AccountTarget {
+    let regions = |names: &[String]| names.iter().map(|name| Region::new(name.as_str())).collect::<Vec<_>>();
+    let endpoint = aws.endpoint_url.as_deref().unwrap_or(default_endpoint).trim_end_matches('/');
+    AccountTarget {
+        account: None,
+        role_arn: None,
+        external_id: None,
+        credentials: credentials.clone(),
+        endpoint: endpoint.into(),
+        include_regions: regions(&aws.regions.include),
+        exclude_regions: regions(&aws.regions.exclude),
+    }
+}
+
+/// Where the accounts are listed, when they are listed from an organization.
+pub fn lister(aws: &AwsProvider, credentials: &Credentials, default_endpoint: &str) -> Option<AccountTarget> {
+    let role_arn = aws.organization.as_ref()?.list_role_arn.clone();
+    Some(AccountTarget { role_arn, ..own_target(aws, credentials, default_endpoint) })
+}
+
+/// The members of an organization that a CloudScan does not leave out.
+pub fn chosen<'a>(aws: &'a AwsProvider, members: &'a Members) -> impl Iterator<Item = &'a Member> {
+    let excluded = aws.organization.iter().flat_map(|organization| &organization.exclude_accounts);
+    let excluded: BTreeSet<&str> = excluded.map(String::as_str).collect();
+    members.list.iter().filter(move |member| !excluded.contains(member.account.as_str()))
+}
+
+/// `members` are the accounts of the organization, where the spec names one.
 pub fn subscriptions(
     scan: &CloudScan,
     valid: &Valid,
     credentials: &Credentials,
     default_endpoint: &str,
+    members: Option<&Members>,
 ) -> Vec<Subscription> {
     let aws = &valid.aws;
-    let regions = |names: &[String]| names.iter().map(|name| Region::new(name.as_str())).collect::<Vec<_>>();
-    let endpoint = aws.endpoint_url.as_deref().unwrap_or(default_endpoint).trim_end_matches('/');
-    let target = |account: Option<&crate::api::AwsAccount>| AccountTarget {
-        account: account.map(|a| AccountId::new(a.id.as_str())),
-        role_arn: account.and_then(|a| a.role_arn.clone()),
-        external_id: account.and_then(|a| a.external_id.clone()),
-        credentials: credentials.clone(),
-        endpoint: endpoint.into(),
-        include_regions: regions(&aws.regions.include),
-        exclude_regions: regions(&aws.regions.exclude),
+    let own = own_target(aws, credentials, default_endpoint);
+    let named = |account: &crate::api::AwsAccount| AccountTarget {
+        account: Some(AccountId::new(account.id.as_str())),
+        role_arn: account.role_arn.clone(),
+        external_id: account.external_id.clone(),
+        ..own.clone()
     };
-    let targets = if aws.accounts.is_empty() {
-        vec![target(None)]
-    } else {
-        aws.accounts.iter().map(|account| target(Some(account))).collect()
+    let targets = match (&aws.organization, members) {
+        (Some(organization), Some(members)) => {
+            let member = |member: &Member| AccountTarget {
+                account: Some(member.account.clone()),
+                role_arn: Some(format!(
+                    "arn:{}:iam::{}:role/{}",
+                    members.partition, member.account, organization.role_name
+                )),
+                external_id: organization.external_id.clone(),
+                ..own.clone()
+            };
+            chosen(aws, members).map(member).collect()
+        }
+        (Some(_), None) => Vec::new(),
+        (None, _) if aws.accounts.is_empty() => vec![own],
+        (None, _) => aws.accounts.iter().map(named).collect(),
     };
     let subscribe = |target| Subscription {
         viewer: viewer(scan),

@@ -23,7 +23,7 @@ use kube::runtime::{Controller, Predicate, PredicateConfig, WatchStreamExt, pred
 use kube::{Api, Client, ResourceExt};
 use tokio::sync::{mpsc, watch};
 
-use crate::api::{CloudScan, ResourceFinding};
+use crate::api::{CloudScan, RECONCILE_REQUESTED_AT, ResourceFinding};
 use crate::inventory::Viewer;
 use crate::scanner::Fleet;
 use crate::store::{Store, StoreError};
@@ -202,13 +202,32 @@ async fn reconcile(scan: Arc<CloudScan>, context: Arc<Context>) -> Result<Action
     let types = provider.types();
     let valid = validate::validate(&scan.spec, &types, &context.endpoints);
     let mut unconnected = None;
+    let mut unlisted = None;
+    let mut inactive = BTreeSet::new();
     let mut accounts = 0;
     let mut published = Ok(None);
     let mut reports = Vec::new();
     if let Ok(valid) = &valid {
-        let subscriptions = build::subscriptions(scan, valid, &credentials, &provider.default_endpoint());
-        accounts = subscriptions.len();
-        unconnected = context.fleet.set(&viewer, subscriptions).await.err();
+        let endpoint = provider.default_endpoint();
+        let mut members = None;
+        if let Some(lister) = build::lister(&valid.aws, &credentials, &endpoint) {
+            let units = valid.aws.organization.as_ref().map(|o| o.units.as_slice()).unwrap_or_default();
+            let requested_at = scan.annotations().get(RECONCILE_REQUESTED_AT).map(String::as_str);
+            match context.fleet.members(&viewer, &lister, units, requested_at).await {
+                Ok((list, error)) => (members, unlisted) = (Some(list), error),
+                Err(error) => unconnected = Some(error),
+            }
+        }
+        if let Some(members) = &members {
+            let chosen = build::chosen(&valid.aws, members);
+            inactive = chosen.filter(|m| !m.is_active).map(|m| m.account.clone()).collect();
+        }
+        // Without any list nobody knows what is wanted: what was wanted before goes on.
+        if unconnected.is_none() {
+            let subscriptions = build::subscriptions(scan, valid, &credentials, &endpoint, members.as_ref());
+            accounts = subscriptions.len() - inactive.len();
+            unconnected = context.fleet.set(&viewer, subscriptions).await.err();
+        }
         if unconnected.is_none() {
             forget_other_accounts(&context, &viewer).await?;
         }
@@ -219,6 +238,8 @@ async fn reconcile(scan: Arc<CloudScan>, context: Arc<Context>) -> Result<Action
         }
         // Before the findings: what is said to be looked at must be told.
         reports = context.fleet.reports(&viewer);
+        // That nobody gets into an account that is suspended or closed is no news, and says nothing of it.
+        reports.retain(|report| report.account.as_ref().is_none_or(|account| !inactive.contains(account)));
         published = apply::findings(scan, &valid.rules, &context).await.map(Some);
     }
     let counts = published.as_ref().ok().cloned().flatten();
@@ -226,6 +247,8 @@ async fn reconcile(scan: Arc<CloudScan>, context: Arc<Context>) -> Result<Action
         scan,
         refusal: valid.as_ref().err(),
         unconnected: unconnected.as_ref(),
+        unlisted: unlisted.as_ref(),
+        inactive: inactive.len(),
         accounts,
         reports: &reports,
         counts,

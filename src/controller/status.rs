@@ -24,6 +24,10 @@ pub struct Found<'a> {
     pub refusal: Option<&'a Refusal>,
     /// The account that the credentials answer for can't be told.
     pub unconnected: Option<&'a CloudError>,
+    /// The accounts of the organization can't be listed: the last complete list stands.
+    pub unlisted: Option<&'a CloudError>,
+    /// How many more accounts of the organization are suspended or closed.
+    pub inactive: usize,
     /// How many accounts are wanted.
     pub accounts: usize,
     pub reports: &'a [AccountReport],
@@ -62,6 +66,7 @@ pub fn summarize(found: &Found) -> CloudScanStatus {
         }
         status.next_scan_time = reports.iter().filter_map(|r| r.next).min();
         status.api_calls = Some(i64::try_from(reports.iter().map(|r| r.calls).sum::<u64>()).unwrap_or(i64::MAX));
+        status.api_calls_per_month = calls_per_month(found);
         if reports.len() == found.accounts && taken_up(found) {
             let handled = |r: &AccountReport| r.handled_request.clone();
             status.last_handled_reconcile_at =
@@ -81,6 +86,22 @@ pub fn summarize(found: &Found) -> CloudScanStatus {
     status.conditions =
         conditions.into_iter().map(|told| told.into_condition(&before, generation, found.now)).collect();
     status
+}
+
+/// What the calls so far come to in thirty days, once an hour of them is known.
+fn calls_per_month(found: &Found) -> Option<i64> {
+    const MONTH: Duration = Duration::from_hours(30 * 24);
+    let rate = |report: &AccountReport| {
+        let span = found.now.since(report.counted_since?);
+        #[allow(clippy::cast_precision_loss)] // It is an estimate.
+        (span >= Duration::from_hours(1)).then(|| report.calls as f64 * (MONTH.as_secs_f64() / span.as_secs_f64()))
+    };
+    let rates: Vec<f64> = found.reports.iter().filter_map(rate).collect();
+    // Two digits are known, and a status that changes for less is a patch for nothing.
+    let sum: f64 = rates.iter().sum();
+    let digits = 10_f64.powf(sum.max(1.0).log10().floor() - 1.0).max(1.0);
+    #[allow(clippy::cast_possible_truncation)] // It saturates.
+    (!rates.is_empty()).then(|| ((sum / digits).round() * digits) as i64)
 }
 
 /// The conditions that are another statement than before: each is one event. What merely goes on, and
@@ -275,6 +296,11 @@ fn inventory_complete(found: &Found) -> Told {
     for (text, error) in locked_out(found).into_iter().chain(regionless(found)) {
         problems.push((error.reason.as_str(), text));
     }
+    if let Some(error) = found.unlisted {
+        let text =
+            format!("the accounts of the organization can't be listed, the last complete list stands: {error}");
+        problems.push((error.reason.as_str(), text));
+    }
     let mut scopes = 0;
     let mut apart = 0;
     for report in found.reports {
@@ -326,6 +352,12 @@ fn inventory_complete(found: &Found) -> Told {
             "{} of {scopes} scopes were listed whole; {apart} lie in regions that are switched off or denied by a policy \
              of the organisation",
             scopes - apart
+        );
+    }
+    if found.inactive > 0 {
+        message = format!(
+            "{message}; {} accounts of the organization are suspended or closed: what is known of them goes stale",
+            found.inactive
         );
     }
     told(TYPE, "True", "Complete", message)
@@ -472,6 +504,8 @@ mod tests {
             scan,
             refusal: None,
             unconnected: None,
+            unlisted: None,
+            inactive: 0,
             accounts,
             reports,
             counts: None,
@@ -592,6 +626,41 @@ mod tests {
         assert!(newly_told(Some(&broken), &broken).is_empty());
         let healed: Vec<&str> = newly_told(Some(&broken), &first).iter().map(|c| c.reason.as_str()).collect();
         assert_eq!(healed, ["Complete"]);
+    }
+
+    #[test]
+    fn an_hour_of_calls_is_what_a_month_is_estimated_from() {
+        let scan = scan();
+        let mut reports = [report("1", &[Outcome::Complete]), report("2", &[Outcome::Complete])];
+        for report in &mut reports {
+            (report.calls, report.counted_since) = (1_234, Some(Timestamp::from_millis(0)));
+        }
+        let after = |minutes: u64| {
+            let now = Timestamp::from_millis(0).plus(Duration::from_mins(minutes));
+            summarize(&Found { now, ..found(&scan, 2, &reports) }).api_calls_per_month
+        };
+        assert_eq!(after(59), None);
+        // 2 x 1234 x 360
+        assert_eq!(after(120), Some(890_000));
+    }
+
+    #[test]
+    fn accounts_that_let_nobody_in_any_more_are_counted_apart_and_a_list_that_fails_is_told() {
+        let scan = scan();
+        let good = [report("1", &[Outcome::Complete])];
+        let told = |found: &Found| {
+            summarize(found).conditions.into_iter().find(|c| c.type_ == "InventoryComplete").unwrap()
+        };
+        let complete = told(&Found { inactive: 3, ..found(&scan, 1, &good) });
+        assert_eq!(complete.status, "True");
+        assert!(
+            complete.message.contains("3 accounts of the organization are suspended or closed"),
+            "{complete:?}"
+        );
+        let error = CloudError::new(Reason::Denied, "no");
+        let unlisted = told(&Found { unlisted: Some(&error), ..found(&scan, 1, &good) });
+        assert_eq!((unlisted.status.as_str(), unlisted.reason.as_str()), ("False", "Denied"));
+        assert!(unlisted.message.contains("the last complete list stands"), "{unlisted:?}");
     }
 
     #[test]

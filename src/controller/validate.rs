@@ -67,6 +67,15 @@ pub fn validate(spec: &CloudScanSpec, types: &[TypeInfo], endpoints: &AllowedEnd
     })
 }
 
+/// The names that are most like one that is not known.
+fn nearest(name: &str, known: &BTreeSet<&'static str>) -> Vec<&'static str> {
+    let mut names: Vec<&'static str> = known.iter().copied().collect();
+    let likeness = |other: &str| strsim::jaro_winkler(&name.to_lowercase(), &other.to_lowercase());
+    names.sort_by(|a, b| likeness(b).total_cmp(&likeness(a)));
+    names.truncate(3);
+    names
+}
+
 fn chosen_types(spec: &CloudScanSpec, types: &[TypeInfo]) -> Result<Vec<&'static str>, SpecError> {
     let known: BTreeSet<&'static str> = types.iter().map(|t| t.name).collect();
     let lists = [
@@ -76,10 +85,13 @@ fn chosen_types(spec: &CloudScanSpec, types: &[TypeInfo]) -> Result<Vec<&'static
     ];
     for (path, list) in lists {
         if let Some((i, name)) = list.iter().enumerate().find(|(_, name)| !known.contains(name.as_str())) {
-            let names: Vec<&str> = known.iter().copied().collect();
+            let nearest = nearest(name, &known).join(", ");
             return Err(SpecError::new(
                 format!("{path}[{i}]"),
-                format!("{name} is not a resource type that this Elava knows; it knows {}", names.join(", ")),
+                format!(
+                    "{name} is not a resource type that this Elava knows; the nearest are {nearest}; elava types lists all {}",
+                    known.len()
+                ),
             ));
         }
     }
@@ -103,16 +115,16 @@ mod tests {
 
     fn refused(spec: serde_json::Value, endpoints: &AllowedEndpoints) -> Refusal {
         let spec: CloudScanSpec = serde_json::from_value(spec).unwrap();
-        validate(&spec, &Aws.types(), endpoints).unwrap_err()
+        validate(&spec, &Aws::default().types(), endpoints).unwrap_err()
     }
 
     #[test]
     fn what_cel_cannot_see_is_refused_with_the_path_and_what_to_do() {
         let any = AllowedEndpoints::Any;
         let typo =
-            refused(json!({"provider": {"aws": {}}, "resourceTypes": {"include": ["AWS::EC2::Disk"]}}), &any);
-        assert!(typo.message.starts_with("spec.resourceTypes.include[0]: AWS::EC2::Disk is not"), "{typo}");
-        assert!(typo.message.contains("AWS::EC2::Volume"), "{typo}");
+            refused(json!({"provider": {"aws": {}}, "resourceTypes": {"include": ["AWS::EC2::Volumes"]}}), &any);
+        assert!(typo.message.starts_with("spec.resourceTypes.include[0]: AWS::EC2::Volumes is not"), "{typo}");
+        assert!(typo.message.contains("the nearest are AWS::EC2::Volume,"), "{typo}");
 
         let policy = json!({"required": [{"key": "team", "pattern": "a("}]});
         let pattern = refused(json!({"provider": {"aws": {}}, "tagPolicy": policy}), &any);
@@ -131,6 +143,6 @@ mod tests {
         assert!(refusal.message.contains("--allow-endpoint"), "{refusal}");
         let allowed = AllowedEndpoints::These(["http://127.0.0.1:5000".to_owned()].into());
         let spec: CloudScanSpec = serde_json::from_value(spec).unwrap();
-        assert!(validate(&spec, &Aws.types(), &allowed).is_ok());
+        assert!(validate(&spec, &Aws::default().types(), &allowed).is_ok());
     }
 }

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::{Scope, Tags, Timestamp};
 
 /// One resource as one listing showed it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Observation {
     pub id: String,
     pub tags: Tags,

@@ -8,8 +8,8 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 
 use super::{AccountReport, AccountScanner, Subscription, remembered};
-use crate::cloud::{AccountTarget, CloudError, Provider};
-use crate::inventory::{AccountId, Scope, Viewer};
+use crate::cloud::{AccountTarget, CloudError, Members, Provider};
+use crate::inventory::{AccountId, Scope, Timestamp, Viewer};
 use crate::store::{Store, StoreError};
 
 /// An account at an endpoint: what one task looks at.
@@ -35,6 +35,18 @@ struct Task {
     handle: JoinHandle<()>,
 }
 
+/// A list of accounts, and what it was asked with.
+struct Listed {
+    lister: AccountTarget,
+    units: Vec<String>,
+    requested_at: Option<String>,
+    at: Timestamp,
+    members: Members,
+}
+
+/// A list of accounts is asked anew after so long.
+const LIST_AGE: Duration = Duration::from_mins(5);
+
 /// Runs one task per account; CloudScans subscribe. Dropping it ends the tasks.
 pub struct Fleet {
     provider: Arc<dyn Provider>,
@@ -42,6 +54,8 @@ pub struct Fleet {
     tasks: Mutex<BTreeMap<AccountKey, Task>>,
     /// Targets that name no account, and the one that answered.
     unnamed: Mutex<BTreeMap<Viewer, (AccountTarget, AccountId)>>,
+    /// The accounts of organisations, as they were listed last.
+    listed: Mutex<BTreeMap<Viewer, Listed>>,
     /// Tells who should hear that a round has ended.
     finished: mpsc::Sender<Viewer>,
 }
@@ -51,8 +65,8 @@ impl Fleet {
     pub fn new(provider: Arc<dyn Provider>, store: Store) -> (Arc<Self>, mpsc::Receiver<Viewer>) {
         // A hint to look again: one that finds the queue full is made up for by the next round.
         let (finished, receiver) = mpsc::channel(1024);
-        let (tasks, unnamed) = (Mutex::default(), Mutex::default());
-        (Arc::new(Self { provider, store, tasks, unnamed, finished }), receiver)
+        let (tasks, unnamed, listed) = (Mutex::default(), Mutex::default(), Mutex::default());
+        (Arc::new(Self { provider, store, tasks, unnamed, listed, finished }), receiver)
     }
 
     pub fn provider(&self) -> &Arc<dyn Provider> {
@@ -66,6 +80,52 @@ impl Fleet {
             self.replace(&viewer, subscriptions.into_iter().filter_map(keyed).collect());
         }
         Ok(())
+    }
+
+    /// The accounts of an organisation. Where they can't be listed, the last complete list stands, also one
+    /// from before a restart, and the error is told beside it. A scan that is asked for lists them anew.
+    pub async fn members(
+        &self,
+        viewer: &Viewer,
+        lister: &AccountTarget,
+        units: &[String],
+        requested_at: Option<&str>,
+    ) -> Result<(Members, Option<CloudError>), CloudError> {
+        let now = self.store.now();
+        if let Some(listed) = lock(&self.listed).get(viewer)
+            && (&listed.lister, &*listed.units, listed.requested_at.as_deref()) == (lister, units, requested_at)
+            && now.since(listed.at) < LIST_AGE
+        {
+            return Ok((listed.members.clone(), None));
+        }
+        let error = match list_members(&*self.provider, lister, units).await {
+            Ok(members) => {
+                let (store, owner, list) = (self.store.clone(), viewer.clone(), members.clone());
+                let units_asked = units.to_vec();
+                let kept = tokio::task::spawn_blocking(move || {
+                    remembered::remember_members(&store, &owner, &units_asked, &list)
+                });
+                if let Ok(Err(error)) = kept.await {
+                    tracing::warn!(cloudscan = %viewer, reason = error.reason(), "the list of accounts is not kept: {error}");
+                }
+                let listed = Listed {
+                    lister: lister.clone(),
+                    units: units.to_vec(),
+                    requested_at: requested_at.map(str::to_owned),
+                    at: now,
+                    members: members.clone(),
+                };
+                lock(&self.listed).insert(viewer.clone(), listed);
+                return Ok((members, None));
+            }
+            Err(error) => error,
+        };
+        let (store, owner, units) = (self.store.clone(), viewer.clone(), units.to_vec());
+        let last = tokio::task::spawn_blocking(move || remembered::recall_members(&store, &owner, &units)).await;
+        match last {
+            Ok(Ok(Some(members))) => Ok((members, Some(error))),
+            _ => Err(error),
+        }
     }
 
     /// What a CloudScan wants, in place of what it wanted before.
@@ -170,6 +230,7 @@ impl Fleet {
             }
         }
         lock(&self.unnamed).retain(|viewer, _| existing.contains(viewer));
+        lock(&self.listed).retain(|viewer, _| existing.contains(viewer));
         self.drop_covers(&tasks, |viewer, _| !existing.contains(viewer))?;
         self.close_unwatched(&tasks)?;
         self.store.retain_notes(&existing)
@@ -201,6 +262,15 @@ impl Fleet {
         let handle = tokio::spawn(running);
         Task { wanted, wake, reports, handle }
     }
+}
+
+/// The accounts of an organisation, all of them or an error.
+pub async fn list_members(
+    provider: &dyn Provider,
+    lister: &AccountTarget,
+    units: &[String],
+) -> Result<Members, CloudError> {
+    provider.connect(lister).await?.members(units).await
 }
 
 fn key_of(scope: &Scope) -> AccountKey {

@@ -15,7 +15,7 @@ mod round;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-pub use fleet::Fleet;
+pub use fleet::{Fleet, list_members};
 pub use round::{AccountScanner, Progress, Round};
 
 use crate::cloud::{AccountTarget, CloudError, Identity};
@@ -71,6 +71,8 @@ pub struct AccountReport {
     pub last_ended: Option<Timestamp>,
     pub next: Option<Timestamp>,
     pub calls: u64,
+    /// When the first of them were counted.
+    pub counted_since: Option<Timestamp>,
     /// The store refused what was seen.
     pub store_error: Option<StoreTrouble>,
     /// The cloud's clock less ours; zero where they agree.

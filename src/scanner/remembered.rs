@@ -6,12 +6,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Subscription;
-use crate::cloud::{AccountTarget, Credentials, TypeInfo};
+use crate::cloud::{AccountTarget, Credentials, Members, TypeInfo};
 use crate::inventory::{AccountId, LossLimits, Region, Viewer};
 use crate::store::{Store, StoreError};
 
-/// The name of the note.
+/// The names of the notes.
 const NOTE: &str = "subscriptions";
+const MEMBERS: &str = "members";
 
 #[derive(Serialize, Deserialize)]
 struct Remembered {
@@ -57,6 +58,31 @@ pub(super) fn remember(store: &Store, viewer: &Viewer, wanted: &[Subscription]) 
         return Ok(());
     }
     store.write_notes(viewer, &[(NOTE.to_owned(), Some(bytes))])
+}
+
+/// The last complete list of an organisation's accounts, and the units that it was asked of.
+pub(super) fn remember_members(
+    store: &Store,
+    viewer: &Viewer,
+    units: &[String],
+    members: &Members,
+) -> Result<(), StoreError> {
+    let bytes = postcard::to_stdvec(&(units, members)).expect("it is plain data");
+    if store.notes(viewer, MEMBERS)?.get(MEMBERS) == Some(&bytes) {
+        return Ok(());
+    }
+    store.write_notes(viewer, &[(MEMBERS.to_owned(), Some(bytes))])
+}
+
+/// None: none of the same units is known.
+pub(super) fn recall_members(
+    store: &Store,
+    viewer: &Viewer,
+    units: &[String],
+) -> Result<Option<Members>, StoreError> {
+    let Some(bytes) = store.notes(viewer, MEMBERS)?.remove(MEMBERS) else { return Ok(None) };
+    let read = postcard::from_bytes::<(Vec<String>, Members)>(&bytes).ok();
+    Ok(read.filter(|(asked, _)| asked == units).map(|(_, members)| members))
 }
 
 /// Everybody's, with the types that are still known.

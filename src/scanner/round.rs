@@ -9,8 +9,8 @@ use futures::StreamExt;
 use super::{AccountReport, ScopeReport, StoreTrouble, Subscription};
 use crate::cloud::{CloudError, Listing, Provider, Session, TypeInfo};
 use crate::inventory::{
-    Absence, AccountId, Change, Confirmation, GLOBAL_REGION, LossLimits, Outcome, Reason, Region, ResourceType,
-    Scope, Sweep, TagSet, Tags, Timestamp, Viewer,
+    Absence, AccountId, Change, ChangeKind, Confirmation, GLOBAL_REGION, LossLimits, Observation, Outcome, Reason,
+    Region, ResourceType, Scope, Sweep, TagSet, Tags, Timestamp, Viewer,
 };
 use crate::store::{Store, StoreError};
 
@@ -19,6 +19,9 @@ use crate::store::{Store, StoreError};
 const SCOPES_IN_FLIGHT: usize = 6;
 /// Reads by id in flight, for one scope.
 const READS_IN_FLIGHT: usize = 4;
+/// A scope that stays empty is looked at half as often after each look, down to a twelfth and to this.
+const EMPTY_CADENCE: Duration = Duration::from_hours(1);
+const EMPTY_FACTOR: u32 = 12;
 /// A proof of cover is renewed by taking its CloudScan's turn first once it is this old.
 const PROOF_AGE: Duration = Duration::from_hours(24);
 
@@ -56,6 +59,8 @@ pub struct AccountScanner {
     endpoint: Arc<str>,
     sessions: BTreeMap<Viewer, Connected>,
     next_due: BTreeMap<Scope, Timestamp>,
+    /// How many complete looks in a row showed nothing in a scope, of those that have shown none.
+    empty: BTreeMap<Scope, u32>,
     handled_requests: BTreeMap<Viewer, Option<String>>,
     pub reports: BTreeMap<Viewer, AccountReport>,
 }
@@ -80,6 +85,7 @@ impl AccountScanner {
             endpoint,
             sessions: BTreeMap::new(),
             next_due: BTreeMap::new(),
+            empty: BTreeMap::new(),
             handled_requests: BTreeMap::new(),
             reports: BTreeMap::new(),
         }
@@ -295,6 +301,7 @@ impl AccountScanner {
         };
         let wanted: BTreeSet<&Scope> = ready.iter().flat_map(|r| r.scopes.keys()).collect();
         self.next_due.retain(|scope, _| wanted.contains(scope));
+        self.empty.retain(|scope, _| wanted.contains(scope));
         let written = blocking(&self.store, move |store| {
             for (viewer, scope) in &lost {
                 store.drop_cover(viewer, scope)?;
@@ -303,6 +310,25 @@ impl AccountScanner {
         })
         .await;
         self.complain(written.err().as_ref());
+    }
+
+    /// Twice as long after each look that showed nothing again.
+    fn backed_off(&self, scope: &Scope, cadence: Duration) -> Duration {
+        let looks = self.empty.get(scope).copied().unwrap_or_default();
+        // The first may have come before what it was made for.
+        let factor = EMPTY_FACTOR.min(1 << looks.saturating_sub(1).min(16));
+        cadence.saturating_mul(factor).min(EMPTY_CADENCE).max(cadence)
+    }
+
+    /// Where something appears, more may appear: what was empty in its region is looked at as usual again.
+    fn wake(&mut self, region: &Region) {
+        let now = self.store.now();
+        let asleep: Vec<Scope> = self.empty.keys().filter(|scope| scope.region == *region).cloned().collect();
+        for scope in asleep {
+            if self.empty.remove(&scope).is_some_and(|looks| looks > 1) {
+                self.next_due.insert(scope, now);
+            }
+        }
     }
 
     /// The scopes to look at now, each with its cadence.
@@ -315,6 +341,7 @@ impl AccountScanner {
                 // Where CloudScans share a scope, the shortest interval holds.
                 let cadence = subscription.interval * info.cadence.factor();
                 let shortest = cadence_of(ready, scope).unwrap_or(cadence).min(cadence);
+                let shortest = self.backed_off(scope, shortest);
                 // A shorter interval takes hold at once, not after the last long one.
                 let next = self.next_due.entry(scope.clone()).or_insert(now);
                 *next = (*next).min(now.plus(shortest));
@@ -377,27 +404,30 @@ impl AccountScanner {
             error,
             failed,
         };
-        self.verify_tag_loss(&mut looked).await;
+        self.verify_no_tags(&mut looked).await;
         looked
     }
 
-    /// EC2 answers empty tag sets under load: a loss of all tags is asked again by a call that fails
-    /// instead, and is unknown when that fails.
-    async fn verify_tag_loss(&self, looked: &mut Looked) {
+    /// EC2 answers empty tag sets under load: where there are none, and it is not known already that there
+    /// are none, they are asked again by a call that fails instead, and are unknown when that fails.
+    async fn verify_no_tags(&self, looked: &mut Looked) {
         let Some(session) = looked.session.clone().filter(|_| looked.info.verify_tag_loss) else { return };
         let scope = looked.sweep.scope.clone();
-        for observation in &mut looked.sweep.observations {
-            let lost = observation.tags.known().is_some_and(TagSet::is_empty)
-                && self
-                    .store
-                    .known_tags(&scope, &observation.id)
-                    .is_some_and(|known| known.known().is_some_and(|tags| !tags.is_empty()));
-            if lost && observation.end_state.is_none() {
-                observation.tags = match session.read_tags(&scope, &observation.id).await {
-                    Ok(tags) => Tags::Known(tags),
-                    Err(_) => Tags::Unknown,
-                };
-            }
+        let is_empty = |tags: &Tags| tags.known().is_some_and(TagSet::is_empty);
+        let mut doubted: Vec<&mut Observation> = looked
+            .sweep
+            .observations
+            .iter_mut()
+            .filter(|o| is_empty(&o.tags) && o.end_state.is_none())
+            .filter(|o| !self.store.known_tags(&scope, &o.id).is_some_and(|known| is_empty(&known)))
+            .collect();
+        if doubted.is_empty() {
+            return;
+        }
+        let ids: Vec<&str> = doubted.iter().map(|o| o.id.as_str()).collect();
+        let mut answer = session.read_tags(&scope, &ids).await.unwrap_or_default();
+        for observation in &mut doubted {
+            observation.tags = answer.remove(&observation.id).map_or(Tags::Unknown, Tags::Known);
         }
     }
 
@@ -424,6 +454,8 @@ impl AccountScanner {
                 }
             }
         }
+        // What is read by id may come without its tags as well.
+        self.verify_no_tags(looked).await;
         looked.sweep.ended = self.store.now();
     }
 
@@ -442,8 +474,20 @@ impl AccountScanner {
         round: &mut Round,
     ) {
         let Looked { sweep, error, failed, .. } = looked;
+        if sweep.outcome.is_complete() {
+            if sweep.observations.is_empty() && self.store.live_count(&sweep.scope) == 0 {
+                *self.empty.entry(sweep.scope.clone()).or_default() += 1;
+            } else {
+                self.empty.remove(&sweep.scope);
+            }
+        }
         match committed {
-            Ok(changes) => round.changes.extend(changes),
+            Ok(changes) => {
+                if changes.iter().any(|c| c.change == ChangeKind::Appeared && !c.baseline) {
+                    self.wake(&sweep.scope.region);
+                }
+                round.changes.extend(changes);
+            }
             Err(error) => {
                 tracing::error!(scope = %sweep.scope, reason = error.reason(), "not recorded: {error}");
                 let message = format!("{}: {error}", sweep.scope);
@@ -493,6 +537,7 @@ impl AccountScanner {
             }
             if let Some(ready) = ready.iter().find(|r| r.subscription.viewer == *viewer) {
                 report.calls += ready.session.take_calls();
+                report.counted_since.get_or_insert(started);
                 report.skew_millis = ready.session.skew_millis();
             }
         }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
@@ -11,10 +12,17 @@ use prometheus_client::registry::Registry;
 use crate::inventory::{Filter, Moment, ResourceType, ScopeStatus, Snapshot};
 use crate::store::{Store, StoreError};
 
-/// One number that somebody else counts: name, help, value.
-pub type Reading = (&'static str, &'static str, i64);
+/// What somebody else counts.
+#[derive(Debug, Default)]
+pub struct Readings {
+    /// Name, help, value.
+    pub gauges: Vec<(&'static str, &'static str, i64)>,
+    /// Calls to clouds: service, operation, outcome, how many since the start.
+    pub calls: Vec<(&'static str, &'static str, &'static str, u64)>,
+}
+
 /// Asked at every scrape.
-pub type Gauges = Arc<dyn Fn() -> Vec<Reading> + Send + Sync>;
+pub type Gauges = Arc<dyn Fn() -> Readings + Send + Sync>;
 
 pub fn render(store: &Store, gauges: &Gauges) -> Result<String, StoreError> {
     let snapshot = store.snapshot(Moment::Now)?;
@@ -30,9 +38,16 @@ pub fn render(store: &Store, gauges: &Gauges) -> Result<String, StoreError> {
     single(&mut registry, "store_waiting", waiting, store.waiting());
     let full = "1 while the volume has no room: nothing is recorded, reads go on";
     single(&mut registry, "store_full", full, i64::from(store.is_full()));
-    for (name, help, value) in gauges() {
+    let readings = gauges();
+    for (name, help, value) in readings.gauges {
         single(&mut registry, name, help, value);
     }
+    let calls = Family::<Vec<(&'static str, &'static str)>, Counter>::default();
+    for (service, operation, outcome, count) in readings.calls {
+        let labels = vec![("service", service), ("operation", operation), ("outcome", outcome)];
+        calls.get_or_create(&labels).inc_by(count);
+    }
+    registry.register("cloud_calls", "Calls to clouds, each retry one, since the operator started", calls);
 
     let mut by_type: BTreeMap<ResourceType, i64> = BTreeMap::new();
     let mut suspects = 0;

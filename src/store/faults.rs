@@ -478,7 +478,7 @@ fn the_checks_catch_a_store_that_does_not_sync() {
 fn writes_until_it_is_killed() {
     let path = std::env::var("ELAVA_TEST_STORE").expect("the parent names a file");
     let (seed, first) = (number("ELAVA_TEST_SEED").unwrap(), number("ELAVA_TEST_STEP").unwrap());
-    let step = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let step = Arc::new(AtomicUsize::new(0));
     let clock: Clock = {
         let step = step.clone();
         Arc::new(move || now(step.load(Ordering::SeqCst)))

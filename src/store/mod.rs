@@ -75,7 +75,7 @@ mod writer;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, RandomState};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -114,6 +114,9 @@ const PROOF_FLUSH: Duration = Duration::from_hours(1);
 /// Documents that one revision holds at most, but for a last one: a look at a huge scope is recorded in as
 /// many as it takes, so that no transaction grows with an account.
 const PIECE_BYTES: usize = if cfg!(test) { 32 << 10 } else { 4 << 20 };
+
+/// Entries of the log that take a tenth of a second to fold when a file is opened.
+const MUCH: usize = if cfg!(test) { 500 } else { 10_000 };
 
 /// So many sweeps of different scopes are planned without waiting for each other by chance.
 const SCOPE_LOCKS: usize = 1024;
@@ -180,6 +183,8 @@ struct Shared {
     whereabouts: Whereabouts,
     trainer: Mutex<Trainer>,
     is_checkpoint_due: AtomicBool,
+    /// Entries of the log that the newest checkpoint does not know.
+    since_checkpoint: AtomicUsize,
     /// Held while a checkpoint is written: each clears away what the one before left unfinished.
     checkpointing: Mutex<()>,
     /// What of the past the keeper keeps: everything, until somebody says so.
@@ -301,6 +306,7 @@ impl Store {
             leases: Leases::default(),
             whereabouts: Whereabouts::default(),
             is_checkpoint_due: AtomicBool::new(false),
+            since_checkpoint: AtomicUsize::new(0),
             checkpointing: Mutex::default(),
             retention: Mutex::new(None),
             poisoned: AtomicBool::new(false),
@@ -629,9 +635,14 @@ impl Store {
         self.inner.writer.queue().waiting()
     }
 
-    /// Writes what is only in memory of the ledger. Called before the process ends.
+    /// Writes what is only in memory of the ledger, and a checkpoint where opening would have much to fold.
+    /// Called before the process ends.
     pub fn flush(&self) -> Result<(), StoreError> {
-        self.ask(Request::Flush).map(|_| ())
+        self.ask(Request::Flush)?;
+        if self.inner.shared.since_checkpoint.load(Ordering::Acquire) < MUCH {
+            return Ok(());
+        }
+        self.checkpoint()
     }
 
     fn state(&self) -> State {

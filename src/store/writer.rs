@@ -104,6 +104,7 @@ impl Writer {
         let numbers = TagNumbers::new(&shared.state());
         let Found { since_checkpoint, interrupted } = found;
         let open_looks = interrupted.keys().map(|(number, _)| *number).collect();
+        shared.since_checkpoint.store(since_checkpoint, Ordering::Release);
         let mut worker =
             Worker { shared, bell, since_checkpoint, numbers, dirty_runs: interrupted, open_looks, flushed };
         let thread =
@@ -232,6 +233,7 @@ impl Worker {
             self.take_runs(&mut batch);
         }
         let is_checkpoint_due = self.since_checkpoint >= CHECKPOINT.max(next.heads.len() / 4);
+        self.shared.since_checkpoint.store(self.since_checkpoint, Ordering::Release);
         let turn = batch.turn();
         if mutants::is_awake("published before it is durable") {
             drop(self.shared.publish(next.clone(), &Turn::default()));

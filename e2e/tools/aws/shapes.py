@@ -11,14 +11,54 @@ import sys
 import botocore.session
 
 OPERATIONS = {
+    "acm": ["DescribeCertificate", "ListCertificates", "ListTagsForCertificate"],
+    "apigateway": ["GetRestApi", "GetRestApis"],
+    "autoscaling": ["DescribeAutoScalingGroups"],
+    "backup": ["ListBackupVaults", "ListTags"],
+    "cloudformation": ["DescribeStacks"],
+    "cloudfront": ["ListDistributions", "ListTagsForResource"],
+    "cloudwatch": ["DescribeAlarms", "ListTagsForResource"],
+    "dynamodb": ["DescribeTable", "ListTables", "ListTagsOfResource"],
     "ec2": [
-        "DescribeAddresses", "DescribeImages", "DescribeInstances", "DescribeInternetGateways",
-        "DescribeKeyPairs", "DescribeLaunchTemplates", "DescribeNatGateways", "DescribeNetworkInterfaces",
-        "DescribeRegions", "DescribeRouteTables", "DescribeSecurityGroups", "DescribeSnapshots",
-        "DescribeSubnets", "DescribeTags", "DescribeVolumes", "DescribeVpcs",
+        "DescribeAddresses", "DescribeCapacityReservations", "DescribeFlowLogs", "DescribeImages",
+        "DescribeInstances", "DescribeInternetGateways", "DescribeKeyPairs", "DescribeLaunchTemplates",
+        "DescribeNatGateways", "DescribeNetworkAcls", "DescribeNetworkInterfaces",
+        "DescribePlacementGroups", "DescribeRegions", "DescribeRouteTables", "DescribeSecurityGroups",
+        "DescribeSnapshots", "DescribeSubnets", "DescribeTags", "DescribeTransitGatewayAttachments",
+        "DescribeTransitGateways", "DescribeVolumes", "DescribeVpcEndpoints",
+        "DescribeVpcPeeringConnections", "DescribeVpcs", "DescribeVpnConnections",
     ],
-    "rds": ["DescribeDBInstances", "ListTagsForResource"],
+    "ecr": ["DescribeRepositories", "ListTagsForResource"],
+    "ecs": ["DescribeClusters", "DescribeServices", "ListClusters", "ListServices"],
+    "efs": ["DescribeFileSystems"],
+    "eks": ["DescribeCluster", "DescribeNodegroup", "ListClusters", "ListNodegroups"],
+    "elasticache": ["DescribeCacheClusters", "DescribeReplicationGroups", "ListTagsForResource"],
+    "elbv2": ["DescribeLoadBalancers", "DescribeTags", "DescribeTargetGroups"],
+    "emr": ["DescribeCluster", "ListClusters"],
+    "fsx": ["DescribeFileSystems"],
+    "iam": ["GetRole", "GetUser", "ListAccessKeys", "ListRoleTags", "ListRoles", "ListUserTags", "ListUsers"],
+    "kafka": ["DescribeClusterV2", "ListClustersV2"],
+    "kinesis": ["DescribeStreamSummary", "ListStreams", "ListTagsForStream"],
+    "kms": ["DescribeKey", "ListKeys", "ListResourceTags"],
+    "lambda": ["GetFunctionConfiguration", "ListFunctions", "ListTags"],
+    "logs": ["DescribeLogGroups", "ListTagsForResource"],
+    "opensearch": ["DescribeDomain", "ListDomainNames", "ListTags"],
+    "organizations": ["ListAccounts", "ListAccountsForParent", "ListOrganizationalUnitsForParent"],
+    "rds": [
+        "DescribeDBClusterSnapshots", "DescribeDBClusters", "DescribeDBInstances", "DescribeDBSnapshots",
+        "ListTagsForResource",
+    ],
+    "redshift": ["DescribeClusters"],
+    "route53": ["GetHostedZone", "ListHostedZones", "ListTagsForResource"],
     "s3": ["GetBucketLocation", "GetBucketTagging", "ListBuckets"],
+    "sagemaker": [
+        "DescribeEndpoint", "DescribeNotebookInstance", "ListEndpoints", "ListNotebookInstances",
+        "ListTags",
+    ],
+    "secretsmanager": ["ListSecrets"],
+    "sns": ["GetTopicAttributes", "ListTagsForResource", "ListTopics"],
+    "sqs": ["GetQueueAttributes", "ListQueueTags", "ListQueues"],
+    "stepfunctions": ["ListStateMachines", "ListTagsForResource"],
 }
 SCALARS = {
     "string": "string", "character": "string", "blob": "string", "boolean": "boolean", "integer": "integer",
@@ -35,6 +75,10 @@ def describe(shape, shapes):
     entry = shapes[shape.name] = {}
     wire = shape.serialization
     if shape.type_name == "structure":
+        # A document is whatever JSON its service likes to put there.
+        if shape.is_document_type:
+            del shapes[shape.name]
+            return "document"
         entry["members"] = {
             # An unflattened list wraps its items in an element of the member's own name; a flattened
             # one repeats the element, named by the list's member where that has a name.
@@ -70,6 +114,8 @@ def main(path):
             outputs[operation] = {
                 "shape": describe(output, shapes),
                 "wrapper": output.serialization.get("resultWrapper"),
+                # The member that is the whole body.
+                "payload": output.serialization.get("payload"),
             }
         table[service] = {"operations": outputs, "shapes": dict(sorted(shapes.items()))}
     with open(path, "w", encoding="utf-8") as file:

@@ -1,7 +1,7 @@
-//! One call through the SDK, with the body of its answer.
+//! One call through the SDK: what its answer says besides what was asked.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use aws_smithy_runtime_api::box_error::BoxError;
@@ -13,12 +13,13 @@ use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::config_bag::ConfigBag;
 use aws_smithy_types::date_time::{DateTime, Format};
 
+use super::http::Kept;
 use crate::inventory::CLOCK_TOLERANCE;
 
 /// Keeps the body of the last answer, and counts attempts: each is a call that AWS bills and limits.
 #[derive(Clone, Debug)]
 pub(super) struct Capture {
-    body: Arc<Mutex<Vec<u8>>>,
+    pub body: Kept,
     seen: Arc<Seen>,
 }
 
@@ -43,11 +44,7 @@ impl Seen {
 
 impl Capture {
     pub fn new(seen: Arc<Seen>) -> Self {
-        Self { body: Arc::default(), seen }
-    }
-
-    pub fn take(&self) -> Vec<u8> {
-        std::mem::take(&mut self.body.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+        Self { body: Kept::default(), seen }
     }
 }
 
@@ -73,8 +70,6 @@ impl Intercept for Capture {
         _config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         self.seen.see(context.response().headers().get("date"), SystemTime::now());
-        let body = context.response().body().bytes().unwrap_or_default();
-        *self.body.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = body.to_vec();
         Ok(())
     }
 }

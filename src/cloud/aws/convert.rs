@@ -1,9 +1,10 @@
-//! From a response body on the wire to the object that `aws <service> describe-...` prints.
+//! From a response body on the wire (XML, JSON or CBOR, whatever the service speaks) to the object that
+//! `aws <service> describe-...` prints.
 //!
 //! The SDK's output types can't be serialised, and the wire's own names (`tagSet.item`, `"true"`) are
 //! nobody's. `shapes.json` is generated from the service models that the AWS CLI is built on
-//! (e2e/tools/aws/shapes.py); this walks a body along it. Elements that the model does not name are
-//! dropped, as the CLI does.
+//! (e2e/tools/aws/shapes.py); this walks a body along it. What the model does not name is dropped, as the
+//! CLI does.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -18,6 +19,10 @@ use crate::inventory::Timestamp;
 pub(super) enum ConvertError {
     #[error("the answer is not XML")]
     Xml(#[from] roxmltree::Error),
+    #[error("the answer is not JSON")]
+    Json(#[from] serde_json::Error),
+    #[error("the answer is not CBOR")]
+    Cbor(#[from] ciborium::de::Error<std::io::Error>),
     #[error("the answer has no element {0}")]
     Wrapper(String),
     #[error("{path} is not a {kind}: {text}")]
@@ -34,6 +39,7 @@ struct Service {
 struct Output {
     shape: String,
     wrapper: Option<String>,
+    payload: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -55,6 +61,89 @@ const MAX_DEPTH: u32 = 64;
 pub(super) fn convert(service: &str, operation: &str, body: &[u8]) -> Result<Value, ConvertError> {
     let service = &TABLE[service];
     let output = &service.operations[operation];
+    match body.iter().find(|byte| !byte.is_ascii_whitespace()) {
+        Some(b'{') => service.json_value(&output.shape, serde_json::from_slice(body)?, operation, 0),
+        // A map, of whatever length.
+        Some(0xa0..=0xbf) => {
+            let body: ciborium::Value = ciborium::from_reader(body)?;
+            service.json_value(&output.shape, json(body), operation, 0)
+        }
+        _ => from_xml(service, output, operation, body),
+    }
+}
+
+/// CBOR as JSON has it: a time is a number of seconds, bytes are text.
+fn json(value: ciborium::Value) -> Value {
+    use ciborium::Value as Cbor;
+    match value {
+        Cbor::Bool(bool) => bool.into(),
+        Cbor::Integer(number) => i64::try_from(number).map_or(Value::Null, Value::from),
+        Cbor::Float(number) => number.into(),
+        Cbor::Text(text) => text.into(),
+        Cbor::Bytes(bytes) => String::from_utf8_lossy(&bytes).into_owned().into(),
+        Cbor::Tag(_, value) => json(*value),
+        Cbor::Array(items) => items.into_iter().map(json).collect(),
+        Cbor::Map(entries) => {
+            entries.into_iter().filter_map(|(key, value)| Some((key.into_text().ok()?, json(value)))).collect()
+        }
+        _ => Value::Null,
+    }
+}
+
+impl Service {
+    fn json_value(&self, shape: &str, value: Value, path: &str, depth: u32) -> Result<Value, ConvertError> {
+        if depth > MAX_DEPTH {
+            return Err(too_deep(path));
+        }
+        let wrong = |kind, value: &Value| {
+            let text = value.to_string().chars().take(100).collect();
+            ConvertError::Scalar { path: path.to_owned(), kind, text }
+        };
+        match (self.shapes.get(shape), value) {
+            (Some(Shape::Structure { members }), Value::Object(mut fields)) => {
+                let mut object = Map::new();
+                for (name, (wire, member)) in members {
+                    // JSON says in two ways that there is none.
+                    if let Some(found) = fields.remove(wire).filter(|found| !found.is_null()) {
+                        let path = format!("{path}.{name}");
+                        object.insert(name.clone(), self.json_value(member, found, &path, depth + 1)?);
+                    }
+                }
+                Ok(Value::Object(object))
+            }
+            (Some(Shape::List { item, .. }), Value::Array(items)) => {
+                items.into_iter().map(|found| self.json_value(item, found, path, depth + 1)).collect()
+            }
+            (Some(Shape::Map { value: (_, inner), .. }), Value::Object(fields)) => {
+                let convert = |(key, found)| Ok((key, self.json_value(inner, found, path, depth + 1)?));
+                fields.into_iter().map(convert).collect::<Result<_, _>>().map(Value::Object)
+            }
+            (Some(_), value) => Err(wrong("list or object as the model says", &value)),
+            (None, value) => match (shape, &value) {
+                ("timestamp", Value::Number(seconds)) => {
+                    let at = seconds.as_f64().and_then(from_seconds);
+                    at.map(|at| Value::String(printed(at))).ok_or_else(|| wrong("time", &value))
+                }
+                ("timestamp", Value::String(text)) => {
+                    rfc3339(text).map(Value::String).ok_or_else(|| wrong("time", &value))
+                }
+                ("boolean", Value::Bool(_))
+                | ("integer" | "float", Value::Number(_))
+                | ("string", Value::String(_))
+                | ("document", _) => Ok(value),
+                ("boolean", _) => Err(wrong("boolean", &value)),
+                ("integer" | "float", _) => Err(wrong("number", &value)),
+                _ => Err(wrong("text", &value)),
+            },
+        }
+    }
+}
+
+fn too_deep(path: &str) -> ConvertError {
+    ConvertError::Scalar { path: path.to_owned(), kind: "described object", text: "too deep".into() }
+}
+
+fn from_xml(service: &Service, output: &Output, operation: &str, body: &[u8]) -> Result<Value, ConvertError> {
     let text = String::from_utf8_lossy(body);
     let document = roxmltree::Document::parse(&text)?;
     let mut root = document.root_element();
@@ -64,6 +153,13 @@ pub(super) fn convert(service: &str, operation: &str, body: &[u8]) -> Result<Val
     // S3 answers GetBucketLocation with a bare scalar root.
     if root.tag_name().name() == "LocationConstraint" {
         return Ok(serde_json::json!({ "LocationConstraint": root.text() }));
+    }
+    if let Some(payload) = &output.payload
+        && let Some(Shape::Structure { members }) = service.shapes.get(&output.shape)
+        && let Some((_, shape)) = members.get(payload)
+    {
+        let found = value(service, shape, root, operation, 0)?;
+        return Ok(Value::Object([(payload.clone(), found)].into_iter().collect()));
     }
     value(service, &output.shape, root, operation, 0)
 }
@@ -80,11 +176,7 @@ fn value(
     depth: u32,
 ) -> Result<Value, ConvertError> {
     if depth > MAX_DEPTH {
-        return Err(ConvertError::Scalar {
-            path: path.to_owned(),
-            kind: "described object",
-            text: "too deep".into(),
-        });
+        return Err(too_deep(path));
     }
     match service.shapes.get(shape) {
         None => scalar(shape, node.text().unwrap_or(""), path),
@@ -182,14 +274,34 @@ fn scalar(kind: &str, text: &str, path: &str) -> Result<Value, ConvertError> {
 fn rfc3339(text: &str) -> Option<String> {
     let text = text.trim();
     let at: jiff::Timestamp = text.parse().ok().or_else(|| format!("{text}Z").parse().ok())?;
+    Some(printed(at))
+}
+
+fn printed(at: jiff::Timestamp) -> String {
     let utc = at.to_zoned(jiff::tz::TimeZone::UTC);
     let format =
         if at.subsec_nanosecond() == 0 { "%Y-%m-%dT%H:%M:%S+00:00" } else { "%Y-%m-%dT%H:%M:%S.%6f+00:00" };
-    Some(utc.strftime(format).to_string())
+    utc.strftime(format).to_string()
 }
 
-pub(super) fn time_field(object: &Value, field: &str) -> Option<Timestamp> {
-    object.get(field)?.as_str()?.parse().ok()
+/// Seconds since 1970, to the millisecond: more digits are an accident of floating point.
+fn from_seconds(seconds: f64) -> Option<jiff::Timestamp> {
+    #[allow(clippy::cast_possible_truncation)] // It saturates, and is out of range then.
+    jiff::Timestamp::from_millisecond((seconds * 1e3).round() as i64).ok()
+}
+
+/// A time that its service counts instead of writing it: milliseconds since 1970, or seconds as text.
+pub(super) fn counted_time(count: &Value) -> Option<String> {
+    let at = match count {
+        Value::Number(millis) => jiff::Timestamp::from_millisecond(millis.as_i64()?).ok()?,
+        Value::String(seconds) => jiff::Timestamp::from_second(seconds.parse().ok()?).ok()?,
+        _ => return None,
+    };
+    Some(printed(at))
+}
+
+pub(super) fn time_field(object: &Value, path: &str) -> Option<Timestamp> {
+    super::declare::at_path(object, path)?.as_str()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -223,6 +335,45 @@ mod tests {
         assert_eq!(tags, json!({"TagList": [{"Key": "k", "Value": "v"}]}));
         let location = br#"<LocationConstraint xmlns="x">eu-west-1</LocationConstraint>"#;
         assert_eq!(convert("s3", "GetBucketLocation", location).unwrap()["LocationConstraint"], "eu-west-1");
+    }
+
+    #[test]
+    fn a_json_body_keeps_what_the_model_names_and_prints_times_as_the_cli_does() {
+        let body = br#"{"Table": {"TableName": "t", "CreationDateTime": 1764054000.25, "ItemCount": 3,
+            "TableStatus": "ACTIVE", "NotInTheModel": 1, "KeySchema": null}}"#;
+        assert_eq!(
+            convert("dynamodb", "DescribeTable", body).unwrap(),
+            json!({"Table": {"TableName": "t", "CreationDateTime": "2025-11-25T07:00:00.250000+00:00",
+                "ItemCount": 3, "TableStatus": "ACTIVE"}})
+        );
+        let body = br#"{"clusterInfoList": [{"clusterName": "c", "tags": {"owner": "a"}}]}"#;
+        assert_eq!(
+            convert("kafka", "ListClustersV2", body).unwrap(),
+            json!({"ClusterInfoList": [{"ClusterName": "c", "Tags": {"owner": "a"}}]})
+        );
+        let error = convert("dynamodb", "DescribeTable", br#"{"Table": {"ItemCount": "many"}}"#).unwrap_err();
+        assert!(error.to_string().contains("DescribeTable.Table.ItemCount is not a number"), "{error}");
+    }
+
+    #[test]
+    fn a_cbor_body_is_the_same_object() {
+        let alarm = json!({"MetricAlarms": [{"AlarmName": "a", "Threshold": 0.5, "EvaluationPeriods": 2,
+            "ActionsEnabled": true}]});
+        let mut body = Vec::new();
+        ciborium::into_writer(&alarm, &mut body).unwrap();
+        assert_eq!(
+            convert("cloudwatch", "DescribeAlarms", &body).unwrap(),
+            json!({"MetricAlarms": [{"AlarmName": "a", "Threshold": 0.5, "EvaluationPeriods": 2,
+                "ActionsEnabled": true}]})
+        );
+    }
+
+    #[test]
+    fn a_body_that_is_one_member_of_the_answer_stands_under_its_name() {
+        let body = br"<DistributionList><Items><DistributionSummary><Id>E1</Id></DistributionSummary></Items>
+            <NextMarker>n</NextMarker></DistributionList>";
+        let found = convert("cloudfront", "ListDistributions", body).unwrap();
+        assert_eq!(found, json!({"DistributionList": {"Items": [{"Id": "E1"}], "NextMarker": "n"}}));
     }
 
     #[test]

@@ -1,17 +1,23 @@
 //! What a resource type is: declared once, here and in its service's file.
 
+use std::collections::BTreeMap;
+
 use futures::future::BoxFuture;
 use serde_json::Value;
 
 use super::Regional;
 use super::error::Failure;
 use crate::cloud::{CadenceClass, TypeInfo};
-use crate::inventory::{Confirmation, IdReuse};
+use crate::inventory::{Confirmation, IdReuse, TagSet, Tags};
 
 /// What a call asks for: a page of all, or one id.
 #[derive(Clone, Debug)]
 pub(super) enum Which {
-    Page(Option<String>),
+    Page {
+        /// What it is listed in, where [`Declaration::within`] says so.
+        within: Option<String>,
+        token: Option<String>,
+    },
     Id(String),
 }
 
@@ -21,53 +27,97 @@ pub(super) type Answer<'a> = BoxFuture<'a, Result<Value, Failure>>;
 /// Where the tags of a type are.
 #[derive(Clone, Copy)]
 pub(super) enum TagSource {
-    /// In the listing, under this field.
+    /// In the described object, under this field.
     Inline(&'static str),
     /// In an answer of their own, for one object at a time.
-    Call(for<'a> fn(&'a Regional, &'a Value) -> BoxFuture<'a, Result<crate::inventory::TagSet, Failure>>),
+    Call(for<'a> fn(&'a Regional, &'a Value) -> BoxFuture<'a, Result<Tags, Failure>>),
+    /// In an answer for so many ids at once, by id.
+    Calls(
+        usize,
+        for<'a> fn(&'a Regional, Vec<String>) -> BoxFuture<'a, Result<BTreeMap<String, TagSet>, Failure>>,
+    ),
+    /// The type takes none.
+    Untaggable,
 }
 
+/// How one that a listing missed is asked for by its id.
+#[derive(Clone, Copy)]
+pub(super) enum ById {
+    /// The listing takes an id.
+    Listing,
+    /// What a listing would have shown of the id, for [`Declaration::describe`] to complete.
+    Describe(fn(&str) -> Value),
+    /// Not at all, or its answer is another document: complete sweeps must agree.
+    Sweeps,
+}
+
+/// Completes what a listing shows by a further call.
+pub(super) type Describe = for<'a> fn(&'a Regional, &'a mut Value) -> BoxFuture<'a, Result<(), Failure>>;
+
+/// The tags of each of some ids.
+pub(super) type VerifyTags =
+    for<'a> fn(&'a Regional, &'a [&'a str]) -> BoxFuture<'a, Result<BTreeMap<String, TagSet>, Failure>>;
+
+/// What things are listed in, such as the clusters of services.
+pub(super) type Within = for<'a> fn(&'a Regional) -> BoxFuture<'a, Result<Vec<String>, Failure>>;
+
 pub(super) struct Declaration {
+    /// As CloudFormation calls it.
     pub name: &'static str,
+    /// The IAM actions that a scan of it needs.
     pub actions: &'static [&'static str],
+    pub within: Option<Within>,
     pub fetch: for<'a> fn(&'a Regional, Which) -> Answer<'a>,
-    /// The path of the list in the answer; each step but the last is a list too.
+    /// The path of the list in the answer; each step but the last is a list too, or an object.
     pub items: &'static [&'static str],
+    /// The path of the token of the next page.
     pub next_page: &'static str,
+    /// Without it there is no document: the listing shows only names.
+    pub describe: Option<Describe>,
+    /// Fields that the document can do without.
+    pub enrich: Option<Describe>,
+    pub by_id: ById,
     pub id: &'static str,
     pub tags: TagSource,
-    /// The field that says when it was made.
+    /// Asks again for tags by a call that fails where the listing answers none under load.
+    pub verify_tags: Option<VerifyTags>,
+    /// The path of the field that says when it was made.
     pub birth: Option<&'static str>,
     pub reusable_ids: bool,
     pub global: bool,
     /// The path of its state, and the states that end a life.
     pub end_states: Option<(&'static str, &'static [&'static str])>,
-    /// Fields that change by themselves and say nothing: not kept.
+    /// Paths that change by themselves and say nothing of the resource: not kept.
     pub volatile: &'static [&'static str],
+    /// Paths that may hold what nobody should find in an inventory: never kept.
+    pub secret: &'static [&'static str],
     pub shape: u16,
     pub cadence: CadenceClass,
-    /// Fields that the listing lacks, added from a further call.
-    pub enrich: Option<for<'a> fn(&'a Regional, &'a mut Value) -> BoxFuture<'a, Result<(), Failure>>>,
 }
 
 impl Declaration {
-    /// What most of EC2 has in common; each type says how it differs.
-    pub const EC2: Declaration = Declaration {
+    /// What most have in common; each type says how it differs.
+    pub const USUAL: Declaration = Declaration {
         name: "",
         actions: &[],
+        within: None,
         fetch: |_, _| Box::pin(async { unreachable!("every type declares its call") }),
         items: &[],
         next_page: "NextToken",
+        describe: None,
+        enrich: None,
+        by_id: ById::Listing,
         id: "",
         tags: TagSource::Inline("Tags"),
+        verify_tags: None,
         birth: None,
         reusable_ids: false,
         global: false,
         end_states: None,
         volatile: &[],
+        secret: &[],
         shape: 1,
         cadence: CadenceClass::Fast,
-        enrich: None,
     };
 
     pub fn info(&self) -> TypeInfo {
@@ -75,15 +125,70 @@ impl Declaration {
             name: self.name,
             global: self.global,
             ids: if self.reusable_ids { IdReuse::Reusable } else { IdReuse::Unique },
-            // Every type so far can be asked for by id.
-            confirmation: Confirmation::ReadById,
+            confirmation: match self.by_id {
+                ById::Listing | ById::Describe(_) => Confirmation::ReadById,
+                ById::Sweeps => Confirmation::Sweeps(2),
+            },
             shape: self.shape,
             cadence: self.cadence,
             actions: self.actions,
-            verify_tag_loss: matches!(self.tags, TagSource::Inline(_)),
+            tags: match self.tags {
+                TagSource::Inline(_) => "with the listing",
+                TagSource::Call(_) => "a call for each",
+                TagSource::Calls(..) => "a call for many",
+                TagSource::Untaggable => "has none",
+            },
+            volatile: self.volatile,
+            secret: self.secret,
+            verify_tag_loss: self.verify_tags.is_some(),
         }
     }
 }
+
+/// One call in the governor's time: `send!(regional, "rds" "DescribeDBInstances", request)`.
+macro_rules! send {
+    ($regional:expr, $service:literal $operation:literal, $request:expr) => {{
+        let regional: &$crate::cloud::aws::Regional = $regional;
+        let request = $request;
+        let mut attempts = regional.attempts($service, $operation);
+        loop {
+            attempts.wait().await;
+            let capture = regional.capture();
+            let sent = capture.body.of(request.clone().customize().interceptor(capture.clone()).send()).await;
+            let answer = regional.answer($service, $operation, &capture, sent.map(drop));
+            let failed = answer.as_ref().err().and_then($crate::cloud::aws::error::Failure::reason);
+            if !attempts.is_to_be_repeated(failed) {
+                break answer;
+            }
+        }
+    }};
+}
+
+/// A listing: `list!(ec2 "ec2" "DescribeVolumes": describe_volumes; page set_next_token, max_results(1000);
+/// id volume_ids)`, with what every call says in braces behind the call's name. One without `page` answers
+/// all at once, one without `id` takes none.
+macro_rules! list {
+    ($client:ident $service:literal $operation:literal: $call:ident $({$($with:ident($value:expr)),*})?
+     $(; page $token:ident $(, $size:ident($most:expr))?)? $(; id $id:ident)?) => {
+        |regional: &$crate::cloud::aws::Regional, which: $crate::cloud::aws::declare::Which| {
+            Box::pin(async move {
+                let request = regional.$client().$call()$($(.$with($value))*)?;
+                let request = match which {
+                    #[allow(unused_variables)]
+                    $crate::cloud::aws::declare::Which::Page { token, .. } => {
+                        request$(.$token(token)$(.$size($most))?)?
+                    }
+                    $($crate::cloud::aws::declare::Which::Id(id) => request.$id(id),)?
+                    #[allow(unreachable_patterns)]
+                    $crate::cloud::aws::declare::Which::Id(_) => unreachable!("no read by id is declared"),
+                };
+                $crate::cloud::aws::declare::send!(regional, $service $operation, request)
+            })
+        }
+    };
+}
+
+pub(super) use {list, send};
 
 /// The objects of an answer: `["Reservations", "Instances"]` flattens two lists.
 pub(super) fn items(answer: &mut Value, path: &[&str]) -> Vec<Value> {
@@ -93,6 +198,7 @@ pub(super) fn items(answer: &mut Value, path: &[&str]) -> Vec<Value> {
             .into_iter()
             .flat_map(|mut value| match value.get_mut(*step).map(Value::take) {
                 Some(Value::Array(items)) => items,
+                Some(object @ Value::Object(_)) => vec![object],
                 _ => Vec::new(),
             })
             .collect();
@@ -102,4 +208,89 @@ pub(super) fn items(answer: &mut Value, path: &[&str]) -> Vec<Value> {
 
 pub(super) fn at_path<'a>(object: &'a Value, path: &str) -> Option<&'a Value> {
     path.split('.').try_fold(object, |value, step| value.get(step))
+}
+
+/// Takes a field out, in each object of the lists on its path.
+pub(super) fn remove(value: &mut Value, path: &str) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(|item| remove(item, path)),
+        Value::Object(fields) => match path.split_once('.') {
+            None => drop(fields.remove(path)),
+            Some((step, rest)) => {
+                if let Some(inner) = fields.get_mut(step) {
+                    remove(inner, rest);
+                }
+            }
+        },
+        _ => {}
+    }
+}
+
+/// The text at a path; empty where there is none.
+pub(super) fn text<'a>(object: &'a Value, path: &str) -> &'a str {
+    at_path(object, path).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// What a further call says, or that there is no such thing.
+pub(super) fn described(mut answer: Value, path: &str) -> Result<Value, Failure> {
+    let found = path.split('.').try_fold(&mut answer, |value, step| match step.parse::<usize>() {
+        Ok(index) => value.get_mut(index),
+        Err(_) => value.get_mut(step),
+    });
+    found.map(Value::take).ok_or_else(|| Failure::NotFound { code: "an empty answer".to_owned() })
+}
+
+/// The one member of an answer that holds tags, however its service writes them.
+pub(super) fn tags_in(answer: &Value, path: &str) -> Tags {
+    Tags::Known(tag_set(at_path(answer, path)))
+}
+
+/// `[{Key, Value}]`, as most services write tags, or a map, as the rest does.
+pub(super) fn tag_set(tags: Option<&Value>) -> TagSet {
+    match tags {
+        Some(Value::Array(tags)) => tags.iter().map(tag).collect(),
+        Some(Value::Object(tags)) => {
+            tags.iter().map(|(key, value)| (key.clone(), value.as_str().unwrap_or_default().to_owned())).collect()
+        }
+        _ => TagSet::new(),
+    }
+}
+
+pub(super) fn tag(tag: &Value) -> (String, String) {
+    let one_of = |names: [&str; 3]| {
+        let found = names.iter().find_map(|name| tag.get(*name)?.as_str());
+        found.unwrap_or_default().to_owned()
+    };
+    (one_of(["Key", "key", "TagKey"]), one_of(["Value", "value", "TagValue"]))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn tags_are_the_same_however_they_are_written() {
+        let set = |tags: Value| tag_set(Some(&tags));
+        let expected = set(json!([{"Key": "owner", "Value": "a"}, {"Key": "empty", "Value": ""}]));
+        assert_eq!(expected.get("owner"), Some("a"));
+        for tags in [
+            json!([{"key": "owner", "value": "a"}, {"key": "empty"}]),
+            json!([{"TagKey": "owner", "TagValue": "a"}, {"TagKey": "empty", "TagValue": ""}]),
+            json!({"owner": "a", "empty": ""}),
+        ] {
+            assert_eq!(set(tags), expected);
+        }
+    }
+
+    #[test]
+    fn a_path_goes_through_lists_and_reaches_every_object() {
+        let mut vpn = json!({"Options": {"TunnelOptions": [{"Key": "s", "Ike": 1}, {"Key": "t"}]}, "Id": "v"});
+        remove(&mut vpn, "Options.TunnelOptions.Key");
+        assert_eq!(vpn, json!({"Options": {"TunnelOptions": [{"Ike": 1}, {}]}, "Id": "v"}));
+        let mut page = json!({"DistributionList": {"Items": [{"Id": "E1"}]}});
+        assert_eq!(items(&mut page, &["DistributionList", "Items"]), [json!({"Id": "E1"})]);
+        assert!(matches!(described(json!({"clusters": []}), "clusters.0"), Err(Failure::NotFound { .. })));
+    }
 }

@@ -10,8 +10,19 @@ use crate::inventory::Reason;
 
 pub(super) enum Failure {
     /// The thing that was asked for does not exist.
-    NotFound,
+    NotFound {
+        code: String,
+    },
     Error(CloudError),
+}
+
+impl Failure {
+    pub fn reason(&self) -> Option<Reason> {
+        match self {
+            Failure::NotFound { .. } => None,
+            Failure::Error(error) => Some(error.reason),
+        }
+    }
 }
 
 /// `action` is the permission that the call needs.
@@ -23,8 +34,8 @@ where
         SdkError::ServiceError(service) => {
             let code = service.err().code().unwrap_or("");
             let message = service.err().message().unwrap_or("no message").to_owned();
-            if is_not_found(code) {
-                return Failure::NotFound;
+            if is_not_found(code, &message) {
+                return Failure::NotFound { code: code.to_owned() };
             }
             let status = service.raw().status().as_u16();
             (reason_of(code, &message, status), format!("{action}: {code}: {message}"))
@@ -47,19 +58,26 @@ where
     Failure::Error(CloudError { reason, action, message: bounded(message) })
 }
 
-/// `InvalidVolume.NotFound`, `InvalidAllocationID.NotFound`, `NatGatewayNotFound`, ...: EC2 spells "no
-/// such id" in a dozen ways, all of which end alike.
-fn is_not_found(code: &str) -> bool {
-    code.ends_with(".NotFound")
-        || code.ends_with("NotFoundException")
-        || matches!(code, "NatGatewayNotFound" | "DBInstanceNotFound" | "DBInstanceNotFoundFault" | "NoSuchBucket")
-        || code.ends_with("Id.Unknown")
+/// `InvalidVolume.NotFound`, `NatGatewayNotFound`, `NoSuchEntity`, `QueueDoesNotExist`, ...: AWS spells "no
+/// such thing" in dozens of ways, some only in the message.
+fn is_not_found(code: &str, message: &str) -> bool {
+    const ENDINGS: [&str; 5] = ["NotFound", "NotFoundException", "NotFoundFault", ".Unknown", "DoesNotExist"];
+    let by_code = ENDINGS.iter().any(|ending| code.ends_with(ending))
+        || code.starts_with("NoSuch")
+        || code.contains("NonExistent");
+    // CloudFormation, SageMaker and EMR.
+    let words = ["does not exist", "Could not find", "could not be found", "is not valid", "RecordNotFound"];
+    let may_mean_it = matches!(code, "ValidationError" | "ValidationException" | "InvalidRequestException");
+    by_code || (may_mean_it && words.iter().any(|words| message.contains(words)))
 }
 
 fn reason_of(code: &str, message: &str, status: u16) -> Reason {
     match code {
         "RequestLimitExceeded"
         | "Throttling"
+        | "LimitExceededException"
+        | "PriorRequestNotComplete"
+        | "ProvisionedThroughputExceededException"
         | "ThrottlingException"
         | "TooManyRequestsException"
         | "SlowDown"
@@ -124,11 +142,23 @@ mod tests {
 
     #[test]
     fn every_spelling_of_no_such_id_is_not_found_and_an_error_is_not() {
-        for code in
-            ["InvalidVolume.NotFound", "InvalidAllocationID.NotFound", "NatGatewayNotFound", "DBInstanceNotFound"]
-        {
-            assert!(is_not_found(code), "{code}");
+        for code in [
+            "InvalidVolume.NotFound",
+            "InvalidAllocationID.NotFound",
+            "NatGatewayNotFound",
+            "DBInstanceNotFound",
+            "CacheClusterNotFoundFault",
+            "ResourceNotFoundException",
+            "NoSuchEntity",
+            "AWS.SimpleQueueService.NonExistentQueue",
+            "com.amazonaws.sqs#QueueDoesNotExist",
+            "NotFound",
+        ] {
+            assert!(is_not_found(code, ""), "{code}");
         }
-        assert!(!is_not_found("InternalError") && !is_not_found("UnauthorizedOperation"));
+        assert!(is_not_found("ValidationError", "Stack with id arn:... does not exist"));
+        for code in ["InternalError", "UnauthorizedOperation", "ValidationError", "AccessDenied"] {
+            assert!(!is_not_found(code, "is not authorized"), "{code}");
+        }
     }
 }

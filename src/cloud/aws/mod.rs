@@ -1,40 +1,51 @@
 //! AWS through the official SDK: one file per service, each type declared in one place.
 //!
-//! - [`declare`]: what a type is; [`ec2`], [`s3`], [`rds`]: the types.
-//! - [`call`], [`convert`]: one call, and its body as the object that the AWS CLI prints.
+//! - [`declare`]: what a type is; [`services`]: the types.
+//! - [`organization`]: which accounts there are.
+//! - [`governor`]: how much may be asked, [`call`], [`http`] and [`convert`]: one call, and its body
+//!   as the object that the AWS CLI prints.
 //! - [`error`]: what AWS's errors mean.
 
 mod call;
 mod convert;
 mod declare;
-mod ec2;
 mod error;
-mod rds;
-mod s3;
+mod governor;
+mod http;
+mod organization;
+mod services;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use aws_config::identity::IdentityCache;
 use aws_config::retry::RetryConfig;
 use aws_config::sts::AssumeRoleProvider;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, SdkConfig};
 use aws_credential_types::Credentials as Keys;
 use aws_credential_types::provider::SharedCredentialsProvider;
+use aws_smithy_http_client::tls;
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
+use futures::future::BoxFuture;
 use futures::{StreamExt, TryStreamExt};
 use serde_json::Value;
 
-use super::{AccountTarget, CloudError, Credentials, Identity, Listing, Provider, Session, TypeInfo};
+use super::{AccountTarget, CloudError, Credentials, Identity, Listing, Members, Provider, Session, TypeInfo};
 use crate::inventory::{AccountId, Observation, Reason, Region, Scope, TagSet, Tags};
 use call::{Capture, Seen};
-use declare::{Declaration, TagSource, Which, at_path, items};
+use declare::{ById, Declaration, TagSource, Which, at_path, items, remove, tag_set, text};
 use error::{Failure, classify};
+use governor::{Attempts, Governor};
+use http::KeepingClient;
+
+pub use governor::{CallCounts, Calls};
 
 /// Where the account is asked who it is and which regions it has, when nothing else names a region.
 const HOME_REGION: &str = "us-east-1";
@@ -42,14 +53,13 @@ const HOME_REGION: &str = "us-east-1";
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(20);
 const CALL_TIMEOUT: Duration = Duration::from_mins(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-const ATTEMPTS: u32 = 3;
-/// Tag calls of one listing in flight: S3 and RDS answer one object a call.
+/// Objects of one listing in flight that need calls of their own.
 const TAG_CALLS: usize = 8;
 /// The most pages of one listing: a token that never ends must not either.
 const MAX_PAGES: usize = 10_000;
 
 fn declarations() -> impl Iterator<Item = &'static Declaration> {
-    ec2::TYPES.iter().chain(s3::TYPES).chain(rds::TYPES)
+    services::TYPES.iter().copied().flatten()
 }
 
 fn declaration(scope: &Scope) -> &'static Declaration {
@@ -57,8 +67,33 @@ fn declaration(scope: &Scope) -> &'static Declaration {
     declarations().find(|d| d.name == name).expect("scopes are built from declared types only")
 }
 
-#[derive(Debug, Default)]
-pub struct Aws;
+/// All sessions of a process ask in the time of one governor, over one pool of connections.
+#[derive(Debug)]
+pub struct Aws {
+    governor: Arc<Governor>,
+    http: SharedHttpClient,
+}
+
+impl Default for Aws {
+    fn default() -> Self {
+        Self::new(governor::DEFAULT_SHARE)
+    }
+}
+
+impl Aws {
+    /// Takes such a share of what AWS lets an account ask.
+    pub fn new(share: f64) -> Self {
+        let http = aws_smithy_http_client::Builder::new()
+            .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::AwsLc))
+            .build_https();
+        Self { governor: Arc::new(Governor::new(share)), http: KeepingClient::over(http) }
+    }
+
+    /// Calls since the process began.
+    pub fn calls(&self) -> Calls {
+        self.governor.calls()
+    }
+}
 
 #[async_trait]
 impl Provider for Aws {
@@ -80,7 +115,10 @@ impl Provider for Aws {
             return Err(CloudError::new(Reason::InvalidCredentials, why.clone()));
         }
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
-            .retry_config(RetryConfig::adaptive().with_max_attempts(ATTEMPTS))
+            .http_client(self.http.clone())
+            // One for all clients of the session: each would ask for credentials of its own.
+            .identity_cache(IdentityCache::lazy().build())
+            .retry_config(RetryConfig::standard())
             .timeout_config(
                 TimeoutConfig::builder()
                     .connect_timeout(CONNECT_TIMEOUT)
@@ -117,7 +155,7 @@ impl Provider for Aws {
             identity,
             target: target.clone(),
             config,
-            regional: Mutex::new(BTreeMap::new()),
+            governor: self.governor.clone(),
             seen: Arc::default(),
         };
         Ok(Arc::new(session))
@@ -141,7 +179,9 @@ async fn identify(config: &SdkConfig, target: &AccountTarget) -> Result<Identity
         Err(error) => {
             let mut failed = match classify(&error, "sts:GetCallerIdentity") {
                 Failure::Error(failed) => failed,
-                Failure::NotFound => CloudError::new(Reason::ServerError, "sts:GetCallerIdentity: not found"),
+                Failure::NotFound { .. } => {
+                    CloudError::new(Reason::ServerError, "sts:GetCallerIdentity: not found")
+                }
             };
             // The role is assumed on the way out, so its refusal hides in the chain of sources.
             if let Some(role) = &target.role_arn
@@ -181,42 +221,100 @@ struct AwsSession {
     identity: Identity,
     target: AccountTarget,
     config: SdkConfig,
-    regional: Mutex<BTreeMap<Region, Arc<Regional>>>,
+    governor: Arc<Governor>,
     seen: Arc<Seen>,
 }
 
-/// The clients of one region.
+/// One account in one region, for as long as something of it is looked at. A client is made when it is asked
+/// for: an organisation has a hundred thousand places to ask.
 pub(super) struct Regional {
-    ec2: aws_sdk_ec2::Client,
-    s3: aws_sdk_s3::Client,
-    rds: aws_sdk_rds::Client,
     config: SdkConfig,
+    account: AccountId,
+    region: Arc<str>,
+    governor: Arc<Governor>,
     seen: Arc<Seen>,
+}
+
+macro_rules! clients {
+    ($($name:ident: $sdk:ident),* $(,)?) => {
+        impl Regional {
+            $(fn $name(&self) -> $sdk::Client {
+                $sdk::Client::new(&self.config)
+            })*
+        }
+    };
+}
+
+clients! {
+    acm: aws_sdk_acm,
+    apigateway: aws_sdk_apigateway,
+    autoscaling: aws_sdk_autoscaling,
+    backup: aws_sdk_backup,
+    cloudformation: aws_sdk_cloudformation,
+    cloudfront: aws_sdk_cloudfront,
+    cloudwatch: aws_sdk_cloudwatch,
+    dynamodb: aws_sdk_dynamodb,
+    ec2: aws_sdk_ec2,
+    ecr: aws_sdk_ecr,
+    ecs: aws_sdk_ecs,
+    efs: aws_sdk_efs,
+    eks: aws_sdk_eks,
+    elasticache: aws_sdk_elasticache,
+    elbv2: aws_sdk_elasticloadbalancingv2,
+    emr: aws_sdk_emr,
+    fsx: aws_sdk_fsx,
+    iam: aws_sdk_iam,
+    kafka: aws_sdk_kafka,
+    kinesis: aws_sdk_kinesis,
+    kms: aws_sdk_kms,
+    lambda: aws_sdk_lambda,
+    logs: aws_sdk_cloudwatchlogs,
+    opensearch: aws_sdk_opensearch,
+    organizations: aws_sdk_organizations,
+    rds: aws_sdk_rds,
+    redshift: aws_sdk_redshift,
+    route53: aws_sdk_route53,
+    sagemaker: aws_sdk_sagemaker,
+    secretsmanager: aws_sdk_secretsmanager,
+    sns: aws_sdk_sns,
+    sqs: aws_sdk_sqs,
+    stepfunctions: aws_sdk_sfn,
 }
 
 impl Regional {
-    fn new(config: &SdkConfig, region: &str, path_style: bool, seen: Arc<Seen>) -> Self {
-        let config = config.to_builder().region(aws_config::Region::new(region.to_owned())).build();
+    fn new(session: &AwsSession, region: &str) -> Self {
+        let config = session.config.to_builder().region(aws_config::Region::new(region.to_owned()));
+        // The governor repeats what is worth it, so that every attempt takes its turn.
+        let config = config.retry_config(RetryConfig::disabled()).build();
+        let (governor, seen) = (session.governor.clone(), session.seen.clone());
+        Self { config, account: session.identity.account.clone(), region: region.into(), governor, seen }
+    }
+
+    fn s3(&self) -> aws_sdk_s3::Client {
         // Endpoints that are not AWS's rarely answer for bucket host names.
-        let s3 = aws_sdk_s3::config::Builder::from(&config).force_path_style(path_style).build();
+        let path_style = self.config.endpoint_url().is_some();
+        let config = aws_sdk_s3::config::Builder::from(&self.config).force_path_style(path_style).build();
+        aws_sdk_s3::Client::from_conf(config)
+    }
+
+    /// The same account in another region.
+    fn elsewhere(&self, region: &str) -> Self {
+        let region = if region.is_empty() { &self.region } else { region };
         Self {
-            ec2: aws_sdk_ec2::Client::new(&config),
-            s3: aws_sdk_s3::Client::from_conf(s3),
-            rds: aws_sdk_rds::Client::new(&config),
-            config,
-            seen,
+            config: self.config.to_builder().region(aws_config::Region::new(region.to_owned())).build(),
+            account: self.account.clone(),
+            region: region.into(),
+            governor: self.governor.clone(),
+            seen: self.seen.clone(),
         }
+    }
+
+    fn attempts(&self, service: &'static str, operation: &'static str) -> Attempts<'_> {
+        Attempts::new(&self.governor, (&self.account, &self.region), service, operation)
     }
 
     fn capture(&self) -> Capture {
         Capture::new(self.seen.clone())
-    }
-
-    /// The same clients in another region.
-    fn elsewhere(&self, region: Option<&str>) -> Regional {
-        let here = self.config.region().map(ToString::to_string).unwrap_or_default();
-        let path_style = self.config.endpoint_url().is_some();
-        Regional::new(&self.config, region.unwrap_or(&here), path_style, self.seen.clone())
     }
 
     /// The converted body of an answer, or what its error means.
@@ -230,93 +328,159 @@ impl Regional {
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
     {
-        // ListBuckets is the one operation whose permission has another name.
-        let action = match operation {
-            "ListBuckets" => "s3:ListAllMyBuckets".to_owned(),
-            _ => format!("{service}:{operation}"),
-        };
+        let action = action(service, operation);
         sent.map_err(|error| classify(&error, &action))?;
-        convert::convert(service, operation, &capture.take())
+        convert::convert(service, operation, &capture.body.take())
             .map_err(|error| Failure::Error(CloudError::new(Reason::Malformed, format!("{action}: {error}"))))
     }
 }
 
-impl AwsSession {
-    fn regional(&self, scope: &Scope) -> Arc<Regional> {
-        let home = || self.config.region().map_or(HOME_REGION.to_owned(), ToString::to_string);
-        let region = if scope.region.is_global() { home() } else { scope.region.to_string() };
-        let mut cache = self.regional.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let path_style = self.config.endpoint_url().is_some();
-        cache
-            .entry(Region::new(region.as_str()))
-            .or_insert_with(|| Arc::new(Regional::new(&self.config, &region, path_style, self.seen.clone())))
-            .clone()
-    }
-
-    /// Turns described objects into observations: tags, place, and without what is volatile.
-    async fn observe(
-        &self,
-        regional: &Regional,
-        declaration: &Declaration,
-        objects: Vec<Value>,
-    ) -> Result<Vec<Observation>, CloudError> {
-        let observe = |object| observe(regional, declaration, object);
-        let observed: Vec<Option<Observation>> =
-            futures::stream::iter(objects).map(observe).buffered(TAG_CALLS).try_collect().await?;
-        Ok(observed.into_iter().flatten().collect())
+/// The permission that a call needs: IAM has names of its own for some services and calls.
+/// <https://docs.aws.amazon.com/service-authorization/latest/reference/reference_policies_actions-resources-contextkeys.html>
+fn action(service: &str, operation: &str) -> String {
+    let prefix = match service {
+        "elbv2" => "elasticloadbalancing",
+        "efs" => "elasticfilesystem",
+        "emr" => "elasticmapreduce",
+        "opensearch" => "es",
+        "stepfunctions" => "states",
+        "apigateway" => return "apigateway:GET".to_owned(),
+        _ => service,
+    };
+    match operation {
+        "ListBuckets" => "s3:ListAllMyBuckets".to_owned(),
+        _ => format!("{prefix}:{operation}"),
     }
 }
 
-/// `None`: it vanished between the listing and the further calls.
+impl AwsSession {
+    fn regional(&self, scope: &Scope) -> Regional {
+        let home = || self.config.region().map_or(HOME_REGION.to_owned(), ToString::to_string);
+        let region = if scope.region.is_global() { home() } else { scope.region.to_string() };
+        Regional::new(self, &region)
+    }
+}
+
+/// Turns described objects into observations: tags, place, and without what is volatile or secret.
 async fn observe(
     regional: &Regional,
     declaration: &Declaration,
-    mut object: Value,
-) -> Result<Option<Observation>, CloudError> {
-    let Some(id) = object.get(declaration.id).and_then(Value::as_str).map(str::to_owned) else {
-        let message = format!("{} came without its {}", declaration.name, declaration.id);
-        return Err(CloudError::new(Reason::Malformed, message));
+    objects: Vec<Value>,
+) -> Result<Vec<Observation>, CloudError> {
+    let complete = |object| complete(regional, declaration, object);
+    let completed = futures::stream::iter(objects).map(complete).buffered(TAG_CALLS);
+    let completed: Vec<Option<Value>> = completed.try_collect().await?;
+    let completed = completed.into_iter().flatten().collect();
+    let tagged: Vec<(Value, Option<Tags>)> = if let TagSource::Calls(most, call) = declaration.tags {
+        tags_of_many(regional, declaration, completed, most, call).await
+    } else {
+        let tagged = |object| tagged(regional, declaration, object);
+        futures::stream::iter(completed).map(tagged).buffered(TAG_CALLS).collect().await
     };
+    let seen = tagged.into_iter().filter_map(|(object, tags)| Some(observation(declaration, object, tags?)));
+    seen.collect()
+}
+
+/// With what the listing lacks. `None`: it vanished between the listing and the further calls.
+async fn complete(
+    regional: &Regional,
+    declaration: &Declaration,
+    mut object: Value,
+) -> Result<Option<Value>, CloudError> {
+    if let Some(describe) = declaration.describe {
+        match describe(regional, &mut object).await {
+            Ok(()) => {}
+            Err(Failure::NotFound { .. }) => return Ok(None),
+            Err(Failure::Error(error)) => return Err(error),
+        }
+    }
     if let Some(enrich) = declaration.enrich {
         match enrich(regional, &mut object).await {
             Ok(()) => {}
-            Err(Failure::NotFound) => return Ok(None),
+            Err(Failure::NotFound { .. }) => return Ok(None),
             // What can't be read is left out of the document: it is no reason to doubt the listing.
-            Err(Failure::Error(error)) => tracing::debug!(id, %error, "a further call failed"),
+            Err(Failure::Error(error)) => tracing::debug!(%error, "a further call failed"),
         }
     }
-    let end_state = declaration.end_states.and_then(|(path, states)| {
-        let state = at_path(&object, path)?.as_str()?;
-        states.contains(&state).then(|| state.to_owned())
-    });
+    Ok(Some(object))
+}
+
+fn end_state(declaration: &Declaration, object: &Value) -> Option<String> {
+    let (path, states) = declaration.end_states?;
+    let state = at_path(object, path)?.as_str()?;
+    states.contains(&state).then(|| state.to_owned())
+}
+
+/// An object with its tags; no tags at all: it vanished between the listing and the call for them.
+async fn tagged(regional: &Regional, declaration: &Declaration, mut object: Value) -> (Value, Option<Tags>) {
     let tags = match declaration.tags {
         TagSource::Inline(field) => {
             let tags = tag_set(object.get(field));
             remove(&mut object, field);
-            Tags::Known(tags)
+            Some(Tags::Known(tags))
         }
-        TagSource::Call(_) if end_state.is_some() => Tags::Unknown,
+        TagSource::Untaggable => Some(Tags::Untaggable),
+        // What has ended has no more to tell.
+        _ if end_state(declaration, &object).is_some() => Some(Tags::Unknown),
+        TagSource::Calls(..) => Some(Tags::Unknown),
         TagSource::Call(call) => match call(regional, &object).await {
-            Ok(tags) => Tags::Known(tags),
-            Err(Failure::NotFound) => return Ok(None),
+            Ok(tags) => Some(tags),
+            Err(Failure::NotFound { .. }) => None,
             Err(Failure::Error(error)) => {
-                tracing::debug!(id, %error, "its tags are unknown");
-                Tags::Unknown
+                tracing::debug!(id = text(&object, declaration.id), %error, "its tags are unknown");
+                Some(Tags::Unknown)
             }
         },
     };
-    let birth = declaration.birth.and_then(|field| convert::time_field(&object, field));
-    for field in declaration.volatile {
-        remove(&mut object, field);
-    }
-    sort_lists(&mut object);
-    Ok(Some(Observation { id, tags, attributes: (&object).into(), birth, end_state }))
+    (object, tags)
 }
 
-fn remove(object: &mut Value, field: &str) {
-    if let Value::Object(fields) = object {
-        fields.remove(field);
+type TagCalls = for<'a> fn(&'a Regional, Vec<String>) -> BoxFuture<'a, Result<BTreeMap<String, TagSet>, Failure>>;
+
+/// So many in one call. One that vanished meanwhile fails the call for all: they are asked one by one then.
+async fn tags_of_many(
+    regional: &Regional,
+    declaration: &Declaration,
+    objects: Vec<Value>,
+    most: usize,
+    call: TagCalls,
+) -> Vec<(Value, Option<Tags>)> {
+    let ids = |objects: &[Value]| objects.iter().map(|o| text(o, declaration.id).to_owned()).collect::<Vec<_>>();
+    let mut tagged = Vec::with_capacity(objects.len());
+    for some in objects.chunks(most) {
+        let answered = call(regional, ids(some)).await;
+        for object in some {
+            let one = match &answered {
+                Ok(tags) => tags
+                    .get(text(object, declaration.id))
+                    .cloned()
+                    .map_or(Some(Tags::Unknown), |tags| Some(Tags::Known(tags))),
+                Err(Failure::Error(_)) => Some(Tags::Unknown),
+                Err(Failure::NotFound { .. }) => match call(regional, ids(std::slice::from_ref(object))).await {
+                    Ok(tags) => Some(tags.into_values().next().map_or(Tags::Unknown, Tags::Known)),
+                    Err(Failure::NotFound { .. }) => None,
+                    Err(Failure::Error(_)) => Some(Tags::Unknown),
+                },
+            };
+            tagged.push((object.clone(), one));
+        }
     }
+    tagged
+}
+
+fn observation(declaration: &Declaration, mut object: Value, tags: Tags) -> Result<Observation, CloudError> {
+    let id = text(&object, declaration.id).to_owned();
+    if id.is_empty() {
+        let message = format!("{} came without its {}", declaration.name, declaration.id);
+        return Err(CloudError::new(Reason::Malformed, message));
+    }
+    let end_state = end_state(declaration, &object);
+    let birth = declaration.birth.and_then(|field| convert::time_field(&object, field));
+    for path in declaration.volatile.iter().chain(declaration.secret) {
+        remove(&mut object, path);
+    }
+    sort_lists(&mut object);
+    Ok(Observation { id, tags, attributes: (&object).into(), birth, end_state })
 }
 
 /// Lists in described objects are sets (groups, attachments, addresses): AWS gives no order to rely
@@ -325,35 +489,52 @@ fn sort_lists(value: &mut Value) {
     match value {
         Value::Array(items) => {
             items.iter_mut().for_each(sort_lists);
-            items.sort_by_cached_key(ToString::to_string);
+            if items.len() > 1 {
+                items.sort_by_cached_key(ToString::to_string);
+            }
         }
         Value::Object(fields) => fields.values_mut().for_each(sort_lists),
         _ => {}
     }
 }
 
-/// `[{Key, Value}]` as a set.
-fn tag_set(list: Option<&Value>) -> TagSet {
-    tag_list(list).collect()
-}
-
-fn tag_list(list: Option<&Value>) -> impl Iterator<Item = (String, String)> {
-    let text = |tag: &Value, field| tag.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let tags = list.and_then(Value::as_array).into_iter().flatten();
-    tags.map(move |tag| (text(tag, "Key"), text(tag, "Value")))
-}
-
-fn next_page(answer: &Value, field: &str) -> Option<String> {
-    answer.get(field).and_then(Value::as_str).filter(|token| !token.is_empty()).map(str::to_owned)
+fn next_page(answer: &Value, path: &str) -> Option<String> {
+    Some(text(answer, path).to_owned()).filter(|token| !token.is_empty())
 }
 
 fn as_error(failure: Failure, declaration: &Declaration) -> CloudError {
     match failure {
         Failure::Error(error) => error,
-        Failure::NotFound => {
-            CloudError::new(Reason::ServerError, format!("the listing of {} was not found", declaration.name))
+        Failure::NotFound { code } => CloudError::new(
+            Reason::ServerError,
+            format!("the listing of {} was not found: {code}", declaration.name),
+        ),
+    }
+}
+
+/// All pages of a listing, or of the part of it that is within something.
+async fn list_within(
+    regional: &Regional,
+    declaration: &Declaration,
+    within: Option<String>,
+    observations: &mut Vec<Observation>,
+) -> Result<(), Failure> {
+    let mut token = None;
+    let mut seen_tokens = BTreeSet::new();
+    for _ in 0..MAX_PAGES {
+        let which = Which::Page { within: within.clone(), token: token.take() };
+        let mut answer = (declaration.fetch)(regional, which).await?;
+        token = next_page(&answer, declaration.next_page);
+        let objects = items(&mut answer, declaration.items);
+        observations.extend(observe(regional, declaration, objects).await.map_err(Failure::Error)?);
+        match &token {
+            None => return Ok(()),
+            Some(token) if !seen_tokens.insert(token.clone()) => break,
+            Some(_) => {}
         }
     }
+    let message = format!("the pages of {} do not end", declaration.name);
+    Err(Failure::Error(CloudError::new(Reason::Malformed, message)))
 }
 
 #[async_trait]
@@ -376,7 +557,7 @@ impl Session for AwsSession {
                 // Named regions can be looked at without the list of all.
                 Failure::Error(error) if error.reason == Reason::Denied && !include.is_empty() => include.clone(),
                 Failure::Error(error) => return Err(error),
-                Failure::NotFound => {
+                Failure::NotFound { .. } => {
                     return Err(CloudError::new(Reason::ServerError, "ec2:DescribeRegions: not found"));
                 }
             },
@@ -399,46 +580,72 @@ impl Session for AwsSession {
         let declaration = declaration(scope);
         let regional = self.regional(scope);
         let mut observations = Vec::new();
-        let mut token = None;
-        let mut seen_tokens = std::collections::BTreeSet::new();
-        for _ in 0..MAX_PAGES {
-            let mut answer = match (declaration.fetch)(&regional, Which::Page(token.take())).await {
-                Ok(answer) => answer,
+        let within = match declaration.within {
+            None => vec![None],
+            Some(within) => match within(&regional).await {
+                Ok(within) => within.into_iter().map(Some).collect(),
                 Err(failure) => return Listing { observations, error: Some(as_error(failure, declaration)) },
+            },
+        };
+        for within in within {
+            let error = match list_within(&regional, declaration, within.clone(), &mut observations).await {
+                Ok(()) => continue,
+                // What it is listed in is gone meanwhile, and with it all that was there.
+                Err(Failure::NotFound { .. }) if within.is_some() => continue,
+                Err(failure) => as_error(failure, declaration),
             };
-            token = next_page(&answer, declaration.next_page);
-            let objects = items(&mut answer, declaration.items);
-            match self.observe(&regional, declaration, objects).await {
-                Ok(page) => observations.extend(page),
-                Err(error) => return Listing { observations, error: Some(error) },
-            }
-            match &token {
-                None => return Listing { observations, error: None },
-                Some(token) if !seen_tokens.insert(token.clone()) => break,
-                Some(_) => {}
-            }
+            return Listing { observations, error: Some(error) };
         }
-        let message = format!("the pages of {} do not end", declaration.name);
-        Listing { observations, error: Some(CloudError::new(Reason::Malformed, message)) }
+        Listing { observations, error: None }
     }
 
     async fn read_by_id(&self, scope: &Scope, id: &str) -> Result<Option<Observation>, CloudError> {
         let declaration = declaration(scope);
         let regional = self.regional(scope);
-        let mut answer = match (declaration.fetch)(&regional, Which::Id(id.to_owned())).await {
-            Ok(answer) => answer,
-            Err(Failure::NotFound) => return Ok(None),
-            Err(Failure::Error(error)) => return Err(error),
+        let objects = match declaration.by_id {
+            ById::Sweeps => {
+                let message = format!("{} has no read by id: complete sweeps must agree", declaration.name);
+                return Err(CloudError::new(Reason::Malformed, message));
+            }
+            ById::Describe(shown) => vec![shown(id)],
+            ById::Listing => match (declaration.fetch)(&regional, Which::Id(id.to_owned())).await {
+                Ok(mut answer) => {
+                    let mut objects = items(&mut answer, declaration.items);
+                    objects.retain(|object| text(object, declaration.id) == id);
+                    objects
+                }
+                Err(Failure::NotFound { .. }) => return Ok(None),
+                Err(Failure::Error(error)) => return Err(error),
+            },
         };
-        let mut objects = items(&mut answer, declaration.items);
-        objects.retain(|object| object.get(declaration.id).and_then(Value::as_str) == Some(id));
-        Ok(self.observe(&regional, declaration, objects).await?.pop())
+        // Another may have its name by now.
+        let found = observe(&regional, declaration, objects).await?.pop();
+        Ok(found.filter(|observation| observation.id == id))
     }
 
-    async fn read_tags(&self, scope: &Scope, id: &str) -> Result<TagSet, CloudError> {
+    async fn read_tags(&self, scope: &Scope, ids: &[&str]) -> Result<BTreeMap<String, TagSet>, CloudError> {
         let declaration = declaration(scope);
-        let regional = self.regional(scope);
-        ec2::read_tags(&regional, id).await.map_err(|failure| as_error(failure, declaration))
+        let Some(verify) = declaration.verify_tags else {
+            let message = format!("the tags of {} are never asked again", declaration.name);
+            return Err(CloudError::new(Reason::Malformed, message));
+        };
+        verify(&self.regional(scope), ids).await.map_err(|failure| as_error(failure, declaration))
+    }
+
+    async fn members(&self, units: &[String]) -> Result<Members, CloudError> {
+        let home = home_region(&self.target.include_regions);
+        let regional = Regional::new(self, home);
+        let list = organization::members(&regional, units).await.map_err(|failure| match failure {
+            Failure::Error(error) => error,
+            Failure::NotFound { code } => {
+                let message = format!(
+                    "the organization of account {} has no such unit ({code}): see spec.provider.aws.organization.units",
+                    self.identity.account
+                );
+                CloudError::new(Reason::Malformed, message)
+            }
+        })?;
+        Ok(Members { partition: self.identity.partition.clone(), list })
     }
 
     fn take_calls(&self) -> u64 {
@@ -456,15 +663,32 @@ mod tests {
 
     #[test]
     fn no_declaration_is_incomplete() {
-        let mut names = std::collections::BTreeSet::new();
+        // Their APIs tell no time of creation: one life under a name can't be told from the next.
+        const BIRTH_UNTOLD: [&str; 5] = [
+            "AWS::CloudWatch::Alarm",
+            "AWS::ECS::Cluster",
+            "AWS::Lambda::Function",
+            "AWS::OpenSearchService::Domain",
+            "AWS::SNS::Topic",
+        ];
+        let mut names = BTreeSet::new();
         for declaration in declarations() {
-            assert!(names.insert(declaration.name), "{} is declared twice", declaration.name);
-            assert!(!declaration.items.is_empty() && !declaration.id.is_empty(), "{}", declaration.name);
-            assert!(!declaration.actions.is_empty(), "{}", declaration.name);
-            // Without a birth field, one life under a reusable id can't be told from the next.
-            assert!(!declaration.reusable_ids || declaration.birth.is_some(), "{}", declaration.name);
+            let name = declaration.name;
+            assert!(names.insert(name), "{name} is declared twice");
+            assert_eq!(name.split("::").count(), 3, "{name} is no name of CloudFormation's");
+            assert!(!declaration.items.is_empty() && !declaration.id.is_empty(), "{name}");
+            let is_action =
+                |action: &&str| action.split_once(':').is_some_and(|(s, a)| !s.is_empty() && !a.is_empty());
+            assert!(!declaration.actions.is_empty() && declaration.actions.iter().all(is_action), "{name}");
+            let is_told = declaration.birth.is_some() || BIRTH_UNTOLD.contains(&name);
+            assert!(!declaration.reusable_ids || is_told, "{name}: what tells one life from the next?");
+            let is_described = declaration.describe.is_some();
+            assert!(!matches!(declaration.by_id, ById::Describe(_)) || is_described, "{name}: described by what?");
+            assert!(declaration.within.is_none() || !matches!(declaration.by_id, ById::Listing), "{name}");
+            let end_states = declaration.end_states.map_or(1, |(_, states)| states.len());
+            assert!(end_states > 0 && declaration.shape > 0, "{name}");
         }
-        assert_eq!(names.len(), 16);
+        assert!(names.len() >= 50, "{}", names.len());
     }
 
     #[test]

@@ -1,0 +1,43 @@
+//! Certificate Manager.
+
+use aws_sdk_acm::types::{Filters, KeyAlgorithm};
+use serde_json::json;
+
+use crate::cloud::CadenceClass;
+use crate::cloud::aws::declare::{ById, Declaration, TagSource, Which, described, send, tags_in, text};
+
+pub(super) const TYPES: &[Declaration] = &[Declaration {
+    name: "AWS::CertificateManager::Certificate",
+    actions: &["acm:ListCertificates", "acm:DescribeCertificate", "acm:ListTagsForCertificate"],
+    fetch: |regional, which| {
+        Box::pin(async move {
+            let Which::Page { token, .. } = which else { unreachable!("it is described by id") };
+            // Without a filter it lists RSA keys of 1024 and 2048 bits alone.
+            let every = KeyAlgorithm::values().iter().map(|name| KeyAlgorithm::from(*name)).collect();
+            let filter = Filters::builder().set_key_types(Some(every)).build();
+            let request = regional.acm().list_certificates().includes(filter).max_items(1000);
+            send!(regional, "acm" "ListCertificates", request.set_next_token(token))
+        })
+    },
+    items: &["CertificateSummaryList"],
+    describe: Some(|regional, certificate| {
+        Box::pin(async move {
+            let arn = text(certificate, "CertificateArn");
+            let request = regional.acm().describe_certificate().certificate_arn(arn);
+            *certificate = described(send!(regional, "acm" "DescribeCertificate", request)?, "Certificate")?;
+            Ok(())
+        })
+    }),
+    by_id: ById::Describe(|arn| json!({ "CertificateArn": arn })),
+    id: "CertificateArn",
+    tags: TagSource::Call(|regional, certificate| {
+        Box::pin(async move {
+            let arn = text(certificate, "CertificateArn");
+            let request = regional.acm().list_tags_for_certificate().certificate_arn(arn);
+            Ok(tags_in(&send!(regional, "acm" "ListTagsForCertificate", request)?, "Tags"))
+        })
+    }),
+    birth: Some("CreatedAt"),
+    cadence: CadenceClass::Rare,
+    ..Declaration::USUAL
+}];

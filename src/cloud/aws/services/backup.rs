@@ -1,0 +1,25 @@
+//! Backup vaults.
+
+use crate::cloud::CadenceClass;
+use crate::cloud::aws::declare::{ById, Declaration, TagSource, list, send, tags_in, text};
+
+pub(super) const TYPES: &[Declaration] = &[Declaration {
+    name: "AWS::Backup::BackupVault",
+    actions: &["backup:ListBackupVaults", "backup:ListTags"],
+    fetch: list!(backup "backup" "ListBackupVaults": list_backup_vaults; page set_next_token, max_results(1000)),
+    items: &["BackupVaultList"],
+    // DescribeBackupVault answers with other fields than the listing.
+    by_id: ById::Sweeps,
+    id: "BackupVaultName",
+    tags: TagSource::Call(|regional, vault| {
+        Box::pin(async move {
+            let request = regional.backup().list_tags().resource_arn(text(vault, "BackupVaultArn"));
+            Ok(tags_in(&send!(regional, "backup" "ListTags", request)?, "Tags"))
+        })
+    }),
+    birth: Some("CreationDate"),
+    reusable_ids: true,
+    volatile: &["NumberOfRecoveryPoints"],
+    cadence: CadenceClass::Rare,
+    ..Declaration::USUAL
+}];

@@ -1,0 +1,18 @@
+//! CloudFormation stacks.
+
+use crate::cloud::aws::declare::{Declaration, list};
+
+pub(super) const TYPES: &[Declaration] = &[Declaration {
+    name: "AWS::CloudFormation::Stack",
+    actions: &["cloudformation:DescribeStacks"],
+    fetch: list!(cloudformation "cloudformation" "DescribeStacks": describe_stacks;
+        page set_next_token; id stack_name),
+    items: &["Stacks"],
+    id: "StackId",
+    birth: Some("CreationTime"),
+    end_states: Some(("StackStatus", &["DELETE_COMPLETE"])),
+    volatile: &["DriftInformation"],
+    // What is passed in and out may be anything.
+    secret: &["Parameters", "Outputs"],
+    ..Declaration::USUAL
+}];

@@ -1,0 +1,24 @@
+//! CloudFront distributions.
+
+use crate::cloud::aws::declare::{ById, Declaration, TagSource, list, send, tags_in, text};
+
+pub(super) const TYPES: &[Declaration] = &[Declaration {
+    name: "AWS::CloudFront::Distribution",
+    actions: &["cloudfront:ListDistributions", "cloudfront:ListTagsForResource"],
+    fetch: list!(cloudfront "cloudfront" "ListDistributions": list_distributions; page set_marker, max_items(100)),
+    items: &["DistributionList", "Items"],
+    next_page: "DistributionList.NextMarker",
+    // GetDistribution answers with another document than the listing.
+    by_id: ById::Sweeps,
+    id: "Id",
+    tags: TagSource::Call(|regional, distribution| {
+        Box::pin(async move {
+            let request = regional.cloudfront().list_tags_for_resource().resource(text(distribution, "ARN"));
+            Ok(tags_in(&send!(regional, "cloudfront" "ListTagsForResource", request)?, "Tags.Items"))
+        })
+    }),
+    global: true,
+    // Origins may carry headers that let them in.
+    secret: &["Origins.Items.CustomHeaders"],
+    ..Declaration::USUAL
+}];

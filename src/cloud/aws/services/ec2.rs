@@ -1,0 +1,291 @@
+//! EC2: the types whose listings carry their tags.
+
+use std::collections::BTreeMap;
+
+use futures::future::BoxFuture;
+
+use crate::cloud::CadenceClass;
+use crate::cloud::aws::Regional;
+use crate::cloud::aws::declare::{Declaration, TagSource, list, send, tag, text};
+use crate::cloud::aws::error::Failure;
+use crate::inventory::TagSet;
+
+/// The most that every paginated EC2 listing here takes; unpaginated calls have the smallest buckets.
+const PAGE: i32 = 1000;
+
+/// The most values that one filter takes.
+const FILTER_VALUES: usize = 200;
+
+/// What most of EC2 has in common.
+const EC2: Declaration = Declaration { verify_tags: Some(read_tags), ..Declaration::USUAL };
+
+pub(super) const TYPES: &[Declaration] = &[
+    Declaration {
+        name: "AWS::EC2::Instance",
+        actions: &["ec2:DescribeInstances", "ec2:DescribeTags"],
+        fetch: list!(ec2 "ec2" "DescribeInstances": describe_instances; page set_next_token, max_results(PAGE); id instance_ids),
+        items: &["Reservations", "Instances"],
+        id: "InstanceId",
+        birth: Some("LaunchTime"),
+        end_states: Some(("State.Name", &["shutting-down", "terminated"])),
+        ..EC2
+    },
+    Declaration {
+        name: "AWS::EC2::Volume",
+        actions: &["ec2:DescribeVolumes", "ec2:DescribeTags"],
+        fetch: list!(ec2 "ec2" "DescribeVolumes": describe_volumes; page set_next_token, max_results(PAGE); id volume_ids),
+        items: &["Volumes"],
+        id: "VolumeId",
+        birth: Some("CreateTime"),
+        end_states: Some(("State", &["deleting", "deleted"])),
+        ..EC2
+    },
+    Declaration {
+        name: "AWS::EC2::Snapshot",
+        actions: &["ec2:DescribeSnapshots", "ec2:DescribeTags"],
+        // Without an owner this would list the public catalogue.
+        fetch: list!(ec2 "ec2" "DescribeSnapshots": describe_snapshots {owner_ids("self")}; page set_next_token, max_results(PAGE); id snapshot_ids),
+        items: &["Snapshots"],
+        id: "SnapshotId",
+        birth: Some("StartTime"),
+        volatile: &["Progress"],
+        ..EC2
+    },
+    Declaration {
+        name: "AWS::EC2::Image",
+        actions: &["ec2:DescribeImages", "ec2:DescribeTags"],
+        fetch: list!(ec2 "ec2" "DescribeImages": describe_images {owners("self")}; page set_next_token, max_results(PAGE); id image_ids),
+        items: &["Images"],
+        id: "ImageId",
+        birth: Some("CreationDate"),
+        end_states: Some(("State", &["deregistered"])),
+        volatile: &["LastLaunchedTime"],
+        cadence: CadenceClass::Slow,
+        ..EC2
+    },
+    Declaration {
+        name: "AWS::EC2::EIP",
+        actions: &["ec2:DescribeAddresses", "ec2:DescribeTags"],
+        fetch: list!(ec2 "ec2" "DescribeAddresses": describe_addresses; id allocation_ids),
+        items: &["Addresses"],
+        id: "AllocationId",
+        ..EC2
+    },
+    Declaration {
+        name: "AWS::EC2::NetworkInterface",
+        actions: &["ec2:DescribeNetworkInterfaces", "ec2:DescribeTags"],
+        fetch: list!(ec2 "ec2" "DescribeNetworkInterfaces": describe_network_interfaces; page set_next_token, max_results(PAGE); id network_interface_ids),
+        items: &["NetworkInterfaces"],
+        id: "NetworkInterfaceId",
+        // The one listing of EC2 whose field is not called Tags.
+        tags: TagSource::Inline("TagSet"),
+        ..EC2
+    },
+    Declaration {
+        name: "AWS::EC2::SecurityGroup",
+        actions: &["ec2:DescribeSecurityGroups", "ec2:DescribeTags"],
+        fetch: list!(ec2 "ec2" "DescribeSecurityGroups": describe_security_groups; page set_next_token, max_results(PAGE); id group_ids),
+        items: &["SecurityGroups"],
+        id: "GroupId",
+        ..EC2
+    },
+    Declaration {
+        name: "AWS::EC2::VPC",
+        actions: &["ec2:DescribeVpcs", "ec2:DescribeTags"],
+        fetch: list!(ec2 "ec2" "DescribeVpcs": describe_vpcs; page set_next_token, max_results(PAGE); id vpc_ids),
+        items: &["Vpcs"],
+        id: "VpcId",
+        cadence: CadenceClass::Slow,
+        ..EC2
+    },
+    Declaration {
+        name: "AWS::EC2::Subnet",
+        actions: &["ec2:DescribeSubnets", "ec2:DescribeTags"],
+        fetch: list!(ec2 "ec2" "DescribeSubnets": describe_subnets; page set_next_token, max_results(PAGE); id subnet_ids),
+        items: &["Subnets"],
+        id: "SubnetId",
+        // Every launch changes it.
+        volatile: &["AvailableIpAddressCount"],
+        cadence: CadenceClass::Slow,
+        ..EC2
+    },
+    Declaration {
+        name: "AWS::EC2::RouteTable",
+        actions: &["ec2:DescribeRouteTables", "ec2:DescribeTags"],
+        fetch: list!(ec2 "ec2" "DescribeRouteTables": describe_route_tables; page set_next_token, max_results(PAGE); id route_table_ids),
+        items: &["RouteTables"],
+        id: "RouteTableId",
+        cadence: CadenceClass::Slow,
+        ..EC2
+    },
+    Declaration {
+        name: "AWS::EC2::InternetGateway",
+        actions: &["ec2:DescribeInternetGateways", "ec2:DescribeTags"],
+        fetch: list!(ec2 "ec2" "DescribeInternetGateways": describe_internet_gateways; page set_next_token, max_results(PAGE); id internet_gateway_ids),
+        items: &["InternetGateways"],
+        id: "InternetGatewayId",
+        cadence: CadenceClass::Slow,
+        ..EC2
+    },
+    Declaration {
+        name: "AWS::EC2::NatGateway",
+        actions: &["ec2:DescribeNatGateways", "ec2:DescribeTags"],
+        fetch: list!(ec2 "ec2" "DescribeNatGateways": describe_nat_gateways; page set_next_token, max_results(PAGE); id nat_gateway_ids),
+        items: &["NatGateways"],
+        id: "NatGatewayId",
+        birth: Some("CreateTime"),
+        end_states: Some(("State", &["deleting", "deleted"])),
+        ..EC2
+    },
+    Declaration {
+        name: "AWS::EC2::KeyPair",
+        actions: &["ec2:DescribeKeyPairs", "ec2:DescribeTags"],
+        fetch: list!(ec2 "ec2" "DescribeKeyPairs": describe_key_pairs; id key_pair_ids),
+        items: &["KeyPairs"],
+        id: "KeyPairId",
+        birth: Some("CreateTime"),
+        cadence: CadenceClass::Slow,
+        ..EC2
+    },
+    Declaration {
+        name: "AWS::EC2::LaunchTemplate",
+        actions: &["ec2:DescribeLaunchTemplates", "ec2:DescribeTags"],
+        fetch: list!(ec2 "ec2" "DescribeLaunchTemplates": describe_launch_templates; page set_next_token, max_results(PAGE); id launch_template_ids),
+        items: &["LaunchTemplates"],
+        id: "LaunchTemplateId",
+        birth: Some("CreateTime"),
+        cadence: CadenceClass::Slow,
+        ..EC2
+    },
+    Declaration {
+        name: "AWS::EC2::VPCEndpoint",
+        actions: &["ec2:DescribeVpcEndpoints", "ec2:DescribeTags"],
+        fetch: list!(ec2 "ec2" "DescribeVpcEndpoints": describe_vpc_endpoints;
+            page set_next_token, max_results(PAGE); id vpc_endpoint_ids),
+        items: &["VpcEndpoints"],
+        id: "VpcEndpointId",
+        birth: Some("CreationTimestamp"),
+        end_states: Some(("State", &["deleting", "deleted", "Deleting", "Deleted"])),
+        ..EC2
+    },
+    Declaration {
+        name: "AWS::EC2::VPCPeeringConnection",
+        actions: &["ec2:DescribeVpcPeeringConnections", "ec2:DescribeTags"],
+        fetch: list!(ec2 "ec2" "DescribeVpcPeeringConnections": describe_vpc_peering_connections;
+            page set_next_token, max_results(PAGE); id vpc_peering_connection_ids),
+        items: &["VpcPeeringConnections"],
+        id: "VpcPeeringConnectionId",
+        // Shown for a while after they came to nothing.
+        end_states: Some(("Status.Code", &["deleting", "deleted", "rejected", "expired", "failed"])),
+        cadence: CadenceClass::Slow,
+        ..EC2
+    },
+    Declaration {
+        name: "AWS::EC2::TransitGateway",
+        actions: &["ec2:DescribeTransitGateways", "ec2:DescribeTags"],
+        fetch: list!(ec2 "ec2" "DescribeTransitGateways": describe_transit_gateways;
+            page set_next_token, max_results(PAGE); id transit_gateway_ids),
+        items: &["TransitGateways"],
+        id: "TransitGatewayId",
+        birth: Some("CreationTime"),
+        end_states: Some(("State", &["deleting", "deleted"])),
+        ..EC2
+    },
+    Declaration {
+        name: "AWS::EC2::TransitGatewayAttachment",
+        actions: &["ec2:DescribeTransitGatewayAttachments", "ec2:DescribeTags"],
+        fetch: list!(ec2 "ec2" "DescribeTransitGatewayAttachments": describe_transit_gateway_attachments;
+            page set_next_token, max_results(PAGE); id transit_gateway_attachment_ids),
+        items: &["TransitGatewayAttachments"],
+        id: "TransitGatewayAttachmentId",
+        birth: Some("CreationTime"),
+        end_states: Some(("State", &["deleting", "deleted", "rejected", "failed"])),
+        ..EC2
+    },
+    Declaration {
+        name: "AWS::EC2::VPNConnection",
+        actions: &["ec2:DescribeVpnConnections", "ec2:DescribeTags"],
+        fetch: list!(ec2 "ec2" "DescribeVpnConnections": describe_vpn_connections; id vpn_connection_ids),
+        items: &["VpnConnections"],
+        id: "VpnConnectionId",
+        end_states: Some(("State", &["deleting", "deleted"])),
+        volatile: &["VgwTelemetry"],
+        // Pre-shared keys.
+        secret: &["CustomerGatewayConfiguration", "Options.TunnelOptions.PreSharedKey"],
+        ..EC2
+    },
+    Declaration {
+        name: "AWS::EC2::NetworkAcl",
+        actions: &["ec2:DescribeNetworkAcls", "ec2:DescribeTags"],
+        fetch: list!(ec2 "ec2" "DescribeNetworkAcls": describe_network_acls;
+            page set_next_token, max_results(PAGE); id network_acl_ids),
+        items: &["NetworkAcls"],
+        id: "NetworkAclId",
+        cadence: CadenceClass::Slow,
+        ..EC2
+    },
+    Declaration {
+        name: "AWS::EC2::FlowLog",
+        actions: &["ec2:DescribeFlowLogs", "ec2:DescribeTags"],
+        fetch: list!(ec2 "ec2" "DescribeFlowLogs": describe_flow_logs;
+            page set_next_token, max_results(PAGE); id flow_log_ids),
+        items: &["FlowLogs"],
+        id: "FlowLogId",
+        birth: Some("CreationTime"),
+        volatile: &["DeliverLogsStatus", "DeliverLogsErrorMessage"],
+        cadence: CadenceClass::Slow,
+        ..EC2
+    },
+    Declaration {
+        name: "AWS::EC2::CapacityReservation",
+        actions: &["ec2:DescribeCapacityReservations", "ec2:DescribeTags"],
+        fetch: list!(ec2 "ec2" "DescribeCapacityReservations": describe_capacity_reservations;
+            page set_next_token, max_results(PAGE); id capacity_reservation_ids),
+        items: &["CapacityReservations"],
+        id: "CapacityReservationId",
+        birth: Some("CreateDate"),
+        end_states: Some(("State", &["expired", "cancelled", "failed"])),
+        // Every launch into it changes it.
+        volatile: &["AvailableInstanceCount", "CapacityAllocations"],
+        ..EC2
+    },
+    Declaration {
+        name: "AWS::EC2::PlacementGroup",
+        actions: &["ec2:DescribePlacementGroups", "ec2:DescribeTags"],
+        fetch: list!(ec2 "ec2" "DescribePlacementGroups": describe_placement_groups; id group_ids),
+        items: &["PlacementGroups"],
+        id: "GroupId",
+        end_states: Some(("State", &["deleting", "deleted"])),
+        cadence: CadenceClass::Slow,
+        ..EC2
+    },
+];
+
+/// DescribeTags fails under load where the listings answer an empty set.
+fn read_tags<'a>(
+    regional: &'a Regional,
+    ids: &'a [&'a str],
+) -> BoxFuture<'a, Result<BTreeMap<String, TagSet>, Failure>> {
+    Box::pin(async move {
+        let mut tags: BTreeMap<String, Vec<(String, String)>> =
+            ids.iter().map(|id| ((*id).to_owned(), Vec::new())).collect();
+        for some in ids.chunks(FILTER_VALUES) {
+            let values = some.iter().map(|id| (*id).to_owned()).collect();
+            let filter =
+                aws_sdk_ec2::types::Filter::builder().name("resource-id").set_values(Some(values)).build();
+            let mut token = None;
+            loop {
+                let request = regional.ec2().describe_tags().filters(filter.clone()).max_results(PAGE);
+                let answer = send!(regional, "ec2" "DescribeTags", request.set_next_token(token))?;
+                for found in answer["Tags"].as_array().into_iter().flatten() {
+                    tags.entry(text(found, "ResourceId").to_owned()).or_default().push(tag(found));
+                }
+                token = Some(text(&answer, "NextToken").to_owned()).filter(|token| !token.is_empty());
+                if token.is_none() {
+                    break;
+                }
+            }
+        }
+        Ok(tags.into_iter().map(|(id, tags)| (id, tags.into_iter().collect())).collect())
+    })
+}

@@ -1,0 +1,44 @@
+//! ElastiCache: clusters and replication groups.
+
+use crate::cloud::aws::declare::{Declaration, TagSource, list, send, tags_in, text};
+
+/// The most that its listings take.
+const PAGE: i32 = 100;
+
+const CACHE: Declaration = Declaration {
+    next_page: "Marker",
+    tags: TagSource::Call(|regional, object| {
+        Box::pin(async move {
+            let request = regional.elasticache().list_tags_for_resource().resource_name(text(object, "ARN"));
+            let answer = send!(regional, "elasticache" "ListTagsForResource", request)?;
+            Ok(tags_in(&answer, "TagList"))
+        })
+    }),
+    reusable_ids: true,
+    ..Declaration::USUAL
+};
+
+pub(super) const TYPES: &[Declaration] = &[
+    Declaration {
+        name: "AWS::ElastiCache::CacheCluster",
+        actions: &["elasticache:DescribeCacheClusters", "elasticache:ListTagsForResource"],
+        fetch: list!(elasticache "elasticache" "DescribeCacheClusters": describe_cache_clusters;
+            page set_marker, max_records(PAGE); id cache_cluster_id),
+        items: &["CacheClusters"],
+        id: "CacheClusterId",
+        birth: Some("CacheClusterCreateTime"),
+        end_states: Some(("CacheClusterStatus", &["deleting", "deleted"])),
+        ..CACHE
+    },
+    Declaration {
+        name: "AWS::ElastiCache::ReplicationGroup",
+        actions: &["elasticache:DescribeReplicationGroups", "elasticache:ListTagsForResource"],
+        fetch: list!(elasticache "elasticache" "DescribeReplicationGroups": describe_replication_groups;
+            page set_marker, max_records(PAGE); id replication_group_id),
+        items: &["ReplicationGroups"],
+        id: "ReplicationGroupId",
+        birth: Some("ReplicationGroupCreateTime"),
+        end_states: Some(("Status", &["deleting"])),
+        ..CACHE
+    },
+];

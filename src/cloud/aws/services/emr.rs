@@ -1,0 +1,43 @@
+//! EMR clusters.
+
+use aws_sdk_emr::types::ClusterState;
+use serde_json::json;
+
+use crate::cloud::aws::declare::{ById, Declaration, Which, described, send, text};
+
+pub(super) const TYPES: &[Declaration] = &[Declaration {
+    name: "AWS::EMR::Cluster",
+    actions: &["elasticmapreduce:ListClusters", "elasticmapreduce:DescribeCluster"],
+    fetch: |regional, which| {
+        Box::pin(async move {
+            let Which::Page { token, .. } = which else { unreachable!("it is described by id") };
+            // Without a filter it lists everything that ever ran.
+            let running = [
+                ClusterState::Starting,
+                ClusterState::Bootstrapping,
+                ClusterState::Running,
+                ClusterState::Waiting,
+                ClusterState::Terminating,
+            ];
+            let request = regional.emr().list_clusters().set_cluster_states(Some(running.to_vec()));
+            send!(regional, "emr" "ListClusters", request.set_marker(token))
+        })
+    },
+    items: &["Clusters"],
+    next_page: "Marker",
+    describe: Some(|regional, cluster| {
+        Box::pin(async move {
+            let request = regional.emr().describe_cluster().cluster_id(text(cluster, "Id"));
+            *cluster = described(send!(regional, "emr" "DescribeCluster", request)?, "Cluster")?;
+            Ok(())
+        })
+    }),
+    by_id: ById::Describe(|id| json!({ "Id": id })),
+    id: "Id",
+    birth: Some("Status.Timeline.CreationDateTime"),
+    end_states: Some(("Status.State", &["TERMINATING", "TERMINATED", "TERMINATED_WITH_ERRORS"])),
+    volatile: &["NormalizedInstanceHours"],
+    // Settings of the applications on it.
+    secret: &["Configurations"],
+    ..Declaration::USUAL
+}];

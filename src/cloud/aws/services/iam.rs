@@ -1,0 +1,134 @@
+//! IAM: roles, users and their access keys.
+
+use futures::future::BoxFuture;
+use serde_json::{Value, json};
+
+use crate::cloud::CadenceClass;
+use crate::cloud::aws::Regional;
+use crate::cloud::aws::declare::{ById, Declaration, TagSource, Which, described, list, send, tags_in, text};
+use crate::cloud::aws::error::Failure;
+
+/// The most that its listings take.
+const PAGE: i32 = 1000;
+
+const IAM: Declaration =
+    Declaration { next_page: "Marker", global: true, cadence: CadenceClass::Slow, ..Declaration::USUAL };
+
+pub(super) const TYPES: &[Declaration] = &[
+    Declaration {
+        name: "AWS::IAM::Role",
+        actions: &["iam:ListRoles", "iam:GetRole", "iam:ListRoleTags"],
+        fetch: list!(iam "iam" "ListRoles": list_roles; page set_marker, max_items(PAGE)),
+        items: &["Roles"],
+        describe: Some(|regional, role| {
+            Box::pin(async move {
+                if role.get("RoleId").is_none() {
+                    let request = regional.iam().get_role().role_name(text(role, "RoleName"));
+                    *role = described(send!(regional, "iam" "GetRole", request)?, "Role")?;
+                }
+                role["AssumeRolePolicyDocument"] = policy(text(role, "AssumeRolePolicyDocument"));
+                Ok(())
+            })
+        }),
+        by_id: ById::Describe(|name| json!({ "RoleName": name })),
+        id: "RoleName",
+        tags: TagSource::Call(|regional, role| {
+            Box::pin(async move {
+                let request = regional.iam().list_role_tags().role_name(text(role, "RoleName")).max_items(PAGE);
+                Ok(tags_in(&send!(regional, "iam" "ListRoleTags", request)?, "Tags"))
+            })
+        }),
+        birth: Some("CreateDate"),
+        reusable_ids: true,
+        // GetRole answers with them, the listing without.
+        volatile: &["RoleLastUsed", "PermissionsBoundary", "Tags"],
+        ..IAM
+    },
+    Declaration {
+        name: "AWS::IAM::User",
+        actions: &["iam:ListUsers", "iam:GetUser", "iam:ListUserTags"],
+        fetch: list!(iam "iam" "ListUsers": list_users; page set_marker, max_items(PAGE)),
+        items: &["Users"],
+        describe: Some(|regional, user| {
+            Box::pin(async move {
+                if user.get("UserId").is_none() {
+                    let request = regional.iam().get_user().user_name(text(user, "UserName"));
+                    *user = described(send!(regional, "iam" "GetUser", request)?, "User")?;
+                }
+                Ok(())
+            })
+        }),
+        by_id: ById::Describe(|name| json!({ "UserName": name })),
+        id: "UserName",
+        tags: TagSource::Call(|regional, user| {
+            Box::pin(async move {
+                let request = regional.iam().list_user_tags().user_name(text(user, "UserName")).max_items(PAGE);
+                Ok(tags_in(&send!(regional, "iam" "ListUserTags", request)?, "Tags"))
+            })
+        }),
+        birth: Some("CreateDate"),
+        reusable_ids: true,
+        volatile: &["PasswordLastUsed", "PermissionsBoundary", "Tags"],
+        ..IAM
+    },
+    Declaration {
+        name: "AWS::IAM::AccessKey",
+        actions: &["iam:ListUsers", "iam:ListAccessKeys"],
+        within: Some(users),
+        fetch: |regional, which| {
+            Box::pin(async move {
+                let Which::Page { within, token } = which else { unreachable!("sweeps confirm it") };
+                let request = regional.iam().list_access_keys().set_user_name(within).max_items(PAGE);
+                send!(regional, "iam" "ListAccessKeys", request.set_marker(token))
+            })
+        },
+        items: &["AccessKeyMetadata"],
+        // Only with its user, and there by a listing.
+        by_id: ById::Sweeps,
+        id: "AccessKeyId",
+        tags: TagSource::Untaggable,
+        birth: Some("CreateDate"),
+        ..IAM
+    },
+];
+
+/// IAM answers a policy as text, percent-encoded; the AWS CLI prints the object that it is.
+fn policy(text: &str) -> Value {
+    if let Ok(policy) = serde_json::from_str(text) {
+        return policy;
+    }
+    let decoded: Vec<(String, String)> = serde_urlencoded::from_str(&format!("policy={text}")).unwrap_or_default();
+    let decoded = decoded.into_iter().next().map(|(_, decoded)| decoded);
+    decoded.and_then(|decoded| serde_json::from_str(&decoded).ok()).unwrap_or_else(|| text.into())
+}
+
+fn users(regional: &Regional) -> BoxFuture<'_, Result<Vec<String>, Failure>> {
+    Box::pin(async move {
+        let mut users = Vec::new();
+        let mut marker = None;
+        loop {
+            let request = regional.iam().list_users().set_marker(marker).max_items(PAGE);
+            let answer = send!(regional, "iam" "ListUsers", request)?;
+            users.extend(answer["Users"].as_array().into_iter().flatten().map(|u| text(u, "UserName").to_owned()));
+            marker = Some(text(&answer, "Marker").to_owned()).filter(|marker| !marker.is_empty());
+            if marker.is_none() {
+                return Ok(users);
+            }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policy_is_the_object_that_it_is() {
+        let object = json!({"Version": "2012-10-17", "Statement": [{"Effect": "Allow"}]});
+        assert_eq!(policy(&object.to_string()), object);
+        let encoded =
+            "%7B%22Version%22%3A%222012-10-17%22%2C%22Statement%22%3A%5B%7B%22Effect%22%3A%20%22Allow%22%7D%5D%7D";
+        assert_eq!(policy(encoded), object);
+        assert_eq!(policy("no policy"), "no policy");
+    }
+}

@@ -1,0 +1,28 @@
+//! MSK clusters.
+
+use serde_json::json;
+
+use crate::cloud::aws::declare::{ById, Declaration, described, list, send, text};
+
+pub(super) const TYPES: &[Declaration] = &[Declaration {
+    name: "AWS::MSK::Cluster",
+    actions: &["kafka:ListClustersV2", "kafka:DescribeClusterV2"],
+    fetch: list!(kafka "kafka" "ListClustersV2": list_clusters_v2; page set_next_token, max_results(100)),
+    items: &["ClusterInfoList"],
+    describe: Some(|regional, cluster| {
+        Box::pin(async move {
+            // The listing shows all there is.
+            if cluster.get("ClusterName").is_none() {
+                let request = regional.kafka().describe_cluster_v2().cluster_arn(text(cluster, "ClusterArn"));
+                *cluster = described(send!(regional, "kafka" "DescribeClusterV2", request)?, "ClusterInfo")?;
+            }
+            Ok(())
+        })
+    }),
+    by_id: ById::Describe(|arn| json!({ "ClusterArn": arn })),
+    id: "ClusterArn",
+    birth: Some("CreationTime"),
+    end_states: Some(("State", &["DELETING"])),
+    volatile: &["ActiveOperationArn"],
+    ..Declaration::USUAL
+}];

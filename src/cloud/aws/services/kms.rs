@@ -1,0 +1,38 @@
+//! KMS keys.
+
+use serde_json::json;
+
+use crate::cloud::CadenceClass;
+use crate::cloud::aws::declare::{ById, Declaration, TagSource, described, list, send, tags_in, text};
+use crate::inventory::Tags;
+
+pub(super) const TYPES: &[Declaration] = &[Declaration {
+    name: "AWS::KMS::Key",
+    actions: &["kms:ListKeys", "kms:DescribeKey", "kms:ListResourceTags"],
+    fetch: list!(kms "kms" "ListKeys": list_keys; page set_marker, limit(1000)),
+    items: &["Keys"],
+    next_page: "NextMarker",
+    describe: Some(|regional, key| {
+        Box::pin(async move {
+            let request = regional.kms().describe_key().key_id(text(key, "KeyId"));
+            *key = described(send!(regional, "kms" "DescribeKey", request)?, "KeyMetadata")?;
+            Ok(())
+        })
+    }),
+    by_id: ById::Describe(|id| json!({ "KeyId": id })),
+    id: "KeyId",
+    tags: TagSource::Call(|regional, key| {
+        Box::pin(async move {
+            // Nobody but AWS can tag its own.
+            if text(key, "KeyManager") == "AWS" {
+                return Ok(Tags::Untaggable);
+            }
+            // A key has at most 50, which is what one call answers.
+            let request = regional.kms().list_resource_tags().key_id(text(key, "KeyId")).limit(50);
+            Ok(tags_in(&send!(regional, "kms" "ListResourceTags", request)?, "Tags"))
+        })
+    }),
+    birth: Some("CreationDate"),
+    cadence: CadenceClass::Rare,
+    ..Declaration::USUAL
+}];

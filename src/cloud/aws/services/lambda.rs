@@ -1,0 +1,26 @@
+//! Lambda functions.
+
+use crate::cloud::aws::declare::{ById, Declaration, TagSource, list, send, tags_in, text};
+
+pub(super) const TYPES: &[Declaration] = &[Declaration {
+    name: "AWS::Lambda::Function",
+    actions: &["lambda:ListFunctions", "lambda:ListTags"],
+    fetch: list!(lambda "lambda" "ListFunctions": list_functions; page set_marker, max_items(50)),
+    items: &["Functions"],
+    next_page: "NextMarker",
+    // GetFunctionConfiguration answers with more fields than the listing.
+    by_id: ById::Sweeps,
+    id: "FunctionName",
+    tags: TagSource::Call(|regional, function| {
+        Box::pin(async move {
+            let request = regional.lambda().list_tags().resource(text(function, "FunctionArn"));
+            let answer = send!(regional, "lambda" "ListTags", request)?;
+            Ok(tags_in(&answer, "Tags"))
+        })
+    }),
+    // The API tells no time of creation.
+    reusable_ids: true,
+    // People keep keys in them.
+    secret: &["Environment"],
+    ..Declaration::USUAL
+}];

@@ -1,0 +1,65 @@
+//! S3: buckets, listed account-wide; their tags and their place need further calls.
+
+use futures::future::BoxFuture;
+use serde_json::Value;
+
+use crate::cloud::CadenceClass;
+use crate::cloud::aws::Regional;
+use crate::cloud::aws::declare::{Declaration, TagSource, list, send, tags_in, text};
+use crate::cloud::aws::error::Failure;
+use crate::inventory::{TagSet, Tags};
+
+const PAGE: i32 = 1000;
+
+pub(super) const TYPES: &[Declaration] = &[Declaration {
+    name: "AWS::S3::Bucket",
+    actions: &["s3:ListAllMyBuckets", "s3:GetBucketLocation", "s3:GetBucketTagging"],
+    fetch: list!(s3 "s3" "ListBuckets": list_buckets; page set_continuation_token, max_buckets(PAGE); id prefix),
+    items: &["Buckets"],
+    next_page: "ContinuationToken",
+    id: "Name",
+    tags: TagSource::Call(tags),
+    birth: Some("CreationDate"),
+    reusable_ids: true,
+    global: true,
+    cadence: CadenceClass::Fast,
+    // The place is kept as `location`, whether the listing has it or not.
+    volatile: &["BucketRegion"],
+    enrich: Some(locate),
+    ..Declaration::USUAL
+}];
+
+fn locate<'a>(regional: &'a Regional, bucket: &'a mut Value) -> BoxFuture<'a, Result<(), Failure>> {
+    Box::pin(async move {
+        let known = bucket.get("BucketRegion").and_then(Value::as_str).map(str::to_owned);
+        let location = if let Some(region) = known {
+            region
+        } else {
+            let request = regional.s3().get_bucket_location().bucket(text(bucket, "Name"));
+            let answer = send!(regional, "s3" "GetBucketLocation", request)?;
+            // The API's oldest region has no name there, and Ireland an old one:
+            // https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetBucketLocation.html
+            match answer["LocationConstraint"].as_str() {
+                None | Some("") => "us-east-1".to_owned(),
+                Some("EU") => "eu-west-1".to_owned(),
+                Some(region) => region.to_owned(),
+            }
+        };
+        bucket["location"] = location.into();
+        Ok(())
+    })
+}
+
+fn tags<'a>(regional: &'a Regional, bucket: &'a Value) -> BoxFuture<'a, Result<Tags, Failure>> {
+    Box::pin(async move {
+        // A bucket answers only at the endpoint of its own region.
+        let there = regional.elsewhere(text(bucket, "location"));
+        let request = there.s3().get_bucket_tagging().bucket(text(bucket, "Name"));
+        match send!(&there, "s3" "GetBucketTagging", request) {
+            Ok(answer) => Ok(tags_in(&answer, "TagSet")),
+            // Not an error: this is how S3 says "untagged".
+            Err(Failure::NotFound { code }) if code == "NoSuchTagSet" => Ok(Tags::Known(TagSet::new())),
+            Err(failure) => Err(failure),
+        }
+    })
+}

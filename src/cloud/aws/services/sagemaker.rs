@@ -1,0 +1,66 @@
+//! SageMaker: endpoints and notebook instances.
+
+use futures::future::BoxFuture;
+use serde_json::json;
+
+use crate::cloud::aws::Regional;
+use crate::cloud::aws::declare::{ById, Declaration, TagSource, list, send, tags_in, text};
+use crate::cloud::aws::error::Failure;
+use crate::inventory::Tags;
+
+/// The most that its listings take.
+const PAGE: i32 = 100;
+
+pub(super) const TYPES: &[Declaration] = &[
+    Declaration {
+        name: "AWS::SageMaker::Endpoint",
+        actions: &["sagemaker:ListEndpoints", "sagemaker:DescribeEndpoint", "sagemaker:ListTags"],
+        fetch: list!(sagemaker "sagemaker" "ListEndpoints": list_endpoints; page set_next_token, max_results(PAGE)),
+        items: &["Endpoints"],
+        describe: Some(|regional, endpoint| {
+            Box::pin(async move {
+                let name = text(endpoint, "EndpointName");
+                let request = regional.sagemaker().describe_endpoint().endpoint_name(name);
+                *endpoint = send!(regional, "sagemaker" "DescribeEndpoint", request)?;
+                Ok(())
+            })
+        }),
+        by_id: ById::Describe(|name| json!({ "EndpointName": name })),
+        id: "EndpointName",
+        tags: TagSource::Call(|regional, endpoint| tags(regional, text(endpoint, "EndpointArn"))),
+        birth: Some("CreationTime"),
+        reusable_ids: true,
+        end_states: Some(("EndpointStatus", &["Deleting"])),
+        ..Declaration::USUAL
+    },
+    Declaration {
+        name: "AWS::SageMaker::NotebookInstance",
+        actions: &["sagemaker:ListNotebookInstances", "sagemaker:DescribeNotebookInstance", "sagemaker:ListTags"],
+        fetch: list!(sagemaker "sagemaker" "ListNotebookInstances": list_notebook_instances;
+            page set_next_token, max_results(PAGE)),
+        items: &["NotebookInstances"],
+        describe: Some(|regional, notebook| {
+            Box::pin(async move {
+                let name = text(notebook, "NotebookInstanceName");
+                let request = regional.sagemaker().describe_notebook_instance().notebook_instance_name(name);
+                *notebook = send!(regional, "sagemaker" "DescribeNotebookInstance", request)?;
+                Ok(())
+            })
+        }),
+        by_id: ById::Describe(|name| json!({ "NotebookInstanceName": name })),
+        id: "NotebookInstanceName",
+        tags: TagSource::Call(|regional, notebook| tags(regional, text(notebook, "NotebookInstanceArn"))),
+        birth: Some("CreationTime"),
+        reusable_ids: true,
+        end_states: Some(("NotebookInstanceStatus", &["Deleting"])),
+        ..Declaration::USUAL
+    },
+];
+
+fn tags<'a>(regional: &'a Regional, arn: &'a str) -> BoxFuture<'a, Result<Tags, Failure>> {
+    Box::pin(async move {
+        // A resource has at most 50, which is what one call answers.
+        let request = regional.sagemaker().list_tags().resource_arn(arn).max_results(50);
+        Ok(tags_in(&send!(regional, "sagemaker" "ListTags", request)?, "Tags"))
+    })
+}

@@ -1,0 +1,27 @@
+//! Step Functions state machines.
+
+use crate::cloud::CadenceClass;
+use crate::cloud::aws::declare::{ById, Declaration, TagSource, list, send, tags_in, text};
+
+pub(super) const TYPES: &[Declaration] = &[Declaration {
+    name: "AWS::StepFunctions::StateMachine",
+    actions: &["states:ListStateMachines", "states:ListTagsForResource"],
+    fetch: list!(stepfunctions "stepfunctions" "ListStateMachines": list_state_machines;
+        page set_next_token, max_results(1000)),
+    items: &["stateMachines"],
+    next_page: "nextToken",
+    // DescribeStateMachine answers with another document than the listing.
+    by_id: ById::Sweeps,
+    id: "stateMachineArn",
+    tags: TagSource::Call(|regional, machine| {
+        Box::pin(async move {
+            let arn = text(machine, "stateMachineArn");
+            let request = regional.stepfunctions().list_tags_for_resource().resource_arn(arn);
+            Ok(tags_in(&send!(regional, "stepfunctions" "ListTagsForResource", request)?, "tags"))
+        })
+    }),
+    birth: Some("creationDate"),
+    reusable_ids: true,
+    cadence: CadenceClass::Rare,
+    ..Declaration::USUAL
+}];

@@ -1,0 +1,531 @@
+//! The ways in which a look can lie, row by row. In every row that is about a fault, a real deletion and a
+//! real loss of tags in a scope that the fault does not touch are told in the same run.
+//!
+//! `cargo test --test integration truth::table -- --nocapture` prints the table.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use elava::cloud::Provider;
+use elava::cloud::aws::Aws;
+use elava::inventory::{EndCause, Moment, Outcome, Presence, Reason, ScopeStatus, Snapshot, TagSet, Tags};
+use elava::scanner::Round;
+use futures::FutureExt;
+
+use super::bed::{Bed, IRELAND, VIRGINIA, outcome, owner};
+use crate::support::aws::{Emulator, Hands};
+use crate::support::proxy::{Call, Fault, Proxy, RuleId};
+
+const VOLUME: &str = "AWS::EC2::Volume";
+const INSTANCE: &str = "AWS::EC2::Instance";
+const ADDRESS: &str = "AWS::EC2::EIP";
+const BUCKET: &str = "AWS::S3::Bucket";
+const TABLE: &str = "AWS::DynamoDB::Table";
+const QUEUE: &str = "AWS::SQS::Queue";
+const SECRET: &str = "AWS::SecretsManager::Secret";
+const TYPES: [&str; 7] = [VOLUME, INSTANCE, ADDRESS, BUCKET, TABLE, QUEUE, SECRET];
+const OWNED: &[(&str, &str)] = &[("owner", "a")];
+
+struct Stage<'a> {
+    bed: Bed,
+    aws: &'a Emulator,
+    proxy: &'a Proxy,
+    virginia: Hands,
+    /// What is really deleted, what really loses its tags, and what stays, in Virginia.
+    witnesses: [String; 3],
+}
+
+impl<'a> Stage<'a> {
+    async fn new(number: usize, aws: &'a Emulator, proxy: &'a Proxy, provider: Arc<dyn Provider>) -> Self {
+        let account = format!("{:012}", 200_000_000_000 + number);
+        let bed = Bed::new(account.clone(), &TYPES, &[IRELAND, VIRGINIA], aws, proxy, provider).await;
+        let virginia = aws.hands(&account, VIRGINIA).await;
+        let witnesses = [virginia.volume(OWNED).await, virginia.volume(OWNED).await, virginia.volume(OWNED).await];
+        Self { bed, aws, proxy, virginia, witnesses }
+    }
+
+    fn hands(&self) -> &Hands {
+        &self.bed.hands
+    }
+
+    async fn volumes(&self, count: usize) -> Vec<String> {
+        let mut volumes = Vec::new();
+        for _ in 0..count {
+            volumes.push(self.hands().volume(OWNED).await);
+        }
+        volumes
+    }
+
+    /// A fault of Ireland's answers, or of those that no region has.
+    fn fault(&self, matches: impl Fn(&Call) -> bool + Send + Sync + 'static, fault: Fault) -> RuleId {
+        let is_mine = self.bed.is_mine();
+        let is_here = move |c: &Call| is_mine(c) && (c.region == IRELAND || c.action.contains("Bucket"));
+        self.proxy.fault(move |c| is_here(c) && matches(c), fault)
+    }
+
+    async fn look(&mut self) -> Round {
+        self.bed.look().await
+    }
+
+    async fn witness(&self) {
+        self.virginia.delete_volume(&self.witnesses[0]).await;
+        self.virginia.untag(&self.witnesses[1], &["owner"]).await;
+    }
+
+    /// What really happened elsewhere is told, and nothing else.
+    fn assert_witnessed(&self) {
+        let recorded = self.bed.recorded();
+        assert!(!recorded[&self.witnesses[0]].is_live(), "a real deletion elsewhere is told");
+        assert_eq!(recorded[&self.witnesses[1]].tags, Tags::Known(TagSet::default()), "a real loss of tags too");
+        assert_eq!(owner(&recorded[&self.witnesses[2]]), Some("a"));
+    }
+
+    fn assert_live(&self, ids: &[String]) {
+        let recorded = self.bed.recorded();
+        for id in ids {
+            let found = recorded.get(id).unwrap_or_else(|| panic!("{id} is recorded"));
+            assert!(found.is_live(), "{id} is there, and said to be gone: {:?}", found.end);
+            assert_eq!(owner(found), Some("a"), "{id} has its tags");
+        }
+    }
+
+    fn presence(&self, id: &str) -> Presence {
+        self.bed.recorded()[id].presence
+    }
+
+    fn end(&self, id: &str) -> Option<EndCause> {
+        self.bed.recorded()[id].end.clone().map(|end| end.cause)
+    }
+}
+
+fn refuse(status: u16, code: &'static str, message: &str) -> Fault {
+    Fault::Refuse { status, code, message: message.to_owned() }
+}
+
+fn is_listing(c: &Call) -> bool {
+    c.action == "DescribeVolumes" && !c.is_by_id()
+}
+
+async fn a_page_fails(stage: &mut Stage<'_>) {
+    let volumes = stage.volumes(12).await;
+    stage.look().await;
+    let rule = stage.fault(|c| is_listing(c) && c.page == 2, refuse(500, "InternalError", "no"));
+    let new = stage.hands().volume(OWNED).await;
+    stage.witness().await;
+    let round = stage.look().await;
+    assert_eq!(outcome(&round, VOLUME, IRELAND), Outcome::Partial(Reason::ServerError));
+    stage.assert_live(&volumes);
+    stage.assert_witnessed();
+    stage.proxy.heal(rule);
+    stage.look().await;
+    stage.assert_live(&[new]);
+}
+
+async fn throttled(stage: &mut Stage<'_>) {
+    let volumes = stage.volumes(7).await;
+    stage.look().await;
+    let rule = stage.fault(|c| is_listing(c) && c.page == 2, refuse(503, "RequestLimitExceeded", "slow down"));
+    stage.witness().await;
+    let round = stage.look().await;
+    assert_eq!(outcome(&round, VOLUME, IRELAND), Outcome::Partial(Reason::Throttled));
+    assert!(stage.proxy.hits(rule) >= 2, "it is tried again");
+    stage.assert_live(&volumes);
+    stage.assert_witnessed();
+}
+
+async fn denied(stage: &mut Stage<'_>) {
+    let volumes = stage.volumes(2).await;
+    let gone = stage.hands().address(OWNED).await;
+    stage.look().await;
+    stage.fault(is_listing, refuse(403, "UnauthorizedOperation", "You are not authorized"));
+    stage.hands().ec2.release_address().allocation_id(&gone).send().await.unwrap();
+    stage.witness().await;
+    let round = stage.look().await;
+    assert_eq!(outcome(&round, VOLUME, IRELAND), Outcome::Failed(Reason::Denied));
+    let error = round.scopes.values().find_map(|scope| scope.error.clone()).unwrap();
+    assert_eq!(error.action.as_deref(), Some("ec2:DescribeVolumes"));
+    stage.assert_live(&volumes);
+    assert_eq!(stage.end(&gone), Some(EndCause::Absent), "other scopes go on");
+    stage.assert_witnessed();
+}
+
+async fn denied_by_policy(stage: &mut Stage<'_>) {
+    let volumes = stage.volumes(2).await;
+    stage.look().await;
+    let message =
+        "not authorized to perform: ec2:DescribeVolumes with an explicit deny in a service control policy";
+    stage.fault(is_listing, refuse(403, "UnauthorizedOperation", message));
+    stage.witness().await;
+    let round = stage.look().await;
+    assert_eq!(outcome(&round, VOLUME, IRELAND), Outcome::Failed(Reason::DeniedByPolicy));
+    stage.assert_live(&volumes);
+    stage.assert_witnessed();
+}
+
+async fn wrong_account(stage: &mut Stage<'_>) {
+    let role = stage.bed.subscription.target.role_arn.replace("arn:aws:iam::999988887777:role/elava".to_owned());
+    stage.volumes(1).await;
+    stage.look().await;
+    let report = &stage.bed.scanner.reports[&stage.bed.subscription.viewer];
+    let error = report.credentials.clone().unwrap().unwrap_err();
+    assert_eq!(error.reason, Reason::WrongAccount, "{error}");
+    assert!(stage.bed.recorded().is_empty(), "nothing is recorded");
+    stage.bed.subscription.target.role_arn = role;
+    stage.look().await;
+    assert_eq!(stage.bed.recorded().len(), 4);
+}
+
+async fn session_expires(stage: &mut Stage<'_>) {
+    let volumes = stage.volumes(12).await;
+    stage.look().await;
+    let rule =
+        stage.fault(|c| is_listing(c) && c.page == 2, refuse(400, "RequestExpired", "Request has expired."));
+    stage.witness().await;
+    let round = stage.look().await;
+    assert_eq!(outcome(&round, VOLUME, IRELAND), Outcome::Partial(Reason::InvalidCredentials));
+    stage.assert_live(&volumes);
+    stage.assert_witnessed();
+    stage.proxy.heal(rule);
+    let round = stage.look().await;
+    assert_eq!(outcome(&round, VOLUME, IRELAND), Outcome::Complete, "with a fresh session");
+}
+
+async fn region_not_enabled(stage: &mut Stage<'_>) {
+    let volumes = stage.volumes(2).await;
+    stage.look().await;
+    stage.fault(is_listing, refuse(401, "OptInRequired", "You are not subscribed to this service"));
+    stage.witness().await;
+    let round = stage.look().await;
+    assert_eq!(outcome(&round, VOLUME, IRELAND), Outcome::Failed(Reason::RegionDisabled));
+    stage.assert_live(&volumes);
+    stage.assert_witnessed();
+}
+
+async fn regions_not_listed(stage: &mut Stage<'_>) {
+    stage.bed.subscription.target.include_regions = Vec::new();
+    let all = ["eu-north-1", "ap-south-1", "eu-west-3", "eu-west-2", "sa-east-1", "ca-central-1"];
+    let excluded = all.map(elava::inventory::Region::new);
+    stage.bed.subscription.target.exclude_regions = excluded.to_vec();
+    stage.bed.subscription.types = vec![VOLUME];
+    let volumes = stage.volumes(2).await;
+    let before = stage.look().await.scopes.len();
+    let is_mine = stage.bed.is_mine();
+    let rule = stage
+        .proxy
+        .fault(move |c| is_mine(c) && c.action == "DescribeRegions", refuse(500, "InternalError", "no"));
+    stage.witness().await;
+    let round = stage.look().await;
+    assert_eq!(round.scopes.len(), before, "the last complete list stands");
+    assert!(stage.proxy.hits(rule) > 0);
+    stage.assert_live(&volumes);
+    stage.assert_witnessed();
+}
+
+async fn account_suspended(stage: &mut Stage<'_>) {
+    let volumes = stage.volumes(2).await;
+    stage.look().await;
+    let account = stage.bed.account.clone();
+    let is_own =
+        move |c: &Call| c.action == "AssumeRole" && c.params.get("RoleArn").is_some_and(|r| r.contains(&account));
+    let rule = stage.proxy.fault(is_own, refuse(403, "AccessDenied", "no"));
+    // A new process has no session yet.
+    let Bed { provider, store, account, subscription, .. } = &stage.bed;
+    let endpoint = subscription.target.endpoint.clone();
+    let account = elava::inventory::AccountId::new(account.as_str());
+    stage.bed.scanner = elava::scanner::AccountScanner::new(provider.clone(), store.clone(), account, endpoint);
+    stage.look().await;
+    stage.assert_live(&volumes);
+    stage.bed.pass(Duration::from_hours(2));
+    assert_eq!(stage.presence(&volumes[0]), Presence::Unknown, "what is known goes stale");
+    stage.proxy.heal(rule);
+    stage.look().await;
+    assert_eq!(stage.presence(&volumes[0]), Presence::Present);
+}
+
+async fn no_longer_watched(stage: &mut Stage<'_>) {
+    let volumes = stage.volumes(2).await;
+    stage.look().await;
+    stage.bed.subscription.types.retain(|name| *name != VOLUME);
+    stage.look().await;
+    stage.assert_live(&volumes);
+    let views = stage.bed.store.snapshot(Moment::Now).unwrap().scopes();
+    let of_volumes = views.iter().filter(|view| view.scope.resource_type.as_str() == VOLUME);
+    assert!(of_volumes.clone().count() == 2 && of_volumes.clone().all(|v| v.status == ScopeStatus::NotWatched));
+    assert_eq!(stage.presence(&volumes[0]), Presence::Unknown);
+}
+
+async fn first_look(stage: &mut Stage<'_>) {
+    let volumes = stage.volumes(2).await;
+    stage.look().await;
+    assert!(volumes.iter().all(|id| stage.bed.recorded()[id].baseline), "they were there before");
+    let new = stage.hands().volume(OWNED).await;
+    stage.look().await;
+    assert!(!stage.bed.recorded()[&new].baseline, "this one appeared");
+    // Watched again: what is there was there before anybody looked again.
+    let types = stage.bed.subscription.types.clone();
+    stage.bed.subscription.types.retain(|name| *name != VOLUME);
+    stage.look().await;
+    let meanwhile = stage.hands().volume(OWNED).await;
+    stage.bed.subscription.types = types;
+    stage.look().await;
+    assert!(stage.bed.recorded()[&meanwhile].baseline);
+    stage.assert_live(&volumes);
+}
+
+async fn eventually_consistent(stage: &mut Stage<'_>) {
+    let volumes = stage.volumes(2).await;
+    let secret = stage.hands().secret("elava-eventually", OWNED).await;
+    stage.look().await;
+    let hidden = vec![volumes[0].clone(), secret.clone()];
+    let rule = stage.fault(|c| (is_listing(c) || c.action == "ListSecrets") && !c.is_by_id(), Fault::Hide(hidden));
+    stage.witness().await;
+    stage.look().await;
+    stage.assert_live(&volumes);
+    stage.assert_live(std::slice::from_ref(&secret));
+    assert!(stage.bed.recorded()[&secret].suspect.is_some(), "without a read by id it is a suspect");
+    stage.assert_witnessed();
+    stage.proxy.heal(rule);
+    stage.look().await;
+    assert!(stage.bed.recorded()[&secret].suspect.is_none());
+    // Really gone: two looks agree.
+    stage.hands().delete_secret(&secret).await;
+    stage.look().await;
+    assert!(stage.end(&secret).is_none());
+    stage.look().await;
+    assert_eq!(stage.end(&secret), Some(EndCause::Absent));
+}
+
+async fn mass_loss(stage: &mut Stage<'_>) {
+    let volumes = stage.volumes(12).await;
+    stage.look().await;
+    // Not even by id: the cloud has lost its mind for a while.
+    let rule = stage.fault(|c| c.action == "DescribeVolumes", Fault::Hide(volumes.clone()));
+    let round = stage.look().await;
+    assert!(round.scopes.values().any(|scope| scope.held), "it is held");
+    stage.assert_live(&volumes);
+    stage.proxy.heal(rule);
+    stage.look().await;
+    stage.assert_live(&volumes);
+    for volume in &volumes {
+        stage.hands().delete_volume(volume).await;
+    }
+    stage.look().await;
+    stage.assert_live(&volumes);
+    stage.witness().await;
+    stage.look().await;
+    assert!(volumes.iter().all(|id| stage.end(id) == Some(EndCause::Absent)), "a second look releases it");
+    stage.assert_witnessed();
+}
+
+async fn end_state(stage: &mut Stage<'_>) {
+    let (instance, _) = stage.hands().instance(OWNED).await;
+    stage.look().await;
+    stage.hands().terminate(&instance).await;
+    let round = stage.look().await;
+    let ends = |round: &Round| round.changes.iter().filter(|c| *c.resource.id == *instance).count();
+    assert_eq!(stage.end(&instance), Some(EndCause::Listed("terminated".to_owned())));
+    assert_eq!(ends(&round), 1);
+    assert_eq!(ends(&stage.look().await), 0, "not a second time");
+}
+
+async fn empty_tags(stage: &mut Stage<'_>) {
+    let volumes = stage.volumes(3).await;
+    stage.look().await;
+    stage.fault(is_listing, Fault::EmptyTags);
+    stage.hands().untag(&volumes[0], &["owner"]).await;
+    stage.witness().await;
+    stage.look().await;
+    let recorded = stage.bed.recorded();
+    assert_eq!(recorded[&volumes[0]].tags, Tags::Known(TagSet::default()), "DescribeTags confirms it");
+    stage.assert_live(&volumes[1..]);
+    stage.assert_witnessed();
+    let changes = stage.bed.store.snapshot(Moment::Now).unwrap().history(&recorded[&volumes[1]]).unwrap();
+    assert_eq!(changes.len(), 1, "it appeared, and that is all");
+}
+
+async fn tag_call_fails(stage: &mut Stage<'_>) {
+    stage.hands().bucket("elava-truth-tags", OWNED).await;
+    stage.look().await;
+    stage.fault(|c| c.action == "GetBucketTagging", refuse(403, "AccessDenied", "no"));
+    stage.witness().await;
+    stage.look().await;
+    stage.assert_live(&["elava-truth-tags".to_owned()]);
+    stage.assert_witnessed();
+}
+
+async fn no_such_tag_set(stage: &mut Stage<'_>) {
+    stage.hands().bucket("elava-truth-bare", &[]).await;
+    let rule = stage.fault(|c| c.action == "GetBucketTagging", refuse(403, "AccessDenied", "no"));
+    stage.look().await;
+    let tags = |stage: &Stage| stage.bed.recorded()["elava-truth-bare"].tags.clone();
+    assert_eq!(tags(stage), Tags::Unknown);
+    stage.proxy.heal(rule);
+    stage.look().await;
+    assert_eq!(tags(stage), Tags::Known(TagSet::default()), "untagged");
+}
+
+async fn vanishes_between_list_and_describe(stage: &mut Stage<'_>) {
+    stage.hands().table("kept").await;
+    stage.hands().table("vanishes").await;
+    stage.look().await;
+    stage.hands().dynamodb.delete_table().table_name("vanishes").send().await.unwrap();
+    // The listing is older than the deletion.
+    stage.fault(|c| c.action == "ListTables", Fault::Show(r#"{"TableNames":["kept","vanishes"]}"#));
+    let round = stage.look().await;
+    assert_eq!(outcome(&round, TABLE, IRELAND), Outcome::Complete);
+    assert_eq!(stage.end("vanishes"), Some(EndCause::Absent));
+    assert!(stage.end("kept").is_none());
+}
+
+async fn comes_back(stage: &mut Stage<'_>) {
+    let volumes = stage.volumes(2).await;
+    stage.look().await;
+    let rule = stage.fault(|c| c.action == "DescribeVolumes", Fault::Hide(volumes[..1].to_vec()));
+    stage.look().await;
+    assert_eq!(stage.end(&volumes[0]), Some(EndCause::Absent), "the cloud itself said so");
+    stage.proxy.heal(rule);
+    stage.look().await;
+    let back = &stage.bed.recorded()[&volumes[0]];
+    assert!(back.is_live() && back.retracted && back.baseline, "the same life goes on: {back:?}");
+}
+
+async fn replaced(stage: &mut Stage<'_>) {
+    stage.hands().table("orders").await;
+    stage.look().await;
+    stage.hands().dynamodb.delete_table().table_name("orders").send().await.unwrap();
+    stage.hands().table("orders").await;
+    let round = stage.look().await;
+    let of_table: Vec<_> = round.changes.iter().filter(|c| &*c.resource.id == "orders").collect();
+    assert_eq!(of_table.len(), 2, "{of_table:?}");
+    assert_eq!(of_table[0].end.as_ref().map(|end| end.cause.clone()), Some(EndCause::Replaced));
+    assert!(of_table[1].replaced && !of_table[1].baseline);
+}
+
+async fn a_week_away(stage: &mut Stage<'_>) {
+    let volumes = stage.volumes(2).await;
+    stage.look().await;
+    let last_seen = stage.bed.store.now();
+    stage.hands().delete_volume(&volumes[0]).await;
+    stage.bed.pass(Duration::from_hours(7 * 24));
+    assert_eq!(stage.presence(&volumes[0]), Presence::Unknown, "nobody looked");
+    stage.look().await;
+    let end = stage.bed.recorded()[&volumes[0]].end.clone().unwrap();
+    assert!(end.last_seen <= last_seen && end.first_missed.since(end.last_seen) > Duration::from_hours(7 * 24));
+    let new = stage.hands().volume(OWNED).await;
+    stage.look().await;
+    assert!(!stage.bed.recorded()[&new].baseline, "after a time of unknown things appear");
+}
+
+async fn volatile_fields(stage: &mut Stage<'_>) {
+    let url = stage.hands().queue("orders").await;
+    stage.look().await;
+    stage.hands().sqs.send_message().queue_url(&url).message_body("m").send().await.unwrap();
+    let round = stage.look().await;
+    assert!(round.changes.is_empty(), "{:?}", round.changes);
+    stage
+        .hands()
+        .sqs
+        .set_queue_attributes()
+        .queue_url(&url)
+        .attributes(aws_sdk_sqs::types::QueueAttributeName::VisibilityTimeout, "77")
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(stage.look().await.changes.len(), 1, "what people set is a change");
+}
+
+async fn other_endpoint(stage: &mut Stage<'_>) {
+    let volumes = stage.volumes(2).await;
+    stage.look().await;
+    // The same emulator under another name is another cloud.
+    let elsewhere: Arc<str> = stage.aws.url.as_str().into();
+    let Bed { provider, store, account, .. } = &stage.bed;
+    let account = elava::inventory::AccountId::new(account.as_str());
+    let mut scanner =
+        elava::scanner::AccountScanner::new(provider.clone(), store.clone(), account, elsewhere.clone());
+    let mut subscription = stage.bed.subscription.clone();
+    subscription.target.endpoint = elsewhere.clone();
+    stage.bed.pass(Duration::from_mins(5));
+    scanner.round(std::slice::from_ref(&subscription), true, &|_, _| {}).await;
+    let lives = stage.bed.store.snapshot(Moment::Now).unwrap();
+    let lives = lives.resources(&elava::inventory::Filter { id: Some(volumes[0].clone()), ..Default::default() });
+    assert_eq!(lives.unwrap().len(), 2, "one life here, one there: they share nothing");
+}
+
+async fn the_public_catalogue(stage: &mut Stage<'_>) {
+    stage.bed.subscription.types = vec!["AWS::EC2::Snapshot", "AWS::EC2::Image"];
+    stage.look().await;
+    let is_mine = stage.bed.is_mine();
+    let asked: Vec<Call> =
+        stage.proxy.log().into_iter().map(|logged| logged.call).filter(|c| is_mine(c)).collect();
+    for action in ["DescribeSnapshots", "DescribeImages"] {
+        let calls: Vec<&Call> = asked.iter().filter(|c| c.action == action).collect();
+        assert!(
+            !calls.is_empty() && calls.iter().all(|c| c.params.get("Owner.1").is_some_and(|o| o == "self")),
+            "{action}"
+        );
+    }
+}
+
+macro_rules! rows {
+    ($($row:ident: $what:literal => $must:literal;)*) => {
+        const ROWS: &[(&str, &str)] = &[$(($what, $must)),*];
+
+        async fn play(number: usize, stage: &mut Stage<'_>) {
+            let mut row = 0;
+            $(
+                if row == number {
+                    return $row(stage).await;
+                }
+                row += 1;
+            )*
+            unreachable!("row {number} of {row}");
+        }
+    };
+}
+
+rows! {
+    a_page_fails: "a page in the middle fails, for good, after retries" => "Partial: what was seen is recorded, nothing disappears";
+    throttled: "throttled until the retries are spent" => "Partial(Throttled)";
+    denied: "AccessDenied on one API of one account" => "Failed(Denied), the action named; other scopes go on";
+    denied_by_policy: "an explicit deny by a service control policy" => "Failed(DeniedByPolicy)";
+    wrong_account: "the credentials answer for another account" => "WrongAccount, nothing recorded";
+    other_endpoint: "another endpoint" => "another scope: nothing is shared";
+    session_expires: "the session expires in the middle" => "Partial, a fresh session next";
+    region_not_enabled: "the region is not enabled" => "Failed(RegionDisabled): unknown, not absent";
+    regions_not_listed: "the list of regions fails" => "the last complete list stands, nothing closes";
+    account_suspended: "nobody gets into the account any more" => "unknown with a reason";
+    no_longer_watched: "a type is removed from the CloudScan" => "no longer watched, not disappeared";
+    first_look: "the first complete look, also after it was closed" => "first seen, not appeared";
+    eventually_consistent: "missing from one listing, back in the next" => "a suspect until confirmed";
+    mass_loss: "more than 20 % and at least 10 vanish at once" => "held until a second look agrees";
+    end_state: "a listed end state" => "the end of that life, once";
+    empty_tags: "tags come back empty under load" => "a loss counts when DescribeTags confirms it";
+    tag_call_fails: "the tag call of one resource fails" => "unknown: the last known set goes on";
+    no_such_tag_set: "S3: AccessDenied on tags, or NoSuchTagSet" => "unknown, or untagged";
+    vanishes_between_list_and_describe: "it vanishes between list and describe" => "absent by NotFound, no error of the look";
+    comes_back: "a thing comes back" => "the same life: the tombstone is retracted";
+    replaced: "deleted and made again between two looks" => "Replaced, by its birth field";
+    a_week_away: "the operator was down for a week" => "absence dated between last seen and first missed";
+    volatile_fields: "only volatile fields change" => "no change";
+    the_public_catalogue: "snapshots and images" => "listed with owner=self alone";
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_row_ends_as_it_must() {
+    let dir = tempfile::tempdir().unwrap();
+    let aws = Emulator::start(dir.path()).await;
+    let proxy = Proxy::start(&aws.url).await;
+    let provider: Arc<dyn Provider> = Arc::new(Aws::new(1.0));
+    let mut failed = Vec::new();
+    for (number, (what, must)) in ROWS.iter().enumerate() {
+        let mut stage = Stage::new(number, &aws, &proxy, provider.clone()).await;
+        let played = AssertUnwindSafe(play(number, &mut stage)).catch_unwind().await;
+        println!("| {} | {what} | {must} |", if played.is_ok() { "ok" } else { "LIE" });
+        if played.is_err() {
+            failed.push(*what);
+        }
+    }
+    assert!(failed.is_empty(), "rows that did not end as they must: {failed:#?}");
+}

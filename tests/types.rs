@@ -1,0 +1,247 @@
+//! Every type that is declared, against the emulator: listed with its tags, the same again when it is asked
+//! for by id, absent when it is not there, unchanged while nothing changes, and without what is secret.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+use std::sync::Arc;
+
+use elava::cloud::aws::Aws;
+use elava::cloud::{AccountTarget, Credentials, Provider, Session, TypeInfo};
+use elava::inventory::{AccountId, Confirmation, Reason, Region, ResourceType, Scope};
+
+use crate::support::aws::Emulator;
+use crate::support::proxy::Proxy;
+use crate::support::tools;
+
+const A: &str = "111122223333";
+const IRELAND: &str = "eu-west-1";
+const ALARM: &str = "AWS::CloudWatch::Alarm";
+const RESERVATION: &str = "AWS::EC2::CapacityReservation";
+const PLACEMENT: &str = "AWS::EC2::PlacementGroup";
+
+/// One of everything, by type.
+fn everything(url: &str) -> BTreeMap<String, String> {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/e2e/tools/aws/everything.py");
+    let made = Command::new(tools().join("aws/bin/python"))
+        .args([script, "make", url, A, IRELAND])
+        .output()
+        .expect("the emulator's python runs");
+    let errors = String::from_utf8_lossy(&made.stderr).into_owned();
+    assert!(made.status.success(), "{errors}");
+    eprintln!("{errors}");
+    serde_json::from_slice(&made.stdout).expect("it prints JSON")
+}
+
+fn scope(session: &dyn Session, endpoint: &str, info: &TypeInfo) -> Scope {
+    Scope {
+        provider: "aws".into(),
+        partition: session.identity().partition.clone(),
+        endpoint: endpoint.into(),
+        account: AccountId::new(A),
+        region: Region::new(if info.global { "global" } else { IRELAND }),
+        resource_type: ResourceType::new(info.name),
+    }
+}
+
+/// Another id of the same form.
+fn other(id: &str) -> String {
+    let mut characters: Vec<char> = id.chars().collect();
+    if let Some(last) = characters.last_mut() {
+        *last = if *last == 'a' { 'b' } else { 'a' };
+    }
+    characters.into_iter().collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_type_is_listed_with_its_tags_and_answers_alike_when_it_is_asked_by_id() {
+    let dir = tempfile::tempdir().unwrap();
+    let aws = Emulator::start(dir.path()).await;
+    let proxy = Proxy::start(&aws.url).await;
+    let mut made = everything(&aws.url);
+    proxy.alarm(A, IRELAND, "alarm", &[("owner", "a")]);
+    made.insert(ALARM.to_owned(), "alarm".to_owned());
+    let tags = "<tagSet><item><key>owner</key><value>a</value></item></tagSet>";
+    proxy.stand_in(
+        A,
+        IRELAND,
+        "DescribeCapacityReservations",
+        "cr-0123456789abcdef0",
+        &format!(
+            "<capacityReservationId>cr-0123456789abcdef0</capacityReservationId><instanceType>t3.micro</instanceType>\
+             <state>active</state><createDate>2026-11-01T08:30:00.000Z</createDate><totalInstanceCount>1</totalInstanceCount>{tags}"
+        ),
+    );
+    made.insert(RESERVATION.to_owned(), "cr-0123456789abcdef0".to_owned());
+    proxy.stand_in(
+        A,
+        IRELAND,
+        "DescribePlacementGroups",
+        "pg-0123456789abcdef0",
+        &format!(
+            "<groupName>p</groupName><strategy>cluster</strategy><state>available</state>\
+             <groupId>pg-0123456789abcdef0</groupId>{tags}"
+        ),
+    );
+    made.insert(PLACEMENT.to_owned(), "pg-0123456789abcdef0".to_owned());
+
+    let keys = Credentials::Static {
+        access_key_id: "somebody".to_owned(),
+        secret_access_key: "somebody".to_owned(),
+        session_token: None,
+    };
+    let target = AccountTarget {
+        account: Some(AccountId::new(A)),
+        role_arn: Some(format!("arn:aws:iam::{A}:role/elava")),
+        external_id: None,
+        credentials: keys,
+        endpoint: proxy.url.as_str().into(),
+        include_regions: vec![Region::new(IRELAND)],
+        exclude_regions: Vec::new(),
+    };
+    // In no hurry with AWS, but with the emulator.
+    let provider = Aws::new(1.0);
+    let session: Arc<dyn Session> = provider.connect(&target).await.expect("everybody gets in");
+    let mut types = provider.types();
+    types.sort_by_key(|info| info.name);
+    let declared: BTreeSet<&str> = types.iter().map(|info| info.name).collect();
+    let made_types: BTreeSet<&str> = made.keys().map(String::as_str).collect();
+    assert_eq!(declared, made_types, "one of each is made");
+
+    let mut wrong = Vec::new();
+    for info in &types {
+        let scope = scope(&*session, &proxy.url, info);
+        let listing = session.list(&scope).await;
+        if let Some(error) = &listing.error {
+            wrong.push(format!("{}: the listing failed: {error}", info.name));
+            continue;
+        }
+        let Some(id) = made.get(info.name) else { continue };
+        let Some(seen) = listing.observations.iter().find(|o| o.id == *id) else {
+            let ids: Vec<&str> = listing.observations.iter().map(|o| o.id.as_str()).collect();
+            wrong.push(format!("{}: {id} is not listed: {ids:?}", info.name));
+            continue;
+        };
+        let owner = seen.tags.known().and_then(|tags| tags.get("owner"));
+        if owner != Some("a") && info.name != "AWS::IAM::AccessKey" {
+            wrong.push(format!("{}: its tags are {:?}", info.name, seen.tags));
+        }
+        if String::from_utf8_lossy(seen.attributes.as_bytes()).contains("hunter2") {
+            wrong.push(format!("{}: a secret is kept", info.name));
+        }
+        let again = session.list(&scope).await;
+        if again.observations.iter().find(|o| o.id == *id) != Some(seen) {
+            wrong.push(format!("{}: it differs in the next look", info.name));
+        }
+        if info.confirmation != Confirmation::ReadById {
+            continue;
+        }
+        match session.read_by_id(&scope, id).await {
+            Ok(Some(read)) if read == *seen => {}
+            Ok(Some(read)) => wrong.push(format!(
+                "{}: listed {} {:?}, by id {} {:?}",
+                info.name,
+                String::from_utf8_lossy(seen.attributes.as_bytes()),
+                seen.tags,
+                String::from_utf8_lossy(read.attributes.as_bytes()),
+                read.tags,
+            )),
+            other => wrong.push(format!("{}: asked by id: {other:?}", info.name)),
+        }
+        match session.read_by_id(&scope, &other(id)).await {
+            Ok(None) => {}
+            // The emulator has an accident there instead of an answer.
+            Err(error) if info.name == "AWS::MSK::Cluster" && error.reason == Reason::ServerError => {}
+            answer => wrong.push(format!("{}: what is not there, asked by id: {answer:?}", info.name)),
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// What the policy allows, as the emulator's IAM sees it. It knows the calls of services that speak REST by names that
+/// are not IAM's, and those that the proxy stands in for not at all.
+const UNKNOWN_TO_ITS_IAM: [&str; 13] = [
+    "AWS::ApiGateway::RestApi",
+    "AWS::Backup::BackupVault",
+    "AWS::CloudFront::Distribution",
+    "AWS::EFS::FileSystem",
+    "AWS::EKS::Cluster",
+    "AWS::EKS::Nodegroup",
+    "AWS::Lambda::Function",
+    "AWS::MSK::Cluster",
+    "AWS::OpenSearchService::Domain",
+    "AWS::Route53::HostedZone",
+    ALARM,
+    RESERVATION,
+    PLACEMENT,
+];
+
+fn policy() -> serde_json::Value {
+    let printed = Command::new(crate::support::operator::binary()).arg("iam-policy").output().expect("elava runs");
+    serde_json::from_slice(&printed.stdout).expect("it prints JSON")
+}
+
+/// The types whose listings are denied something, as who has this policy looks at them.
+async fn denied(aws: &Emulator, user: &str, policy: &serde_json::Value) -> BTreeSet<&'static str> {
+    let authorise = async |after: &str| {
+        let url = format!("{}/moto-api/reset-auth", aws.url);
+        let answer = reqwest::Client::new().post(url).body(after.to_owned()).send().await.unwrap();
+        assert!(answer.status().is_success());
+    };
+    authorise("inf").await;
+    let iam = aws.iam();
+    iam.create_user().user_name(user).send().await.unwrap();
+    let attach = iam.put_user_policy().user_name(user).policy_name("elava").policy_document(policy.to_string());
+    attach.send().await.unwrap();
+    let keys = iam.create_access_key().user_name(user).send().await.unwrap().access_key.expect("a key");
+    authorise("0").await;
+    let target = AccountTarget {
+        account: None,
+        role_arn: None,
+        external_id: None,
+        credentials: Credentials::Static {
+            access_key_id: keys.access_key_id,
+            secret_access_key: keys.secret_access_key,
+            session_token: None,
+        },
+        endpoint: aws.url.as_str().into(),
+        include_regions: vec![Region::new(IRELAND)],
+        exclude_regions: Vec::new(),
+    };
+    let provider = Aws::new(1.0);
+    let session = provider.connect(&target).await.expect("it answers");
+    session.regions().await.expect("the regions may be listed");
+    let mut denied = BTreeSet::new();
+    for info in provider.types().iter().filter(|info| !UNKNOWN_TO_ITS_IAM.contains(&info.name)) {
+        let scope = scope(&*session, &aws.url, info);
+        let listing = session.list(&scope).await;
+        match listing.error {
+            None => {}
+            Some(error) if error.reason == Reason::Denied => {
+                assert!(error.action.is_some(), "it says which: {error}");
+                denied.insert(info.name);
+            }
+            Some(error) => panic!("{}: {error}", info.name),
+        }
+    }
+    denied
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_policy_is_enough_and_without_an_action_exactly_its_types_are_denied() {
+    let dir = tempfile::tempdir().unwrap();
+    let aws = Emulator::start(dir.path()).await;
+    let policy = policy();
+    assert_eq!(denied(&aws, "whole", &policy).await, BTreeSet::new());
+    for (number, action) in
+        ["ec2:DescribeVolumes", "iam:ListUsers", "s3:ListAllMyBuckets", "states:ListStateMachines"]
+            .into_iter()
+            .enumerate()
+    {
+        let mut less = policy.clone();
+        let actions = less["Statement"][0]["Action"].as_array_mut().expect("a list");
+        actions.retain(|allowed| allowed != action);
+        let needing = Aws::default().types().into_iter().filter(|info| info.actions.contains(&action));
+        let expected: BTreeSet<&str> = needing.map(|info| info.name).collect();
+        assert_eq!(denied(&aws, &format!("less-{number}"), &less).await, expected, "{action}");
+    }
+}
