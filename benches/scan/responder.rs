@@ -87,7 +87,7 @@ impl Responder {
                 out.push_str(piece);
                 match own {
                     Own::Id => {
-                        write!(out, "i-{:017x}", account * 1_000_000 + place * 200_000 + number).expect("memory")
+                        write!(out, "i-{:017x}", account * 1_000_000 + place * 200_000 + number).expect("memory");
                     }
                     Own::Number => write!(out, "node-{:07}", number % 41_544).expect("memory"),
                     Own::Nothing => {}
@@ -131,8 +131,9 @@ fn instance() -> String {
         ("stack", "a1b2c3d4e5f6"),
         ("release", "2026-11-24"),
     ];
-    let tags: String =
+    let tags: Vec<String> =
         tags.iter().map(|(k, v)| format!("<item><key>{k}</key><value>{v}</value></item>")).collect();
+    let tags = tags.concat();
     let mut text = format!(
         "<item><reservationId>r-0123456789abcdef0</reservationId><ownerId>100000000000</ownerId><groupSet/><instancesSet><item>\
          <instanceId>{ID}</instanceId><imageId>ami-0123456789abcdef0</imageId><instanceState><code>16</code><name>running</name>\
