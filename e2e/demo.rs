@@ -13,6 +13,7 @@ use support::aws::{Emulator, Hands};
 use support::cluster::Cluster;
 use support::eventually;
 use support::operator::{Operator, binary};
+use support::proxy::Proxy;
 use support::world::{IRELAND, VIRGINIA, chart};
 
 const ACCOUNTS: [&str; 2] = ["111122223333", "444455556666"];
@@ -49,7 +50,9 @@ async fn demo() {
     show("helm install elava charts/elava --namespace elava --create-namespace");
     cluster.helm(&["install", "elava", &chart, "--namespace", "elava", "--create-namespace"]);
     say(started, "starting the operator as the chart's ServiceAccount");
-    let endpoint = vec![("AWS_ENDPOINT_URL", aws.url.clone())];
+    // It stands in for the few calls that the emulator lacks.
+    let proxy = Proxy::start(&aws.url).await;
+    let endpoint = vec![("AWS_ENDPOINT_URL", proxy.url.clone())];
     let operator = Operator::start(dir.path(), &cluster, endpoint).await;
     let stage = Stage { operator, cluster, started };
 
