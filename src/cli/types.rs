@@ -25,6 +25,10 @@ const ORGANIZATION: [&str; 3] = [
     "organizations:ListOrganizationalUnitsForParent",
 ];
 
+/// What no emulator makes: a stand-in that speaks the documented wire format is all that they were tried on.
+const ON_THE_WIRE_ONLY: [&str; 3] =
+    ["AWS::CloudWatch::Alarm", "AWS::EC2::CapacityReservation", "AWS::EC2::PlacementGroup"];
+
 #[derive(Debug, Args)]
 pub struct TypesArgs {
     /// How to print; markdown is the page docs/types.md
@@ -111,9 +115,12 @@ fn markdown(lines: &[TypeLine]) -> String {
          asking for the id, or, where the API has no such call or answers it with another document, by complete looks \
          that agree. Fields that change by themselves are not kept, fields that may hold secrets never are. \
          `elava iam-policy` prints what all of them, or those of a CloudScan, must be allowed.\n\n\
+         Each is tested against an AWS emulator, but for {}: those were only tried on a stand-in that speaks the \
+         documented wire format.\n\n\
          | type | listed by | every | ids | confirmed by | tags | not kept | IAM actions |\n\
          |---|---|---|---|---|---|---|---|\n",
-        lines.len()
+        lines.len(),
+        ON_THE_WIRE_ONLY.join(", ")
     );
     for line in lines {
         let secret = line.secret.iter().map(|path| format!("{path} (secret)"));
@@ -293,6 +300,14 @@ mod tests {
         let statement = &policy["Statement"][0];
         assert_eq!(statement["Action"], json!(["ec2:DescribeRegions", "ec2:DescribeTags", "ec2:DescribeVolumes"]));
         assert_eq!((&statement["Effect"], policy["Statement"].as_array().unwrap().len()), (&"Allow".into(), 1));
+    }
+
+    #[test]
+    fn the_page_names_what_was_only_tried_on_the_wire() {
+        let types = Aws::default().types();
+        let lines: Vec<TypeLine> = types.iter().map(TypeLine::of).collect();
+        assert!(ON_THE_WIRE_ONLY.iter().all(|name| lines.iter().any(|line| line.name == *name)));
+        assert!(markdown(&lines).contains("but for AWS::CloudWatch::Alarm, "));
     }
 
     #[test]
