@@ -231,6 +231,11 @@ pub(super) fn text<'a>(object: &'a Value, path: &str) -> &'a str {
     at_path(object, path).and_then(Value::as_str).unwrap_or_default()
 }
 
+/// The token of the next page; none behind the last.
+pub(super) fn next_page(answer: &Value, path: &str) -> Option<String> {
+    Some(text(answer, path).to_owned()).filter(|token| !token.is_empty())
+}
+
 /// What a further call says, or that there is no such thing.
 pub(super) fn described(mut answer: Value, path: &str) -> Result<Value, Failure> {
     let found = path.split('.').try_fold(&mut answer, |value, step| match step.parse::<usize>() {

@@ -40,7 +40,7 @@ use serde_json::Value;
 use super::{AccountTarget, CloudError, Credentials, Identity, Listing, Members, Provider, Session, TypeInfo};
 use crate::inventory::{AccountId, Observation, Reason, Region, Scope, TagSet, Tags};
 use call::{Capture, Seen};
-use declare::{ById, Declaration, TagSource, Which, at_path, items, remove, tag_set, text};
+use declare::{ById, Declaration, TagSource, Which, at_path, items, next_page, remove, tag_set, text};
 use error::{Failure, classify};
 use governor::{Attempts, Governor};
 use http::KeepingClient;
@@ -496,10 +496,6 @@ fn sort_lists(value: &mut Value) {
         Value::Object(fields) => fields.values_mut().for_each(sort_lists),
         _ => {}
     }
-}
-
-fn next_page(answer: &Value, path: &str) -> Option<String> {
-    Some(text(answer, path).to_owned()).filter(|token| !token.is_empty())
 }
 
 fn as_error(failure: Failure, declaration: &Declaration) -> CloudError {

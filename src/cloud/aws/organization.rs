@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use super::Regional;
-use super::declare::{send, text};
+use super::declare::{next_page, send, text};
 use super::error::Failure;
 use crate::cloud::Member;
 use crate::inventory::AccountId;
@@ -25,7 +25,7 @@ pub(super) async fn members(regional: &Regional, units: &[String]) -> Result<Vec
             let request = regional.organizations().list_accounts().max_results(PAGE);
             let answer = send!(regional, "organizations" "ListAccounts", request.set_next_token(token))?;
             take(&answer, &mut members);
-            token = next(&answer);
+            token = next_page(&answer, "NextToken");
             if token.is_none() {
                 break;
             }
@@ -42,7 +42,7 @@ pub(super) async fn members(regional: &Regional, units: &[String]) -> Result<Vec
             let request = regional.organizations().list_accounts_for_parent().parent_id(&unit).max_results(PAGE);
             let answer = send!(regional, "organizations" "ListAccountsForParent", request.set_next_token(token))?;
             take(&answer, &mut members);
-            token = next(&answer);
+            token = next_page(&answer, "NextToken");
             if token.is_none() {
                 break;
             }
@@ -54,17 +54,13 @@ pub(super) async fn members(regional: &Regional, units: &[String]) -> Result<Vec
             let answer = send!(regional, "organizations" "ListOrganizationalUnitsForParent", request)?;
             let below = answer["OrganizationalUnits"].as_array().into_iter().flatten();
             ahead.extend(below.map(|unit| text(unit, "Id").to_owned()));
-            token = next(&answer);
+            token = next_page(&answer, "NextToken");
             if token.is_none() {
                 break;
             }
         }
     }
     Ok(members.into_iter().map(|(account, is_active)| Member { account, is_active }).collect())
-}
-
-fn next(answer: &Value) -> Option<String> {
-    Some(text(answer, "NextToken").to_owned()).filter(|token| !token.is_empty())
 }
 
 fn take(answer: &Value, members: &mut BTreeMap<AccountId, bool>) {

@@ -1,6 +1,6 @@
 //! DynamoDB tables.
 
-use crate::cloud::aws::declare::{ById, Declaration, TagSource, described, list, send, tag_set, text};
+use crate::cloud::aws::declare::{ById, Declaration, TagSource, described, list, next_page, send, tag_set, text};
 use crate::inventory::{TagSet, Tags};
 
 pub(super) const TYPES: &[Declaration] = &[Declaration {
@@ -29,7 +29,7 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
                 let answer = send!(regional, "dynamodb" "ListTagsOfResource", request.set_next_token(token))?;
                 let page = tag_set(answer.get("Tags"));
                 tags = tags.iter().chain(page.iter()).map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
-                token = Some(text(&answer, "NextToken").to_owned()).filter(|token| !token.is_empty());
+                token = next_page(&answer, "NextToken");
                 if token.is_none() {
                     return Ok(Tags::Known(tags));
                 }

@@ -6,7 +6,7 @@ use futures::future::BoxFuture;
 
 use crate::cloud::CadenceClass;
 use crate::cloud::aws::Regional;
-use crate::cloud::aws::declare::{Declaration, TagSource, list, send, tag, text};
+use crate::cloud::aws::declare::{Declaration, TagSource, list, next_page, send, tag, text};
 use crate::cloud::aws::error::Failure;
 use crate::inventory::TagSet;
 
@@ -280,7 +280,7 @@ fn read_tags<'a>(
                 for found in answer["Tags"].as_array().into_iter().flatten() {
                     tags.entry(text(found, "ResourceId").to_owned()).or_default().push(tag(found));
                 }
-                token = Some(text(&answer, "NextToken").to_owned()).filter(|token| !token.is_empty());
+                token = next_page(&answer, "NextToken");
                 if token.is_none() {
                     break;
                 }

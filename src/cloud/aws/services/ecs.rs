@@ -4,7 +4,7 @@ use aws_sdk_ecs::types::{ClusterField, ServiceField};
 use futures::future::BoxFuture;
 
 use crate::cloud::aws::Regional;
-use crate::cloud::aws::declare::{ById, Declaration, TagSource, Which, described, list, send, text};
+use crate::cloud::aws::declare::{ById, Declaration, TagSource, Which, described, list, next_page, send};
 use crate::cloud::aws::error::Failure;
 
 pub(super) const TYPES: &[Declaration] = &[
@@ -82,7 +82,7 @@ fn clusters(regional: &Regional) -> BoxFuture<'_, Result<Vec<String>, Failure>> 
             let answer = send!(regional, "ecs" "ListClusters", request)?;
             let page = answer["clusterArns"].as_array().into_iter().flatten();
             clusters.extend(page.filter_map(|arn| arn.as_str().map(str::to_owned)));
-            token = Some(text(&answer, "nextToken").to_owned()).filter(|token| !token.is_empty());
+            token = next_page(&answer, "nextToken");
             if token.is_none() {
                 return Ok(clusters);
             }

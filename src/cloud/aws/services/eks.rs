@@ -4,7 +4,7 @@ use futures::future::BoxFuture;
 use serde_json::json;
 
 use crate::cloud::aws::Regional;
-use crate::cloud::aws::declare::{ById, Declaration, TagSource, Which, described, list, send, text};
+use crate::cloud::aws::declare::{ById, Declaration, TagSource, Which, described, list, next_page, send, text};
 use crate::cloud::aws::error::Failure;
 
 pub(super) const TYPES: &[Declaration] = &[
@@ -80,7 +80,7 @@ fn clusters(regional: &Regional) -> BoxFuture<'_, Result<Vec<String>, Failure>> 
             let answer = send!(regional, "eks" "ListClusters", request)?;
             let page = answer["clusters"].as_array().into_iter().flatten();
             clusters.extend(page.filter_map(|name| name.as_str().map(str::to_owned)));
-            token = Some(text(&answer, "nextToken").to_owned()).filter(|token| !token.is_empty());
+            token = next_page(&answer, "nextToken");
             if token.is_none() {
                 return Ok(clusters);
             }

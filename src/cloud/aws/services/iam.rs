@@ -5,7 +5,9 @@ use serde_json::{Value, json};
 
 use crate::cloud::CadenceClass;
 use crate::cloud::aws::Regional;
-use crate::cloud::aws::declare::{ById, Declaration, TagSource, Which, described, list, send, tags_in, text};
+use crate::cloud::aws::declare::{
+    ById, Declaration, TagSource, Which, described, list, next_page, send, tags_in, text,
+};
 use crate::cloud::aws::error::Failure;
 
 /// The most that its listings take.
@@ -110,7 +112,7 @@ fn users(regional: &Regional) -> BoxFuture<'_, Result<Vec<String>, Failure>> {
             let request = regional.iam().list_users().set_marker(marker).max_items(PAGE);
             let answer = send!(regional, "iam" "ListUsers", request)?;
             users.extend(answer["Users"].as_array().into_iter().flatten().map(|u| text(u, "UserName").to_owned()));
-            marker = Some(text(&answer, "Marker").to_owned()).filter(|marker| !marker.is_empty());
+            marker = next_page(&answer, "Marker");
             if marker.is_none() {
                 return Ok(users);
             }
