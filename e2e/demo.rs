@@ -60,7 +60,7 @@ async fn demo() {
     let before = stage.revision();
     victims.act(&stage, &aws).await;
     stage.confirm(&victims).await;
-    stage.tell(&victims, before);
+    stage.tell(&victims, before).await;
 
     let (peak, now) = stage.operator.process.memory_kib();
     say(started, &format!("done. The operator's memory: {} MiB, at most {} MiB", now / 1024, peak / 1024));
@@ -156,25 +156,43 @@ impl Stage {
         self.say("what is to be seen now");
         self.expect("Disappeared", &victims.instance, "Open").await;
         self.expect("Disappeared", &victims.deleted, "Open").await;
-        self.expect("Untagged", &victims.stripped, "Open").await;
+        self.expect("OwnershipLost", &victims.stripped, "Open").await;
         self.expect("TagsMissing", &victims.disowned, "Open").await;
         self.expect("Untagged", victims.created.get().expect("it was created"), "Open").await;
         self.expect("Untagged", &victims.adopted, "Resolved").await;
     }
 
+    /// The name of the finding of this kind about an id.
+    fn finding(&self, kind: &str, id: &str) -> String {
+        let selector = format!("--field-selector=status.kind={kind}");
+        let path = format!("-o=jsonpath={{.items[?(@.status.id==\"{id}\")].metadata.name}}");
+        self.cluster.run(&["get", "resourcefindings", &selector, &path])
+    }
+
     /// What people read.
-    fn tell(&self, victims: &Victims, before: u64) {
+    async fn tell(&self, victims: &Victims, before: u64) {
         self.kubectl("get resourcefindings --sort-by=.status.since.time");
-        let name = self.cluster.run(&[
-            "get",
-            "resourcefindings",
-            "--field-selector=status.kind=Disappeared",
-            &format!("-o=jsonpath={{.items[?(@.status.id==\"{}\")].metadata.name}}", victims.instance),
-        ]);
+        let name = self.finding("Disappeared", &victims.instance);
         let told = self.kubectl(&format!("describe resourcefinding {name}"));
         assert!(told.contains("Events:") && told.contains(&victims.instance), "describe shows its events");
         assert!(told.lines().any(|l| l.contains("Warning") && l.contains("Disappeared")), "the event is there");
         self.kubectl("events --types=Warning");
+        self.say("somebody says that they know; and one is exempted, with a reason");
+        let known = self.finding("OwnershipLost", &victims.stripped);
+        self.kubectl(&format!("annotate resourcefinding {known} elava.dev/acknowledged=ann"));
+        self.expect("OwnershipLost", &victims.stripped, "Acknowledged").await;
+        let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/samples/exemption.yaml");
+        show("kubectl apply -f config/samples/exemption.yaml");
+        println!("{}", self.cluster.run(&["apply", "-f", &sample.display().to_string()]));
+        self.expect("Untagged", "demo-0-scratch", "Exempted").await;
+        self.kubectl("get findingexemptions,cloudscans -o wide");
+        self.say("what it costs, who owns what, and what belongs together");
+        let findings = self.elava("findings --kind Disappeared");
+        assert!(findings.contains(victims.instance.as_str()), "the store lists it");
+        let owners = self.elava(&format!("owners --cloudscan default/{NAME}"));
+        assert!(owners.contains("payments") && owners.contains("(nobody)"), "who owns what");
+        let tree = self.elava(&format!("get {} -o tree", victims.adopted));
+        assert!(tree.contains("Volume"), "what it is");
         self.say("the same from the command line, for any moment");
         let history = self.elava(&format!("history {}", victims.stripped));
         assert!(history.contains("Appeared") && history.contains("Tags."), "its story is told");

@@ -69,13 +69,16 @@ async fn untagged_and_incomplete_tags_are_findings_until_they_are_mended() {
         serde_json::json!([{"key": "owner", "aliases": ["Owner"]}, {"key": "env", "pattern": "prod|dev"}]);
     spec["tagPolicy"]["required"] = required;
     world.apply_scan("team-a", "tags", &spec);
-    world.wait_for_open("team-a", &[format!("TagsMissing {partly}"), format!("Untagged {bare}")]).await;
+    let (missing, invalid) = (format!("TagsMissing {partly}"), format!("TagInvalid {partly}"));
+    world.wait_for_open("team-a", &[missing.clone(), invalid.clone(), format!("Untagged {bare}")]).await;
     let findings = world.findings("team-a").await;
-    let message = |id: &str| {
-        let status = findings.iter().filter_map(|f| f.status.as_ref()).find(|s| s.id == id).expect("it is there");
+    let message = |kind: &str| {
+        let status =
+            findings.iter().filter_map(|f| f.status.as_ref()).find(|s| s.kind == kind).expect("it is there");
         status.message.clone()
     };
-    assert!(message(&partly).contains("owner") && message(&partly).contains("env"), "{}", message(&partly));
+    assert!(message("TagsMissing").ends_with("lacks required tags: owner"), "{}", message("TagsMissing"));
+    assert!(message("TagInvalid").contains("env is \"production\""), "{}", message("TagInvalid"));
     for finding in &findings {
         let bytes = serde_json::to_vec(&strip_managed(finding)).unwrap().len();
         assert!(bytes <= 2048, "{bytes} bytes");
@@ -84,7 +87,7 @@ async fn untagged_and_incomplete_tags_are_findings_until_they_are_mended() {
     // Only the look that sees it mends it; a spec that asks for less mends at once.
     hands.tag(&bare, &[("Owner", "team-b"), ("env", "dev")]).await;
     world.look("team-a", "tags").await;
-    world.wait_for_open("team-a", &[format!("TagsMissing {partly}")]).await;
+    world.wait_for_open("team-a", &[missing, invalid]).await;
     assert_eq!(world.findings_in("team-a", FindingState::Resolved).await, [format!("Untagged {bare}")]);
     spec["tagPolicy"]["required"] = serde_json::json!([{"key": "env"}]);
     world.apply_scan("team-a", "tags", &spec);
@@ -101,7 +104,7 @@ async fn untagged_and_incomplete_tags_are_findings_until_they_are_mended() {
     );
     hands.untag(&good, &["Owner", "env"]).await;
     world.look("team-a", "tags").await;
-    world.wait_for_open("team-a", &[format!("Untagged {good}")]).await;
+    world.wait_for_open("team-a", &[format!("OwnershipLost {good}")]).await;
     let history = world.operator.answer(&["history", &good]);
     assert_eq!(history["changes"].as_array().unwrap().len(), 2, "appeared, and lost its tags once: {history}");
 }

@@ -71,7 +71,7 @@ async fn kustomize_installs_the_same() {
     let cluster = crate::support::cluster::Cluster::start(dir.path()).await;
     let config = concat!(env!("CARGO_MANIFEST_DIR"), "/config");
     cluster.run(&["apply", "--server-side", "-k", &format!("{config}/default")]);
-    for crd in ["cloudscans.elava.dev", "resourcefindings.elava.dev"] {
+    for crd in ["cloudscans.elava.dev", "findingexemptions.elava.dev", "resourcefindings.elava.dev"] {
         cluster.run(&["wait", "--for=condition=Established", &format!("crd/{crd}"), "--timeout=60s"]);
     }
     cluster.run(&["apply", "-k", &format!("{config}/samples")]);

@@ -4,9 +4,12 @@
 
 mod support;
 
+mod acting;
 mod crash;
 mod findings;
 mod installation;
 mod organization;
+mod orphans;
 mod sharing;
 mod truth;
+mod webhook;

@@ -35,6 +35,11 @@ pub fn chart() -> PathBuf {
 impl World {
     /// A cluster with the chart in it, and the operator running as its ServiceAccount.
     pub async fn start() -> Self {
+        Self::start_with(Vec::new()).await
+    }
+
+    /// With more environment for the operator.
+    pub async fn start_with(mut env: Vec<(&'static str, String)>) -> Self {
         let dir =
             tempfile::Builder::new().prefix("elava-").tempdir().expect("there is a folder for temporary files");
         let (cluster, aws) = tokio::join!(Cluster::start(dir.path()), Emulator::start(dir.path()));
@@ -42,8 +47,8 @@ impl World {
         let chart = chart().display().to_string();
         cluster.helm(&["install", "elava", &chart, "--namespace", "elava", "--create-namespace"]);
         let client = cluster.client().await;
-        let operator =
-            Operator::start(dir.path(), &cluster, vec![("ELAVA_ALLOW_ENDPOINT", proxy.url.clone())]).await;
+        env.push(("ELAVA_ALLOW_ENDPOINT", proxy.url.clone()));
+        let operator = Operator::start(dir.path(), &cluster, env).await;
         Self { operator, proxy, aws, client, cluster, dir }
     }
 

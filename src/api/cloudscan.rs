@@ -38,6 +38,13 @@ use crate::inventory::Timestamp;
         description = "Open findings"
     ),
     printcolumn(
+        json_path = ".status.findings.monthlyCost",
+        name = "Cost/Month",
+        type_ = "string",
+        priority = 1,
+        description = "What they cost a month by list prices, as far as prices are known"
+    ),
+    printcolumn(
         json_path = ".status.conditions[?(@.type=='InventoryComplete')].status",
         name = "Complete",
         type_ = "string",
@@ -84,6 +91,20 @@ pub struct CloudScanSpec {
     /// disappearance says how carefully an absence is concluded, and how long it stays a finding.
     #[serde(default, skip_serializing_if = "is_default")]
     pub disappearance: Disappearance,
+
+    /// ownership says where the owner of a resource is read from. Absent means its tags owner, Owner, team
+    /// and Team, then what it belongs to.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub ownership: Ownership,
+
+    /// management asks for findings of what was made by hand (Unmanaged) or left the code (DriftedOut).
+    /// Absent means that nobody asks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub management: Option<Management>,
+
+    /// orphans says when what serves nothing is a finding.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub orphans: Orphans,
 
     /// findings bounds the ResourceFindings that this CloudScan raises.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -259,8 +280,9 @@ impl TypeSelection {
     }
 }
 
-const TYPES: &str = "self.all(t, t.matches('^[A-Za-z0-9]+::[A-Za-z0-9]+::[A-Za-z0-9]+$'))";
-const TYPES_MESSAGE: &str = "a resource type is written as CloudFormation does, such as AWS::EC2::Instance";
+pub(super) const TYPES: &str = "self.all(t, t.matches('^[A-Za-z0-9]+::[A-Za-z0-9]+::[A-Za-z0-9]+$'))";
+pub(super) const TYPES_MESSAGE: &str =
+    "a resource type is written as CloudFormation does, such as AWS::EC2::Instance";
 
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -310,8 +332,8 @@ pub struct RequiredTag {
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub aliases: Vec<String>,
 
-    /// pattern is a regular expression that the whole value must match; one that does not counts as
-    /// missing. Absent means any value but the empty one.
+    /// pattern is a regular expression that the whole value must match; one that does not is a
+    /// TagInvalid finding. Absent means any value but the empty one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub pattern: Option<String>,
@@ -331,6 +353,127 @@ pub struct Disappearance {
     #[schemars(length(max = 32))]
     #[x_kube(validation = Rule::new(DURATION).message(DURATION_MESSAGE))]
     pub keep: String,
+
+    /// ignore lists resources whose end is nobody's concern: those of a type and with all tags that one
+    /// entry names. Absent means none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub ignore: Vec<IgnoredEnd>,
+}
+
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(deny_unknown_fields)]
+#[x_kube(validation = Rule::new("has(self.type) || has(self.tags)").message("name a type, tags, or both: ignoring everything is a mistake"))]
+pub struct IgnoredEnd {
+    /// type is a resource type, such as AWS::EC2::Volume. Absent means any.
+    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub resource_type: Option<String>,
+
+    /// tags are tags that it had, all of them. Absent asks for none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1, max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["key".into()]))]
+    pub tags: Vec<TagSelector>,
+}
+
+/// A tag that a resource has.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct TagSelector {
+    /// key is the tag's key; one that ends in * stands for all that begin so. Required.
+    #[schemars(length(min = 1, max = 128))]
+    pub key: String,
+
+    /// value is the tag's value. Absent means any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub value: Option<String>,
+}
+
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Ownership {
+    /// tagKeys are the tags that name an owner; the first that has a value counts. Absent means owner,
+    /// Owner, team and Team.
+    #[serde(default = "owner_tags")]
+    #[schemars(length(min = 1, max = 16), inner(length(min = 1, max = 128)))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub tag_keys: Vec<String>,
+
+    /// sources are where the owner is read from, in this order: Tags (the resource's own), Stack (the tags
+    /// of its CloudFormation stack), AutoScalingGroup, Cluster (the tags of its EKS cluster), VolumeClaim
+    /// (the Kubernetes claim that a volume was made for), Account (the account's default, below). Absent
+    /// means all of them, in this order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 6), inner(length(max = 32)))]
+    #[x_kube(merge_strategy = ListMerge::Set, validation = Rule::new("self.all(s, s in ['Tags', 'Stack', 'AutoScalingGroup', 'Cluster', 'VolumeClaim', 'Account'])").message("the sources are Tags, Stack, AutoScalingGroup, Cluster, VolumeClaim and Account"))]
+    pub sources: Vec<String>,
+
+    /// accounts name the owner of what nothing else names an owner of. Absent means none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 500))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["id".into()]))]
+    pub accounts: Vec<AccountOwner>,
+}
+
+fn owner_tags() -> Vec<String> {
+    crate::inventory::OwnershipSettings::default().tag_keys
+}
+
+impl Default for Ownership {
+    fn default() -> Self {
+        Self { tag_keys: owner_tags(), sources: Vec::new(), accounts: Vec::new() }
+    }
+}
+
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct AccountOwner {
+    /// id is the account's number: twelve digits, in quotes. Required.
+    #[schemars(length(max = 12))]
+    #[x_kube(validation = Rule::new("self.matches('^[0-9]{12}$')").message("an account id is twelve digits, such as \"111122223333\""))]
+    pub id: String,
+
+    /// owner is who owns it: a person or a team. Required.
+    #[schemars(length(min = 1, max = 256))]
+    pub owner: String,
+}
+
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Management {
+    /// marks are tags that show that code made a resource, such as terraform or ManagedBy. What
+    /// CloudFormation, the CDK, Kubernetes and AWS itself leave counts in any case. Absent means only that.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["key".into()]))]
+    pub marks: Vec<TagSelector>,
+}
+
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Orphans {
+    /// gracePeriod is how long something must serve nothing before that is a finding, as a duration.
+    /// Absent means 24h.
+    #[serde(default = "one_day")]
+    #[schemars(length(max = 32))]
+    #[x_kube(validation = Rule::new(DURATION).message(DURATION_MESSAGE))]
+    pub grace_period: String,
+
+    /// stoppedFor is how long an instance must be stopped before that is a finding, as a duration.
+    /// Absent means 168h, seven days.
+    #[serde(default = "seven_days")]
+    #[schemars(length(max = 32))]
+    #[x_kube(validation = Rule::new(DURATION).message(DURATION_MESSAGE))]
+    pub stopped_for: String,
+}
+
+impl Default for Orphans {
+    fn default() -> Self {
+        Self { grace_period: one_day(), stopped_for: seven_days() }
+    }
 }
 
 fn seven_days() -> String {
@@ -339,7 +482,7 @@ fn seven_days() -> String {
 
 impl Default for Disappearance {
     fn default() -> Self {
-        Self { mass_loss: MassLoss::default(), keep: seven_days() }
+        Self { mass_loss: MassLoss::default(), keep: seven_days(), ignore: Vec::new() }
     }
 }
 
@@ -387,6 +530,33 @@ pub struct Findings {
     #[schemars(length(max = 32))]
     #[x_kube(validation = Rule::new(DURATION).message(DURATION_MESSAGE))]
     pub keep_resolved: String,
+
+    /// exclude lists kinds of findings that nobody wants to hear of. Absent means none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(max = 32)))]
+    #[x_kube(merge_strategy = ListMerge::Set, validation = Rule::new(super::KINDS).message(super::KINDS_MESSAGE))]
+    pub exclude: Vec<String>,
+
+    /// webhook is told of every finding that opens, changes its state or is resolved. Absent means nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webhook: Option<Webhook>,
+}
+
+/// CloudEvents over HTTP, at least once and in order.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Webhook {
+    /// url is where each event is posted. The operator refuses one that its administrator has not allowed
+    /// (`--allow-webhook`, the chart's allowedWebhooks). Required.
+    #[schemars(length(max = 2048))]
+    #[x_kube(validation = Rule::new("self.matches('^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[^ ]*)?$')").message("url is an http or https URL, such as https://hooks.example.com/elava"))]
+    pub url: String,
+
+    /// secretRef names a Secret in the CloudScan's own namespace whose key signing-key signs each request
+    /// (headers webhook-id, webhook-timestamp and webhook-signature, as in Standard Webhooks). Absent means
+    /// that nothing is signed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_ref: Option<SecretRef>,
 }
 
 fn two_thousand() -> u16 {
@@ -399,7 +569,7 @@ fn one_day() -> String {
 
 impl Default for Findings {
     fn default() -> Self {
-        Self { max_open: two_thousand(), keep_resolved: one_day() }
+        Self { max_open: two_thousand(), keep_resolved: one_day(), exclude: Vec::new(), webhook: None }
     }
 }
 
@@ -415,7 +585,7 @@ pub struct CloudScanStatus {
     /// runs), Reconciling (a change of the spec is being taken up), Stalled (only you can mend it),
     /// FirstScanComplete (every scope was looked at once), CredentialsValid, InventoryComplete (what is
     /// known is the whole truth as of the last scan), ClockSkew (the clocks of operator and cloud differ by
-    /// more than five minutes).
+    /// more than five minutes), WebhookDelivered (what is to be told is told; only with findings.webhook).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
@@ -481,13 +651,51 @@ pub struct LastScan {
     pub end_time: Timestamp,
 }
 
-#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct FindingCounts {
     /// open is how many findings are open.
     pub open: i64,
-    /// suppressed is how many more there are than findings.maxOpen lets through.
+    /// suppressed is how many more there are than findings.maxOpen lets through: `elava findings` lists
+    /// them.
     pub suppressed: i64,
+    /// acknowledged is how many of the open ones somebody knows of.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub acknowledged: i64,
+    /// exempted is how many are held back by a FindingExemption.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub exempted: i64,
+    /// kinds are the open ones by kind, those that are suppressed too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["kind".into()]))]
+    pub kinds: Vec<KindCount>,
+    /// monthlyCost is what all open ones cost a month by list prices, as far as prices are known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub monthly_cost: Option<String>,
+    /// currency is that of monthlyCost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 8))]
+    pub currency: Option<String>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
+fn is_zero(count: &i64) -> bool {
+    *count == 0
+}
+
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct KindCount {
+    /// kind is the kind of the findings.
+    pub kind: String,
+    /// open is how many are open.
+    pub open: i64,
+    /// monthlyCost is what they cost a month by list prices, as far as prices are known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub monthly_cost: Option<String>,
 }
 
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]

@@ -28,6 +28,7 @@ use crate::inventory::Timestamp;
     selectable = ".status.account",
     selectable = ".status.region",
     selectable = ".status.type",
+    selectable = ".status.owner.name",
     printcolumn(json_path = ".status.kind", name = "Kind", type_ = "string"),
     printcolumn(json_path = ".status.severity", name = "Severity", type_ = "string"),
     printcolumn(json_path = ".status.state", name = "State", type_ = "string"),
@@ -35,7 +36,9 @@ use crate::inventory::Timestamp;
     printcolumn(json_path = ".status.resourceName", name = "Named", type_ = "string"),
     printcolumn(json_path = ".status.account", name = "Account", type_ = "string"),
     printcolumn(json_path = ".status.region", name = "Region", type_ = "string"),
+    printcolumn(json_path = ".status.owner.name", name = "Owner", type_ = "string"),
     printcolumn(json_path = ".status.since.time", name = "Since", type_ = "date"),
+    printcolumn(json_path = ".status.monthlyCost", name = "Cost/Month", type_ = "string", priority = 1),
     printcolumn(json_path = ".status.message", name = "Message", type_ = "string", priority = 1)
 )]
 #[serde(deny_unknown_fields)]
@@ -45,9 +48,12 @@ pub struct ResourceFindingFields {}
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct FindingStatus {
-    /// kind is what is wrong: Disappeared (it was there, and a complete look confirmed that it is
-    /// gone), Untagged (it has no tag besides those that AWS sets), TagsMissing (it lacks tags that the
-    /// CloudScan's tagPolicy requires).
+    /// kind is what is wrong: Disappeared (it was there, and a complete look confirmed that it is gone),
+    /// OwnershipLost (its tags named an owner, and nothing does any more), Untagged (it has no tag besides
+    /// those that AWS sets), TagsMissing (it lacks tags that the CloudScan's tagPolicy requires), TagInvalid
+    /// (a required tag has a value that is not allowed), Orphaned (it serves nothing any more, and most such
+    /// things cost), Unmanaged (it was made by hand), DriftedOut (code does not manage it any more), Flapping
+    /// (a cause begins again and again), MoreFindings (there are more than the CloudScan's maxOpen).
     #[schemars(length(max = 64))]
     pub kind: String,
 
@@ -55,11 +61,15 @@ pub struct FindingStatus {
     #[schemars(length(max = 16))]
     pub severity: String,
 
-    /// state is Open while it holds, then Resolved.
+    /// state is Open while it holds and somebody should act; Acknowledged when somebody said that they know
+    /// (kubectl annotate resourcefinding NAME elava.dev/acknowledged=WHO); Exempted when a FindingExemption
+    /// holds it back; then Resolved.
     pub state: FindingState,
 
-    /// resolution is why it is resolved: Fixed, Expired, FalseAlarm, ResourceGone or NoLongerWatched.
-    /// Absent while it is open.
+    /// resolution is why it is resolved: Fixed (the cause was mended), Expired (it was told for as long as
+    /// such findings are), FalseAlarm (what was gone is back as the same thing), ResourceGone,
+    /// NoLongerWatched, Grouped (it is told with what it belonged to), Flapping (that is told in its place).
+    /// Absent while it is not resolved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub resolution: Option<String>,
@@ -69,9 +79,42 @@ pub struct FindingStatus {
     #[schemars(with = "Option<Time>")]
     pub resolved_at: Option<Timestamp>,
 
+    /// reopened is how often it came back after it was resolved. Absent means never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reopened: Option<i64>,
+
+    /// acknowledgement is what whoever knows of it wrote. It outlives the object.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub acknowledgement: Option<String>,
+
+    /// exemption is the name of the FindingExemption that holds it back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub exemption: Option<String>,
+
     /// message says what was found, for people.
     #[schemars(length(max = 512))]
     pub message: String,
+
+    /// advice says what to do about it.
+    #[schemars(length(max = 256))]
+    pub advice: String,
+
+    /// owner is who should act, and where that is said. Absent when nothing names anybody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<FindingOwner>,
+
+    /// monthlyCost is what it costs a month by list prices. Absent when it costs nothing, or the price is
+    /// not known to the operator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub monthly_cost: Option<String>,
+
+    /// currency is that of monthlyCost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 8))]
+    pub currency: Option<String>,
 
     /// resource is the resource's key: provider/account/region/type/id. `elava history KEY` tells
     /// its story.
@@ -120,7 +163,20 @@ pub struct FindingStatus {
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FindingState {
     Open,
+    Acknowledged,
+    Exempted,
     Resolved,
+}
+
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct FindingOwner {
+    /// name is the owner as the source writes it.
+    #[schemars(length(max = 256))]
+    pub name: String,
+    /// source is where it is said: Tags, Stack, AutoScalingGroup, Cluster, VolumeClaim or Account.
+    #[schemars(length(max = 32))]
+    pub source: String,
 }
 
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]

@@ -1,15 +1,17 @@
-//! The custom resources: `CloudScan` and `ResourceFinding`, their schemas and what they mean.
+//! The custom resources: `CloudScan`, `ResourceFinding` and `FindingExemption`, their schemas and what they mean.
 //!
-//! - [`cloudscan`], [`finding`]: the types, from which the CRDs are generated.
+//! - [`cloudscan`], [`exemption`], [`finding`]: the types, from which the CRDs are generated.
 //! - [`settings`]: a spec as the plain settings that the rules and the scanner work with.
 //! - [`validate`]: the API server's verdict on a manifest, without an API server.
 
 mod cloudscan;
+mod exemption;
 mod finding;
 mod settings;
 pub mod validate;
 
 pub use cloudscan::*;
+pub use exemption::*;
 pub use finding::*;
 pub use settings::SpecError;
 
@@ -19,6 +21,11 @@ use kube::CustomResourceExt;
 pub const GROUP: &str = "elava.dev";
 /// Any new value asks for a scan now.
 pub const RECONCILE_REQUESTED_AT: &str = "elava.dev/reconcile-requested-at";
+/// On a ResourceFinding: somebody knows of it. Its value says who, or what is done.
+pub const ACKNOWLEDGED: &str = "elava.dev/acknowledged";
+/// What a CEL rule lets through where kinds of findings are named.
+const KINDS: &str = "self.all(k, k in ['Disappeared', 'OwnershipLost', 'Untagged', 'TagsMissing', 'TagInvalid', 'Orphaned', 'Unmanaged', 'DriftedOut', 'Flapping'])";
+const KINDS_MESSAGE: &str = "the kinds of findings are Disappeared, OwnershipLost, Untagged, TagsMissing, TagInvalid, Orphaned, Unmanaged, DriftedOut and Flapping";
 
 /// Every CRD, as it is installed.
 pub fn crds() -> Vec<CustomResourceDefinition> {
@@ -26,7 +33,7 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
     for version in &mut finding.spec.versions {
         version.subresources = None;
     }
-    [CloudScan::crd(), finding].into_iter().map(without_nullable).collect()
+    [CloudScan::crd(), finding, FindingExemption::crd()].into_iter().map(without_nullable).collect()
 }
 
 /// schemars says `nullable` of every `Option`. Without it the API server drops an explicit null, so
@@ -47,4 +54,16 @@ fn without_nullable(crd: CustomResourceDefinition) -> CustomResourceDefinition {
     let mut value = serde_json::to_value(&crd).expect("a CRD is JSON");
     strip(&mut value);
     serde_json::from_value(value).expect("it is still a CRD")
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::inventory::FindingKind;
+
+    #[test]
+    fn the_rules_name_every_kind_of_finding() {
+        for kind in FindingKind::ALL {
+            assert!(super::KINDS.contains(&format!("'{kind}'")) && super::KINDS_MESSAGE.contains(kind.as_str()));
+        }
+    }
 }

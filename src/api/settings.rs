@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use regex::Regex;
 
-use super::CloudScanSpec;
-use crate::inventory::{self, FindingSettings, LossLimits, RuleSettings};
+use super::{CloudScanSpec, FindingExemption, TagSelector};
+use crate::inventory::{
+    self, Exemption, FindingKind, FindingSettings, LossLimits, OwnerSource, OwnershipSettings, RuleSettings,
+    Selector, TagMatch,
+};
 
 /// A field that can't be worked with, and why.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -31,36 +34,102 @@ impl CloudScanSpec {
         LossLimits { percent: limits.percent.into(), minimum: limits.minimum }
     }
 
+    /// Exemptions are for the caller to add: they are objects of their own.
     pub fn rule_settings(&self) -> Result<RuleSettings, SpecError> {
         let required = self.tag_policy.required.iter().enumerate();
+        let tag_grace = duration("spec.tagPolicy.gracePeriod", &self.tag_policy.grace_period)?;
+        let orphan_grace = duration("spec.orphans.gracePeriod", &self.orphans.grace_period)?;
+        let mut grace: std::collections::BTreeMap<FindingKind, Duration> =
+            TAG_KINDS.into_iter().map(|kind| (kind, tag_grace)).collect();
+        grace.insert(FindingKind::Orphaned, orphan_grace);
         Ok(RuleSettings {
+            interval: self.interval()?,
             required_tags: required
                 .map(|(i, tag)| {
-                    let pattern = match &tag.pattern {
-                        None => None,
-                        // The whole value: an unanchored pattern would let `xteam-a` pass for `team-a`.
-                        Some(pattern) => Some(Regex::new(&format!("^(?:{pattern})$")).map_err(|error| {
-                            SpecError::new(
-                                format!("spec.tagPolicy.required[{i}].pattern"),
-                                format!(
-                                    "'{pattern}' is not a regular expression: {}",
-                                    last_line(&error.to_string())
-                                ),
-                            )
-                        })?),
-                    };
+                    let path = || format!("spec.tagPolicy.required[{i}].pattern");
+                    let pattern = tag.pattern.as_deref().map(|pattern| whole(path(), pattern)).transpose()?;
                     Ok(inventory::RequiredTag { key: tag.key.clone(), aliases: tag.aliases.clone(), pattern })
                 })
                 .collect::<Result<_, SpecError>>()?,
-            grace_period: duration("spec.tagPolicy.gracePeriod", &self.tag_policy.grace_period)?,
             exempt_types: self.tag_policy.exempt_types.clone(),
             keep_disappeared: duration("spec.disappearance.keep", &self.disappearance.keep)?,
+            ignored_ends: self
+                .disappearance
+                .ignore
+                .iter()
+                .map(|ignored| Selector {
+                    types: ignored.resource_type.iter().cloned().collect(),
+                    tags: tag_matches(&ignored.tags),
+                    ..Selector::default()
+                })
+                .collect(),
+            ownership: self.ownership_settings(),
+            managed_by: self.management.as_ref().map(|management| tag_matches(&management.marks)),
+            stopped_for: duration("spec.orphans.stoppedFor", &self.orphans.stopped_for)?,
+            exemptions: Vec::new(),
             findings: FindingSettings {
                 max_open: self.findings.max_open.into(),
                 keep_resolved: duration("spec.findings.keepResolved", &self.findings.keep_resolved)?,
+                excluded: kinds("spec.findings.exclude", &self.findings.exclude)?.into_iter().collect(),
+                grace,
             },
         })
     }
+
+    fn ownership_settings(&self) -> OwnershipSettings {
+        let ownership = &self.ownership;
+        let named = |name: &String| OwnerSource::ALL.into_iter().find(|source| source.as_str() == name);
+        let sources: Vec<OwnerSource> = ownership.sources.iter().filter_map(named).collect();
+        OwnershipSettings {
+            sources: if sources.is_empty() { OwnerSource::ALL.to_vec() } else { sources },
+            tag_keys: ownership.tag_keys.clone(),
+            accounts: ownership.accounts.iter().map(|a| (a.id.clone(), a.owner.clone())).collect(),
+        }
+    }
+}
+
+/// Those that `tagPolicy.gracePeriod` speaks of.
+const TAG_KINDS: [FindingKind; 4] =
+    [FindingKind::OwnershipLost, FindingKind::Untagged, FindingKind::TagsMissing, FindingKind::TagInvalid];
+
+impl FindingExemption {
+    /// What the rules go by.
+    pub fn exemption(&self) -> Result<Exemption, SpecError> {
+        let selector = &self.spec.selector;
+        let pattern = selector.key_pattern.as_deref();
+        Ok(Exemption {
+            name: self.metadata.name.clone().unwrap_or_default(),
+            kinds: kinds("spec.selector.kinds", &selector.kinds)?,
+            selector: Selector {
+                types: selector.resource_types.clone(),
+                accounts: selector.accounts.clone(),
+                regions: selector.regions.clone(),
+                tags: tag_matches(&selector.tags),
+                key: pattern.map(|pattern| whole("spec.selector.keyPattern", pattern)).transpose()?,
+            },
+            expires: self.spec.expires_at,
+        })
+    }
+}
+
+fn tag_matches(selectors: &[TagSelector]) -> Vec<TagMatch> {
+    selectors.iter().map(|tag| TagMatch { key: tag.key.clone(), value: tag.value.clone() }).collect()
+}
+
+fn kinds(path: &str, names: &[String]) -> Result<Vec<FindingKind>, SpecError> {
+    let parse = |(i, name): (usize, &String)| {
+        name.parse()
+            .map_err(|error: inventory::KindError| SpecError::new(format!("{path}[{i}]"), error.to_string()))
+    };
+    names.iter().enumerate().map(parse).collect()
+}
+
+/// Of the whole value: an unanchored pattern would let `xteam-a` pass for `team-a`.
+fn whole(path: impl Into<String>, pattern: &str) -> Result<Regex, SpecError> {
+    Regex::new(&format!("^(?:{pattern})$")).map_err(|error| {
+        let why = last_line(&error.to_string()).to_owned();
+        SpecError::new(path, format!("'{pattern}' is not a regular expression: {why}"))
+    })
 }
 
 fn duration(path: &str, text: &str) -> Result<Duration, SpecError> {

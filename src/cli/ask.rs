@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
@@ -12,6 +12,10 @@ use serde::de::DeserializeOwned;
 
 use super::{Output, OutputArgs, print};
 use crate::inventory::{Presence, ScopeView, Tags};
+use crate::server::findings::{
+    self, Branch, FindingView, FindingsAnswer, FindingsQuestion, OwnersAnswer, OwnersQuestion, TreeAnswer,
+    TreeQuestion,
+};
 use crate::server::query::{
     self, DiffAnswer, DiffQuestion, HistoryAnswer, HistoryQuestion, Problem, QueryError, ResourceView,
     ResourcesAnswer, ResourcesQuestion,
@@ -61,8 +65,18 @@ pub struct GetArgs {
     filter: FilterArgs,
     #[command(flatten)]
     source: SourceArgs,
-    #[command(flatten)]
-    output: OutputArgs,
+    /// How to print; the shapes of json and yaml are documented in docs/json.md. tree shows what one
+    /// resource uses, and what uses it
+    #[arg(short, long, value_enum, default_value = "table")]
+    output: ResourceOutput,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ResourceOutput {
+    Table,
+    Json,
+    Yaml,
+    Tree,
 }
 
 #[derive(Debug, Args)]
@@ -197,8 +211,17 @@ async fn get_from_socket(
 
 impl GetArgs {
     async fn ask(self, at: Option<String>, hindsight: bool) -> anyhow::Result<()> {
+        let output = match self.output {
+            ResourceOutput::Table => Output::Table,
+            ResourceOutput::Json => Output::Json,
+            ResourceOutput::Yaml => Output::Yaml,
+            ResourceOutput::Tree => {
+                let key = self.key.context("a tree is of one resource: name it by its key or id")?;
+                return show_tree(&self.source, TreeQuestion { key, at }, Output::Table).await;
+            }
+        };
         let question = ResourcesQuestion { at, hindsight, ..self.filter.question(self.key) };
-        resources(&self.source, &question, self.output.output).await
+        resources(&self.source, &question, output).await
     }
 }
 
@@ -224,6 +247,147 @@ pub async fn get(args: GetArgs) -> anyhow::Result<()> {
 
 pub async fn at(args: AtArgs) -> anyhow::Result<()> {
     args.what.ask(Some(args.moment), args.hindsight).await
+}
+
+#[derive(Debug, Args)]
+pub struct TreeArgs {
+    /// A resource key, or a bare id where it is unique
+    key: String,
+    /// A revision (41) or a time (2026-11-24T08:30:00Z)
+    #[arg(long, value_name = "MOMENT")]
+    at: Option<String>,
+    #[command(flatten)]
+    source: SourceArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+pub async fn tree(args: TreeArgs) -> anyhow::Result<()> {
+    show_tree(&args.source, TreeQuestion { key: args.key, at: args.at }, args.output.output).await
+}
+
+async fn show_tree(source: &SourceArgs, question: TreeQuestion, output: Output) -> anyhow::Result<()> {
+    let answer: TreeAnswer = source.ask("/v1/tree", &question, findings::tree).await?;
+    if output != Output::Table {
+        return print::structured(&answer, output);
+    }
+    print_branch(&answer.root, "", "");
+    Ok(())
+}
+
+fn print_branch(branch: &Branch, before: &str, below: &str) {
+    let key = &branch.resource;
+    let kind = key.resource_type.as_str().rsplit("::").next().unwrap_or_default();
+    let name = branch.name.as_deref().map(|name| format!(" ({name})")).unwrap_or_default();
+    let state = match branch.state.as_str() {
+        "Present" => String::new(),
+        "Gone" => ", gone".to_owned(),
+        _ => ", not seen".to_owned(),
+    };
+    let relation = if branch.relation.is_empty() { String::new() } else { format!("{} ", branch.relation) };
+    println!("{before}{relation}{kind} {}{name}{state}", key.id);
+    for (i, inner) in branch.branches.iter().enumerate() {
+        let is_last = i + 1 == branch.branches.len();
+        let (corner, line) = if is_last { ("└─ ", "   ") } else { ("├─ ", "│  ") };
+        print_branch(inner, &format!("{below}{corner}"), &format!("{below}{line}"));
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct FindingsArgs {
+    /// Only those of this CloudScan
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    cloudscan: Option<String>,
+    /// Only this kind, such as Orphaned
+    #[arg(long)]
+    kind: Option<String>,
+    /// Only this account
+    #[arg(long)]
+    account: Option<String>,
+    /// Only what this owner should act on
+    #[arg(long)]
+    owner: Option<String>,
+    /// Also what is resolved, exempted, or too young to be told
+    #[arg(long)]
+    all: bool,
+    #[command(flatten)]
+    source: SourceArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+pub async fn findings(args: FindingsArgs) -> anyhow::Result<()> {
+    let FindingsArgs { cloudscan, kind, account, owner, all, source, output } = args;
+    let question = FindingsQuestion { cloudscan, kind, account, owner, all };
+    let answer: FindingsAnswer = source.ask("/v1/findings", &question, findings::findings).await?;
+    if output.output != Output::Table {
+        return print::structured(&answer, output.output);
+    }
+    let header = ["KIND", "SEVERITY", "STATE", "RESOURCE", "OWNER", "SINCE", "COST/MONTH", "SO FAR", "MESSAGE"];
+    let money = |amount: Option<f64>| amount.map_or("-".to_owned(), |amount| format!("{amount:.2}"));
+    let row = |f: &FindingView| {
+        vec![
+            f.kind.to_string(),
+            f.severity.as_str().to_owned(),
+            f.resolution.clone().map_or(f.state.clone(), |why| format!("{} ({why})", f.state)),
+            f.resource.to_string(),
+            f.owner.as_ref().map_or("-", |owner| owner.name.as_str()).to_owned(),
+            f.since.to_string(),
+            money(f.monthly_cost),
+            money(f.cost_so_far),
+            f.message.clone(),
+        ]
+    };
+    print::columns(std::iter::once(header.map(str::to_owned).to_vec()).chain(answer.findings.iter().map(row)));
+    let known: Vec<f64> = answer.findings.iter().filter_map(|f| f.monthly_cost).collect();
+    let sum: f64 = known.iter().sum();
+    eprintln!(
+        "{} findings; {sum:.2} a month by list prices, of the {} whose price is known",
+        answer.findings.len(),
+        known.len()
+    );
+    Ok(())
+}
+
+#[derive(Debug, Args)]
+pub struct OwnersArgs {
+    /// By the measure of this CloudScan, and only what it sees; without one, by the default tags
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    cloudscan: Option<String>,
+    /// A revision (41) or a time (2026-11-24T08:30:00Z)
+    #[arg(long, value_name = "MOMENT")]
+    at: Option<String>,
+    #[command(flatten)]
+    source: SourceArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+pub async fn owners(args: OwnersArgs) -> anyhow::Result<()> {
+    let question = OwnersQuestion { cloudscan: args.cloudscan, at: args.at };
+    let answer: OwnersAnswer = args.source.ask("/v1/owners", &question, findings::owners).await?;
+    if args.output.output != Output::Table {
+        return print::structured(&answer, args.output.output);
+    }
+    let header = ["ACCOUNT", "OWNER", "RESOURCES", "SHARE"].map(str::to_owned).to_vec();
+    let mut rows = vec![header];
+    for (account, coverage) in &answer.accounts {
+        let share = |count: usize| {
+            #[allow(clippy::cast_precision_loss)] // A share for people.
+            let share = count as f64 * 100.0 / coverage.resources.max(1) as f64;
+            format!("{share:.0} %")
+        };
+        let owners = coverage.by_owner.iter().map(|(owner, count)| (owner.as_str(), *count));
+        let rest = [("(nobody)", coverage.unowned), ("(tags unknown)", coverage.unknown)];
+        for (owner, count) in owners.chain(rest.into_iter().filter(|(_, count)| *count > 0)) {
+            rows.push(vec![account.clone(), owner.to_owned(), count.to_string(), share(count)]);
+        }
+    }
+    print::columns(rows);
+    let all: usize = answer.accounts.values().map(|coverage| coverage.resources).sum();
+    let owned: usize = answer.accounts.values().map(|coverage| coverage.by_owner.values().sum::<usize>()).sum();
+    eprintln!("{owned} of {all} resources have an owner at revision {}, {}", answer.revision, answer.time);
+    Ok(())
 }
 
 async fn resources(source: &SourceArgs, question: &ResourcesQuestion, output: Output) -> anyhow::Result<()> {

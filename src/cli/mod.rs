@@ -2,10 +2,11 @@
 //!
 //! - [`run`]: the operator. [`scan`]: one round without a cluster.
 //! - [`ask`]: questions, to a store file or to the running operator. [`print`]: the answers for people.
-//! - [`care`]: looking after the file. [`types`]: what can be looked at, and what it must be allowed.
+//! - [`prices`]: the price list. [`care`]: looking after the file. [`types`]: what can be looked at, and what it must be allowed.
 
 mod ask;
 mod care;
+mod prices;
 mod print;
 mod run;
 mod scan;
@@ -53,6 +54,15 @@ enum Command {
     History(ask::HistoryArgs),
     /// Tell what appeared, changed or disappeared between two moments
     Diff(ask::DiffArgs),
+    /// List what people must act on, also what is over a CloudScan's cap
+    Findings(ask::FindingsArgs),
+    /// Tell who owns how much of each account, now or at a moment
+    Owners(ask::OwnersArgs),
+    /// Show what a resource uses and what uses it, now or at a moment
+    Tree(ask::TreeArgs),
+    /// Look after the price list that costs are estimated by
+    #[command(subcommand)]
+    Prices(prices::PricesCommand),
     /// Look after a store's file
     #[command(subcommand)]
     Store(care::StoreCommand),
@@ -93,6 +103,10 @@ pub async fn main() -> ExitCode {
         Command::At(args) => ask::at(args).await.map(|()| ExitCode::SUCCESS),
         Command::History(args) => ask::history(args).await.map(|()| ExitCode::SUCCESS),
         Command::Diff(args) => ask::diff(args).await.map(|()| ExitCode::SUCCESS),
+        Command::Findings(args) => ask::findings(args).await.map(|()| ExitCode::SUCCESS),
+        Command::Owners(args) => ask::owners(args).await.map(|()| ExitCode::SUCCESS),
+        Command::Tree(args) => ask::tree(args).await.map(|()| ExitCode::SUCCESS),
+        Command::Prices(command) => prices::prices(command).map(|()| ExitCode::SUCCESS),
         Command::Store(command) => care::store(command).await,
     };
     done.unwrap_or_else(|error| {

@@ -8,12 +8,14 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
+use futures::FutureExt;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::care::KeepArgs;
 use crate::cloud::aws::{Aws, CallCounts};
-use crate::controller::{self, AllowedEndpoints, Identity};
+use crate::controller::{self, AllowedEndpoints, Identity, Settings};
+use crate::policy::Prices;
 use crate::scanner::Fleet;
 use crate::server;
 use crate::store::{Store, socket_beside, system_clock};
@@ -29,6 +31,13 @@ pub struct RunArgs {
     /// An endpoint that a CloudScan may name instead of AWS's own; may be repeated
     #[arg(long, env = "ELAVA_ALLOW_ENDPOINT", value_delimiter = ',', value_name = "URL")]
     allow_endpoint: Vec<String>,
+    /// A URL that a CloudScan's webhook may have, or begin with; may be repeated
+    #[arg(long, env = "ELAVA_ALLOW_WEBHOOK", value_delimiter = ',', value_name = "URL")]
+    allow_webhook: Vec<String>,
+    /// A price list to estimate costs by, in the shape of docs/prices.md; without one, the few list prices
+    /// that ship
+    #[arg(long, env = "ELAVA_PRICES", value_name = "FILE")]
+    prices: Option<PathBuf>,
     /// The operator's own ServiceAccount as NAMESPACE:NAME, for messages that tell how to let it in
     #[arg(long, env = "ELAVA_SERVICE_ACCOUNT", default_value = "elava:elava")]
     service_account: String,
@@ -72,6 +81,14 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
 
+    // Before anything is opened: a list that can't be read is a reason not to start.
+    let prices = match &args.prices {
+        None => Prices::shipped(),
+        Some(path) => {
+            let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+            Prices::parse(&text).with_context(|| path.display().to_string())?
+        }
+    };
     let path = args.store.clone();
     let retention = args.keep.retention()?;
     let store = tokio::task::spawn_blocking(move || Store::open(&path, system_clock())).await??;
@@ -115,7 +132,8 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let (stopping, mut stopped) = tokio::sync::watch::channel(false);
     let stop = async move {
         let _ = stopped.wait_for(|stopped| *stopped).await;
-    };
+    }
+    .shared();
     let endpoints =
         args.allow_endpoint.iter().map(|url| url.trim_end_matches('/').to_owned()).collect::<BTreeSet<_>>();
     let identity = Identity {
@@ -123,15 +141,9 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         credentials_role: args.credentials_role,
         instance: args.instance,
     };
-    let controller = controller::run(
-        client,
-        store.clone(),
-        fleet.clone(),
-        finished,
-        AllowedEndpoints::These(endpoints),
-        identity,
-        stop,
-    );
+    let settings =
+        Settings { endpoints: AllowedEndpoints::These(endpoints), webhooks: args.allow_webhook, prices, identity };
+    let controller = controller::run(client, store.clone(), fleet.clone(), finished, settings, stop);
     tokio::pin!(controller);
     let signalled = async {
         tokio::select! {

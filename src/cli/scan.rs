@@ -19,13 +19,17 @@ use crate::api::CloudScan;
 use crate::api::validate::manifest;
 use crate::cloud::aws::Aws;
 use crate::cloud::{CloudError, Credentials, Provider};
+use crate::controller::assess;
 use crate::controller::build::{lister, subscriptions, viewer};
 use crate::controller::validate::{AllowedEndpoints, validate};
 use crate::inventory::{
     AccountId, Change, ChangeKind, Filter, Moment, Reason, ResourceKey, Revision, RuleSettings, Snapshot, Suspect,
-    Timestamp, Viewer,
+    Viewer,
 };
+use crate::policy::lifecycle::Record;
+use crate::policy::{Evaluator, Prices};
 use crate::scanner::{AccountScanner, Round, StoreTrouble, Subscription, list_members};
+use crate::server::findings::FindingView;
 use crate::server::query::API_VERSION;
 use crate::store::{Store, StoreError, system_clock};
 
@@ -54,7 +58,7 @@ pub struct ScanReport {
     pub scopes: Vec<ScopeLine>,
     pub changes: Vec<Change>,
     pub pending: Vec<PendingLine>,
-    pub findings: Vec<FindingLine>,
+    pub findings: Vec<FindingView>,
 }
 
 #[derive(Debug, Serialize)]
@@ -76,15 +80,6 @@ pub struct PendingLine {
     pub resource: ResourceKey,
     #[serde(flatten)]
     pub suspect: Suspect,
-}
-
-#[derive(Debug, Serialize)]
-pub struct FindingLine {
-    pub kind: &'static str,
-    pub severity: &'static str,
-    pub resource: ResourceKey,
-    pub since: Timestamp,
-    pub message: String,
 }
 
 /// The CloudScan in a file; `-` is standard input.
@@ -217,17 +212,15 @@ fn report(store: &Store, viewer: &Viewer, rules: &RuleSettings, totals: Totals) 
         .into_iter()
         .filter_map(|r| Some(PendingLine { suspect: r.suspect?, resource: r.key }))
         .collect();
-    let findings = crate::policy::evaluate(&snapshot, Some(viewer), rules)?
-        .findings
-        .into_iter()
-        .map(|f| FindingLine {
-            kind: f.kind.as_str(),
-            severity: f.severity.as_str(),
-            resource: f.resource,
-            since: f.since,
-            message: f.message,
-        })
-        .collect();
+    // As the operator does it, so that what is noticed today is known tomorrow.
+    let name = viewer.as_str().split_once('/').map_or("", |(_, name)| name);
+    let mut evaluator = Evaluator::new(Arc::new(Prices::shipped()));
+    let assessment = assess::assess(store, viewer, rules, name, &BTreeMap::new(), &mut evaluator)?;
+    assess::write(store, viewer, assess::notes(&assessment, rules, |_| true))?;
+    let open = assessment.lifecycle.records.into_values().filter(Record::is_open);
+    let mut findings: Vec<FindingView> =
+        open.map(|record| FindingView::of(String::new(), record, assessment.now)).collect();
+    findings.sort_by(|a, b| (&a.resource, a.kind).cmp(&(&b.resource, b.kind)));
     Ok(ScanReport {
         api_version: API_VERSION,
         revision: snapshot.revision(),
@@ -334,10 +327,9 @@ fn table(report: &ScanReport, resources: usize) {
     if !report.findings.is_empty() {
         println!("FINDINGS: {}", report.findings.len());
         rows(
-            report
-                .findings
-                .iter()
-                .map(|f| vec![format!("  {}", f.kind), f.resource.to_string(), f.message.clone()]),
+            report.findings.iter().map(|f| {
+                vec![format!("  {}", f.kind), f.resource.to_string(), f.message.clone(), f.advice.clone()]
+            }),
         );
     }
     let complete = report.scopes.iter().filter(|s| s.outcome == "Complete").count();

@@ -1,6 +1,8 @@
 //! What was built, carried out: findings and events written, where they differ from what stands.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use futures::StreamExt;
 use k8s_openapi::api::events::v1::Event;
@@ -8,102 +10,99 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, ResourceExt};
 
+use super::assess::{self, Assessment};
 use super::build::{self, MANAGER};
+use super::notify;
 use super::status::Counts;
-use super::{Context, ReconcileError, timely};
-use crate::api::{CloudScan, ResourceFinding};
-use crate::inventory::{Filter, Moment, RuleSettings, Snapshot, Timestamp, Viewer};
-use crate::policy::lifecycle::{self, Lifecycle, Record};
-use crate::store::{Store, StoreError};
+use super::{Context, ReconcileError, lock, timely};
+use crate::api::{ACKNOWLEDGED, CloudScan, ResourceFinding};
+use crate::inventory::{RuleSettings, Timestamp, Viewer};
+use crate::policy::Evaluator;
+use crate::policy::lifecycle::{Lifecycle, Seen};
+use crate::store::StoreError;
 
 /// Writes to the API server in flight for one CloudScan.
 const WRITES_IN_FLIGHT: usize = 8;
-/// Events of one reconcile. A first look at a neglected account opens thousands of findings: beyond
-/// this one summary speaks for the rest.
+/// So many writes go at once; the others wait for their turn, at [`WRITES_A_SECOND`]. A first look at a
+/// neglected organization opens thousands of findings, and the API server has other users.
+const BURST: usize = 100;
+const WRITES_A_SECOND: u32 = 50;
+/// What one reconcile writes at most, so that status keeps up; the rest is for the next, at once.
+const MAX_WRITES: usize = 500;
+/// Events of one reconcile: beyond this one summary speaks for the rest.
 const MAX_EVENTS: usize = 100;
-/// What was last published of a finding is a note under this prefix.
-const NOTES: &str = "finding/";
-
-/// What holds now, and what was published before.
-struct Evaluated {
-    lifecycle: Lifecycle,
-    before: BTreeMap<String, Record>,
-    counts: Counts,
-    now: Timestamp,
+/// What was brought about.
+pub(super) struct Published {
+    pub counts: Counts,
+    /// There is more to write: at once, in another reconcile.
+    pub more: bool,
 }
 
-/// Brings the findings of a CloudScan to what the store says. Written first, told second, noted last:
-/// a crash between any two repeats the same names and adds nothing.
+/// Brings the findings of a CloudScan to what the store says. Written first, told second, noted last: a
+/// crash between any two repeats the same names and adds nothing.
 pub(super) async fn findings(
     scan: &CloudScan,
     rules: &RuleSettings,
     context: &Context,
-) -> Result<Counts, ReconcileError> {
-    let evaluated = {
-        let (store, viewer, rules, name) =
-            (context.store.clone(), build::viewer(scan), rules.clone(), scan.name_any());
-        tokio::task::spawn_blocking(move || evaluate(&store, &viewer, &rules, &name))
-            .await
-            .map_err(|_| ReconcileError::Store(StoreError::Poisoned))??
-    };
-    let Evaluated { lifecycle, before, counts, now } = evaluated;
+) -> Result<Published, ReconcileError> {
     let namespace = scan.namespace().unwrap_or_default();
-    let api: Api<ResourceFinding> = Api::namespaced(context.client.clone(), &namespace);
-
-    let mut failures = Vec::new();
-    let mut written: BTreeMap<String, ResourceFinding> = BTreeMap::new();
-    let wanted = lifecycle.records.iter().map(|(name, record)| (name, build::finding(scan, name, record)));
-    let differing = wanted.filter_map(|(name, wanted)| {
-        let standing = context.findings.get(&ObjectRef::new(name).within(&namespace));
-        let told = lifecycle.transitions.contains(name);
-        match standing {
-            Some(standing) if build::is_as_wanted(&standing, &wanted) && !told => None,
-            _ => Some((name.clone(), wanted)),
-        }
-    });
-    let apply = |(name, wanted): (String, ResourceFinding)| {
-        let api = api.clone();
-        async move {
-            let patch = PatchParams::apply(MANAGER).force();
-            let applied = timely(api.patch(&name, &patch, &Patch::Apply(&wanted))).await;
-            (name, applied)
-        }
-    };
-    let mut applying =
-        futures::stream::iter(differing.collect::<Vec<_>>()).map(apply).buffer_unordered(WRITES_IN_FLIGHT);
-    while let Some((name, applied)) = applying.next().await {
-        match applied {
-            Ok(object) => {
-                written.insert(name, object);
-            }
-            Err(error) => failures.push((name, error)),
-        }
-    }
-    drop(applying);
-
-    let told: Vec<&String> = lifecycle.transitions.iter().filter(|name| written.contains_key(*name)).collect();
-    let instance = &context.identity.instance;
-    let mut events: Vec<(Option<&String>, Event)> = told
+    let standing = standing(scan, context);
+    let seen: BTreeMap<String, Seen> = standing
         .iter()
-        .take(MAX_EVENTS)
-        .map(|name| {
-            let event = build::finding_event(scan, &written[*name], &lifecycle.records[*name], now, instance);
-            (Some(*name), event)
+        .map(|(name, object)| {
+            let acknowledged = object.annotations().get(ACKNOWLEDGED).cloned();
+            (name.clone(), Seen { uid: object.uid().unwrap_or_default(), acknowledged })
         })
         .collect();
-    if told.len() > MAX_EVENTS {
-        let untold = told.len() - MAX_EVENTS;
-        events.push((None, build::summary_event(scan, untold, counts.revision.0, now, instance)));
+    let assessment = {
+        let (store, viewer, rules, name) =
+            (context.store.clone(), build::viewer(scan), rules.clone(), scan.name_any());
+        let evaluator = evaluator(context, &viewer);
+        tokio::task::spawn_blocking(move || {
+            assess::assess(&store, &viewer, &rules, &name, &seen, &mut lock(&evaluator))
+        })
+        .await
+        .map_err(|_| ReconcileError::Store(StoreError::Poisoned))??
+    };
+    let Assessment { lifecycle, counts, now, .. } = &assessment;
+    let now = *now;
+    let api: Api<ResourceFinding> = Api::namespaced(context.client.clone(), &namespace);
+    let told: BTreeSet<&String> = lifecycle.transitions.iter().map(|(name, _)| name).collect();
+
+    let mut wanted: BTreeMap<String, ResourceFinding> = BTreeMap::new();
+    for (name, record) in lifecycle.records.iter().filter(|(_, record)| record.published) {
+        wanted.insert(name.clone(), build::finding(scan, name, record, &counts.currency));
     }
-    for (name, event) in events {
-        if let Err(error) = publish(context, &namespace, &event).await {
-            failures.push((name.cloned().unwrap_or_default(), error));
+    if lifecycle.suppressed.count > 0 {
+        let object =
+            build::more_findings(scan, &lifecycle.suppressed, rules.findings.max_open, counts.revision, now);
+        let name = object.name_any();
+        // Its numbers change; since when it says so does not.
+        let object = match standing.get(&name) {
+            Some(standing) => build::since_then(object, standing),
+            None => object,
+        };
+        wanted.insert(name, object);
+    }
+    let mut differing: Vec<(String, ResourceFinding)> = Vec::new();
+    for (name, object) in &wanted {
+        let is_as_wanted = standing.get(name).is_some_and(|standing| build::is_as_wanted(standing, object));
+        if !is_as_wanted || told.contains(name) {
+            differing.push((name.clone(), object.clone()));
         }
     }
+    let mut gone: Vec<String> = lifecycle.removed.clone();
+    gone.extend(strays(scan, lifecycle, &wanted, &standing));
+    let deferred: BTreeSet<String> =
+        differing.split_off(differing.len().min(MAX_WRITES)).into_iter().map(|(name, _)| name).collect();
+    let later = gone.split_off(gone.len().min(MAX_WRITES));
+    let more = !deferred.is_empty() || !later.is_empty();
 
-    let mut removed = lifecycle.removed.clone();
-    removed.extend(strays(scan, &lifecycle, context));
-    for name in &removed {
+    let mut failures: Vec<(String, ReconcileError)> = Vec::new();
+    let (written, failed) = write(&api, differing).await;
+    failures.extend(failed);
+    failures.extend(tell(scan, lifecycle, &written, counts, now, context).await);
+    for name in &gone {
         match timely(api.delete(name, &DeleteParams::default())).await {
             Ok(_) => {}
             Err(ReconcileError::Api(kube::Error::Api(status))) if status.code == 404 => {}
@@ -111,71 +110,131 @@ pub(super) async fn findings(
         }
     }
 
-    // What failed keeps its old note, so that it is done again.
-    let done = |name: &String| !failures.iter().any(|(failed, _)| failed == name);
-    let mut notes: Vec<(String, Option<Vec<u8>>)> = Vec::new();
-    for (name, record) in lifecycle.records.iter().filter(|(name, _)| done(name)) {
-        if before.get(name) != Some(record) {
-            let bytes = postcard::to_stdvec(record).expect("a record is plain data");
-            notes.push((format!("{NOTES}{name}"), Some(bytes)));
-        }
+    // What failed, and what waits for the next turn, keeps its old note, so that it is done again.
+    let waits: BTreeSet<&String> = failures.iter().map(|(name, _)| name).chain(&deferred).chain(&later).collect();
+    let mut notes = assess::notes(&assessment, rules, |name| !waits.contains(name));
+    if scan.spec.findings.webhook.is_some() {
+        let messages =
+            lifecycle.transitions.iter().filter(|(name, _)| !waits.contains(name)).map(|(name, what)| {
+                let record = &lifecycle.records[name];
+                let object = written.get(name).or(wanted.get(name)).or(standing.get(name).map(|object| &**object));
+                notify::message(scan, name, *what, record, object, now)
+            });
+        notes.extend(notify::queued(messages, counts.revision));
     }
-    notes.extend(lifecycle.removed.iter().filter(|name| done(name)).map(|name| (format!("{NOTES}{name}"), None)));
+    let counts = assessment.counts;
     let (store, viewer) = (context.store.clone(), build::viewer(scan));
-    tokio::task::spawn_blocking(move || store.write_notes(&viewer, &notes))
+    tokio::task::spawn_blocking(move || assess::write(&store, &viewer, notes))
         .await
         .map_err(|_| ReconcileError::Store(StoreError::Poisoned))??;
 
     match failures.into_iter().next() {
-        None => Ok(counts),
+        None => Ok(Published { counts, more }),
         Some((_, error)) => Err(error),
     }
 }
 
-fn evaluate(
-    store: &Store,
-    viewer: &Viewer,
-    rules: &RuleSettings,
-    scan_name: &str,
-) -> Result<Evaluated, StoreError> {
-    let snapshot = store.snapshot(Moment::Now)?;
-    let evaluation = crate::policy::evaluate(&snapshot, Some(viewer), rules)?;
-    let mut before = BTreeMap::new();
-    for (name, bytes) in store.notes(viewer, NOTES)? {
-        // A note of another version is no loss: what holds is found again.
-        if let (Some(name), Ok(record)) = (name.strip_prefix(NOTES), postcard::from_bytes::<Record>(&bytes)) {
-            before.insert(name.to_owned(), record);
+/// The findings of this CloudScan that stand in the API server.
+fn standing(scan: &CloudScan, context: &Context) -> BTreeMap<String, Arc<ResourceFinding>> {
+    let (namespace, uid) = (scan.namespace(), scan.uid());
+    let mine = |object: &Arc<ResourceFinding>| {
+        object.namespace() == namespace && object.owner_references().iter().any(|o| Some(&o.uid) == uid.as_ref())
+    };
+    let objects = context.findings.state().into_iter().filter(mine);
+    objects.map(|object| (object.name_any(), object)).collect()
+}
+
+/// Each CloudScan has its own: what its rules remember is what it may see.
+fn evaluator(context: &Context, viewer: &Viewer) -> Arc<Mutex<Evaluator>> {
+    let mut evaluators = lock(&context.evaluators);
+    if let Some(existing) = context.existing.borrow().as_ref() {
+        evaluators.retain(|of, _| existing.contains(of));
+        context.notifiers.retain(|of| existing.contains(of));
+    }
+    let new = || Arc::new(Mutex::new(Evaluator::new(context.prices.clone())));
+    evaluators.entry(viewer.clone()).or_insert_with(new).clone()
+}
+
+/// Applies objects, a few at once and no more a second than the API server can spare.
+async fn write(
+    api: &Api<ResourceFinding>,
+    objects: Vec<(String, ResourceFinding)>,
+) -> (BTreeMap<String, ResourceFinding>, Vec<(String, ReconcileError)>) {
+    let started = tokio::time::Instant::now();
+    let apply = |(i, (name, wanted)): (usize, (String, ResourceFinding))| {
+        let api = api.clone();
+        let turn = u32::try_from(i.saturating_sub(BURST)).unwrap_or(u32::MAX);
+        async move {
+            tokio::time::sleep_until(started + Duration::from_secs(1) / WRITES_A_SECOND * turn).await;
+            let patch = PatchParams::apply(MANAGER).force();
+            let applied = timely(api.patch(&name, &patch, &Patch::Apply(&wanted))).await;
+            (name, applied)
+        }
+    };
+    let mut applying =
+        futures::stream::iter(objects.into_iter().enumerate()).map(apply).buffer_unordered(WRITES_IN_FLIGHT);
+    let (mut written, mut failed) = (BTreeMap::new(), Vec::new());
+    while let Some((name, applied)) = applying.next().await {
+        match applied {
+            Ok(object) => drop(written.insert(name, object)),
+            Err(error) => failed.push((name, error)),
         }
     }
-    let now = snapshot.time();
-    let lifecycle =
-        lifecycle::advance(evaluation, before.clone(), rules, now, |f| build::finding_name(scan_name, f));
-    let mut counts = Counts {
-        revision: snapshot.revision(),
-        open: lifecycle.records.values().filter(|r| r.is_open()).count(),
-        suppressed: lifecycle.suppressed,
-        ..Counts::default()
-    };
-    snapshot.each(&Filter { viewer: Some(viewer.clone()), ..Filter::default() }, |line| {
-        *counts.by_account.entry(line.scope.account.clone()).or_default() += 1;
-        counts.suspects += usize::from(line.is_suspect);
-    });
-    Ok(Evaluated { lifecycle, before, counts, now })
+    (written, failed)
+}
+
+/// One event for each transition of what was written.
+async fn tell(
+    scan: &CloudScan,
+    lifecycle: &Lifecycle,
+    written: &BTreeMap<String, ResourceFinding>,
+    counts: &Counts,
+    now: Timestamp,
+    context: &Context,
+) -> Vec<(String, ReconcileError)> {
+    let instance = &context.identity.instance;
+    let told: Vec<_> = lifecycle.transitions.iter().filter(|(name, _)| written.contains_key(name)).collect();
+    let mut events: Vec<(String, Event)> = Vec::new();
+    for (name, what) in told.iter().take(MAX_EVENTS) {
+        let event = build::finding_event(scan, &written[name], &lifecycle.records[name], *what, now, instance);
+        events.push((name.clone(), event));
+    }
+    if told.len() > MAX_EVENTS {
+        let untold = told.len() - MAX_EVENTS;
+        events.push((String::new(), build::summary_event(scan, untold, counts.revision.0, now, instance)));
+    }
+    let namespace = scan.namespace().unwrap_or_default();
+    let mut failures = Vec::new();
+    for (name, event) in events {
+        if let Err(error) = publish(context, &namespace, &event).await {
+            failures.push((name, error));
+        }
+    }
+    failures
 }
 
 /// Findings of this CloudScan that nothing is known of: their store was lost.
-fn strays(scan: &CloudScan, lifecycle: &Lifecycle, context: &Context) -> Vec<String> {
+fn strays(
+    scan: &CloudScan,
+    lifecycle: &Lifecycle,
+    wanted: &BTreeMap<String, ResourceFinding>,
+    standing: &BTreeMap<String, Arc<ResourceFinding>>,
+) -> Vec<String> {
     let conditions = scan.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
     if !conditions.iter().any(|c| c.type_ == "FirstScanComplete" && c.status == "True") {
         return Vec::new();
     }
-    let (namespace, uid) = (scan.namespace(), scan.uid());
-    let mine = |object: &ResourceFinding| {
-        object.namespace() == namespace && object.owner_references().iter().any(|o| Some(&o.uid) == uid.as_ref())
+    let is_known = |name: &String| wanted.contains_key(name) || lifecycle.removed.contains(name);
+    standing.keys().filter(|name| !is_known(name)).cloned().collect()
+}
+
+/// How many findings an exemption holds back now.
+pub(super) fn held_back(context: &Context, exemption: &ObjectRef<crate::api::FindingExemption>) -> usize {
+    let by_it = |object: &Arc<ResourceFinding>| {
+        object.namespace() == exemption.namespace
+            && object.status.as_ref().is_some_and(|s| s.exemption.as_deref() == Some(exemption.name.as_str()))
     };
-    let objects = context.findings.state();
-    let names = objects.iter().filter(|object| mine(object)).map(|object| object.name_any());
-    names.filter(|name| !lifecycle.records.contains_key(name) && !lifecycle.removed.contains(name)).collect()
+    context.findings.state().iter().filter(|object| by_it(object)).count()
 }
 
 /// An event that was published already is published.

@@ -9,12 +9,12 @@ use kube::{Resource, ResourceExt};
 
 use super::validate::Valid;
 use crate::api::{
-    AwsProvider, CloudScan, FindingState, FindingStatus, GROUP, RECONCILE_REQUESTED_AT, ResourceFinding, Since,
+    AwsProvider, CloudScan, FindingOwner, FindingState, FindingStatus, GROUP, RECONCILE_REQUESTED_AT,
+    ResourceFinding, Since,
 };
 use crate::cloud::{AccountTarget, Credentials, Member, Members};
-use crate::inventory::{AccountId, Region, ResourceKey, Timestamp, Viewer};
-use crate::policy::lifecycle::{Record, State};
-use crate::policy::{Finding, Severity};
+use crate::inventory::{AccountId, FindingKind, Region, ResourceKey, Revision, Severity, Timestamp, Viewer};
+use crate::policy::lifecycle::{Record, State, Suppressed, Transition};
 use crate::scanner::Subscription;
 
 /// The name that owns what the operator applies, and that its events carry.
@@ -29,6 +29,11 @@ const MAX_FINDING_BYTES: usize = 2048;
 const MAX_MESSAGE: usize = 512;
 const MAX_NAME: usize = 256;
 const MAX_EVIDENCE: usize = 256;
+const MAX_ADVICE: usize = 256;
+/// The kind of the one object that speaks for those over the cap.
+const MORE: &str = "MoreFindings";
+/// What stands where one resource would be named.
+const MANY: &str = "*";
 
 /// A CloudScan is known by namespace and name: one that is re-applied goes on with the same lives.
 pub fn viewer(scan: &CloudScan) -> Viewer {
@@ -112,10 +117,9 @@ pub fn subscriptions(
 }
 
 /// `<kind>-<slug of id>-<8 hex>`: the same cause has the same name for ever.
-pub fn finding_name(scan_name: &str, finding: &Finding) -> String {
-    let kind = finding.kind.as_str();
-    let hash = blake3::hash(format!("{scan_name}\0{kind}\0{}", finding.resource).as_bytes()).to_hex();
-    format!("{}-{}-{}", kind.to_ascii_lowercase(), slug(&finding.resource), &hash[..8])
+pub fn finding_name(scan_name: &str, kind: FindingKind, key: &ResourceKey) -> String {
+    let hash = blake3::hash(format!("{scan_name}\0{kind}\0{key}").as_bytes()).to_hex();
+    format!("{}-{}-{}", kind.as_str().to_ascii_lowercase(), slug(key), &hash[..8])
 }
 
 /// What of an id may stand in an object's name.
@@ -127,10 +131,9 @@ fn slug(key: &ResourceKey) -> String {
     if short.is_empty() { "resource".to_owned() } else { short.to_owned() }
 }
 
-pub fn finding(scan: &CloudScan, name: &str, record: &Record) -> ResourceFinding {
+pub fn finding(scan: &CloudScan, name: &str, record: &Record, currency: &str) -> ResourceFinding {
     let Record { finding, state, .. } = record;
     let key = &finding.resource;
-    let label = |name: &str, value: &str| (format!("{GROUP}/{name}"), value.to_owned());
     let labels = BTreeMap::from([
         label("kind", finding.kind.as_str()),
         label("severity", finding.severity.as_str()),
@@ -139,10 +142,59 @@ pub fn finding(scan: &CloudScan, name: &str, record: &Record) -> ResourceFinding
         // A label value holds no colon.
         label("type", &key.resource_type.as_str().replace("::", ".")),
     ]);
+    let acknowledgement = record.acknowledged.as_ref().map(|known| shortened(&known.note, MAX_NAME));
     let (state, resolution, resolved_at) = match state {
-        State::Open => (FindingState::Open, None, None),
+        State::Pending | State::Open if acknowledgement.is_some() => (FindingState::Acknowledged, None, None),
+        State::Pending | State::Open => (FindingState::Open, None, None),
+        State::Exempted => (FindingState::Exempted, None, None),
         State::Resolved { at, reason } => (FindingState::Resolved, Some(reason.as_str().to_owned()), Some(*at)),
     };
+    let owner = |owner: &crate::policy::Owner| FindingOwner {
+        name: shortened(&owner.name, MAX_NAME),
+        source: owner.source.as_str().to_owned(),
+    };
+    object(
+        scan,
+        name,
+        labels,
+        FindingStatus {
+            kind: finding.kind.as_str().to_owned(),
+            severity: finding.severity.as_str().to_owned(),
+            state,
+            resolution,
+            resolved_at,
+            reopened: (record.reopened > 0).then(|| record.reopened.into()),
+            acknowledgement,
+            exemption: finding.exempted_by.clone().filter(|_| state == FindingState::Exempted),
+            message: shortened(&finding.message, MAX_MESSAGE),
+            advice: shortened(&finding.advice, MAX_ADVICE),
+            owner: finding.owner.as_ref().map(owner),
+            monthly_cost: finding.monthly_cost.map(|cost| cost.to_string()),
+            currency: finding.monthly_cost.map(|_| currency.to_owned()),
+            resource: key.to_string(),
+            resource_name: finding.name.as_deref().map(|name| shortened(name, MAX_NAME)),
+            provider: key.provider.to_string(),
+            account: key.account.to_string(),
+            region: key.region.to_string(),
+            resource_type: key.resource_type.to_string(),
+            id: key.id.to_string(),
+            first_seen: finding.first_seen,
+            since: Since { revision: revision(finding.revision.0), time: finding.since },
+            evidence: finding.evidence.iter().map(|e| shortened(e, MAX_EVIDENCE)).collect(),
+        },
+    )
+}
+
+fn label(name: &str, value: &str) -> (String, String) {
+    (format!("{GROUP}/{name}"), value.to_owned())
+}
+
+fn object(
+    scan: &CloudScan,
+    name: &str,
+    labels: BTreeMap<String, String>,
+    status: FindingStatus,
+) -> ResourceFinding {
     let mut object = ResourceFinding::new(name, crate::api::ResourceFindingFields {});
     object.metadata = ObjectMeta {
         name: Some(name.to_owned()),
@@ -151,25 +203,70 @@ pub fn finding(scan: &CloudScan, name: &str, record: &Record) -> ResourceFinding
         owner_references: Some(vec![owner(scan)]),
         ..ObjectMeta::default()
     };
-    object.status = Some(FindingStatus {
-        kind: finding.kind.as_str().to_owned(),
-        severity: finding.severity.as_str().to_owned(),
-        state,
-        resolution,
-        resolved_at,
-        message: shortened(&finding.message, MAX_MESSAGE),
-        resource: key.to_string(),
-        resource_name: finding.name.as_deref().map(|name| shortened(name, MAX_NAME)),
-        provider: key.provider.to_string(),
-        account: key.account.to_string(),
-        region: key.region.to_string(),
-        resource_type: key.resource_type.to_string(),
-        id: key.id.to_string(),
-        first_seen: finding.first_seen,
-        since: Since { revision: revision(finding.revision.0), time: finding.since },
-        evidence: finding.evidence.iter().map(|e| shortened(e, MAX_EVIDENCE)).collect(),
-    });
+    object.status = Some(status);
     fit(object)
+}
+
+/// The one object that speaks for all findings over the cap.
+pub fn more_findings(
+    scan: &CloudScan,
+    suppressed: &Suppressed,
+    cap: usize,
+    at: Revision,
+    now: Timestamp,
+) -> ResourceFinding {
+    let scan_name = scan.name_any();
+    let hash = blake3::hash(format!("{scan_name}\0{MORE}").as_bytes()).to_hex();
+    let severity = suppressed.worst.unwrap_or(Severity::Low).as_str();
+    let kinds: Vec<String> = suppressed.by_kind.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+    let cloudscan = format!("{}/{scan_name}", scan.namespace().unwrap_or_default());
+    let labels = BTreeMap::from([label("kind", MORE), label("severity", severity)]);
+    object(
+        scan,
+        &format!("morefindings-{}", &hash[..8]),
+        labels,
+        FindingStatus {
+            kind: MORE.to_owned(),
+            severity: severity.to_owned(),
+            state: FindingState::Open,
+            resolution: None,
+            resolved_at: None,
+            reopened: None,
+            acknowledgement: None,
+            exemption: None,
+            message: format!(
+                "{} more findings are open than the {cap} that findings.maxOpen lets through: {}",
+                suppressed.count,
+                kinds.join(", ")
+            ),
+            advice: shortened(
+                &format!("List them with elava findings --cloudscan {cloudscan}; raise maxOpen or exclude kinds"),
+                MAX_ADVICE,
+            ),
+            owner: None,
+            monthly_cost: None,
+            currency: None,
+            resource: "aws/*/*/*/*".to_owned(),
+            resource_name: None,
+            provider: "aws".to_owned(),
+            account: MANY.to_owned(),
+            region: MANY.to_owned(),
+            resource_type: MANY.to_owned(),
+            id: MANY.to_owned(),
+            first_seen: now,
+            since: Since { revision: revision(at.0), time: now },
+            evidence: Vec::new(),
+        },
+    )
+}
+
+/// With the times of the one that stands.
+pub fn since_then(mut object: ResourceFinding, standing: &ResourceFinding) -> ResourceFinding {
+    if let (Some(status), Some(before)) = (object.status.as_mut(), &standing.status) {
+        status.first_seen = before.first_seen;
+        status.since = before.since.clone();
+    }
+    object
 }
 
 /// Long ids and names are rare; where all of it is too long, the evidence goes first: the store has it.
@@ -229,22 +326,35 @@ pub fn finding_event(
     scan: &CloudScan,
     object: &ResourceFinding,
     record: &Record,
+    what: Transition,
     told_at: Timestamp,
     instance: &str,
 ) -> Event {
     let kind = record.finding.kind.as_str();
-    let (reason, warning, note, action) = match &record.state {
-        State::Open => {
-            let warning = record.finding.severity > Severity::Low;
-            (kind.to_owned(), warning, record.finding.message.clone(), "Opened")
+    let message = &record.finding.message;
+    let (reason, note) = match (what, &record.state) {
+        (Transition::Opened | Transition::Reopened, _) => (kind.to_owned(), message.clone()),
+        (Transition::Resolved, State::Resolved { reason, .. }) => {
+            (format!("{kind}{}", reason.as_str()), format!("resolved ({}): {message}", reason.as_str()))
         }
-        State::Resolved { reason, .. } => {
-            let note = format!("resolved ({}): {}", reason.as_str(), record.finding.message);
-            (format!("{kind}{}", reason.as_str()), false, note, "Resolved")
+        (Transition::Exempted, _) => {
+            let by = record.finding.exempted_by.as_deref().unwrap_or_default();
+            (what.as_str().to_owned(), format!("exempted by {by}: {message}"))
         }
+        (Transition::Acknowledged, _) => {
+            let note = record.acknowledged.as_ref().map_or("", |known| known.note.as_str());
+            (what.as_str().to_owned(), format!("acknowledged ({note}): {message}"))
+        }
+        _ => (what.as_str().to_owned(), message.clone()),
     };
-    let told = format!("{}\0{reason}\0{}", object.uid().unwrap_or_default(), record.reopened);
-    event(scan, object.object_ref(&()), &told, &reason, warning, &note, action, told_at, instance)
+    let asks = matches!(what, Transition::Opened | Transition::Reopened | Transition::ExemptionEnded);
+    let warning = asks && record.finding.severity > Severity::Low;
+    // When its cause began tells one opening from the next.
+    let begun = record.begun.last();
+    let known = record.acknowledged.as_ref().map(|known| &known.note);
+    let told =
+        format!("{}\0{reason}\0{}\0{begun:?}\0{known:?}", object.uid().unwrap_or_default(), record.reopened);
+    event(scan, object.object_ref(&()), &told, &reason, warning, &note, what.as_str(), told_at, instance)
 }
 
 /// The event of a condition that changed.
@@ -302,8 +412,8 @@ fn event(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::FindingKind;
     use crate::policy::lifecycle::Resolution;
+    use crate::policy::{Finding, Owner};
     use serde_json::json;
 
     fn scan() -> CloudScan {
@@ -322,21 +432,36 @@ mod tests {
             severity: Severity::High,
             resource: format!("aws/111122223333/ap-southeast-2/AWS::EC2::NetworkInterface/{id}").parse().unwrap(),
             name: Some("n".repeat(256)),
+            owner: Some(Owner { name: "o".repeat(256), source: crate::inventory::OwnerSource::Tags }),
+            is_noticed: false,
+            advice: "a".repeat(256),
+            monthly_cost: None,
+            exempted_by: None,
             first_seen: Timestamp::from_millis(1),
             since: Timestamp::from_millis(2),
-            revision: crate::inventory::Revision(u64::MAX),
+            revision: Revision(u64::MAX),
             message: message.to_owned(),
             evidence: vec![long],
         };
-        Record { finding, state: State::Open, reopened: 0 }
+        Record {
+            finding,
+            state: State::Open,
+            reopened: 0,
+            acknowledged: None,
+            begun: vec![Timestamp::from_millis(2)],
+            holds: true,
+            published: true,
+        }
     }
 
     #[test]
     fn names_are_deterministic_valid_and_never_shared() {
-        let name = |id: &str| finding_name("x", &record(id, "").finding);
+        let named =
+            |scan: &str, id: &str| finding_name(scan, FindingKind::Disappeared, &record(id, "").finding.resource);
+        let name = |id: &str| named("x", id);
         assert_eq!(name("vol-1"), name("vol-1"));
         assert_ne!(name("Orders"), name("orders"), "ids that look alike in lower case");
-        assert_ne!(finding_name("y", &record("vol-1", "").finding), name("vol-1"), "another CloudScan's");
+        assert_ne!(named("y", "vol-1"), name("vol-1"), "another CloudScan's");
         let valid = regex::Regex::new("^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$").unwrap();
         for id in ["vol-1", "path/to:role", "ünïcode", "---", "a".repeat(500).as_str()] {
             assert!(valid.is_match(&name(id)) && name(id).len() <= 253, "{}", name(id));
@@ -346,7 +471,7 @@ mod tests {
     #[test]
     fn a_finding_is_small_and_takes_nothing_of_its_scan_but_the_owner() {
         let record = record(&"i".repeat(255), &"m".repeat(5000));
-        let object = finding(&scan(), "name", &record);
+        let object = finding(&scan(), "name", &record, "USD");
         assert!(serde_json::to_vec(&object).unwrap().len() <= MAX_FINDING_BYTES, "even at the bounds");
         assert!(object.labels().keys().all(|key| key.starts_with("elava.dev/")), "a GitOps tool would prune it");
         assert_eq!(object.owner_references()[0].uid, "u");
@@ -360,16 +485,32 @@ mod tests {
     #[test]
     fn the_same_transition_is_the_same_event_and_the_next_is_another() {
         let (scan, mut record) = (scan(), record("vol-1", "gone"));
-        let mut object = finding(&scan, "name", &record);
+        let mut object = finding(&scan, "name", &record, "USD");
         object.metadata.uid = Some("f".to_owned());
-        let name = |record: &Record, at: i64| {
-            finding_event(&scan, &object, record, Timestamp::from_millis(at), "pod").metadata.name.unwrap()
+        let name = |record: &Record, what: Transition, at: i64| {
+            finding_event(&scan, &object, record, what, Timestamp::from_millis(at), "pod").metadata.name.unwrap()
         };
-        let opened = name(&record, 1);
-        assert_eq!(opened, name(&record, 2), "told again after a crash, later");
+        let opened = name(&record, Transition::Opened, 1);
+        assert_eq!(opened, name(&record, Transition::Opened, 2), "told again after a crash, later");
         record.state = State::Resolved { at: Timestamp::from_millis(3), reason: Resolution::FalseAlarm };
-        assert_ne!(opened, name(&record, 3));
+        assert_ne!(opened, name(&record, Transition::Resolved, 3));
         record = Record { state: State::Open, reopened: 1, ..record };
-        assert_ne!(opened, name(&record, 4), "opened a second time");
+        assert_ne!(opened, name(&record, Transition::Reopened, 4), "opened a second time");
+    }
+
+    #[test]
+    fn the_one_that_speaks_for_the_rest_counts_them_by_kind_and_keeps_its_since() {
+        let suppressed = Suppressed {
+            count: 5,
+            by_kind: [(FindingKind::Untagged, 4), (FindingKind::Orphaned, 1)].into(),
+            worst: Some(Severity::Medium),
+        };
+        let at = |millis| more_findings(&scan(), &suppressed, 2000, Revision(3), Timestamp::from_millis(millis));
+        let (object, later) = (at(1), at(2));
+        let status = object.status.as_ref().unwrap();
+        assert!(status.message.starts_with("5 more findings are open than the 2000"), "{}", status.message);
+        assert!(status.message.ends_with("4 Untagged, 1 Orphaned"), "{}", status.message);
+        assert!(!is_as_wanted(&object, &later));
+        assert!(is_as_wanted(&object, &since_then(later, &object)));
     }
 }

@@ -22,15 +22,19 @@ pub(super) async fn credentials(scan: &CloudScan, context: &Context) -> Result<C
             name = reference.name
         ))),
         Err(ReconcileError::Api(kube::Error::Api(status))) if status.code == 403 => {
-            let (account, role) = (&context.identity.service_account, &context.identity.credentials_role);
-            Ok(Credentials::Unavailable(format!(
-                "the operator may not read the Secret {namespace}/{}: allow it with kubectl create rolebinding \
-                 elava-credentials -n {namespace} --clusterrole={role} --serviceaccount={account}",
-                reference.name
-            )))
+            Ok(Credentials::Unavailable(not_allowed(&namespace, &reference.name, context)))
         }
         Err(error) => Err(error),
     }
+}
+
+/// How the operator is let read a Secret.
+pub(super) fn not_allowed(namespace: &str, name: &str, context: &Context) -> String {
+    let (account, role) = (&context.identity.service_account, &context.identity.credentials_role);
+    format!(
+        "the operator may not read the Secret {namespace}/{name}: allow it with kubectl create rolebinding \
+         elava-credentials -n {namespace} --clusterrole={role} --serviceaccount={account}"
+    )
 }
 
 fn from_secret(secret: &Secret, namespace: &str) -> Credentials {

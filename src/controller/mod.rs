@@ -5,8 +5,11 @@
 //! when a finding is touched; the scanner runs on by itself while the API server is away.
 
 mod apply;
+pub mod assess;
 pub mod build;
 mod dereference;
+mod exempt;
+pub mod notify;
 mod status;
 pub mod validate;
 
@@ -23,8 +26,9 @@ use kube::runtime::{Controller, Predicate, PredicateConfig, WatchStreamExt, pred
 use kube::{Api, Client, ResourceExt};
 use tokio::sync::{mpsc, watch};
 
-use crate::api::{CloudScan, RECONCILE_REQUESTED_AT, ResourceFinding};
+use crate::api::{CloudScan, FindingExemption, RECONCILE_REQUESTED_AT, ResourceFinding};
 use crate::inventory::Viewer;
+use crate::policy::{Evaluator, Prices};
 use crate::scanner::Fleet;
 use crate::store::{Store, StoreError};
 pub use validate::AllowedEndpoints;
@@ -76,6 +80,10 @@ struct Context {
     store: Store,
     fleet: Arc<Fleet>,
     findings: reflector::Store<ResourceFinding>,
+    exemptions: reflector::Store<FindingExemption>,
+    evaluators: Mutex<BTreeMap<Viewer, Arc<Mutex<Evaluator>>>>,
+    prices: Arc<Prices>,
+    notifiers: notify::Notifiers,
     endpoints: AllowedEndpoints,
     identity: Identity,
     existing: watch::Receiver<Option<BTreeSet<Viewer>>>,
@@ -89,15 +97,23 @@ async fn timely<T>(call: impl Future<Output = kube::Result<T>>) -> Result<T, Rec
     }
 }
 
+/// What the administrator of the operator settles.
+pub struct Settings {
+    pub endpoints: AllowedEndpoints,
+    /// URLs that a CloudScan's webhook may begin with.
+    pub webhooks: Vec<String>,
+    pub prices: Prices,
+    pub identity: Identity,
+}
+
 /// Runs until `stop` is done.
 pub async fn run(
     client: Client,
     store: Store,
     fleet: Arc<Fleet>,
     finished: mpsc::Receiver<Viewer>,
-    endpoints: AllowedEndpoints,
-    identity: Identity,
-    stop: impl Future<Output = ()> + Send + Sync + 'static,
+    settings: Settings,
+    stop: impl Future<Output = ()> + Clone + Send + Sync + 'static,
 ) {
     let (existing_sender, existing) = watch::channel(None);
     let (scans, scan_writer) = reflector::store();
@@ -117,26 +133,50 @@ pub async fn run(
         .inspect_err(|error| tracing::warn!("watching ResourceFindings: {error}"))
         .reflect(finding_writer)
         .touched_objects();
+    let (exemptions, exemption_writer) = reflector::store();
+    // One that is gone opens what it held back.
+    let exemption_stream = watcher(Api::<FindingExemption>::all(client.clone()), watcher::Config::default())
+        .default_backoff()
+        .inspect_err(|error| tracing::warn!("watching FindingExemptions: {error}"))
+        .reflect(exemption_writer)
+        .touched_objects();
     let looked_at = futures::stream::unfold(finished, |mut finished| async {
         let viewer = finished.recv().await?;
-        let (namespace, name) = viewer.as_str().split_once('/').unwrap_or_default();
-        Some((ObjectRef::<CloudScan>::new(name).within(namespace), finished))
+        Some((reference(&viewer), finished))
     });
+    let (delivering, delivered) = mpsc::unbounded_channel();
+    let delivered = futures::stream::unfold(delivered, |mut delivered| async {
+        let viewer = delivered.recv().await?;
+        Some((reference(&viewer), delivered))
+    });
+    let asked = futures::stream::select(looked_at, delivered);
 
     let retaining = tokio::spawn(retain(fleet.clone(), existing.clone()));
+    let Settings { endpoints, webhooks, prices, identity } = settings;
     let context = Arc::new(Context {
-        client,
+        client: client.clone(),
         store,
         fleet,
         findings,
+        exemptions,
+        evaluators: Mutex::default(),
+        prices: Arc::new(prices),
+        notifiers: notify::Notifiers::new(webhooks, delivering),
         endpoints,
         identity,
         existing,
         failures: Mutex::new(BTreeMap::new()),
     });
+    let neighbours = scans.clone();
+    let exempting = tokio::spawn(exempt::run(context.clone(), stop.clone()));
     Controller::for_stream(scan_stream, scans)
         .owns_stream(finding_stream)
-        .reconcile_on(looked_at)
+        .watches_stream(exemption_stream, move |exemption: FindingExemption| {
+            let namespace = exemption.namespace();
+            let near = neighbours.state().into_iter().filter(move |scan| scan.namespace() == namespace);
+            near.map(|scan| ObjectRef::from_obj(&*scan)).collect::<Vec<_>>()
+        })
+        .reconcile_on(asked)
         .with_config(Config::default().concurrency(CONCURRENCY).debounce(DEBOUNCE))
         .graceful_shutdown_on(stop)
         .run(reconcile, on_error, context)
@@ -147,6 +187,12 @@ pub async fn run(
         })
         .await;
     retaining.abort();
+    exempting.abort();
+}
+
+fn reference(viewer: &Viewer) -> ObjectRef<CloudScan> {
+    let (namespace, name) = viewer.as_str().split_once('/').unwrap_or_default();
+    ObjectRef::new(name).within(namespace)
 }
 
 /// The CloudScans that exist, from a complete list on.
@@ -240,9 +286,15 @@ async fn reconcile(scan: Arc<CloudScan>, context: Arc<Context>) -> Result<Action
         reports = context.fleet.reports(&viewer);
         // That nobody gets into an account that is suspended or closed is no news, and says nothing of it.
         reports.retain(|report| report.account.as_ref().is_none_or(|account| !inactive.contains(account)));
-        published = apply::findings(scan, &valid.rules, &context).await.map(Some);
+        let mut rules = valid.rules.clone();
+        rules.exemptions = exempt::of_namespace(scan.namespace().as_deref(), &context);
+        published = apply::findings(scan, &rules, &context).await.map(Some);
     }
-    let counts = published.as_ref().ok().cloned().flatten();
+    let delivery = notify::deliver(scan, &context).await?;
+    let (counts, more) = match published.as_ref().ok().and_then(Option::as_ref) {
+        Some(published) => (Some(published.counts.clone()), published.more),
+        None => (None, false),
+    };
     let status = status::summarize(&status::Found {
         scan,
         refusal: valid.as_ref().err(),
@@ -252,13 +304,18 @@ async fn reconcile(scan: Arc<CloudScan>, context: Arc<Context>) -> Result<Action
         accounts,
         reports: &reports,
         counts,
+        delivery,
         clock_lag: context.store.clock_lag(),
         now: context.store.now(),
     });
     update_status(scan, status, &context).await?;
     published?;
     lock(&context.failures).remove(&viewer);
-    Ok(Action::requeue(if unconnected.is_some() { LONGEST_BACKOFF / 10 } else { RECHECK }))
+    Ok(Action::requeue(match (more, unconnected) {
+        (true, _) => FIRST_BACKOFF,
+        (false, Some(_)) => LONGEST_BACKOFF / 10,
+        (false, None) => RECHECK,
+    }))
 }
 
 async fn forget_other_accounts(context: &Context, viewer: &Viewer) -> Result<(), ReconcileError> {

@@ -6,10 +6,14 @@ use std::time::Duration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::build::{revision, shortened};
+use super::notify::Delivery;
 use super::validate::Refusal;
-use crate::api::{AccountStatus, CloudScan, CloudScanStatus, FindingCounts, LastScan, MAX_ACCOUNTS_IN_STATUS};
+use crate::api::{
+    AccountStatus, CloudScan, CloudScanStatus, FindingCounts, KindCount, LastScan, MAX_ACCOUNTS_IN_STATUS,
+};
 use crate::cloud::CloudError;
-use crate::inventory::{AccountId, CLOCK_TOLERANCE, Reason, Revision, Timestamp};
+use crate::inventory::{AccountId, CLOCK_TOLERANCE, FindingKind, Reason, Revision, Timestamp};
+use crate::policy::MonthlyCost;
 use crate::scanner::AccountReport;
 
 /// A condition's message is for people: longer ones are cut.
@@ -32,6 +36,8 @@ pub struct Found<'a> {
     pub accounts: usize,
     pub reports: &'a [AccountReport],
     pub counts: Option<Counts>,
+    /// How the webhook takes what it is told, where there is one.
+    pub delivery: Option<Delivery>,
     /// By how much our clock lies behind what the store holds already.
     pub clock_lag: Duration,
     pub now: Timestamp,
@@ -45,6 +51,32 @@ pub struct Counts {
     pub suspects: usize,
     pub open: usize,
     pub suppressed: usize,
+    pub acknowledged: usize,
+    pub exempted: usize,
+    /// The open ones, those over the cap too, with what they cost as far as that is known.
+    pub by_kind: BTreeMap<FindingKind, (usize, Option<MonthlyCost>)>,
+    pub currency: String,
+}
+
+impl Counts {
+    fn told(&self) -> FindingCounts {
+        let costs = self.by_kind.values().filter_map(|(_, cost)| *cost);
+        let sum = costs.reduce(MonthlyCost::plus);
+        let kind = |(kind, (open, cost)): (&FindingKind, &(usize, Option<MonthlyCost>))| KindCount {
+            kind: kind.to_string(),
+            open: count(*open),
+            monthly_cost: cost.map(|cost| cost.to_string()),
+        };
+        FindingCounts {
+            open: count(self.open),
+            suppressed: count(self.suppressed),
+            acknowledged: count(self.acknowledged),
+            exempted: count(self.exempted),
+            kinds: self.by_kind.iter().map(kind).collect(),
+            monthly_cost: sum.map(|sum| sum.to_string()),
+            currency: sum.map(|_| self.currency.clone()),
+        }
+    }
 }
 
 pub fn summarize(found: &Found) -> CloudScanStatus {
@@ -55,7 +87,7 @@ pub fn summarize(found: &Found) -> CloudScanStatus {
         status.revision = Some(revision(counts.revision.0));
         status.resources = Some(count(counts.by_account.values().sum()));
         status.awaiting_confirmation = Some(count(counts.suspects));
-        status.findings = Some(FindingCounts { open: count(counts.open), suppressed: count(counts.suppressed) });
+        status.findings = Some(counts.told());
     }
     if !found.reports.is_empty() {
         let reports = found.reports;
@@ -83,8 +115,8 @@ pub fn summarize(found: &Found) -> CloudScanStatus {
         inventory_complete(found),
         clock_skew(found),
     ];
-    status.conditions =
-        conditions.into_iter().map(|told| told.into_condition(&before, generation, found.now)).collect();
+    let conditions = conditions.into_iter().chain(webhook_delivered(found));
+    status.conditions = conditions.map(|told| told.into_condition(&before, generation, found.now)).collect();
     status
 }
 
@@ -107,7 +139,7 @@ fn calls_per_month(found: &Found) -> Option<i64> {
 /// The conditions that are another statement than before: each is one event. What merely goes on, and
 /// a first "not yet", is none.
 pub fn newly_told<'a>(before: Option<&CloudScanStatus>, after: &'a CloudScanStatus) -> Vec<&'a Condition> {
-    const TOLD: [&str; 4] = ["Stalled", "CredentialsValid", "InventoryComplete", "ClockSkew"];
+    const TOLD: [&str; 5] = ["Stalled", "CredentialsValid", "InventoryComplete", "ClockSkew", "WebhookDelivered"];
     const BAD_WHEN_TRUE: [&str; 2] = ["Stalled", "ClockSkew"];
     let was = |type_: &str| before.and_then(|s| s.conditions.iter().find(|c| c.type_ == type_));
     let good = |c: &Condition| {
@@ -389,6 +421,16 @@ fn clock_skew(found: &Found) -> Told {
     }
 }
 
+/// Only where there is a webhook.
+fn webhook_delivered(found: &Found) -> Option<Told> {
+    const TYPE: &str = "WebhookDelivered";
+    let Delivery { waiting, error } = found.delivery.as_ref()?;
+    Some(match error {
+        Some(error) => told(TYPE, "False", "NotDelivered", format!("{waiting} events wait to be told: {error}")),
+        None => told(TYPE, "True", "Delivered", "the webhook took all that it was told"),
+    })
+}
+
 fn list(texts: impl Iterator<Item = String>) -> String {
     let texts: Vec<String> = texts.collect();
     let more = texts.len().saturating_sub(PROBLEMS_TOLD);
@@ -509,6 +551,7 @@ mod tests {
             accounts,
             reports,
             counts: None,
+            delivery: None,
             clock_lag: Duration::ZERO,
             now,
         }

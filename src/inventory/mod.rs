@@ -4,6 +4,7 @@
 //! becomes a bug everywhere. `store` implements the read traits of [`read`]; `policy` reads them.
 
 mod fields;
+mod finding;
 mod key;
 mod read;
 mod settings;
@@ -12,12 +13,16 @@ mod tags;
 mod time;
 
 pub use fields::{FieldChange, field_changes};
+pub use finding::{FindingKind, KindError, Severity};
 pub use key::{AccountId, GLOBAL_REGION, KeyError, Region, ResourceKey, ResourceType, Scope, Viewer};
 pub use read::{
-    Change, ChangeKind, Cover, Diff, End, EndCause, Filter, History, KeptMoment, Milestone, MilestoneKind, Moment,
-    Presence, Resource, ScopeStatus, ScopeView, Snapshot, Suspect, Watermark, is_untagged,
+    Change, ChangeKind, Cover, Diff, End, EndCause, Filter, History, KeptMoment, Looks, Milestone, MilestoneKind,
+    Moment, Presence, Resource, ScopeStatus, ScopeView, Snapshot, Suspect, Version, Watermark, is_untagged,
 };
-pub use settings::{FindingSettings, LossLimits, RequiredTag, RuleSettings};
+pub use settings::{
+    Exemption, FindingSettings, LossLimits, OwnerSource, OwnershipSettings, RequiredTag, RuleSettings, Selector,
+    TagMatch,
+};
 pub use sweep::{Absence, CLOCK_TOLERANCE, Confirmation, Document, IdReuse, Observation, Outcome, Reason, Sweep};
 pub use tags::{TagSet, Tags};
 pub use time::{Revision, Timestamp, TimestampError};

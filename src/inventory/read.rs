@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -302,6 +303,36 @@ pub struct Cover {
     pub proven: Timestamp,
 }
 
+/// The newest run of complete sweeps of a scope: when the first and the last of them began.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Looks {
+    pub first: Timestamp,
+    pub last: Timestamp,
+    pub longest_gap: Duration,
+    /// When complete sweeps of the runs before it began, as far as each is known: a scope that is looked at
+    /// less and less often has a run for each.
+    pub earlier: Vec<Timestamp>,
+}
+
+impl Looks {
+    /// What is not seen twice is not there: a complete sweep began after `moment`, and another one at least
+    /// `apart` later. Of the sweeps within a run only the longest gap is known, so this may say so one look
+    /// too late.
+    pub fn twice_since(&self, moment: Timestamp, apart: Duration) -> bool {
+        let first = if self.first > moment { self.first } else { moment.plus(self.longest_gap) };
+        let first = self.earlier.iter().copied().filter(|began| *began > moment).fold(first, Timestamp::min);
+        self.last >= first.plus(apart)
+    }
+}
+
+/// A document of one resource, as it was from a revision on.
+#[derive(Clone, Debug)]
+pub struct Version {
+    pub revision: Revision,
+    pub time: Timestamp,
+    pub attributes: Value,
+}
+
 /// State at one moment.
 pub trait Snapshot {
     type Error;
@@ -315,6 +346,9 @@ pub trait Snapshot {
     fn attributes(&self, resource: &Resource) -> Result<Value, Self::Error>;
     /// Scopes that the viewer has proven its own credentials on, with the revision since when.
     fn covered(&self, viewer: &Viewer) -> std::collections::BTreeMap<Scope, Cover>;
+    /// None unless the scope is current.
+    fn looks(&self, scope: &Scope) -> Option<Looks>;
+    fn time_of(&self, revision: Revision) -> Result<Timestamp, Self::Error>;
 
     /// The scopes whose part of the answer is unknown.
     fn not_current(&self) -> BTreeSet<Scope> {
@@ -328,4 +362,37 @@ pub trait History {
 
     /// Oldest first, up to the moment of the snapshot it is asked of.
     fn milestones(&self, resource: &Resource) -> Result<Vec<Milestone>, Self::Error>;
+    /// The documents of this life that are kept, newest first, for as long as `more` wants another.
+    fn versions(&self, resource: &Resource, more: &mut dyn FnMut(Version) -> bool) -> Result<(), Self::Error>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn twice_is_two_looks_an_interval_apart_that_both_began_after_the_moment() {
+        let at = |seconds: i64| Timestamp::from_millis(seconds * 1000);
+        let looks = |first, last, gap: u64| Looks {
+            first: at(first),
+            last: at(last),
+            longest_gap: Duration::from_secs(gap),
+            earlier: Vec::new(),
+        };
+        for (looks, moment, expected) in [
+            (looks(100, 100, 0), 50, false), // one look
+            (looks(100, 399, 299), 50, false),
+            (looks(100, 400, 300), 50, true),
+            (looks(100, 400, 300), 100, false), // the first began no later than the moment
+            (looks(100, 700, 300), 100, true),
+            (looks(100, 100_000, 300), 99_500, false),
+        ] {
+            let twice = looks.twice_since(at(moment), Duration::from_mins(5));
+            assert_eq!(twice, expected, "{looks:?} since {moment}");
+        }
+        // Runs of one look each: that of a scope whose cadence changes every time.
+        let rare = Looks { earlier: vec![at(100), at(400)], ..looks(1000, 1000, 0) };
+        let twice = |moment| rare.twice_since(at(moment), Duration::from_mins(5));
+        assert_eq!((twice(50), twice(399), twice(400)), (true, true, false));
+    }
 }

@@ -1,8 +1,12 @@
 //! The plain settings of the rules: what `api` converts a CloudScan's policy into.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use regex::Regex;
+use serde::{Deserialize, Serialize};
+
+use super::{FindingKind, ResourceKey, TagSet, Tags, Timestamp};
 
 /// A tag key that must be there, under its own name or an alias.
 #[derive(Clone, Debug)]
@@ -19,6 +23,126 @@ pub struct FindingSettings {
     pub max_open: usize,
     /// How long a resolved finding stays before its object goes.
     pub keep_resolved: Duration,
+    /// Kinds that nobody wants to hear of.
+    pub excluded: BTreeSet<FindingKind>,
+    /// How long a cause must last before it is a finding.
+    pub grace: BTreeMap<FindingKind, Duration>,
+}
+
+impl FindingSettings {
+    pub fn grace(&self, kind: FindingKind) -> Duration {
+        self.grace.get(&kind).copied().unwrap_or_default()
+    }
+}
+
+/// A tag that something has: by its key, which may end in `*`, and its value where one is named.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TagMatch {
+    pub key: String,
+    pub value: Option<String>,
+}
+
+impl TagMatch {
+    pub fn key(key: &str) -> Self {
+        Self { key: key.to_owned(), value: None }
+    }
+
+    pub fn matches(&self, tags: &TagSet) -> bool {
+        let is_value = |value: &str| self.value.as_deref().is_none_or(|wanted| wanted == value);
+        match self.key.strip_suffix('*') {
+            Some(prefix) => tags.iter().any(|(key, value)| key.starts_with(prefix) && is_value(value)),
+            None => tags.get(&self.key).is_some_and(is_value),
+        }
+    }
+}
+
+/// Resources by what they are. What is empty leaves nothing out.
+#[derive(Clone, Debug, Default)]
+pub struct Selector {
+    pub types: Vec<String>,
+    pub accounts: Vec<String>,
+    pub regions: Vec<String>,
+    /// All of them.
+    pub tags: Vec<TagMatch>,
+    /// Of the whole resource key; anchored at both ends.
+    pub key: Option<Regex>,
+}
+
+impl Selector {
+    pub fn matches(&self, key: &ResourceKey, tags: &Tags) -> bool {
+        let named = |list: &[String], value: &str| list.is_empty() || list.iter().any(|item| item == value);
+        named(&self.types, key.resource_type.as_str())
+            && named(&self.accounts, key.account.as_str())
+            && named(&self.regions, key.region.as_str())
+            && self.key.as_ref().is_none_or(|pattern| pattern.is_match(&key.to_string()))
+            && self.tags.iter().all(|tag| tags.known().is_some_and(|set| tag.matches(set)))
+    }
+}
+
+/// Findings that somebody has said are not to be acted on, and until when.
+#[derive(Clone, Debug)]
+pub struct Exemption {
+    pub name: String,
+    pub kinds: Vec<FindingKind>,
+    pub selector: Selector,
+    pub expires: Option<Timestamp>,
+}
+
+/// Where an owner is read from, the first that names one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum OwnerSource {
+    /// The resource's own tags.
+    Tags,
+    /// The tags of the CloudFormation stack that it belongs to.
+    Stack,
+    AutoScalingGroup,
+    /// The tags of the EKS cluster that it belongs to.
+    Cluster,
+    /// The Kubernetes volume claim that it was made for: `namespace/name`.
+    VolumeClaim,
+    /// The account's default.
+    Account,
+}
+
+impl OwnerSource {
+    pub const ALL: [OwnerSource; 6] = [
+        OwnerSource::Tags,
+        OwnerSource::Stack,
+        OwnerSource::AutoScalingGroup,
+        OwnerSource::Cluster,
+        OwnerSource::VolumeClaim,
+        OwnerSource::Account,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            OwnerSource::Tags => "Tags",
+            OwnerSource::Stack => "Stack",
+            OwnerSource::AutoScalingGroup => "AutoScalingGroup",
+            OwnerSource::Cluster => "Cluster",
+            OwnerSource::VolumeClaim => "VolumeClaim",
+            OwnerSource::Account => "Account",
+        }
+    }
+}
+
+/// Kept in the store too, so that coverage can be asked for any time by the same measure.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnershipSettings {
+    pub sources: Vec<OwnerSource>,
+    /// The first that has a value names the owner.
+    pub tag_keys: Vec<String>,
+    pub accounts: BTreeMap<String, String>,
+}
+
+impl Default for OwnershipSettings {
+    fn default() -> Self {
+        Self {
+            sources: OwnerSource::ALL.to_vec(),
+            tag_keys: ["owner", "Owner", "team", "Team"].map(str::to_owned).to_vec(),
+            accounts: BTreeMap::new(),
+        }
+    }
 }
 
 /// When so much vanishes at once that the look is doubted before the cloud is.
@@ -46,13 +170,21 @@ impl LossLimits {
 
 #[derive(Clone, Debug)]
 pub struct RuleSettings {
+    /// The time from one look to the next.
+    pub interval: Duration,
     pub required_tags: Vec<RequiredTag>,
-    /// How long a resource may lack tags before that is a finding.
-    pub grace_period: Duration,
     /// Types that no tag rule looks at.
     pub exempt_types: Vec<String>,
     /// How long a `Disappeared` finding stays open.
     pub keep_disappeared: Duration,
+    /// Ends that are nobody's concern.
+    pub ignored_ends: Vec<Selector>,
+    pub ownership: OwnershipSettings,
+    /// What shows that infrastructure as code made a resource. None: nobody asks.
+    pub managed_by: Option<Vec<TagMatch>>,
+    /// From when on an instance that is stopped is one that nobody needs.
+    pub stopped_for: Duration,
+    pub exemptions: Vec<Exemption>,
     pub findings: FindingSettings,
 }
 
@@ -60,11 +192,21 @@ impl Default for RuleSettings {
     fn default() -> Self {
         const DAY: Duration = Duration::from_hours(24);
         Self {
+            interval: Duration::from_mins(5),
             required_tags: Vec::new(),
-            grace_period: Duration::ZERO,
             exempt_types: Vec::new(),
             keep_disappeared: 7 * DAY,
-            findings: FindingSettings { max_open: 2000, keep_resolved: DAY },
+            ignored_ends: Vec::new(),
+            ownership: OwnershipSettings::default(),
+            managed_by: None,
+            stopped_for: 7 * DAY,
+            exemptions: Vec::new(),
+            findings: FindingSettings {
+                max_open: 2000,
+                keep_resolved: DAY,
+                excluded: BTreeSet::new(),
+                grace: BTreeMap::new(),
+            },
         }
     }
 }
@@ -72,6 +214,28 @@ impl Default for RuleSettings {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_selector_lets_through_what_all_of_it_names() {
+        let key: ResourceKey = "aws/111122223333/eu-west-1/AWS::EC2::Volume/vol-1".parse().unwrap();
+        let tags = Tags::Known([("team", "a"), ("k8s.io/cluster", "x")].into_iter().collect());
+        let tag =
+            |key: &str, value: Option<&str>| TagMatch { key: key.to_owned(), value: value.map(str::to_owned) };
+        let with = |tags: &[TagMatch]| Selector { tags: tags.to_vec(), ..Selector::default() };
+        for (selector, expected) in [
+            (Selector::default(), true),
+            (with(&[tag("team", None)]), true),
+            (with(&[tag("team", Some("b"))]), false),
+            (with(&[tag("team", Some("a")), tag("k8s.io/*", None)]), true),
+            (with(&[tag("k8s*", Some("y"))]), false),
+            (Selector { regions: vec!["eu-west-2".to_owned()], ..Selector::default() }, false),
+            (Selector { key: Regex::new("^(?:aws/.*/vol-.*)$").ok(), ..Selector::default() }, true),
+            (Selector { key: Regex::new("^(?:aws/.*/vol-2)$").ok(), ..Selector::default() }, false),
+        ] {
+            assert_eq!(selector.matches(&key, &tags), expected, "{selector:?}");
+        }
+        assert!(!with(&[tag("team", None)]).matches(&key, &Tags::Unknown), "what is not known matches nothing");
+    }
 
     #[test]
     fn the_breaker_needs_both_the_share_and_the_number() {

@@ -1,13 +1,30 @@
 //! `Disappeared`: a resource that was seen has ended.
+//!
+//! What goes together is told together: the parts of something that is gone are part of its finding. What is
+//! replaced all the time (by an Auto Scaling group, a fleet, a lifecycle policy) is no news while that lives.
 
-use super::{Finding, FindingKind, Input, Severity};
-use crate::inventory::EndCause;
+use std::collections::{BTreeMap, BTreeSet};
 
-pub(super) fn rule(input: &Input) -> Option<Finding> {
-    let end = input.resource.end.as_ref()?;
+use super::parents::{Parent, Role};
+use super::{Evaluation, Finding, FindingKind, Input, Severity, Verdict, World};
+use crate::inventory::{EndCause, Resource, ResourceKey};
+
+/// So many parts of something that stands are told together.
+const MANY: usize = 5;
+/// So many of them are named.
+const NAMED: usize = 5;
+/// A volume of an instance of a group of a stack: no chain is longer.
+const CHAIN: usize = 4;
+
+pub(super) fn rule(input: &Input) -> Verdict {
+    let Some(end) = &input.resource.end else { return Verdict::No };
     // Who did not cover the scope then must not learn of it; and after `keep` it is history.
     if end.revision < input.covered_from || input.now.since(end.concluded) >= input.settings.keep_disappeared {
-        return None;
+        return Verdict::No;
+    }
+    let (key, tags) = (&input.resource.key, &input.resource.tags);
+    if input.settings.ignored_ends.iter().any(|ignored| ignored.matches(key, tags)) {
+        return Verdict::No;
     }
     let how = match &end.cause {
         EndCause::Listed(state) => format!("it is {state}"),
@@ -28,34 +45,249 @@ pub(super) fn rule(input: &Input) -> Option<Finding> {
         format!("concluded {} at revision {}", end.concluded, end.revision),
     ];
     let is_moved = matches!(end.cause, EndCause::Moved(_));
-    Some(input.finding(
+    let advice = "If nobody meant it, restore it; CloudTrail tells who did it";
+    Verdict::holds(input.finding(
         FindingKind::Disappeared,
         if is_moved { Severity::Low } else { Severity::High },
         (end.first_missed, end.revision),
         message,
+        advice,
         evidence,
     ))
 }
 
+/// How the end of one resource is told.
+#[derive(Clone, Debug, PartialEq)]
+enum Fate {
+    Alone,
+    /// It is no news.
+    Replaced,
+    /// Nobody can tell whether it is.
+    Unknown,
+    With(ResourceKey),
+    /// With others, where they are many.
+    WithMany(ResourceKey),
+}
+
+enum Stands {
+    Lives,
+    Ended,
+    /// It is not there, and whoever looks for it would see it.
+    Absent,
+    Unknown,
+}
+
+fn stands(world: &World, key: &ResourceKey, part: &Resource) -> Stands {
+    match world.resource(key) {
+        Some(parent) if parent.is_live() => Stands::Lives,
+        Some(_) => Stands::Ended,
+        None if world.is_looked_at(key, part) => Stands::Absent,
+        None => Stands::Unknown,
+    }
+}
+
+fn fate(world: &World, resource: &Resource, chain: usize) -> Fate {
+    let (key, role) = match world.parent(resource) {
+        None => return Fate::Alone,
+        Some(_) if chain == 0 => return Fate::Alone,
+        Some(Parent::Unseen) => return Fate::Replaced,
+        Some(Parent::Known { key, role }) => (key, role),
+    };
+    // Instances and the like have few parts; stacks and clusters have many.
+    let holds_many = matches!(key.resource_type.as_str(), "AWS::CloudFormation::Stack" | "AWS::EKS::Cluster");
+    match (stands(world, &key, resource), role) {
+        (Stands::Lives, Role::Replaces) => Fate::Replaced,
+        (Stands::Unknown, Role::Replaces) => Fate::Unknown,
+        (Stands::Ended, _) => match world.resource(&key).map(|parent| fate(world, parent, chain - 1)) {
+            None | Some(Fate::Alone | Fate::WithMany(_)) => Fate::With(key),
+            Some(fate) => fate,
+        },
+        (Stands::Lives | Stands::Absent | Stands::Unknown, Role::Holds) if holds_many => Fate::WithMany(key),
+        (Stands::Absent, Role::Replaces) | (_, Role::Holds) => Fate::Alone,
+    }
+}
+
+/// Puts together what goes together, and leaves out what is no news.
+pub(super) fn together(world: &World, findings: Vec<(&Resource, Finding)>, out: &mut Evaluation) {
+    let mut parts: BTreeMap<ResourceKey, Vec<(&Resource, Finding)>> = BTreeMap::new();
+    let mut many: BTreeMap<ResourceKey, Vec<(&Resource, Finding)>> = BTreeMap::new();
+    let mut alone: BTreeMap<ResourceKey, Finding> = BTreeMap::new();
+    for (resource, finding) in findings {
+        match fate(world, resource, CHAIN) {
+            Fate::Alone => drop(alone.insert(resource.key.clone(), finding)),
+            Fate::Replaced => drop(out.grouped.insert(resource.key.clone())),
+            Fate::Unknown => drop(out.undecided.insert((FindingKind::Disappeared, resource.key.clone()))),
+            Fate::With(key) => parts.entry(key).or_default().push((resource, finding)),
+            Fate::WithMany(key) => many.entry(key).or_default().push((resource, finding)),
+        }
+    }
+    for (key, members) in many {
+        if members.len() >= MANY {
+            parts.entry(key).or_default().extend(members);
+        } else {
+            alone.extend(members.into_iter().map(|(resource, finding)| (resource.key.clone(), finding)));
+        }
+    }
+    for (key, members) in parts {
+        out.grouped.extend(members.iter().map(|(resource, _)| resource.key.clone()));
+        let whole = whole(world, &key, alone.remove(&key), &members);
+        out.findings.push(whole);
+    }
+    out.findings.extend(alone.into_values());
+}
+
+/// One finding of something and its parts.
+fn whole(world: &World, key: &ResourceKey, own: Option<Finding>, members: &[(&Resource, Finding)]) -> Finding {
+    let mut by_type: BTreeMap<&str, usize> = BTreeMap::new();
+    for (resource, _) in members {
+        *by_type.entry(short(resource.key.resource_type.as_str())).or_default() += 1;
+    }
+    let counts: Vec<String> = by_type.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+    let (counts, total) = (counts.join(", "), members.len());
+    let named: Vec<&str> = members.iter().take(NAMED).map(|(resource, _)| &*resource.key.id).collect();
+    let more = total.saturating_sub(NAMED);
+    let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let listed = format!("gone with it: {}{rest}", named.join(", "));
+    if let Some(mut own) = own {
+        let is_one = if total == 1 { "resource" } else { "resources" };
+        own.message = format!("{}; and with it {total} {is_one}: {counts}", own.message);
+        own.evidence.push(listed);
+        return own;
+    }
+    let first =
+        members.iter().map(|(_, finding)| finding).min_by_key(|finding| (finding.since, &finding.resource));
+    let first = first.expect("a group has members");
+    let accounts: BTreeSet<&str> = members.iter().map(|(r, _)| r.key.account.as_str()).collect();
+    debug_assert!(accounts.len() == 1, "parts lie where the whole does");
+    let parent = world.resource(key);
+    let what = format!("{} {}", short(key.resource_type.as_str()), name_in(&key.id));
+    Finding {
+        resource: key.clone(),
+        name: parent.and_then(|parent| parent.tags.name().map(str::to_owned)),
+        message: format!("{total} resources of {what} are gone since {}: {counts}", first.since),
+        evidence: vec![format!("first missed {} at revision {}", first.since, first.revision), listed],
+        ..first.clone()
+    }
+}
+
+fn short(resource_type: &str) -> &str {
+    resource_type.rsplit("::").next().unwrap_or(resource_type)
+}
+
+/// The name in a stack's ARN: `arn:aws:cloudformation:REGION:ACCOUNT:stack/NAME/UUID`.
+fn name_in(id: &str) -> &str {
+    if id.starts_with("arn:") { id.split('/').nth(1).unwrap_or(id) } else { id }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{ended, run, tags, volume};
+    use serde_json::json;
+
+    use super::super::testing::{Bed, at, ended, of_type, tags, volume};
     use super::*;
-    use crate::inventory::RuleSettings;
+    use crate::inventory::{RuleSettings, Selector, TagMatch, Tags};
+
+    const STACK: &str = "AWS::CloudFormation::Stack";
+    const SCALING: &str = "AWS::AutoScaling::AutoScalingGroup";
+
+    fn found(bed: &Bed, now: i64) -> Vec<Finding> {
+        bed.findings(FindingKind::Disappeared, now)
+    }
 
     #[test]
     fn an_end_is_a_finding_until_it_is_history() {
-        let settings = RuleSettings::default();
-        let gone = ended(volume(tags(&[("Name", "data")])), 1000, 5);
-        let finding = run(rule, &gone, &[], &settings, 2000).unwrap();
+        let gone = Bed::of(ended(volume(tags(&[("Name", "data")])), 1000, 5));
+        let finding = &found(&gone, 2000)[0];
         assert!(finding.message.starts_with("Volume vol-1 (data) is gone since a moment between"), "{finding:?}");
-        assert_eq!(run(rule, &gone, &[], &settings, 1000 + 7 * 86400), None);
-        assert_eq!(run(rule, &volume(tags(&[])), &[], &settings, 2000), None);
+        assert!(found(&gone, 1000 + 7 * 86400).is_empty());
+        assert!(found(&Bed::of(volume(tags(&[]))), 2000).is_empty());
     }
 
     #[test]
     fn nobody_learns_of_what_ended_before_they_covered_the_scope() {
-        let gone = ended(volume(tags(&[])), 1000, 0);
-        assert_eq!(run(rule, &gone, &[], &RuleSettings::default(), 2000), None);
+        assert!(found(&Bed::of(ended(volume(tags(&[])), 1000, 0)), 2000).is_empty());
+    }
+
+    #[test]
+    fn what_is_ignored_by_type_and_tags_is_no_news() {
+        let ignored = Selector {
+            types: vec!["AWS::EC2::Volume".to_owned()],
+            tags: vec![TagMatch::key("ephemeral")],
+            ..Selector::default()
+        };
+        let settings = RuleSettings { ignored_ends: vec![ignored], ..RuleSettings::default() };
+        for (tag, count) in [("ephemeral", 0), ("owner", 1)] {
+            let bed = Bed::of(ended(volume(tags(&[(tag, "x")])), 1000, 5)).with_settings(settings.clone());
+            assert_eq!(found(&bed, 2000).len(), count, "{tag}");
+        }
+    }
+
+    /// An instance of an Auto Scaling group that is gone, its volume with it; and the group.
+    fn scaled(group: Option<Resource>) -> Bed {
+        let member = tags(&[("aws:autoscaling:groupName", "web")]);
+        let attached = json!({"Attachments": [{"InstanceId": "i-1", "DeleteOnTermination": true}]});
+        let mut bed = Bed::of(ended(of_type("AWS::EC2::Instance", "i-1", member), 1000, 5))
+            .and(ended(volume(Tags::Unknown), 1000, 6), attached);
+        if let Some(group) = group {
+            bed = bed.and(group, json!({}));
+        }
+        bed
+    }
+
+    #[test]
+    fn members_of_a_group_that_replaces_its_own_are_no_news_while_it_lives() {
+        let group = || of_type(SCALING, "web", tags(&[]));
+        assert!(found(&scaled(Some(group())), 2000).is_empty(), "neither the instance nor its volume");
+        let gone = found(&scaled(Some(ended(group(), 1000, 7))), 2000);
+        assert_eq!(gone.len(), 1, "{gone:?}");
+        assert!(gone[0].message.ends_with("and with it 2 resources: 1 Instance, 1 Volume"), "{}", gone[0].message);
+        let unseen = scaled(None).unlooked(SCALING);
+        assert!(found(&unseen, 2000).is_empty(), "who can't see the group can't tell");
+        assert_eq!(unseen.evaluate(2000).undecided.len(), 2);
+        let without = found(&scaled(None), 2000);
+        assert_eq!(without.len(), 1, "there is no such group: the instance is news, its volume goes with it");
+        assert!(without[0].message.ends_with("and with it 1 resource: 1 Volume"), "{}", without[0].message);
+    }
+
+    #[test]
+    fn a_stack_that_goes_is_one_finding_and_one_that_stands_needs_many() {
+        let arn = "arn:aws:cloudformation:eu-west-1:111122223333:stack/shop/1";
+        let part = |n: usize| {
+            let id = format!("vol-{n}");
+            let tags = tags(&[("aws:cloudformation:stack-id", arn)]);
+            ended(of_type("AWS::EC2::Volume", &id, tags), 1000, 5)
+        };
+        let parts = |count: usize, stack: Option<Resource>| {
+            let mut bed = Bed::of(part(1));
+            for n in 2..=count {
+                bed = bed.and(part(n), json!({}));
+            }
+            if let Some(stack) = stack {
+                bed = bed.and(stack, json!({}));
+            }
+            found(&bed, 2000)
+        };
+        let stack = || of_type(STACK, arn, tags(&[]));
+        let gone = parts(2, Some(ended(stack(), 1000, 7)));
+        assert_eq!((gone.len(), &*gone[0].resource.id), (1, arn));
+        assert_eq!(parts(2, Some(stack())).len(), 2, "few parts of one that stands are told one by one");
+        for stack in [Some(stack()), None] {
+            let many = parts(6, stack);
+            assert_eq!((many.len(), &*many[0].resource.id), (1, arn));
+            assert!(
+                many[0].message.starts_with("6 resources of Stack shop are gone since"),
+                "{}",
+                many[0].message
+            );
+            assert!(many[0].evidence[1].ends_with("and 1 more"), "{:?}", many[0].evidence);
+        }
+    }
+
+    #[test]
+    fn what_a_lifecycle_policy_removes_is_no_news() {
+        let snapshot =
+            of_type("AWS::EC2::Snapshot", "snap-1", tags(&[("aws:dlm:lifecycle-policy-id", "policy-1")]));
+        assert!(found(&Bed::of(ended(snapshot, 1000, 5)), 2000).is_empty());
+        assert_eq!(at(1).as_millis(), 1000);
     }
 }

@@ -1,22 +1,35 @@
-//! From what holds now to what changes: open, resolved, reopened, gone. Pure.
+//! From what holds now to what changes: pending, open, exempted, resolved, reopened, gone. Pure.
 //!
-//! A [`Record`] is what was last published of a finding, kept as a note in the store; so a crash
-//! between commit and publish loses nothing, and replaying doubles nothing.
+//! A [`Record`] is what was last known of a finding, kept as a note in the store; so a crash between commit
+//! and publish loses nothing, and replaying doubles nothing. There is one for every finding, also for those
+//! over the cap: they are not published, and listed from the store.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Evaluation, Finding, Standing};
-use crate::inventory::{ResourceKey, RuleSettings, Timestamp};
+use super::{Evaluation, Finding, Standing, flapping};
+use crate::inventory::{FindingKind, ResourceKey, RuleSettings, Severity, Timestamp};
+
+/// The prefix of the notes that hold records, each under the name of its object, as JSON.
+pub const FINDINGS: &str = "finding/";
+/// The note that holds the ownership that is asked for, as JSON.
+pub const OWNERSHIP: &str = "ownership";
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum State {
+    /// It holds, and has not lasted long enough to be told.
+    Pending,
     Open,
-    Resolved { at: Timestamp, reason: Resolution },
+    /// It holds, and somebody has said that nobody need act.
+    Exempted,
+    Resolved {
+        at: Timestamp,
+        reason: Resolution,
+    },
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Resolution {
     /// The cause was mended.
     Fixed,
@@ -27,9 +40,23 @@ pub enum Resolution {
     /// The resource itself is gone.
     ResourceGone,
     NoLongerWatched,
+    /// It is told with what it belonged to, or that replaces its own.
+    Grouped,
+    /// It comes and goes: that is told in its place.
+    Flapping,
 }
 
 impl Resolution {
+    pub const ALL: [Resolution; 7] = [
+        Resolution::Fixed,
+        Resolution::Expired,
+        Resolution::FalseAlarm,
+        Resolution::ResourceGone,
+        Resolution::NoLongerWatched,
+        Resolution::Grouped,
+        Resolution::Flapping,
+    ];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Resolution::Fixed => "Fixed",
@@ -37,8 +64,19 @@ impl Resolution {
             Resolution::FalseAlarm => "FalseAlarm",
             Resolution::ResourceGone => "ResourceGone",
             Resolution::NoLongerWatched => "NoLongerWatched",
+            Resolution::Grouped => "Grouped",
+            Resolution::Flapping => "Flapping",
         }
     }
+}
+
+/// Somebody knows of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Acknowledgement {
+    /// What they wrote.
+    pub note: String,
+    /// The object that they wrote it on: without it on that same object it is withdrawn.
+    pub object: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,11 +85,64 @@ pub struct Record {
     pub state: State,
     /// How often it came back after it was resolved.
     pub reopened: u32,
+    pub acknowledged: Option<Acknowledgement>,
+    /// When its cause began, each time: the last few.
+    pub begun: Vec<Timestamp>,
+    /// Its cause holds, as far as anybody can tell.
+    pub holds: bool,
+    /// There is an object of it.
+    pub published: bool,
 }
 
 impl Record {
+    fn new(finding: Finding) -> Self {
+        Self {
+            finding,
+            state: State::Pending,
+            reopened: 0,
+            acknowledged: None,
+            begun: Vec::new(),
+            holds: false,
+            published: false,
+        }
+    }
+
     pub fn is_open(&self) -> bool {
         self.state == State::Open
+    }
+}
+
+/// What stands in the API server.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    pub uid: String,
+    /// The annotation by which somebody says that they know.
+    pub acknowledged: Option<String>,
+}
+
+/// One thing that happened to a finding: one event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Transition {
+    Opened,
+    Reopened,
+    Resolved,
+    Exempted,
+    ExemptionEnded,
+    Acknowledged,
+    AcknowledgementWithdrawn,
+}
+
+impl Transition {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Transition::Opened => "Opened",
+            Transition::Reopened => "Reopened",
+            Transition::Resolved => "Resolved",
+            Transition::Exempted => "Exempted",
+            Transition::ExemptionEnded => "ExemptionEnded",
+            Transition::Acknowledged => "Acknowledged",
+            Transition::AcknowledgementWithdrawn => "AcknowledgementWithdrawn",
+        }
     }
 }
 
@@ -60,78 +151,266 @@ impl Record {
 pub struct Lifecycle {
     /// Every record that stands from now on.
     pub records: BTreeMap<String, Record>,
-    /// Names of those whose state is another than before: each is one event.
-    pub transitions: Vec<String>,
+    /// What is to be told, each once, of what is or was published.
+    pub transitions: Vec<(String, Transition)>,
     /// Names whose object is to go.
     pub removed: Vec<String>,
-    /// Open ones over the cap, which are not published.
-    pub suppressed: usize,
+    /// Names whose record is forgotten.
+    pub forgotten: Vec<String>,
+    /// Open ones over the cap.
+    pub suppressed: Suppressed,
 }
 
-/// `name` gives the object's name of a finding.
+/// Open findings that are not published.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Suppressed {
+    pub count: usize,
+    pub by_kind: BTreeMap<FindingKind, usize>,
+    pub worst: Option<Severity>,
+}
+
+/// `name` gives the object's name of a finding of this kind about this resource.
 pub fn advance(
     evaluation: Evaluation,
-    before: BTreeMap<String, Record>,
+    mut before: BTreeMap<String, Record>,
+    seen: &BTreeMap<String, Seen>,
     settings: &RuleSettings,
     now: Timestamp,
-    name: impl Fn(&Finding) -> String,
+    name: impl Fn(FindingKind, &ResourceKey) -> String,
 ) -> Lifecycle {
-    let mut out = Lifecycle::default();
-    let mut open = evaluation.findings;
-    // The worst first, then the newest: what does not fit is counted.
-    open.sort_by(|a, b| b.severity.cmp(&a.severity).then(b.since.cmp(&a.since)).then(a.resource.cmp(&b.resource)));
-    out.suppressed = open.len().saturating_sub(settings.findings.max_open);
-    open.truncate(settings.findings.max_open);
+    let Evaluation { findings, standing, undecided, grouped } = evaluation;
+    let view = View { standing, undecided, grouped };
+    let mut holding: BTreeMap<String, Finding> =
+        findings.into_iter().map(|f| (name(f.kind, &f.resource), f)).collect();
+    let is_flap = |record: &Record| record.finding.kind == FindingKind::Flapping;
+    let mut flaps: BTreeMap<String, Record> = BTreeMap::new();
+    let mut others: BTreeMap<String, (Option<Record>, Record)> = BTreeMap::new();
+    while let Some((name, record)) = before.pop_first() {
+        if is_flap(&record) {
+            flaps.insert(name, record);
+        } else {
+            let finding = holding.remove(&name);
+            others.insert(name, (Some(record.clone()), with(record, finding, &view, now)));
+        }
+    }
+    others.extend(holding.into_iter().map(|(name, finding)| {
+        let record = Record::new(finding.clone());
+        (name, (None, with(record, Some(finding), &view, now)))
+    }));
 
-    let mut holding: BTreeMap<String, Finding> = open.into_iter().map(|f| (name(&f), f)).collect();
-    for (name, mut record) in before {
-        match (holding.remove(&name), &record.state) {
-            (Some(finding), State::Open) => record.finding = finding,
-            (Some(finding), State::Resolved { .. }) => {
-                record = Record { finding, state: State::Open, reopened: record.reopened + 1 };
-                out.transitions.push(name.clone());
+    // What comes and goes is told as that, once for each resource.
+    let mut flapping: BTreeMap<ResourceKey, Finding> = BTreeMap::new();
+    if !settings.findings.excluded.contains(&FindingKind::Flapping) {
+        for (_, record) in others.values() {
+            if let Some(since) = flapping::since(&record.begun, now) {
+                let finding = flapping::finding(record, since);
+                flapping.entry(record.finding.resource.clone()).or_insert(finding);
             }
-            (None, State::Open) => {
-                if let Some(reason) = resolution(&record.finding, &evaluation.standing) {
-                    record.state = State::Resolved { at: now, reason };
-                    out.transitions.push(name.clone());
-                }
+        }
+    }
+    let mut all: Vec<(String, Option<Record>, Record)> = Vec::new();
+    for (name, (was, mut record)) in others {
+        let is_flapping = flapping.contains_key(&record.finding.resource);
+        settle(&mut record, is_flapping, &view, settings, now);
+        all.push((name, was, record));
+    }
+    let mut flap_findings: BTreeMap<String, Finding> =
+        flapping.into_values().map(|f| (name(FindingKind::Flapping, &f.resource), f)).collect();
+    for (name, was) in flaps {
+        let mut record = with(was.clone(), flap_findings.remove(&name), &view, now);
+        settle(&mut record, false, &view, settings, now);
+        all.push((name, Some(was), record));
+    }
+    for (name, finding) in flap_findings {
+        let mut record = with(Record::new(finding.clone()), Some(finding), &view, now);
+        settle(&mut record, false, &view, settings, now);
+        all.push((name, None, record));
+    }
+    publish(all, seen, settings, now)
+}
+
+/// How the resources stand.
+struct View {
+    standing: BTreeMap<ResourceKey, Standing>,
+    undecided: BTreeSet<(FindingKind, ResourceKey)>,
+    grouped: BTreeSet<ResourceKey>,
+}
+
+impl View {
+    /// Nobody can tell whether the cause still holds.
+    fn is_unknown(&self, finding: &Finding) -> bool {
+        self.standing.get(&finding.resource) == Some(&Standing::Unknown)
+            || self.undecided.contains(&(finding.kind, finding.resource.clone()))
+    }
+
+    /// Why a finding that held does not any more.
+    fn resolution(&self, finding: &Finding) -> Resolution {
+        use FindingKind::Disappeared;
+        match (finding.kind, self.standing.get(&finding.resource)) {
+            (Disappeared, _) if self.grouped.contains(&finding.resource) => Resolution::Grouped,
+            (_, None) => Resolution::NoLongerWatched,
+            (Disappeared, Some(Standing::Ended)) => Resolution::Expired,
+            (Disappeared, Some(Standing::Retracted)) => Resolution::FalseAlarm,
+            (_, Some(Standing::Ended)) => Resolution::ResourceGone,
+            (_, Some(Standing::Present | Standing::Retracted | Standing::Unknown)) => Resolution::Fixed,
+        }
+    }
+}
+
+/// The record with what is known now of its cause.
+fn with(mut record: Record, finding: Option<Finding>, view: &View, now: Timestamp) -> Record {
+    match finding {
+        Some(mut finding) => {
+            if !record.holds {
+                record.begun.push(now);
+                let more = record.begun.len().saturating_sub(flapping::REMEMBERED);
+                record.begun.drain(..more);
+            } else if finding.is_noticed {
+                // It was noticed then, not now.
+                (finding.since, finding.revision) = (record.finding.since, record.finding.revision);
             }
-            (None, State::Resolved { at, .. }) => {
-                if now.since(*at) >= settings.findings.keep_resolved {
-                    out.removed.push(name);
+            record.holds = true;
+            record.finding = finding;
+        }
+        None if view.is_unknown(&record.finding) => {}
+        None => record.holds = false,
+    }
+    record
+}
+
+/// Its state, from whether it holds.
+fn settle(record: &mut Record, is_flapping: bool, view: &View, settings: &RuleSettings, now: Timestamp) {
+    let is_resolved = matches!(record.state, State::Resolved { .. });
+    if !record.holds {
+        if !is_resolved && record.state != State::Pending {
+            let reason = if is_flapping { Resolution::Flapping } else { view.resolution(&record.finding) };
+            record.state = State::Resolved { at: now, reason };
+        }
+        return;
+    }
+    let too_young = now.since(record.finding.since) < settings.findings.grace(record.finding.kind);
+    if is_flapping {
+        if !is_resolved {
+            record.state = State::Resolved { at: now, reason: Resolution::Flapping };
+        }
+    } else if record.finding.exempted_by.is_some() {
+        record.state = State::Exempted;
+    } else if record.state == State::Open || !too_young {
+        if is_resolved {
+            record.reopened += 1;
+        }
+        record.state = State::Open;
+    }
+}
+
+/// Chooses what is published, and tells what changed.
+fn publish(
+    all: Vec<(String, Option<Record>, Record)>,
+    seen: &BTreeMap<String, Seen>,
+    settings: &RuleSettings,
+    now: Timestamp,
+) -> Lifecycle {
+    let keep_record = settings.findings.keep_resolved.max(flapping::WINDOW);
+    // The worst first, then the newest; what is exempted last, where there is room.
+    let mut order: Vec<usize> =
+        (0..all.len()).filter(|i| matches!(all[*i].2.state, State::Open | State::Exempted)).collect();
+    order.sort_by(|a, b| {
+        let rank = |i: &usize| {
+            let (name, _, Record { finding, state, .. }) = &all[*i];
+            let worst_first = std::cmp::Reverse((finding.severity, finding.since));
+            (*state == State::Exempted, worst_first, name)
+        };
+        rank(a).cmp(&rank(b))
+    });
+    let chosen: BTreeSet<usize> = order.iter().copied().take(settings.findings.max_open).collect();
+
+    let mut out = Lifecycle::default();
+    for (i, (name, was, mut record)) in all.into_iter().enumerate() {
+        let was_published = was.as_ref().is_some_and(|was| was.published);
+        match &record.state {
+            State::Pending if !record.holds => {
+                out.forgotten.push(name);
+                continue;
+            }
+            State::Pending => record.published = false,
+            State::Open | State::Exempted => record.published = chosen.contains(&i),
+            State::Resolved { at, .. } => {
+                // Whoever saw it open sees once that it is not.
+                let is_new = was.as_ref().is_some_and(|was| was.state != record.state);
+                record.published = was_published && (is_new || now.since(*at) < settings.findings.keep_resolved);
+                if !is_new
+                    && now.since(*at) >= keep_record
+                    && !record.holds
+                    && flapping::since(&record.begun, now).is_none()
+                {
+                    if was_published {
+                        out.removed.push(name.clone());
+                    }
+                    out.forgotten.push(name);
                     continue;
                 }
             }
         }
+        if record.is_open() && !record.published {
+            out.suppressed.count += 1;
+            *out.suppressed.by_kind.entry(record.finding.kind).or_default() += 1;
+            out.suppressed.worst = out.suppressed.worst.max(Some(record.finding.severity));
+        }
+        acknowledge(&mut record, seen.get(&name));
+        if was_published && !record.published {
+            out.removed.push(name.clone());
+        }
+        if record.published || was_published {
+            out.transitions.extend(transitions(was.as_ref(), &record).into_iter().map(|t| (name.clone(), t)));
+        }
         out.records.insert(name, record);
-    }
-    for (name, finding) in holding {
-        out.transitions.push(name.clone());
-        out.records.insert(name, Record { finding, state: State::Open, reopened: 0 });
     }
     out
 }
 
-/// Why a finding that held does not any more; none when that can't be told.
-fn resolution(finding: &Finding, standing: &BTreeMap<ResourceKey, Standing>) -> Option<Resolution> {
-    use super::FindingKind::Disappeared;
-    Some(match (finding.kind, standing.get(&finding.resource)) {
-        (_, None) => Resolution::NoLongerWatched,
-        (_, Some(Standing::Unknown)) => return None,
-        (Disappeared, Some(Standing::Ended)) => Resolution::Expired,
-        (Disappeared, Some(Standing::Retracted)) => Resolution::FalseAlarm,
-        (_, Some(Standing::Ended)) => Resolution::ResourceGone,
-        (_, Some(Standing::Present | Standing::Retracted)) => Resolution::Fixed,
-    })
+fn acknowledge(record: &mut Record, seen: Option<&Seen>) {
+    let Some(seen) = seen else { return };
+    match &seen.acknowledged {
+        Some(note) => {
+            record.acknowledged = Some(Acknowledgement { note: note.clone(), object: seen.uid.clone() });
+        }
+        None if record.acknowledged.as_ref().is_some_and(|known| known.object == seen.uid) => {
+            record.acknowledged = None;
+        }
+        None => {}
+    }
+}
+
+fn transitions(was: Option<&Record>, is: &Record) -> Vec<Transition> {
+    let before = was.map(|was| &was.state);
+    let mut out = Vec::new();
+    match (before, &is.state) {
+        (Some(State::Resolved { .. }), State::Open) => out.push(Transition::Reopened),
+        (Some(State::Exempted), State::Open) => out.push(Transition::ExemptionEnded),
+        (None | Some(State::Pending), State::Open) => out.push(Transition::Opened),
+        // There was no room for it until now.
+        (Some(State::Open), State::Open) if is.published && was.is_some_and(|was| !was.published) => {
+            out.push(Transition::Opened);
+        }
+        (Some(State::Open), State::Exempted) => out.push(Transition::Exempted),
+        (Some(State::Open), State::Resolved { .. }) => out.push(Transition::Resolved),
+        _ => {}
+    }
+    match (was.is_some_and(|was| was.acknowledged.is_some()), is.acknowledged.is_some()) {
+        (false, true) => out.push(Transition::Acknowledged),
+        (true, false) => out.push(Transition::AcknowledgementWithdrawn),
+        _ => {}
+    }
+    out
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
+    use proptest::prelude::*;
+
     use super::super::testing::{at, tags, volume};
-    use super::super::{FindingKind, Severity};
     use super::*;
     use crate::inventory::{FindingSettings, Revision};
 
@@ -142,12 +421,39 @@ mod tests {
             severity: Severity::High,
             resource: resource.key,
             name: None,
+            owner: None,
             first_seen: at(0),
             since: at(1),
             revision: Revision(1),
+            is_noticed: false,
             message: String::new(),
+            advice: String::new(),
             evidence: Vec::new(),
+            monthly_cost: None,
+            exempted_by: None,
         }
+    }
+
+    fn settings() -> RuleSettings {
+        let findings = RuleSettings::default().findings;
+        RuleSettings {
+            findings: FindingSettings { max_open: 2, keep_resolved: Duration::from_secs(100), ..findings },
+            ..RuleSettings::default()
+        }
+    }
+
+    fn run(
+        before: BTreeMap<String, Record>,
+        findings: Vec<Finding>,
+        standing: Option<Standing>,
+        seen: &BTreeMap<String, Seen>,
+        settings: &RuleSettings,
+        now: i64,
+    ) -> Lifecycle {
+        let key = volume(tags(&[])).key;
+        let standing = standing.map(|s| (key, s)).into_iter().collect();
+        let evaluation = Evaluation { findings, standing, ..Evaluation::default() };
+        advance(evaluation, before, seen, settings, at(now), |kind, _| kind.as_str().to_owned())
     }
 
     fn step(
@@ -156,30 +462,38 @@ mod tests {
         standing: Option<Standing>,
         now: i64,
     ) -> Lifecycle {
-        let key = volume(tags(&[])).key;
-        let standing = standing.map(|s| (key, s)).into_iter().collect();
-        let settings = RuleSettings {
-            findings: FindingSettings { max_open: 1, keep_resolved: Duration::from_secs(100) },
-            ..RuleSettings::default()
-        };
-        advance(Evaluation { findings, standing }, before, &settings, at(now), |f| f.kind.as_str().to_owned())
+        run(before, findings, standing, &BTreeMap::new(), &settings(), now)
+    }
+
+    fn told(lifecycle: &Lifecycle) -> Vec<String> {
+        lifecycle.transitions.iter().map(|(name, what)| format!("{name} {}", what.as_str())).collect()
     }
 
     #[test]
     fn open_resolved_reopened_and_gone_each_transition_once() {
         let kind = FindingKind::Disappeared;
         let opened = step(BTreeMap::new(), vec![finding(kind)], Some(Standing::Ended), 1);
-        assert_eq!(opened.transitions, ["Disappeared"]);
+        assert_eq!(told(&opened), ["Disappeared Opened"]);
         let same = step(opened.records, vec![finding(kind)], Some(Standing::Ended), 2);
         assert!(same.transitions.is_empty(), "nothing happens while nothing happens");
         let resolved = step(same.records, vec![], Some(Standing::Retracted), 3);
         let expected = State::Resolved { at: at(3), reason: Resolution::FalseAlarm };
         assert_eq!(resolved.records["Disappeared"].state, expected);
         let reopened = step(resolved.records.clone(), vec![finding(kind)], Some(Standing::Ended), 4);
-        assert_eq!((reopened.records["Disappeared"].reopened, reopened.transitions.len()), (1, 1));
+        assert_eq!(
+            (reopened.records["Disappeared"].reopened, told(&reopened)),
+            (1, vec!["Disappeared Reopened".to_owned()])
+        );
         let kept = step(resolved.records.clone(), vec![], Some(Standing::Present), 102);
         assert!(kept.removed.is_empty());
-        assert_eq!(step(resolved.records, vec![], Some(Standing::Present), 103).removed, ["Disappeared"]);
+        let gone = step(kept.records, vec![], Some(Standing::Present), 103);
+        assert_eq!(
+            (gone.removed, gone.forgotten.len()),
+            (vec!["Disappeared".to_owned()], 0),
+            "its record stays a day"
+        );
+        let day = 24 * 3600;
+        assert_eq!(step(gone.records, vec![], Some(Standing::Present), 3 + day).forgotten, ["Disappeared"]);
     }
 
     #[test]
@@ -196,18 +510,203 @@ mod tests {
             let opened = step(BTreeMap::new(), vec![finding(kind)], standing, 1);
             let after = step(opened.records, vec![], standing, 2);
             let got = match &after.records[kind.as_str()].state {
-                State::Open => None,
                 State::Resolved { reason, .. } => Some(*reason),
+                _ => None,
             };
             assert_eq!(got, expected, "{kind:?} {standing:?}");
         }
     }
 
     #[test]
-    fn over_the_cap_the_worst_is_published_and_the_rest_counted() {
+    fn what_a_rule_can_not_decide_stays_as_it_is() {
+        let kind = FindingKind::Orphaned;
+        let opened = step(BTreeMap::new(), vec![finding(kind)], Some(Standing::Present), 1);
+        let key = volume(tags(&[])).key;
+        let evaluation = Evaluation {
+            standing: [(key.clone(), Standing::Present)].into(),
+            undecided: [(kind, key)].into(),
+            ..Evaluation::default()
+        };
+        let name = |kind: FindingKind, _: &ResourceKey| kind.as_str().to_owned();
+        let after = advance(evaluation, opened.records, &BTreeMap::new(), &settings(), at(2), name);
+        assert!(after.transitions.is_empty() && after.records["Orphaned"].is_open());
+    }
+
+    #[test]
+    fn over_the_cap_the_worst_is_published_and_the_rest_counted_and_kept() {
         let low = Finding { severity: Severity::Low, ..finding(FindingKind::TagsMissing) };
-        let got = step(BTreeMap::new(), vec![low, finding(FindingKind::Disappeared)], Some(Standing::Ended), 1);
-        assert_eq!(got.suppressed, 1);
-        assert_eq!(got.records.keys().collect::<Vec<_>>(), ["Disappeared"]);
+        let all = vec![low, finding(FindingKind::Disappeared), finding(FindingKind::Untagged)];
+        let got = step(BTreeMap::new(), all, Some(Standing::Ended), 1);
+        assert_eq!((got.suppressed.count, got.suppressed.worst), (1, Some(Severity::Low)));
+        assert_eq!(got.suppressed.by_kind, [(FindingKind::TagsMissing, 1)].into());
+        assert_eq!(told(&got), ["Disappeared Opened", "Untagged Opened"]);
+        assert_eq!(got.records.len(), 3);
+        let room = step(got.records, vec![finding(FindingKind::TagsMissing)], Some(Standing::Present), 2);
+        assert!(told(&room).contains(&"TagsMissing Opened".to_owned()), "there is room for it now");
+    }
+
+    #[test]
+    fn what_does_not_last_as_long_as_its_grace_is_never_told() {
+        let mut settings = settings();
+        settings.findings.grace.insert(FindingKind::Orphaned, Duration::from_secs(60));
+        let noticed = |now| Finding { since: at(now), is_noticed: true, ..finding(FindingKind::Orphaned) };
+        let none = BTreeMap::new();
+        let go = |before, findings, now| run(before, findings, Some(Standing::Present), &none, &settings, now);
+        let young = go(BTreeMap::new(), vec![noticed(10)], 10);
+        assert!(young.transitions.is_empty() && young.records["Orphaned"].state == State::Pending);
+        let gone = go(young.records.clone(), vec![], 20);
+        assert!(gone.records.is_empty() && gone.forgotten == ["Orphaned"] && gone.transitions.is_empty());
+        let old = go(young.records, vec![noticed(70)], 70);
+        assert_eq!(told(&old), ["Orphaned Opened"]);
+        assert_eq!(old.records["Orphaned"].finding.since, at(10), "it was noticed then");
+    }
+
+    #[test]
+    fn an_exemption_takes_it_out_and_its_end_opens_it_again() {
+        let exempted = || Finding { exempted_by: Some("x".to_owned()), ..finding(FindingKind::Untagged) };
+        let present = Some(Standing::Present);
+        let opened = step(BTreeMap::new(), vec![finding(FindingKind::Untagged)], present, 1);
+        let out = step(opened.records, vec![exempted()], present, 2);
+        assert_eq!(
+            (told(&out), &out.records["Untagged"].state),
+            (vec!["Untagged Exempted".to_owned()], &State::Exempted)
+        );
+        let back = step(out.records.clone(), vec![finding(FindingKind::Untagged)], present, 3);
+        assert_eq!(told(&back), ["Untagged ExemptionEnded"]);
+        assert_eq!(back.records["Untagged"].reopened, 0);
+        assert!(told(&step(out.records, vec![], present, 3)).is_empty(), "nobody waited for it");
+        assert!(told(&step(BTreeMap::new(), vec![exempted()], present, 1)).is_empty());
+    }
+
+    #[test]
+    fn an_acknowledgement_survives_its_object_and_is_withdrawn_on_it() {
+        let present = Some(Standing::Present);
+        let held = || vec![finding(FindingKind::Untagged)];
+        let seen = |uid: &str, note: Option<&str>| -> BTreeMap<String, Seen> {
+            let seen = Seen { uid: uid.to_owned(), acknowledged: note.map(str::to_owned) };
+            [("Untagged".to_owned(), seen)].into()
+        };
+        let go = |before, seen: &BTreeMap<String, Seen>, now| run(before, held(), present, seen, &settings(), now);
+        let opened = go(BTreeMap::new(), &BTreeMap::new(), 1);
+        let known = go(opened.records, &seen("u1", Some("on it")), 2);
+        assert_eq!(told(&known), ["Untagged Acknowledged"]);
+        let deleted = go(known.records, &BTreeMap::new(), 3);
+        let again = go(deleted.records, &seen("u2", None), 4);
+        assert!(again.transitions.is_empty());
+        assert_eq!(again.records["Untagged"].acknowledged.as_ref().map(|a| a.note.as_str()), Some("on it"));
+        let moved = go(again.records, &seen("u2", Some("still")), 5);
+        let withdrawn = go(moved.records, &seen("u2", None), 6);
+        assert_eq!(told(&withdrawn), ["Untagged AcknowledgementWithdrawn"]);
+    }
+
+    #[test]
+    fn what_comes_and_goes_is_one_finding_until_a_day_is_quiet() {
+        let present = Some(Standing::Present);
+        let held = || vec![finding(FindingKind::Untagged)];
+        let mut records = BTreeMap::new();
+        let mut said = Vec::new();
+        for now in (1..12).map(|i| i * 10) {
+            let findings = if now % 20 == 10 { held() } else { vec![] };
+            let next = step(records, findings, present, now);
+            said.extend(told(&next));
+            records = next.records;
+        }
+        let (u, f) = ("Untagged", "Flapping");
+        let expected = [
+            format!("{u} Opened"),
+            format!("{u} Resolved"),
+            format!("{u} Reopened"),
+            format!("{u} Resolved"),
+            format!("{f} Opened"),
+        ];
+        assert_eq!(said, expected, "from the third time on it is only that");
+        let day = 24 * 3600;
+        let quiet = step(records, held(), present, 110 + day);
+        assert_eq!(told(&quiet), ["Untagged Reopened", "Flapping Resolved"]);
+    }
+
+    /// What the world may do between two looks.
+    #[derive(Clone, Debug)]
+    struct Turn {
+        holds: bool,
+        exempted: bool,
+        standing: Option<Standing>,
+        acknowledged: Option<bool>,
+        later: i64,
+    }
+
+    fn turn() -> impl Strategy<Value = Turn> {
+        let standing = prop_oneof![
+            3 => Just(Some(Standing::Present)),
+            1 => Just(Some(Standing::Unknown)),
+            1 => Just(Some(Standing::Ended)),
+            1 => Just(None),
+        ];
+        let later = prop_oneof![Just(1), Just(30), Just(3600), Just(100_000)];
+        (any::<bool>(), prop::bool::weighted(0.2), standing, any::<Option<bool>>(), later).prop_map(
+            |(holds, exempted, standing, acknowledged, later)| Turn {
+                holds,
+                exempted,
+                standing,
+                acknowledged,
+                later,
+            },
+        )
+    }
+
+    proptest! {
+        /// As a state machine: whatever happens, what is told is one story; told twice it says nothing new; and
+        /// a restart in any state changes nothing.
+        #[test]
+        fn whatever_happens_the_story_is_one(turns in prop::collection::vec(turn(), 1..40), grace in 0_u64..60) {
+            let mut settings = settings();
+            settings.findings.grace.insert(FindingKind::Untagged, Duration::from_secs(grace));
+            let mut records = BTreeMap::new();
+            let mut open: BTreeMap<String, bool> = BTreeMap::new();
+            let mut now = 10;
+            for turn in turns {
+                now += turn.later;
+                let exempted_by = turn.exempted.then(|| "x".to_owned());
+                let held = Finding { exempted_by, ..finding(FindingKind::Untagged) };
+                let is_seen = turn.standing != Some(Standing::Unknown);
+                let findings = if turn.holds && is_seen { vec![held] } else { vec![] };
+                let seen: BTreeMap<String, Seen> = turn.acknowledged.iter().map(|yes| {
+                    let acknowledged = yes.then(|| "known".to_owned());
+                    ("Untagged".to_owned(), Seen { uid: "u".to_owned(), acknowledged })
+                }).collect();
+                let next = run(records, findings.clone(), turn.standing, &seen, &settings, now);
+                for (name, what) in &next.transitions {
+                    let is_open = open.entry(name.clone()).or_default();
+                    match what {
+                        Transition::Opened | Transition::Reopened => {
+                            prop_assert!(!*is_open, "{name} {what:?} while it is open");
+                            *is_open = true;
+                        }
+                        Transition::Resolved | Transition::Exempted => {
+                            prop_assert!(*is_open, "{name} {what:?} while it is not open");
+                            *is_open = false;
+                        }
+                        Transition::ExemptionEnded => *is_open = true,
+                        _ => {}
+                    }
+                }
+                for (name, record) in &next.records {
+                    if record.published {
+                        prop_assert_eq!(record.is_open(), open.get(name).copied().unwrap_or(false), "{}", name);
+                    }
+                    if record.is_open() && turn.holds && is_seen && name == "Untagged" {
+                        prop_assert!(record.holds);
+                    }
+                }
+                let stored: BTreeMap<String, Record> = next.records.iter().map(|(name, record)| {
+                    (name.clone(), serde_json::from_slice(&serde_json::to_vec(record).unwrap()).unwrap())
+                }).collect();
+                prop_assert_eq!(&stored, &next.records, "a restart");
+                let again = run(stored.clone(), findings, turn.standing, &seen, &settings, now);
+                prop_assert!(again.transitions.is_empty() && again.removed.is_empty(), "{:?}", again.transitions);
+                prop_assert_eq!(&again.records, &stored);
+                records = stored;
+            }
+        }
     }
 }

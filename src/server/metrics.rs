@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -10,6 +11,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use crate::inventory::{Filter, Moment, ResourceType, ScopeStatus, Snapshot};
+use crate::policy::MonthlyCost;
+use crate::policy::lifecycle::{FINDINGS, Record};
 use crate::store::{Store, StoreError};
 
 /// What somebody else counts.
@@ -48,6 +51,26 @@ pub fn render(store: &Store, gauges: &Gauges) -> Result<String, StoreError> {
         calls.get_or_create(&labels).inc_by(count);
     }
     registry.register("cloud_calls", "Calls to clouds, each retry one, since the operator started", calls);
+
+    let mut open: BTreeMap<String, (i64, f64)> = BTreeMap::new();
+    for viewer in store.note_viewers()? {
+        for bytes in store.notes(&viewer, FINDINGS)?.into_values() {
+            let Ok(record) = serde_json::from_slice::<Record>(&bytes) else { continue };
+            if record.is_open() {
+                let sum = open.entry(record.finding.kind.to_string()).or_default();
+                sum.0 += 1;
+                sum.1 += record.finding.monthly_cost.map_or(0.0, MonthlyCost::amount);
+            }
+        }
+    }
+    let counts = open.iter().map(|(kind, (count, _))| (kind.clone(), *count)).collect();
+    family(&mut registry, "findings_open", "Open findings, those over the cap too", "kind", counts);
+    let cost = Family::<Vec<(&'static str, String)>, Gauge<f64, AtomicU64>>::default();
+    for (kind, (_, sum)) in open {
+        cost.get_or_create(&vec![("kind", kind)]).set(sum);
+    }
+    let help = "What the open findings cost a month by list prices, as far as prices are known";
+    registry.register("findings_monthly_cost", help, cost);
 
     let mut by_type: BTreeMap<ResourceType, i64> = BTreeMap::new();
     let mut suspects = 0;

@@ -1,8 +1,10 @@
 //! What the running operator answers: health and metrics over HTTP, questions over a Unix socket.
 //!
 //! - [`query`]: the questions and their answers; the CLI asks a file by the same functions.
+//! - [`findings`]: what people must act on, whose things are, and what belongs together.
 //! - [`metrics`]: computed at scrape from what is known, so a series goes with its object.
 
+pub mod findings;
 pub mod metrics;
 pub mod query;
 
@@ -83,6 +85,15 @@ pub async fn serve_socket(listener: UnixListener, store: Store) -> std::io::Resu
             get(|State(store), Query(question)| ask(store, move |s| query::history(s, &question))),
         )
         .route("/v1/diff", get(|State(store), Query(question)| ask(store, move |s| query::diff(s, &question))))
+        .route(
+            "/v1/findings",
+            get(|State(store), Query(question)| ask(store, move |s| findings::findings(s, &question))),
+        )
+        .route(
+            "/v1/owners",
+            get(|State(store), Query(question)| ask(store, move |s| findings::owners(s, &question))),
+        )
+        .route("/v1/tree", get(|State(store), Query(question)| ask(store, move |s| findings::tree(s, &question))))
         .route("/v1/store/check", get(|State(store)| ask(store, query::check)))
         .route("/v1/store/stats", get(|State(store)| ask(store, query::stats)))
         .route("/v1/store/backup", get(async |State(store)| stream(store, query::backup)))

@@ -318,7 +318,7 @@ pub fn diff(store: &Store, question: &DiffQuestion) -> Result<DiffAnswer, QueryE
     Ok(DiffAnswer { api_version: API_VERSION.to_owned(), diff })
 }
 
-fn moment(text: &str) -> Result<Moment, QueryError> {
+pub(super) fn moment(text: &str) -> Result<Moment, QueryError> {
     text.parse().map_err(|_| {
         QueryError::Malformed(format!(
             "'{text}' is not a moment: write a revision (41), a time (2026-11-24T08:30:00Z) or now"
@@ -327,7 +327,7 @@ fn moment(text: &str) -> Result<Moment, QueryError> {
 }
 
 /// The one resource that a key or a bare id names.
-fn one(snapshot: &StoreSnapshot, name: &str) -> Result<Resource, QueryError> {
+pub(super) fn one(snapshot: &StoreSnapshot, name: &str) -> Result<Resource, QueryError> {
     let mut found = snapshot.find(name, None)?;
     match found.len() {
         1 => Ok(found.remove(0)),

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use redb::ReadTransaction;
 use serde_json::Value;
@@ -19,8 +20,8 @@ use super::state::State;
 use super::steps::fields_between;
 use super::{Published, Store, StoreError, document, ledger, past};
 use crate::inventory::{
-    Change, ChangeKind, Cover, Diff, Filter, History, Milestone, MilestoneKind, Moment, Presence, Resource,
-    ResourceKey, Revision, Scope, ScopeStatus, ScopeView, Snapshot, TagSet, Tags, Timestamp, Viewer,
+    Change, ChangeKind, Cover, Diff, Filter, History, Looks, Milestone, MilestoneKind, Moment, Presence, Resource,
+    ResourceKey, Revision, Scope, ScopeStatus, ScopeView, Snapshot, TagSet, Tags, Timestamp, Version, Viewer,
 };
 
 /// The state at one moment, with redb's own snapshot behind it for documents and history.
@@ -256,6 +257,23 @@ impl StoreSnapshot {
             runs.insert(run.first_ended.as_millis(), run.clone());
         }
         runs.into_values().rev().collect()
+    }
+
+    /// When the complete sweeps began that are known of the runs before one: the first and the last of each.
+    fn earlier_looks(&self, number: ScopeNo, before: Timestamp) -> Vec<Timestamp> {
+        /// Further back nobody asks.
+        const RUNS: usize = 8;
+        let mut began = Vec::new();
+        if let Ok(txn) = self.txn()
+            && let Ok(table) = txn.open_table(RUN)
+            && let Ok(rows) = table.range((number, i64::MIN)..(number, before.as_millis()))
+        {
+            let runs = rows.rev().flatten().filter_map(|row| decode::<Run>("run", row.1.value()).ok());
+            for run in runs.filter(|run| run.outcome.is_complete()).take(RUNS) {
+                began.extend([run.last_started, run.first_started]);
+            }
+        }
+        began
     }
 
     /// Whether a complete sweep of the scope ended after the moment.
@@ -662,6 +680,25 @@ impl Snapshot for StoreSnapshot {
             |scope: &Arc<super::state::ScopeState>| Some((Scope::clone(&scope.scope), *scope.covers.get(viewer)?));
         self.state.scopes.values().filter_map(cover).collect()
     }
+
+    fn looks(&self, scope: &Scope) -> Option<Looks> {
+        let number = *self.state.scope_numbers.get(scope)?;
+        if self.scope_view(number).status != ScopeStatus::Current {
+            return None;
+        }
+        let run = self.runs(number).into_iter().find(|run| run.outcome.is_complete())?;
+        Some(Looks {
+            first: run.first_started,
+            // In a run that went on after the moment, the last one before it is not known.
+            last: if run.last_ended <= self.at { run.last_started } else { run.first_started },
+            longest_gap: Duration::from_millis(run.longest_gap_millis),
+            earlier: self.earlier_looks(number, run.first_ended),
+        })
+    }
+
+    fn time_of(&self, revision: Revision) -> Result<Timestamp, StoreError> {
+        time_of(&*self.txn()?, revision)
+    }
 }
 
 impl History for StoreSnapshot {
@@ -696,5 +733,19 @@ impl History for StoreSnapshot {
             before = after;
         }
         Ok(told)
+    }
+
+    fn versions(&self, resource: &Resource, more: &mut dyn FnMut(Version) -> bool) -> Result<(), StoreError> {
+        let Some((rid, newest)) = self.life_of(resource)? else { return Ok(()) };
+        for (revision, row, entry) in self.entries_of(rid, newest, 0)?.into_iter().rev() {
+            if !entry.has_document || entry.kind.version().is_none() {
+                continue;
+            }
+            let attributes = self.document(revision, rid)?;
+            if !more(Version { revision: Revision(revision), time: row.time, attributes }) {
+                break;
+            }
+        }
+        Ok(())
     }
 }

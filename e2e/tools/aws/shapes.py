@@ -21,7 +21,8 @@ OPERATIONS = {
     "dynamodb": ["DescribeTable", "ListTables", "ListTagsOfResource"],
     "ec2": [
         "DescribeAddresses", "DescribeCapacityReservations", "DescribeFlowLogs", "DescribeImages",
-        "DescribeInstances", "DescribeInternetGateways", "DescribeKeyPairs", "DescribeLaunchTemplates",
+        "DescribeInstances", "DescribeInternetGateways", "DescribeKeyPairs", "DescribeLaunchTemplateVersions",
+        "DescribeLaunchTemplates",
         "DescribeNatGateways", "DescribeNetworkAcls", "DescribeNetworkInterfaces",
         "DescribePlacementGroups", "DescribeRegions", "DescribeRouteTables", "DescribeSecurityGroups",
         "DescribeSnapshots", "DescribeSubnets", "DescribeTags", "DescribeTransitGatewayAttachments",
@@ -33,7 +34,9 @@ OPERATIONS = {
     "efs": ["DescribeFileSystems"],
     "eks": ["DescribeCluster", "DescribeNodegroup", "ListClusters", "ListNodegroups"],
     "elasticache": ["DescribeCacheClusters", "DescribeReplicationGroups", "ListTagsForResource"],
-    "elbv2": ["DescribeLoadBalancers", "DescribeTags", "DescribeTargetGroups"],
+    "elbv2": [
+        "DescribeListeners", "DescribeLoadBalancers", "DescribeTags", "DescribeTargetGroups", "DescribeTargetHealth",
+    ],
     "emr": ["DescribeCluster", "ListClusters"],
     "fsx": ["DescribeFileSystems"],
     "iam": ["GetRole", "GetUser", "ListAccessKeys", "ListRoleTags", "ListRoles", "ListUserTags", "ListUsers"],

@@ -6,7 +6,8 @@
 //! (e2e/tools/aws/shapes.py); this walks a body along it. What the model does not name is dropped, as the
 //! CLI does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::sync::LazyLock;
 
 use roxmltree::Node;
@@ -45,15 +46,51 @@ struct Output {
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Shape {
-    Structure { members: BTreeMap<String, (String, String)> },
-    List { item: String, flattened: bool },
-    Map { key: String, value: (String, String), flattened: bool },
+    Structure {
+        members: BTreeMap<String, (String, String)>,
+        /// Name and shape of the members that an element stands for.
+        #[serde(skip)]
+        by_element: HashMap<String, Vec<(String, String)>>,
+    },
+    List {
+        item: String,
+        flattened: bool,
+    },
+    Map {
+        key: String,
+        value: (String, String),
+        flattened: bool,
+    },
 }
 
 static TABLE: LazyLock<BTreeMap<String, Service>> = LazyLock::new(|| {
-    serde_json::from_str(include_str!("shapes.json"))
-        .expect("shapes.json is generated in this shape; a test reads it")
+    let mut table: BTreeMap<String, Service> = serde_json::from_str(include_str!("shapes.json"))
+        .expect("shapes.json is generated in this shape; a test reads it");
+    for shape in table.values_mut().flat_map(|service| service.shapes.values_mut()) {
+        if let Shape::Structure { members, by_element } = shape {
+            for (name, (wire, member)) in members {
+                by_element.entry(wire.clone()).or_default().push((name.clone(), member.clone()));
+            }
+        }
+    }
+    table
 });
+
+/// Where in an answer something stands: written out only where that is wrong.
+#[derive(Clone, Copy)]
+enum Path<'a> {
+    Operation(&'a str),
+    Member(&'a Path<'a>, &'a str),
+}
+
+impl fmt::Display for Path<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Path::Operation(name) => f.write_str(name),
+            Path::Member(of, name) => write!(f, "{of}.{name}"),
+        }
+    }
+}
 
 /// How deep an answer may nest. The deepest described object has 9 levels.
 const MAX_DEPTH: u32 = 64;
@@ -62,11 +99,13 @@ pub(super) fn convert(service: &str, operation: &str, body: &[u8]) -> Result<Val
     let service = &TABLE[service];
     let output = &service.operations[operation];
     match body.iter().find(|byte| !byte.is_ascii_whitespace()) {
-        Some(b'{') => service.json_value(&output.shape, serde_json::from_slice(body)?, operation, 0),
+        Some(b'{') => {
+            service.json_value(&output.shape, serde_json::from_slice(body)?, &Path::Operation(operation), 0)
+        }
         // A map, of whatever length.
         Some(0xa0..=0xbf) => {
             let body: ciborium::Value = ciborium::from_reader(body)?;
-            service.json_value(&output.shape, json(body), operation, 0)
+            service.json_value(&output.shape, json(body), &Path::Operation(operation), 0)
         }
         _ => from_xml(service, output, operation, body),
     }
@@ -91,21 +130,21 @@ fn json(value: ciborium::Value) -> Value {
 }
 
 impl Service {
-    fn json_value(&self, shape: &str, value: Value, path: &str, depth: u32) -> Result<Value, ConvertError> {
+    fn json_value(&self, shape: &str, value: Value, path: &Path, depth: u32) -> Result<Value, ConvertError> {
         if depth > MAX_DEPTH {
             return Err(too_deep(path));
         }
         let wrong = |kind, value: &Value| {
             let text = value.to_string().chars().take(100).collect();
-            ConvertError::Scalar { path: path.to_owned(), kind, text }
+            ConvertError::Scalar { path: path.to_string(), kind, text }
         };
         match (self.shapes.get(shape), value) {
-            (Some(Shape::Structure { members }), Value::Object(mut fields)) => {
+            (Some(Shape::Structure { members, .. }), Value::Object(mut fields)) => {
                 let mut object = Map::new();
                 for (name, (wire, member)) in members {
                     // JSON says in two ways that there is none.
                     if let Some(found) = fields.remove(wire).filter(|found| !found.is_null()) {
-                        let path = format!("{path}.{name}");
+                        let path = Path::Member(path, name);
                         object.insert(name.clone(), self.json_value(member, found, &path, depth + 1)?);
                     }
                 }
@@ -139,8 +178,8 @@ impl Service {
     }
 }
 
-fn too_deep(path: &str) -> ConvertError {
-    ConvertError::Scalar { path: path.to_owned(), kind: "described object", text: "too deep".into() }
+fn too_deep(path: &Path) -> ConvertError {
+    ConvertError::Scalar { path: path.to_string(), kind: "described object", text: "too deep".into() }
 }
 
 fn from_xml(service: &Service, output: &Output, operation: &str, body: &[u8]) -> Result<Value, ConvertError> {
@@ -155,13 +194,13 @@ fn from_xml(service: &Service, output: &Output, operation: &str, body: &[u8]) ->
         return Ok(serde_json::json!({ "LocationConstraint": root.text() }));
     }
     if let Some(payload) = &output.payload
-        && let Some(Shape::Structure { members }) = service.shapes.get(&output.shape)
+        && let Some(Shape::Structure { members, .. }) = service.shapes.get(&output.shape)
         && let Some((_, shape)) = members.get(payload)
     {
-        let found = value(service, shape, root, operation, 0)?;
+        let found = value(service, shape, root, &Path::Operation(operation), 0)?;
         return Ok(Value::Object([(payload.clone(), found)].into_iter().collect()));
     }
-    value(service, &output.shape, root, operation, 0)
+    value(service, &output.shape, root, &Path::Operation(operation), 0)
 }
 
 fn children<'a, 'i>(node: Node<'a, 'i>, name: &str) -> impl Iterator<Item = Node<'a, 'i>> {
@@ -172,7 +211,7 @@ fn value(
     service: &Service,
     shape: &str,
     node: Node<'_, '_>,
-    path: &str,
+    path: &Path,
     depth: u32,
 ) -> Result<Value, ConvertError> {
     if depth > MAX_DEPTH {
@@ -180,12 +219,12 @@ fn value(
     }
     match service.shapes.get(shape) {
         None => scalar(shape, node.text().unwrap_or(""), path),
-        Some(Shape::Structure { members }) => {
+        Some(Shape::Structure { by_element, .. }) => {
             let mut object = Map::new();
-            for (name, (wire, member)) in members {
-                let path = format!("{path}.{name}");
-                if let Some(found) = member_value(service, member, node, wire, &path, depth)? {
-                    object.insert(name.clone(), found);
+            for child in node.children().filter(Node::is_element) {
+                for (name, member) in by_element.get(child.tag_name().name()).into_iter().flatten() {
+                    let path = Path::Member(path, name);
+                    add_member(service, (name, member), child, &path, depth, &mut object)?;
                 }
             }
             Ok(Value::Object(object))
@@ -207,32 +246,33 @@ fn value(
     }
 }
 
-fn member_value(
+/// One element of a member: all of it, or one of the elements that a flattened list or map is made of.
+fn add_member(
     service: &Service,
-    shape: &str,
-    parent: Node<'_, '_>,
-    wire: &str,
-    path: &str,
+    (name, shape): (&String, &str),
+    node: Node<'_, '_>,
+    path: &Path,
     depth: u32,
-) -> Result<Option<Value>, ConvertError> {
-    let mut found = children(parent, wire).peekable();
-    if found.peek().is_none() {
-        return Ok(None);
-    }
+    object: &mut Map<String, Value>,
+) -> Result<(), ConvertError> {
     match service.shapes.get(shape) {
         Some(Shape::List { item, flattened: true }) => {
-            let items = found.map(|node| value(service, item, node, path, depth + 1));
-            items.collect::<Result<_, _>>().map(|items| Some(Value::Array(items)))
+            let one = value(service, item, node, path, depth + 1)?;
+            let list = object.entry(name.clone()).or_insert_with(|| Value::Array(Vec::new()));
+            list.as_array_mut().expect("it is made here").push(one);
         }
         Some(Shape::Map { key, value: inner, flattened: true }) => {
-            let mut object = Map::new();
-            for entry in found {
-                map_entry(service, key, inner, entry, path, depth, &mut object)?;
-            }
-            Ok(Some(Value::Object(object)))
+            let entries = object.entry(name.clone()).or_insert_with(|| Value::Object(Map::new()));
+            let entries = entries.as_object_mut().expect("it is made here");
+            map_entry(service, key, inner, node, path, depth, entries)?;
         }
-        _ => found.next().map(|node| value(service, shape, node, path, depth + 1)).transpose(),
+        // Of two the first counts.
+        _ if object.contains_key(name) => {}
+        _ => {
+            object.insert(name.clone(), value(service, shape, node, path, depth + 1)?);
+        }
     }
+    Ok(())
 }
 
 fn map_entry(
@@ -240,7 +280,7 @@ fn map_entry(
     key: &str,
     (wire, shape): &(String, String),
     entry: Node<'_, '_>,
-    path: &str,
+    path: &Path,
     depth: u32,
     object: &mut Map<String, Value>,
 ) -> Result<(), ConvertError> {
@@ -251,8 +291,8 @@ fn map_entry(
     Ok(())
 }
 
-fn scalar(kind: &str, text: &str, path: &str) -> Result<Value, ConvertError> {
-    let wrong = |kind| ConvertError::Scalar { path: path.to_owned(), kind, text: text.to_owned() };
+fn scalar(kind: &str, text: &str, path: &Path) -> Result<Value, ConvertError> {
+    let wrong = |kind| ConvertError::Scalar { path: path.to_string(), kind, text: text.to_owned() };
     Ok(match kind {
         "boolean" => match text {
             "true" => Value::Bool(true),

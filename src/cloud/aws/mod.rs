@@ -398,8 +398,12 @@ async fn complete(
         match enrich(regional, &mut object).await {
             Ok(()) => {}
             Err(Failure::NotFound { .. }) => return Ok(None),
-            // What can't be read is left out of the document: it is no reason to doubt the listing.
-            Err(Failure::Error(error)) => tracing::debug!(%error, "a further call failed"),
+            // What may not be read is left out of the document: it is no reason to doubt the listing.
+            Err(Failure::Error(error)) if matches!(error.reason, Reason::Denied | Reason::DeniedByPolicy) => {
+                tracing::debug!(%error, "a further call is denied");
+            }
+            // What could not be read this time would look like a change, there and back.
+            Err(Failure::Error(error)) => return Err(error),
         }
     }
     Ok(Some(object))

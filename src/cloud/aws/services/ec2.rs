@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use futures::future::BoxFuture;
+use serde_json::Value;
 
 use crate::cloud::CadenceClass;
 use crate::cloud::aws::Regional;
@@ -149,10 +150,13 @@ pub(super) const TYPES: &[Declaration] = &[
     },
     Declaration {
         name: "AWS::EC2::LaunchTemplate",
-        actions: &["ec2:DescribeLaunchTemplates", "ec2:DescribeTags"],
+        actions: &["ec2:DescribeLaunchTemplates", "ec2:DescribeLaunchTemplateVersions", "ec2:DescribeTags"],
         fetch: list!(ec2 "ec2" "DescribeLaunchTemplates": describe_launch_templates; page set_next_token, max_results(PAGE); id launch_template_ids),
         items: &["LaunchTemplates"],
+        enrich: Some(launch_template_versions),
+        shape: 2,
         id: "LaunchTemplateId",
+        secret: &["Versions.LaunchTemplateData.UserData"],
         birth: Some("CreateTime"),
         cadence: CadenceClass::Slow,
         ..EC2
@@ -260,6 +264,25 @@ pub(super) const TYPES: &[Declaration] = &[
         ..EC2
     },
 ];
+
+/// The versions that launches take when they name none, the default and the latest: `Versions`.
+fn launch_template_versions<'a>(
+    regional: &'a Regional,
+    template: &'a mut Value,
+) -> BoxFuture<'a, Result<(), Failure>> {
+    Box::pin(async move {
+        let id = text(template, "LaunchTemplateId");
+        let request = regional.ec2().describe_launch_template_versions().launch_template_id(id);
+        let request = request.versions("$Default").versions("$Latest");
+        let mut answer = send!(regional, "ec2" "DescribeLaunchTemplateVersions", request)?;
+        let mut versions =
+            std::mem::take(answer["LaunchTemplateVersions"].as_array_mut().unwrap_or(&mut Vec::new()));
+        versions.sort_by_key(|version| version["VersionNumber"].as_i64());
+        versions.dedup();
+        template["Versions"] = Value::Array(versions);
+        Ok(())
+    })
+}
 
 /// DescribeTags fails under load where the listings answer an empty set.
 fn read_tags<'a>(

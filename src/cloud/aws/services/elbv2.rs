@@ -6,7 +6,7 @@ use futures::future::BoxFuture;
 use serde_json::Value;
 
 use crate::cloud::aws::Regional;
-use crate::cloud::aws::declare::{Declaration, TagSource, list, send, tag_set, text};
+use crate::cloud::aws::declare::{Declaration, TagSource, list, next_page, send, tag_set, text};
 use crate::cloud::aws::error::Failure;
 use crate::inventory::TagSet;
 
@@ -21,24 +21,72 @@ const ELB: Declaration =
 pub(super) const TYPES: &[Declaration] = &[
     Declaration {
         name: "AWS::ElasticLoadBalancingV2::LoadBalancer",
-        actions: &["elasticloadbalancing:DescribeLoadBalancers", "elasticloadbalancing:DescribeTags"],
+        actions: &[
+            "elasticloadbalancing:DescribeLoadBalancers",
+            "elasticloadbalancing:DescribeListeners",
+            "elasticloadbalancing:DescribeTags",
+        ],
         fetch: list!(elbv2 "elbv2" "DescribeLoadBalancers": describe_load_balancers;
             page set_marker, page_size(PAGE); id load_balancer_arns),
         items: &["LoadBalancers"],
+        enrich: Some(listeners),
+        shape: 2,
         id: "LoadBalancerArn",
         birth: Some("CreatedTime"),
         ..ELB
     },
     Declaration {
         name: "AWS::ElasticLoadBalancingV2::TargetGroup",
-        actions: &["elasticloadbalancing:DescribeTargetGroups", "elasticloadbalancing:DescribeTags"],
+        actions: &[
+            "elasticloadbalancing:DescribeTargetGroups",
+            "elasticloadbalancing:DescribeTargetHealth",
+            "elasticloadbalancing:DescribeTags",
+        ],
         fetch: list!(elbv2 "elbv2" "DescribeTargetGroups": describe_target_groups;
             page set_marker, page_size(PAGE); id target_group_arns),
         items: &["TargetGroups"],
+        enrich: Some(targets),
+        shape: 2,
         id: "TargetGroupArn",
         ..ELB
     },
 ];
+
+/// What it listens for, and what becomes of it: `Listeners`.
+fn listeners<'a>(regional: &'a Regional, balancer: &'a mut Value) -> BoxFuture<'a, Result<(), Failure>> {
+    Box::pin(async move {
+        let arn = text(balancer, "LoadBalancerArn").to_owned();
+        let mut all = Vec::new();
+        let mut token = None;
+        loop {
+            let request = regional.elbv2().describe_listeners().load_balancer_arn(&arn).page_size(PAGE);
+            let mut answer = send!(regional, "elbv2" "DescribeListeners", request.set_marker(token))?;
+            all.append(answer["Listeners"].as_array_mut().unwrap_or(&mut Vec::new()));
+            token = next_page(&answer, "NextMarker");
+            if token.is_none() {
+                break;
+            }
+        }
+        all.sort_by(|a, b| text(a, "ListenerArn").cmp(text(b, "ListenerArn")));
+        balancer["Listeners"] = Value::Array(all);
+        Ok(())
+    })
+}
+
+/// What it sends to, without how that feels: `Targets`, the ids.
+fn targets<'a>(regional: &'a Regional, group: &'a mut Value) -> BoxFuture<'a, Result<(), Failure>> {
+    Box::pin(async move {
+        let arn = text(group, "TargetGroupArn");
+        let request = regional.elbv2().describe_target_health().target_group_arn(arn);
+        let answer = send!(regional, "elbv2" "DescribeTargetHealth", request)?;
+        let described = answer["TargetHealthDescriptions"].as_array().into_iter().flatten();
+        let mut ids: Vec<&str> = described.map(|target| text(target, "Target.Id")).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        group["Targets"] = ids.into();
+        Ok(())
+    })
+}
 
 fn tags(regional: &Regional, arns: Vec<String>) -> BoxFuture<'_, Result<BTreeMap<String, TagSet>, Failure>> {
     Box::pin(async move {

@@ -1,0 +1,184 @@
+//! How people act on findings: acknowledging, exempting, and what they read.
+
+use elava::api::FindingState;
+use serde_json::json;
+
+use crate::support::eventually;
+use crate::support::world::{IRELAND, World, name_of};
+
+const A: &str = "111122223333";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_acknowledged_or_exempted_says_so_and_opens_again_when_that_ends() {
+    let world = World::start().await;
+    let hands = world.hands(A, IRELAND).await;
+    let (known, scratch) = (hands.volume(&[]).await, hands.volume(&[]).await);
+    world.apply_scan("team-a", "one", &world.scan_spec(&[A]));
+    world.wait_for_open("team-a", &[format!("Untagged {known}"), format!("Untagged {scratch}")]).await;
+    let findings = world.findings("team-a").await;
+    let name = |id: &str| {
+        let finding = findings.iter().find(|f| f.status.as_ref().is_some_and(|s| s.id == id));
+        name_of(finding.expect("it is there"))
+    };
+    let is = |id: String, state: FindingState| {
+        let world = &world;
+        async move {
+            let look = || async {
+                let in_state = world.findings_in("team-a", state).await;
+                if in_state.contains(&format!("Untagged {id}")) { Ok(()) } else { Err(format!("{in_state:?}")) }
+            };
+            eventually(&format!("{id} is {state:?}"), look).await;
+        }
+    };
+    let annotate = |value: &str| {
+        world.cluster.run(&["annotate", "resourcefinding", &name(&known), "-n", "team-a", value]);
+    };
+    annotate("elava.dev/acknowledged=ann: on it");
+    is(known.clone(), FindingState::Acknowledged).await;
+    // It outlives its object; on the new one it is written again to be withdrawn.
+    world.cluster.run(&["delete", "resourcefinding", &name(&known), "-n", "team-a"]);
+    is(known.clone(), FindingState::Acknowledged).await;
+    annotate("elava.dev/acknowledged=ann");
+    let noted = || async {
+        let findings = world.findings("team-a").await;
+        let notes: Vec<_> = findings.iter().filter_map(|f| f.status.as_ref()?.acknowledgement.clone()).collect();
+        if notes == ["ann"] { Ok(()) } else { Err(format!("{notes:?}")) }
+    };
+    eventually("what is written on it is taken over", noted).await;
+    annotate("elava.dev/acknowledged-");
+    is(known.clone(), FindingState::Open).await;
+
+    let exemption = json!({
+        "apiVersion": "elava.dev/v1alpha1", "kind": "FindingExemption",
+        "metadata": {"name": "scratch", "namespace": "team-a"},
+        "spec": {
+            "selector": {"kinds": ["Untagged"], "keyPattern": format!("aws/.*/{scratch}")},
+            "reason": "scratch space", "requester": "data-team",
+        },
+    });
+    world.cluster.apply(&exemption.to_string()).expect("it is good");
+    is(scratch.clone(), FindingState::Exempted).await;
+    let active = ["get", "fex", "scratch", "-n", "team-a", "-o=jsonpath={.status.conditions[0].status}"];
+    let is_active = || async {
+        let status = world.cluster.run(&active);
+        if status == "True" { Ok(()) } else { Err(status) }
+    };
+    eventually("the exemption is in force", is_active).await;
+    world.cluster.run(&["delete", "fex", "scratch", "-n", "team-a"]);
+    is(scratch.clone(), FindingState::Open).await;
+    let everything = json!({
+        "apiVersion": "elava.dev/v1alpha1", "kind": "FindingExemption",
+        "metadata": {"name": "all", "namespace": "team-a"},
+        "spec": {"selector": {}, "reason": "r", "requester": "q"},
+    });
+    let refused =
+        world.cluster.apply(&everything.to_string()).expect_err("an exemption of everything is a mistake");
+    assert!(refused.contains("name what is exempted"), "{refused}");
+    let status = world.scan("team-a", "one").await.status.unwrap_or_default();
+    assert_eq!(status.findings.map(|f| (f.open, f.exempted)), Some((2, 0)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_the_cap_one_object_speaks_for_the_rest_and_the_store_lists_them() {
+    let world = World::start().await;
+    let hands = world.hands(A, IRELAND).await;
+    for _ in 0..5 {
+        hands.volume(&[]).await;
+    }
+    let mut spec = world.scan_spec(&[A]);
+    spec["findings"] = json!({"maxOpen": 2});
+    world.apply_scan("team-a", "one", &spec);
+    let look = || async {
+        let kinds = world.open_findings("team-a").await;
+        let more = kinds.iter().filter(|k| *k == "MoreFindings *").count();
+        if (kinds.len(), more) == (3, 1) { Ok(()) } else { Err(format!("{kinds:?}")) }
+    };
+    eventually("two are told, and one object speaks for the rest", look).await;
+    let answer = world.operator.answer(&["findings", "--cloudscan", "team-a/one"]);
+    assert_eq!(answer["findings"].as_array().map(Vec::len), Some(5), "{answer}");
+    let status = world.scan("team-a", "one").await.status.unwrap_or_default();
+    assert_eq!(status.findings.map(|f| (f.open, f.suppressed)), Some((2, 3)));
+    spec["findings"] = json!({"maxOpen": 10});
+    world.apply_scan("team-a", "one", &spec);
+    let look = || async {
+        let kinds = world.open_findings("team-a").await;
+        if kinds.len() == 5 { Ok(()) } else { Err(format!("{kinds:?}")) }
+    };
+    eventually("with room for all of them all are told", look).await;
+}
+
+/// What a person reads. Ages and times differ from run to run.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn get_and_describe_read_well() {
+    let world = World::start().await;
+    let hands = world.hands(A, IRELAND).await;
+    let volume = hands.volume(&[("Name", "data"), ("owner", "team-a")]).await;
+    world.apply_scan("team-a", "one", &world.scan_spec(&[A]));
+    world.wait_for_condition("team-a", "one", "FirstScanComplete", "True").await;
+    hands.untag(&volume, &["owner"]).await;
+    world.look("team-a", "one").await;
+    world.wait_for_open("team-a", &[format!("OwnershipLost {volume}")]).await;
+    let name = name_of(&world.findings("team-a").await[0]);
+    let blurred = |text: String| {
+        let text = text.replace(&volume, "vol-0123").replace(&name, "ownershiplost-vol-0123-abcd");
+        let time = regex::Regex::new(r"\d{4}-\d\d-\d\dT[0-9:.]+Z").unwrap();
+        time.replace_all(&text, "TIME").lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+    };
+    let table = world.cluster.run(&["get", "rf", "-n", "team-a"]);
+    let words: Vec<&str> = table.split_whitespace().collect();
+    for word in ["KIND", "SEVERITY", "STATE", "RESOURCE", "OWNER", "OwnershipLost", "Medium", "Open", "data", A] {
+        assert!(words.contains(&word), "{word} in {table}");
+    }
+    let told = || async {
+        let text = blurred(world.cluster.run(&["describe", "rf", &name, "-n", "team-a"]));
+        if text.contains("Events:  <none>") { Err(text) } else { Ok(text) }
+    };
+    let told = eventually("describe shows its event", told).await;
+    for line in [
+        "  Advice:    Ask the one who owned it, and tag it with its owner",
+        "    owned by team-a from TIME on, at revision",
+        "    no tag names an owner since TIME at revision",
+        "  Message:        Volume vol-0123 (data) has no owner any more: it was team-a's until TIME",
+        "  Severity:       Medium",
+    ] {
+        let plain = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(plain(&told).contains(&plain(line)), "{line}\nin\n{told}");
+    }
+    let explained = world.cluster.run(&["explain", "resourcefinding.status", "--recursive=false"]);
+    for kind in elava::inventory::FindingKind::ALL {
+        assert!(explained.contains(kind.as_str()), "{kind} is explained: {explained}");
+    }
+    let owners = world.operator.answer(&["owners", "--cloudscan", "team-a/one"]);
+    assert!(owners["accounts"][A]["unowned"].as_u64() >= Some(1), "{owners}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_comes_and_goes_is_one_flapping_finding() {
+    let world = World::start().await;
+    let hands = world.hands(A, IRELAND).await;
+    let volume = hands.volume(&[]).await;
+    world.apply_scan("team-a", "one", &world.scan_spec(&[A]));
+    world.wait_for_open("team-a", &[format!("Untagged {volume}")]).await;
+    for _ in 0..2 {
+        hands.tag(&volume, &[("x", "y")]).await;
+        world.look("team-a", "one").await;
+        world.wait_for_open("team-a", &[]).await;
+        hands.untag(&volume, &["x"]).await;
+        world.look("team-a", "one").await;
+        let look = || async {
+            let open = world.open_findings("team-a").await;
+            if open.is_empty() { Err("nothing is open".to_owned()) } else { Ok(()) }
+        };
+        eventually("it is told again", look).await;
+    }
+    world.wait_for_open("team-a", &[format!("Flapping {volume}")]).await;
+    for tags in [true, false] {
+        if tags {
+            hands.tag(&volume, &[("x", "y")]).await;
+        } else {
+            hands.untag(&volume, &["x"]).await;
+        }
+        world.look("team-a", "one").await;
+    }
+    world.wait_for_open("team-a", &[format!("Flapping {volume}")]).await;
+}

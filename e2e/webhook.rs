@@ -1,0 +1,139 @@
+//! A webhook's receiver that fails and comes back: it is told everything, in order, once as far as it can tell.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use aws_lc_rs::hmac;
+use axum::Router;
+use axum::body::Bytes;
+use axum::http::{HeaderMap, StatusCode};
+use axum::routing::post;
+use base64::Engine;
+use serde_json::{Value, json};
+
+use crate::support::world::{IRELAND, World};
+use crate::support::{eventually, free_port};
+
+const A: &str = "111122223333";
+const KEY: &[u8] = b"0123456789abcdef";
+
+#[derive(Clone, Default)]
+struct Receiver {
+    fails: Arc<AtomicBool>,
+    refused: Arc<AtomicBool>,
+    events: Arc<Mutex<Vec<Value>>>,
+}
+
+impl Receiver {
+    async fn start(&self, port: u16) {
+        let receiver = self.clone();
+        let take = move |headers: HeaderMap, body: Bytes| async move { receiver.take(&headers, &body) };
+        let app = Router::new().route("/hook", post(take));
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.expect("the port is free");
+        tokio::spawn(async move { axum::serve(listener, app).await });
+    }
+
+    fn take(&self, headers: &HeaderMap, body: &Bytes) -> StatusCode {
+        if self.fails.load(Ordering::SeqCst) {
+            self.refused.store(true, Ordering::SeqCst);
+            return StatusCode::SERVICE_UNAVAILABLE;
+        }
+        let header = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+        let mut signed = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, KEY));
+        signed.update(format!("{}.{}.", header("webhook-id"), header("webhook-timestamp")).as_bytes());
+        signed.update(body);
+        let expected = format!("v1,{}", base64::engine::general_purpose::STANDARD.encode(signed.sign()));
+        assert_eq!(header("webhook-signature"), expected);
+        assert!(header("content-type").starts_with("application/cloudevents+json"));
+        let event: Value = serde_json::from_slice(body).expect("an event is JSON");
+        assert_eq!(event["id"], header("webhook-id"));
+        self.events.lock().unwrap().push(event);
+        StatusCode::NO_CONTENT
+    }
+
+    /// Type and id of the resource, of each once, in the order in which they first came.
+    fn told(&self) -> Vec<String> {
+        let mut seen = std::collections::BTreeSet::new();
+        let events = self.events.lock().unwrap();
+        let fresh = events.iter().filter(|event| seen.insert(event["id"].as_str().unwrap_or_default().to_owned()));
+        fresh
+            .map(|event| {
+                let what = event["type"].as_str().unwrap_or_default().trim_start_matches("dev.elava.finding.");
+                format!("{what} {}", event["data"]["status"]["id"].as_str().unwrap_or_default())
+            })
+            .collect()
+    }
+
+    async fn wait_for(&self, wanted: &[String]) {
+        let look = || async {
+            let told = self.told();
+            if told == wanted { Ok(()) } else { Err(format!("{told:?}")) }
+        };
+        eventually(&format!("exactly {wanted:?} were told"), look).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_receiver_that_is_away_loses_nothing_not_even_when_the_operator_is_killed() {
+    let port = free_port();
+    let url = format!("http://127.0.0.1:{port}/hook");
+    let mut world = World::start_with(vec![("ELAVA_ALLOW_WEBHOOK", url.clone())]).await;
+    let receiver = Receiver::default();
+    receiver.start(port).await;
+    let hands = world.hands(A, IRELAND).await;
+    let first = hands.volume(&[]).await;
+
+    let mut spec = world.scan_spec(&[A]);
+    spec["findings"] = json!({"webhook": {"url": url, "secretRef": {"name": "hook"}}});
+    world.apply_scan("team-a", "one", &spec);
+    // Its key is not there yet.
+    let (_, why) = world.wait_for_condition("team-a", "one", "WebhookDelivered", "False").await;
+    assert!(why.contains("rolebinding") || why.contains("no Secret"), "{why}");
+    let bind = ["create", "rolebinding", "elava-credentials", "-n", "team-a", "--clusterrole=elava-credentials"];
+    world.cluster.run(&[&bind[..], &["--serviceaccount=elava:elava"]].concat());
+    let key = format!("--from-literal=signing-key={}", String::from_utf8_lossy(KEY));
+    world.cluster.run(&["create", "secret", "generic", "hook", "-n", "team-a", &key]);
+    world.look("team-a", "one").await;
+    receiver.wait_for(&[format!("opened {first}")]).await;
+    world.wait_for_condition("team-a", "one", "WebhookDelivered", "True").await;
+
+    receiver.fails.store(true, Ordering::SeqCst);
+    hands.tag(&first, &[("owner", "a")]).await;
+    let second = hands.volume(&[]).await;
+    world.look("team-a", "one").await;
+    world.wait_for_open("team-a", &[format!("Untagged {second}")]).await;
+    let (_, why) = world.wait_for_condition("team-a", "one", "WebhookDelivered", "False").await;
+    assert!(why.contains("503") && !why.contains("/hook"), "{why}");
+    assert!(receiver.refused.load(Ordering::SeqCst));
+    world.operator.kill();
+    world.operator.restart().await;
+    receiver.fails.store(false, Ordering::SeqCst);
+    let ordered = |told: &[String]| {
+        let place = |what: &str| told.iter().position(|t| t == what);
+        place(&format!("opened {first}")) < place(&format!("resolved {first}"))
+    };
+    let look = || async {
+        let told = receiver.told();
+        let all = [format!("opened {first}"), format!("resolved {first}"), format!("opened {second}")];
+        if all.iter().all(|what| told.contains(what)) && told.len() == 3 {
+            Ok(told)
+        } else {
+            Err(format!("{told:?}"))
+        }
+    };
+    let told = eventually("all three were told, each as one", look).await;
+    assert!(ordered(&told), "{told:?}");
+    world.wait_for_condition("team-a", "one", "WebhookDelivered", "True").await;
+    let event = receiver.events.lock().unwrap()[0].clone();
+    assert_eq!(event["specversion"], "1.0");
+    assert_eq!(event["source"], "/apis/elava.dev/v1alpha1/namespaces/team-a/cloudscans/one");
+    assert_eq!(event["data"]["kind"], "ResourceFinding");
+
+    spec["findings"]["webhook"]["url"] = json!("http://169.254.169.254/latest");
+    world.apply_scan("team-a", "one", &spec);
+    let refused = || async {
+        let (_, _, message) = world.condition("team-a", "one", "WebhookDelivered").await.unwrap_or_default();
+        if message.contains("--allow-webhook") { Ok(()) } else { Err(message) }
+    };
+    eventually("what is not allowed is not told", refused).await;
+}

@@ -1,0 +1,115 @@
+//! `FindingExemption`: findings that nobody need act on, for a reason, until a day.
+#![allow(clippy::duplicated_attributes)] // printer columns repeat their attributes
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::{CustomResource, KubeSchema};
+use serde::{Deserialize, Serialize};
+
+use super::cloudscan::{TYPES, TYPES_MESSAGE, TagSelector};
+use super::{KINDS, KINDS_MESSAGE};
+use crate::inventory::Timestamp;
+
+/// A FindingExemption takes findings out of what people must act on: they stay, in the state Exempted,
+/// until their cause ends, the exemption expires, or it is deleted. It speaks for the ResourceFindings of
+/// its own namespace.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[kube(
+    group = "elava.dev",
+    version = "v1alpha1",
+    kind = "FindingExemption",
+    namespaced,
+    status = "FindingExemptionStatus",
+    shortname = "fex",
+    category = "elava",
+    derive = "PartialEq",
+    doc = "A FindingExemption takes findings out of what people must act on: they stay, in the state Exempted, until their cause ends, the exemption expires, or it is deleted. It speaks for the ResourceFindings of its own namespace.",
+    printcolumn(json_path = ".status.conditions[?(@.type=='Active')].status", name = "Active", type_ = "string"),
+    printcolumn(
+        json_path = ".status.findings",
+        name = "Findings",
+        type_ = "integer",
+        description = "Findings that it holds back now"
+    ),
+    printcolumn(json_path = ".spec.expiresAt", name = "Expires", type_ = "string"),
+    printcolumn(json_path = ".spec.requester", name = "Requester", type_ = "string"),
+    printcolumn(json_path = ".spec.reason", name = "Reason", type_ = "string", priority = 1),
+    printcolumn(json_path = ".metadata.creationTimestamp", name = "Age", type_ = "date")
+)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct FindingExemptionSpec {
+    /// selector chooses the findings. What it does not name it does not ask for. Required, and it must
+    /// name something: an exemption of everything is a mistake.
+    #[x_kube(validation = Rule::new("has(self.kinds) || has(self.resourceTypes) || has(self.accounts) || has(self.regions) || has(self.tags) || has(self.keyPattern)").message("name what is exempted: kinds, resourceTypes, accounts, regions, tags or keyPattern"))]
+    pub selector: FindingSelector,
+
+    /// reason says why nobody need act. Required.
+    #[schemars(length(min = 1, max = 1024))]
+    pub reason: String,
+
+    /// requester says who asked for it: a person or a team. Required.
+    #[schemars(length(min = 1, max = 256))]
+    pub requester: String,
+
+    /// expiresAt is when it stops, as RFC 3339; a week before, the condition ExpiringSoon says so. Absent
+    /// means never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Time>")]
+    pub expires_at: Option<Timestamp>,
+}
+
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct FindingSelector {
+    /// kinds are kinds of findings, such as Orphaned. Absent means all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1, max = 16), inner(length(max = 32)))]
+    #[x_kube(merge_strategy = ListMerge::Set, validation = Rule::new(KINDS).message(KINDS_MESSAGE))]
+    pub kinds: Vec<String>,
+
+    /// resourceTypes are types of resources, such as AWS::EC2::Volume. Absent means all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1, max = 64), inner(length(max = 64)))]
+    #[x_kube(merge_strategy = ListMerge::Set, validation = Rule::new(TYPES).message(TYPES_MESSAGE))]
+    pub resource_types: Vec<String>,
+
+    /// accounts are account numbers, in quotes. Absent means all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1, max = 64), inner(length(max = 12)))]
+    #[x_kube(merge_strategy = ListMerge::Set, validation = Rule::new("self.all(a, a.matches('^[0-9]{12}$'))").message("an account id is twelve digits, such as \"111122223333\""))]
+    pub accounts: Vec<String>,
+
+    /// regions are regions; global for what AWS lists account-wide. Absent means all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1, max = 64), inner(length(max = 32)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub regions: Vec<String>,
+
+    /// tags are tags that the resource has, all of them. Absent asks for none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1, max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["key".into()]))]
+    pub tags: Vec<TagSelector>,
+
+    /// keyPattern is a regular expression that the whole resource key must match, such as
+    /// `aws/111122223333/.*/AWS::S3::Bucket/scratch-.*`. Absent means any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    pub key_pattern: Option<String>,
+}
+
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct FindingExemptionStatus {
+    /// observedGeneration is the generation of the spec that the rest of the status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+
+    /// conditions: Active (it is in force), ExpiringSoon (it ends within a week).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+
+    /// findings is how many findings it holds back now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub findings: Option<i64>,
+}

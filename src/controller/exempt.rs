@@ -1,0 +1,138 @@
+//! FindingExemptions: which are in force, and what they say of themselves.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::api::{Patch, PatchParams};
+use kube::runtime::controller::Action;
+use kube::runtime::reflector::ObjectRef;
+use kube::runtime::{Controller, watcher};
+use kube::{Api, ResourceExt};
+
+use super::{Context, ReconcileError, apply, build, timely};
+use crate::api::{FindingExemption, FindingExemptionStatus, SpecError};
+use crate::inventory::{Exemption, Timestamp};
+
+/// So long before it ends, an exemption says so.
+const SOON: Duration = Duration::from_hours(7 * 24);
+/// How many findings one holds back is told this often.
+const RECOUNT: Duration = Duration::from_mins(1);
+
+/// Those of a namespace that can be worked with. The rules leave out what has expired.
+pub(super) fn of_namespace(namespace: Option<&str>, context: &Context) -> Vec<Exemption> {
+    let here = |exemption: &Arc<FindingExemption>| {
+        exemption.namespace().as_deref() == namespace && exemption.metadata.deletion_timestamp.is_none()
+    };
+    let mut exemptions: Vec<Exemption> =
+        context.exemptions.state().into_iter().filter(here).filter_map(|e| e.exemption().ok()).collect();
+    // Where several fit, the same one speaks every time.
+    exemptions.sort_by(|a, b| a.name.cmp(&b.name));
+    exemptions
+}
+
+pub(super) async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + Send + Sync + 'static) {
+    Controller::new(Api::<FindingExemption>::all(context.client.clone()), watcher::Config::default())
+        .graceful_shutdown_on(stop)
+        .run(reconcile, |_, _, _| Action::requeue(super::LONGEST_BACKOFF), context)
+        .for_each(|result| async {
+            if let Err(error) = result {
+                tracing::debug!("exemptions: {error}");
+            }
+        })
+        .await;
+}
+
+async fn reconcile(exemption: Arc<FindingExemption>, context: Arc<Context>) -> Result<Action, ReconcileError> {
+    let now = context.store.now();
+    let held_back = apply::held_back(&context, &ObjectRef::from_obj(&*exemption));
+    let status = status(&exemption, held_back, now);
+    if exemption.status.as_ref() != Some(&status) {
+        let mut object = FindingExemption::new(&exemption.name_any(), exemption.spec.clone());
+        object.status = Some(status);
+        let mut patch = serde_json::to_value(&object).expect("an exemption is JSON");
+        patch.as_object_mut().expect("it is an object").remove("spec");
+        let namespace = exemption.namespace().unwrap_or_default();
+        let api: Api<FindingExemption> = Api::namespaced(context.client.clone(), &namespace);
+        let params = PatchParams::apply(build::MANAGER).force();
+        timely(api.patch_status(&exemption.name_any(), &params, &Patch::Apply(&patch))).await?;
+    }
+    Ok(Action::requeue(RECOUNT))
+}
+
+fn status(exemption: &FindingExemption, held_back: usize, now: Timestamp) -> FindingExemptionStatus {
+    let before = exemption.status.clone().unwrap_or_default();
+    let generation = exemption.metadata.generation;
+    let condition = |type_: &str, is_true: bool, reason: &str, message: String| {
+        let status = if is_true { "True" } else { "False" };
+        let was = before.conditions.iter().find(|c| c.type_ == type_ && c.status == status);
+        Condition {
+            type_: type_.to_owned(),
+            status: status.to_owned(),
+            reason: reason.to_owned(),
+            message,
+            observed_generation: generation,
+            last_transition_time: was.map_or_else(|| Time(now.to_jiff()), |c| c.last_transition_time.clone()),
+        }
+    };
+    let expires = exemption.spec.expires_at;
+    let until = expires.map_or("until it is deleted".to_owned(), |at| format!("until {at}"));
+    let is_over = expires.is_some_and(|at| now >= at);
+    let active = match (exemption.exemption(), expires) {
+        (Err(SpecError { path, message }), _) => {
+            condition("Active", false, "InvalidSpec", format!("{path}: {message}"))
+        }
+        (Ok(_), Some(at)) if is_over => {
+            let message = format!(
+                "it expired at {at}: what it held back is open again; delete it, or set a later expiresAt"
+            );
+            condition("Active", false, "Expired", message)
+        }
+        (Ok(_), _) => condition("Active", true, "InForce", format!("it holds back what it names, {until}")),
+    };
+    let soon = match expires {
+        Some(at) if !is_over && at.since(now) <= SOON => condition(
+            "ExpiringSoon",
+            true,
+            "Expires",
+            format!("it ends at {at}: what it holds back opens again then"),
+        ),
+        _ => condition("ExpiringSoon", false, "NotSoon", "it does not end within a week".to_owned()),
+    };
+    FindingExemptionStatus {
+        observed_generation: generation,
+        conditions: vec![active, soon],
+        findings: Some(i64::try_from(held_back).unwrap_or(i64::MAX)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn it_says_when_it_ends_and_that_it_has_ended() {
+        let day = |n: i64| Timestamp::from_millis(n * 86_400_000);
+        let with = |expires: Option<i64>, pattern: &str| {
+            let mut exemption: FindingExemption = serde_json::from_value(json!({
+                "apiVersion": "elava.dev/v1alpha1", "kind": "FindingExemption", "metadata": {"name": "x"},
+                "spec": {"selector": {"keyPattern": pattern}, "reason": "r", "requester": "q"},
+            }))
+            .unwrap();
+            exemption.spec.expires_at = expires.map(day);
+            exemption
+        };
+        let told = |expires: Option<i64>, pattern: &str, now: i64| {
+            let conditions = status(&with(expires, pattern), 3, day(now)).conditions;
+            conditions.iter().map(|c| format!("{}={} {}", c.type_, c.status, c.reason)).collect::<Vec<_>>()
+        };
+        assert_eq!(told(None, "x", 1), ["Active=True InForce", "ExpiringSoon=False NotSoon"]);
+        assert_eq!(told(Some(9), "x", 1), ["Active=True InForce", "ExpiringSoon=False NotSoon"]);
+        assert_eq!(told(Some(8), "x", 1), ["Active=True InForce", "ExpiringSoon=True Expires"]);
+        assert_eq!(told(Some(1), "x", 1), ["Active=False Expired", "ExpiringSoon=False NotSoon"]);
+        assert_eq!(told(None, "a(", 1)[0], "Active=False InvalidSpec");
+    }
+}

@@ -1,0 +1,185 @@
+//! What a month costs by list prices. A price that is not known makes the sum unknown, never zero.
+
+use std::collections::HashMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::World;
+use super::orphaned::Usage;
+use crate::inventory::Resource;
+
+/// Hours of a month, as AWS's own calculator takes them.
+const HOURS: f64 = 730.0;
+/// What ships: only what a public document states, each with its source.
+const SHIPPED: &str = include_str!("prices.yaml");
+/// A price of every region.
+pub const EVERY_REGION: &str = "*";
+
+/// A price list as it is written to a file or a ConfigMap. See docs/prices.md.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PriceList {
+    /// ISO 4217.
+    pub currency: String,
+    /// The day that the prices were read.
+    pub as_of: String,
+    pub prices: Vec<Price>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Price {
+    /// `ebs.gp3`, `ipv4`, `nat-gateway`, `load-balancer.application`.
+    pub item: String,
+    pub region: String,
+    pub unit: Unit,
+    pub price: f64,
+    /// The document that states it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Unit {
+    #[serde(rename = "GB-month")]
+    GbMonth,
+    #[serde(rename = "hour")]
+    Hour,
+}
+
+impl Unit {
+    fn as_str(self) -> &'static str {
+        match self {
+            Unit::GbMonth => "GB-month",
+            Unit::Hour => "hour",
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum PriceError {
+    #[error("the price list is no YAML of the shape that docs/prices.md gives: {0}")]
+    Shape(#[from] serde_yaml::Error),
+    #[error("prices[{index}]: {price} is no price: write a number from 0 on, of one unit in the currency")]
+    Price { index: usize, price: f64 },
+    #[error("prices[{index}]: {item} in {region} has a price already")]
+    Twice { index: usize, item: String, region: String },
+}
+
+/// Prices to look up.
+#[derive(Debug, Default)]
+pub struct Prices {
+    pub currency: String,
+    found: HashMap<(String, String), (f64, Unit)>,
+}
+
+impl Prices {
+    /// Those that ship with the program.
+    pub fn shipped() -> Self {
+        Self::parse(SHIPPED).expect("the committed list is one: a test reads it")
+    }
+
+    pub fn parse(text: &str) -> Result<Self, PriceError> {
+        let list: PriceList = serde_yaml::from_str(text)?;
+        let mut prices = Self { currency: list.currency, found: HashMap::new() };
+        for (index, Price { item, region, unit, price, .. }) in list.prices.into_iter().enumerate() {
+            if !price.is_finite() || price < 0.0 {
+                return Err(PriceError::Price { index, price });
+            }
+            if prices.found.insert((item.clone(), region.clone()), (price, unit)).is_some() {
+                return Err(PriceError::Twice { index, item, region });
+            }
+        }
+        Ok(prices)
+    }
+
+    fn of(&self, item: &str, region: &str) -> Option<(f64, Unit)> {
+        let at = |region: &str| self.found.get(&(item.to_owned(), region.to_owned())).copied();
+        at(region).or_else(|| at(EVERY_REGION))
+    }
+}
+
+/// Millionths of the currency's unit for a month.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct MonthlyCost(pub u64);
+
+impl MonthlyCost {
+    #[allow(clippy::cast_precision_loss)] // Money of this size is exact to the cent.
+    pub fn amount(self) -> f64 {
+        self.0 as f64 / 1e6
+    }
+
+    #[must_use]
+    pub fn plus(self, other: MonthlyCost) -> Self {
+        Self(self.0.saturating_add(other.0))
+    }
+
+    /// What it comes to over a time.
+    pub fn over(self, span: std::time::Duration) -> f64 {
+        self.amount() * span.as_secs_f64() / (HOURS * 3600.0)
+    }
+}
+
+/// To the cent, as prices are told.
+impl std::fmt::Display for MonthlyCost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(&format!("{:.2}", self.amount()))
+    }
+}
+
+impl World<'_> {
+    /// Known only where every part is.
+    pub(super) fn cost(
+        &self,
+        usages: &[Usage],
+        resource: &Resource,
+        evidence: &mut Vec<String>,
+    ) -> Option<MonthlyCost> {
+        if usages.is_empty() {
+            return None;
+        }
+        let mut sum = 0.0;
+        for usage in usages {
+            let (price, unit) = self.prices.of(&usage.item, resource.key.region.as_str())?;
+            sum += price * usage.quantity * if unit == Unit::Hour { HOURS } else { 1.0 };
+            if usages.len() == 1 {
+                let (quantity, currency) = (usage.quantity, &self.prices.currency);
+                evidence.push(format!(
+                    "list price of {}: {price} {currency} a {}, {quantity} of it",
+                    usage.item,
+                    unit.as_str()
+                ));
+            }
+        }
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // It saturates, and is not negative.
+        Some(MonthlyCost((sum * 1e6).round() as u64))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ships_names_its_source_for_every_price() {
+        let list: PriceList = serde_yaml::from_str(SHIPPED).unwrap();
+        assert!(!list.prices.is_empty());
+        for price in &list.prices {
+            assert!(price.source.as_deref().is_some_and(|s| s.starts_with("https://")), "{price:?}");
+        }
+        assert_eq!(Prices::shipped().found.len(), list.prices.len());
+    }
+
+    #[test]
+    fn a_list_that_can_not_be_meant_is_refused_with_the_place() {
+        let list = |rest: &str| format!("currency: USD\nasOf: 2026-11-01\nprices:\n{rest}");
+        let refused = |rest: &str| Prices::parse(&list(rest)).unwrap_err().to_string();
+        let good = "- {item: ipv4, region: '*', unit: hour, price: 0.005}\n";
+        assert!(refused("- {item: ipv4, region: '*', unit: day, price: 1}").contains("unknown variant `day`"));
+        assert!(refused("- {item: ipv4, region: '*', unit: hour, price: -1}").starts_with("prices[0]: -1"));
+        assert!(refused(&format!("{good}{good}")).starts_with("prices[1]: ipv4 in * has a price already"));
+        let prices = Prices::parse(&list(good)).unwrap();
+        assert_eq!(prices.of("ipv4", "eu-west-1"), Some((0.005, Unit::Hour)));
+        assert_eq!(prices.of("ebs.gp3", "eu-west-1"), None);
+    }
+}

@@ -1,0 +1,69 @@
+//! `Flapping`: the same cause begins again and again. One finding in place of endless pairs.
+
+use std::time::Duration;
+
+use super::Finding;
+use super::lifecycle::Record;
+use crate::inventory::{FindingKind, Severity, Timestamp};
+
+/// So many beginnings within [`WINDOW`] are no coincidence; it has settled when the last lies so far back.
+const BEGINNINGS: usize = 3;
+pub(super) const WINDOW: Duration = Duration::from_hours(24);
+/// More beginnings than this are not remembered.
+pub(super) const REMEMBERED: usize = 8;
+
+/// The first of the beginnings that make it flap at `now`; they are in the order of time. What settled once
+/// must begin as often again.
+pub(super) fn since(begun: &[Timestamp], now: Timestamp) -> Option<Timestamp> {
+    let is_quiet = |pair: &[Timestamp]| pair[1].since(pair[0]) >= WINDOW;
+    let last = begun.last()?;
+    if now.since(*last) >= WINDOW {
+        return None;
+    }
+    let unsettled = begun.windows(2).rposition(is_quiet).map_or(0, |quiet| quiet + 1);
+    let is_flap = |some: &&[Timestamp]| some[BEGINNINGS - 1].since(some[0]) < WINDOW;
+    begun[unsettled..].windows(BEGINNINGS).find(is_flap).map(|some| some[0])
+}
+
+/// What is told in place of a record's own finding.
+pub(super) fn finding(record: &Record, since: Timestamp) -> Finding {
+    let of = &record.finding;
+    let times: Vec<String> = record.begun.iter().filter(|t| **t >= since).map(ToString::to_string).collect();
+    Finding {
+        kind: FindingKind::Flapping,
+        severity: Severity::Medium,
+        since,
+        message: format!(
+            "{} of {} comes and goes: it began {} times since {since}",
+            of.kind,
+            of.resource.id,
+            times.len()
+        ),
+        advice: "Find what undoes the change: two tools that disagree, or a job that runs again and again"
+            .to_owned(),
+        evidence: vec![format!("{} began {}", of.kind, times.join(", ")), format!("last: {}", of.message)],
+        monthly_cost: None,
+        ..of.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn three_beginnings_in_a_day_flap_until_a_day_is_quiet() {
+        let hours = |list: &[i64]| -> Vec<Timestamp> {
+            list.iter().map(|h| Timestamp::from_millis(h * 3_600_000)).collect()
+        };
+        let at =
+            |begun: &[i64], now: i64| since(&hours(begun), hours(&[now])[0]).map(|t| t.as_millis() / 3_600_000);
+        assert_eq!(at(&[1, 2], 3), None);
+        assert_eq!(at(&[1, 2, 3], 3), Some(1));
+        assert_eq!(at(&[1, 2, 3], 26), Some(1));
+        assert_eq!(at(&[1, 2, 3], 27), None);
+        assert_eq!(at(&[1, 20, 40, 60], 61), None, "never three in a day");
+        assert_eq!(at(&[1, 40, 41, 42], 43), Some(40));
+        assert_eq!(at(&[1, 2, 3, 40], 41), None, "it had settled");
+    }
+}

@@ -1,0 +1,38 @@
+//! Who owns a resource: the first of the ordered sources that names somebody.
+
+use serde::{Deserialize, Serialize};
+
+use super::{World, parents};
+use crate::inventory::{OwnerSource, OwnershipSettings, Resource, ResourceKey, TagSet};
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    pub name: String,
+    pub source: OwnerSource,
+}
+
+/// The owner that a set of tags names.
+pub(super) fn in_tags<'a>(tags: &'a TagSet, settings: &OwnershipSettings) -> Option<&'a str> {
+    settings.tag_keys.iter().find_map(|key| tags.get(key).filter(|value| !value.trim().is_empty()))
+}
+
+pub(super) fn of(resource: &Resource, world: &World, settings: &OwnershipSettings) -> Option<Owner> {
+    let tags = resource.tags.known();
+    let of_other = |key: Option<ResourceKey>| {
+        let other = world.resource(&key?)?;
+        in_tags(other.tags.known()?, settings).map(str::to_owned)
+    };
+    let key = &resource.key;
+    let named = |source: &OwnerSource| match source {
+        OwnerSource::Tags => tags.and_then(|tags| in_tags(tags, settings)).map(str::to_owned),
+        OwnerSource::Stack => of_other(parents::stack(key, tags?)),
+        OwnerSource::AutoScalingGroup => of_other(parents::scaling_group(key, tags?)),
+        OwnerSource::Cluster => of_other(parents::cluster(key, tags?)),
+        OwnerSource::VolumeClaim => {
+            let tag = |part: &str| tags?.get(&format!("kubernetes.io/created-for/pvc/{part}"));
+            Some(format!("{}/{}", tag("namespace")?, tag("name")?))
+        }
+        OwnerSource::Account => settings.accounts.get(key.account.as_str()).cloned(),
+    };
+    settings.sources.iter().find_map(|source| Some(Owner { name: named(source)?, source: *source }))
+}

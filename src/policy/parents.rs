@@ -1,0 +1,157 @@
+//! What a resource is a part of: what replaces its own, and what its parts go with.
+
+use serde_json::Value;
+
+use super::relations::texts;
+use crate::inventory::{ResourceKey, ResourceType, TagSet, Tags};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// It makes and removes its members as it likes: while it lives, no end of one is news.
+    Replaces,
+    /// Its parts are its parts; when it goes they go.
+    Holds,
+}
+
+/// What something is a part of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Parent {
+    Known {
+        key: ResourceKey,
+        role: Role,
+    },
+    /// Something that no type here stands for (a fleet, a lifecycle policy, a service of AWS) and that makes
+    /// and removes its own.
+    Unseen,
+}
+
+const STACK: &str = "AWS::CloudFormation::Stack";
+const SCALING: &str = "AWS::AutoScaling::AutoScalingGroup";
+const EMR: &str = "AWS::EMR::Cluster";
+const EKS: &str = "AWS::EKS::Cluster";
+
+/// Types that others are part of.
+pub(super) const TYPES: [&str; 7] =
+    [STACK, SCALING, EMR, EKS, "AWS::EC2::Instance", "AWS::RDS::DBCluster", "AWS::ElastiCache::ReplicationGroup"];
+
+/// Marks of what makes and removes its own without being a resource that is looked at.
+const UNSEEN: [&str; 7] = [
+    "aws:ec2spot:fleet-request-id",
+    "aws:ec2:fleet-id",
+    "aws:dlm:lifecycle-policy-id",
+    "aws:backup:source-resource",
+    "karpenter.sh/nodepool",
+    "karpenter.sh/provisioner-name",
+    "aws:batch:compute-environment",
+];
+
+fn sibling(of: &ResourceKey, resource_type: &str, id: &str) -> ResourceKey {
+    ResourceKey { resource_type: ResourceType::new(resource_type), id: id.into(), ..of.clone() }
+}
+
+/// By its tags, what says most first.
+pub(super) fn in_tags(key: &ResourceKey, tags: &Tags) -> Option<Parent> {
+    let tags = tags.known()?;
+    let known = |resource_type, id: &str, role| Parent::Known { key: sibling(key, resource_type, id), role };
+    if let Some(name) = tags.get("aws:autoscaling:groupName") {
+        return Some(known(SCALING, name, Role::Replaces));
+    }
+    if let Some(id) = tags.get("aws:elasticmapreduce:job-flow-id") {
+        return Some(known(EMR, id, Role::Replaces));
+    }
+    if UNSEEN.iter().any(|mark| tags.get(mark).is_some()) {
+        return Some(Parent::Unseen);
+    }
+    if let Some(stack) = stack(key, tags) {
+        return Some(Parent::Known { key: stack, role: Role::Holds });
+    }
+    let cluster = cluster(key, tags)?;
+    Some(Parent::Known { key: cluster, role: Role::Holds })
+}
+
+pub(super) fn stack(key: &ResourceKey, tags: &TagSet) -> Option<ResourceKey> {
+    tags.get("aws:cloudformation:stack-id").map(|id| sibling(key, STACK, id)).filter(|stack| stack != key)
+}
+
+pub(super) fn scaling_group(key: &ResourceKey, tags: &TagSet) -> Option<ResourceKey> {
+    tags.get("aws:autoscaling:groupName").map(|name| sibling(key, SCALING, name))
+}
+
+pub(super) fn cluster(key: &ResourceKey, tags: &TagSet) -> Option<ResourceKey> {
+    let name = ["aws:eks:cluster-name", "eks:cluster-name"].iter().find_map(|tag| tags.get(tag));
+    let name = name.or_else(|| tags.keys().find_map(|tag| tag.strip_prefix("kubernetes.io/cluster/")))?;
+    Some(sibling(key, EKS, name)).filter(|cluster| cluster != key)
+}
+
+/// By its document.
+pub(super) fn in_document(key: &ResourceKey, document: &Value) -> Option<Parent> {
+    let holds = |resource_type: &str, id: &str| {
+        Some(Parent::Known { key: sibling(key, resource_type, id), role: Role::Holds })
+    };
+    // What stays when its instance goes stays news.
+    let goes_with_it = |attachment: &Value| attachment["DeleteOnTermination"].as_bool() == Some(true);
+    match key.resource_type.as_str() {
+        "AWS::EC2::Volume" => {
+            let attachments = document["Attachments"].as_array()?;
+            let attachment = attachments.iter().find(|attachment| goes_with_it(attachment))?;
+            holds("AWS::EC2::Instance", attachment["InstanceId"].as_str()?)
+        }
+        "AWS::EC2::NetworkInterface" => {
+            if document["RequesterManaged"].as_bool() == Some(true) {
+                return Some(Parent::Unseen);
+            }
+            let attachment = document.get("Attachment").filter(|attachment| goes_with_it(attachment))?;
+            holds("AWS::EC2::Instance", attachment["InstanceId"].as_str()?)
+        }
+        "AWS::RDS::DBInstance" => holds("AWS::RDS::DBCluster", document["DBClusterIdentifier"].as_str()?),
+        "AWS::ElastiCache::CacheCluster" => {
+            holds("AWS::ElastiCache::ReplicationGroup", document["ReplicationGroupId"].as_str()?)
+        }
+        "AWS::RDS::DBSnapshot" | "AWS::RDS::DBClusterSnapshot" => {
+            texts(document, "SnapshotType").contains(&"automated".to_owned()).then_some(Parent::Unseen)
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn key(text: &str) -> ResourceKey {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn who_replaces_its_own_goes_before_who_holds() {
+        let instance = key("aws/1/eu-west-1/AWS::EC2::Instance/i-1");
+        let parent = |pairs: &[(&str, &str)]| {
+            let tags = Tags::Known(pairs.iter().copied().collect());
+            match in_tags(&instance, &tags) {
+                Some(Parent::Known { key, role }) => format!("{role:?} {} {}", key.resource_type, key.id),
+                Some(Parent::Unseen) => "Unseen".to_owned(),
+                None => "-".to_owned(),
+            }
+        };
+        let stack = ("aws:cloudformation:stack-id", "arn:aws:cloudformation:eu-west-1:1:stack/shop/1");
+        assert_eq!(parent(&[stack]), format!("Holds {STACK} {}", stack.1));
+        assert_eq!(parent(&[stack, ("aws:autoscaling:groupName", "web")]), format!("Replaces {SCALING} web"));
+        assert_eq!(parent(&[("karpenter.sh/nodepool", "default")]), "Unseen");
+        assert_eq!(parent(&[("kubernetes.io/cluster/prod", "owned")]), format!("Holds {EKS} prod"));
+        assert_eq!(parent(&[("owner", "a")]), "-");
+    }
+
+    #[test]
+    fn a_volume_goes_with_its_instance_only_where_it_is_deleted_with_it() {
+        let volume = key("aws/1/eu-west-1/AWS::EC2::Volume/vol-1");
+        let attached = |goes: bool| json!({"Attachments": [{"InstanceId": "i-1", "DeleteOnTermination": goes}]});
+        let Some(Parent::Known { key, role: Role::Holds }) = in_document(&volume, &attached(true)) else {
+            panic!("it goes with its instance");
+        };
+        assert_eq!(&*key.id, "i-1");
+        assert_eq!(in_document(&volume, &attached(false)), None);
+        assert_eq!(in_document(&volume, &json!({"Attachments": []})), None);
+    }
+}

@@ -1,0 +1,211 @@
+//! Who names whom: the fields of described objects that hold the id of another resource.
+//!
+//! Field names are those of AWS's API references (`aws <service> describe-...` prints them).
+
+use serde_json::Value;
+
+use super::orphaned;
+use crate::inventory::ResourceKey;
+
+/// A field of one type that holds ids of another.
+#[derive(Debug)]
+pub struct Edge {
+    pub from: &'static str,
+    /// Steps go through lists.
+    pub path: &'static str,
+    /// From the one to the other, as people say it.
+    pub relation: &'static str,
+    pub to: &'static str,
+    /// What it names serves something by being named.
+    pub gives_purpose: bool,
+    /// Only where this list has something in it.
+    pub only_with: Option<&'static str>,
+}
+
+const fn edge(from: &'static str, path: &'static str, relation: &'static str, to: &'static str) -> Edge {
+    Edge { from, path, relation, to, gives_purpose: false, only_with: None }
+}
+
+/// One that gives what it names a purpose.
+const fn uses(from: &'static str, path: &'static str, relation: &'static str, to: &'static str) -> Edge {
+    Edge { gives_purpose: true, ..edge(from, path, relation, to) }
+}
+
+const INSTANCE: &str = "AWS::EC2::Instance";
+const VOLUME: &str = "AWS::EC2::Volume";
+const SNAPSHOT: &str = "AWS::EC2::Snapshot";
+const IMAGE: &str = "AWS::EC2::Image";
+const ADDRESS: &str = "AWS::EC2::EIP";
+const INTERFACE: &str = "AWS::EC2::NetworkInterface";
+const GROUP: &str = "AWS::EC2::SecurityGroup";
+const VPC: &str = "AWS::EC2::VPC";
+const SUBNET: &str = "AWS::EC2::Subnet";
+const ROUTES: &str = "AWS::EC2::RouteTable";
+const NAT: &str = "AWS::EC2::NatGateway";
+const INTERNET: &str = "AWS::EC2::InternetGateway";
+const TEMPLATE: &str = "AWS::EC2::LaunchTemplate";
+const ENDPOINT: &str = "AWS::EC2::VPCEndpoint";
+const PEERING: &str = "AWS::EC2::VPCPeeringConnection";
+const TRANSIT: &str = "AWS::EC2::TransitGateway";
+const ATTACHMENT: &str = "AWS::EC2::TransitGatewayAttachment";
+const BALANCER: &str = "AWS::ElasticLoadBalancingV2::LoadBalancer";
+const TARGETS: &str = "AWS::ElasticLoadBalancingV2::TargetGroup";
+const SCALING: &str = "AWS::AutoScaling::AutoScalingGroup";
+const FUNCTION: &str = "AWS::Lambda::Function";
+const SERVICE: &str = "AWS::ECS::Service";
+const DATABASE: &str = "AWS::RDS::DBInstance";
+const DATABASES: &str = "AWS::RDS::DBCluster";
+const EKS: &str = "AWS::EKS::Cluster";
+const NODES: &str = "AWS::EKS::Nodegroup";
+
+pub const EDGES: &[Edge] = &[
+    uses(INSTANCE, "BlockDeviceMappings.Ebs.VolumeId", "uses", VOLUME),
+    uses(INSTANCE, "ImageId", "was started from", IMAGE),
+    uses(INSTANCE, "NetworkInterfaces.NetworkInterfaceId", "uses", INTERFACE),
+    uses(INSTANCE, "SecurityGroups.GroupId", "is guarded by", GROUP),
+    edge(INSTANCE, "SubnetId", "lies in", SUBNET),
+    edge(INSTANCE, "VpcId", "lies in", VPC),
+    edge(VOLUME, "Attachments.InstanceId", "is attached to", INSTANCE),
+    edge(VOLUME, "SnapshotId", "was made from", SNAPSHOT),
+    edge(SNAPSHOT, "VolumeId", "was made from", VOLUME),
+    uses(IMAGE, "BlockDeviceMappings.Ebs.SnapshotId", "is made of", SNAPSHOT),
+    edge(ADDRESS, "InstanceId", "is attached to", INSTANCE),
+    edge(ADDRESS, "NetworkInterfaceId", "is attached to", INTERFACE),
+    edge(INTERFACE, "Attachment.InstanceId", "is attached to", INSTANCE),
+    uses(INTERFACE, "Groups.GroupId", "is guarded by", GROUP),
+    edge(INTERFACE, "SubnetId", "lies in", SUBNET),
+    edge(INTERFACE, "VpcId", "lies in", VPC),
+    uses(GROUP, "IpPermissions.UserIdGroupPairs.GroupId", "lets in", GROUP),
+    uses(GROUP, "IpPermissionsEgress.UserIdGroupPairs.GroupId", "lets out to", GROUP),
+    edge(GROUP, "VpcId", "lies in", VPC),
+    edge(SUBNET, "VpcId", "lies in", VPC),
+    edge(ROUTES, "VpcId", "lies in", VPC),
+    edge(ROUTES, "Associations.SubnetId", "routes for", SUBNET),
+    uses(ROUTES, "Routes.NatGatewayId", "routes through", NAT),
+    uses(ROUTES, "Routes.GatewayId", "routes through", INTERNET),
+    uses(ROUTES, "Routes.NetworkInterfaceId", "routes through", INTERFACE),
+    uses(ROUTES, "Routes.InstanceId", "routes through", INSTANCE),
+    uses(ROUTES, "Routes.TransitGatewayId", "routes through", TRANSIT),
+    uses(ROUTES, "Routes.VpcPeeringConnectionId", "routes through", PEERING),
+    edge(INTERNET, "Attachments.VpcId", "is attached to", VPC),
+    edge(NAT, "SubnetId", "lies in", SUBNET),
+    edge(NAT, "VpcId", "lies in", VPC),
+    uses(NAT, "NatGatewayAddresses.AllocationId", "uses", ADDRESS),
+    uses(NAT, "NatGatewayAddresses.NetworkInterfaceId", "uses", INTERFACE),
+    uses(TEMPLATE, "Versions.LaunchTemplateData.ImageId", "starts from", IMAGE),
+    uses(TEMPLATE, "Versions.LaunchTemplateData.SecurityGroupIds", "is guarded by", GROUP),
+    uses(TEMPLATE, "Versions.LaunchTemplateData.NetworkInterfaces.Groups", "is guarded by", GROUP),
+    uses(TEMPLATE, "Versions.LaunchTemplateData.BlockDeviceMappings.Ebs.SnapshotId", "starts from", SNAPSHOT),
+    edge(ENDPOINT, "VpcId", "lies in", VPC),
+    edge(ENDPOINT, "SubnetIds", "lies in", SUBNET),
+    uses(ENDPOINT, "NetworkInterfaceIds", "uses", INTERFACE),
+    uses(ENDPOINT, "Groups.GroupId", "is guarded by", GROUP),
+    edge(PEERING, "AccepterVpcInfo.VpcId", "joins", VPC),
+    edge(PEERING, "RequesterVpcInfo.VpcId", "joins", VPC),
+    edge(ATTACHMENT, "TransitGatewayId", "is attached to", TRANSIT),
+    edge(BALANCER, "VpcId", "lies in", VPC),
+    edge(BALANCER, "AvailabilityZones.SubnetId", "lies in", SUBNET),
+    uses(BALANCER, "SecurityGroups", "is guarded by", GROUP),
+    Edge { only_with: Some("Targets"), ..uses(TARGETS, "LoadBalancerArns", "serves", BALANCER) },
+    edge(TARGETS, "Targets", "sends to", INSTANCE),
+    edge(TARGETS, "VpcId", "lies in", VPC),
+    uses(SCALING, "TargetGroupARNs", "registers with", TARGETS),
+    uses(SCALING, "LaunchTemplate.LaunchTemplateId", "starts from", TEMPLATE),
+    edge(SCALING, "VPCZoneIdentifier", "lies in", SUBNET),
+    uses(FUNCTION, "VpcConfig.SecurityGroupIds", "is guarded by", GROUP),
+    edge(FUNCTION, "VpcConfig.SubnetIds", "lies in", SUBNET),
+    uses(SERVICE, "loadBalancers.targetGroupArn", "registers with", TARGETS),
+    uses(SERVICE, "networkConfiguration.awsvpcConfiguration.securityGroups", "is guarded by", GROUP),
+    edge(SERVICE, "networkConfiguration.awsvpcConfiguration.subnets", "lies in", SUBNET),
+    uses(DATABASE, "VpcSecurityGroups.VpcSecurityGroupId", "is guarded by", GROUP),
+    edge(DATABASE, "DBClusterIdentifier", "belongs to", DATABASES),
+    uses(DATABASES, "VpcSecurityGroups.VpcSecurityGroupId", "is guarded by", GROUP),
+    uses(EKS, "resourcesVpcConfig.securityGroupIds", "is guarded by", GROUP),
+    edge(EKS, "resourcesVpcConfig.vpcId", "lies in", VPC),
+    edge(NODES, "clusterName", "belongs to", EKS),
+    edge(NODES, "resources.autoScalingGroups.name", "runs on", SCALING),
+];
+
+/// One that is named.
+#[derive(Debug)]
+pub struct Related {
+    pub edge: &'static Edge,
+    pub id: String,
+}
+
+/// All that a document names.
+pub fn of(key: &ResourceKey, document: &Value) -> impl Iterator<Item = Related> {
+    let edges = EDGES.iter().filter(|edge| edge.from == key.resource_type.as_str());
+    edges.flat_map(|edge| texts(document, edge.path).into_iter().map(|id| Related { edge, id }))
+}
+
+impl Edge {
+    pub(super) fn is_given(&self, document: &Value) -> bool {
+        self.only_with.is_none_or(|path| !texts(document, path).is_empty())
+    }
+}
+
+/// Whether an id is no other resource's, in no account and no region.
+pub(super) fn has_unique_ids(resource_type: &str) -> bool {
+    ["AWS::EC2::", "AWS::ElasticLoadBalancingV2::", "AWS::CloudFormation::"]
+        .iter()
+        .any(|prefix| resource_type.starts_with(prefix))
+}
+
+/// Whether the documents of a type say anything that the rules ask for.
+pub(super) fn is_read(resource_type: &str) -> bool {
+    EDGES.iter().any(|edge| edge.from == resource_type) || orphaned::has_case(resource_type)
+}
+
+/// Whether a document names others in a way that can't be followed: by a parameter of Systems Manager, or
+/// where what it holds could not be read.
+pub(super) fn is_opaque(resource_type: &str, document: &Value) -> bool {
+    resource_type == TEMPLATE
+        && (document.get("Versions").is_none()
+            || texts(document, "Versions.LaunchTemplateData.ImageId").iter().any(|id| id.starts_with("resolve:")))
+}
+
+/// Every text at a path that goes through lists; AWS writes some lists as one text with commas.
+pub(super) fn texts(value: &Value, path: &str) -> Vec<String> {
+    match (value, path.split_once('.')) {
+        (Value::Array(items), _) => items.iter().flat_map(|item| texts(item, path)).collect(),
+        (Value::String(text), None) if path.is_empty() => {
+            text.split(',').filter(|part| !part.is_empty()).map(str::to_owned).collect()
+        }
+        (Value::Object(fields), Some((step, rest))) => fields.get(step).map_or_else(Vec::new, |v| texts(v, rest)),
+        (Value::Object(fields), None) if !path.is_empty() => {
+            fields.get(path).map_or_else(Vec::new, |v| texts(v, ""))
+        }
+        _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_document_names_others_through_lists_and_commas() {
+        let key: ResourceKey = "aws/1/eu-west-1/AWS::EC2::Instance/i-1".parse().unwrap();
+        let document = json!({
+            "ImageId": "ami-1",
+            "BlockDeviceMappings": [{"Ebs": {"VolumeId": "vol-1"}}, {"Ebs": {"VolumeId": "vol-2"}}],
+            "SecurityGroups": [{"GroupId": "sg-1"}],
+        });
+        let named: Vec<String> = of(&key, &document).map(|r| format!("{} {}", r.edge.relation, r.id)).collect();
+        assert_eq!(named, ["uses vol-1", "uses vol-2", "was started from ami-1", "is guarded by sg-1"]);
+        assert_eq!(texts(&json!({"VPCZoneIdentifier": "subnet-1,subnet-2"}), "VPCZoneIdentifier").len(), 2);
+        assert!(texts(&json!({"A": null, "B": 1}), "A.C").is_empty());
+    }
+
+    #[test]
+    fn every_edge_is_between_types_that_are_looked_at() {
+        use crate::cloud::Provider;
+        let known: Vec<&str> = crate::cloud::aws::Aws::default().types().into_iter().map(|t| t.name).collect();
+        for edge in EDGES {
+            assert!(known.contains(&edge.from) && known.contains(&edge.to), "{edge:?}");
+        }
+    }
+}

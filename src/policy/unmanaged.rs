@@ -1,0 +1,102 @@
+//! `Unmanaged` and `DriftedOut`: nothing shows that infrastructure as code made it, or that it still does.
+//!
+//! Off until somebody asks (`spec.management`): what was there before the first look is nobody's fault.
+
+use super::{FindingKind, Input, Severity, Verdict};
+use crate::inventory::{TagMatch, TagSet};
+
+/// What CloudFormation, the CDK, Service Catalog, Kubernetes and AWS's own services leave on what they make.
+const MARKS: [&str; 9] = [
+    "aws:cloudformation:stack-id",
+    "aws:cdk:*",
+    "aws:servicecatalog:*",
+    "aws:autoscaling:groupName",
+    "aws:elasticmapreduce:*",
+    "aws:eks:*",
+    "eks:*",
+    "kubernetes.io/*",
+    "karpenter.sh/*",
+];
+
+fn is_managed(tags: &TagSet, listed: &[TagMatch]) -> bool {
+    listed.iter().any(|mark| mark.matches(tags)) || MARKS.iter().any(|mark| TagMatch::key(mark).matches(tags))
+}
+
+/// Appeared, and never bore a mark.
+pub(super) fn rule(input: &Input) -> Verdict {
+    let Some((listed, tags)) = asked(input) else { return Verdict::No };
+    let resource = input.resource;
+    if resource.baseline || is_managed(tags, listed) || input.was(|set| is_managed(set, listed)) {
+        return Verdict::No;
+    }
+    let message = format!("{} was made by hand: it bears no mark of infrastructure as code", input.called());
+    let evidence = vec![format!("appeared {} without a mark, and has none since", resource.first_seen)];
+    let advice = "Bring it under code, mark it, or delete it";
+    let since = (resource.first_seen, input.milestones().first().map_or(resource.changed, |m| m.revision));
+    Verdict::holds(input.finding(FindingKind::Unmanaged, Severity::Low, since, message, advice, evidence))
+}
+
+/// Bore a mark, and bears none any more.
+pub(super) fn drifted_out(input: &Input) -> Verdict {
+    let Some((listed, tags)) = asked(input) else { return Verdict::No };
+    if is_managed(tags, listed) || !input.was(|set| is_managed(set, listed)) {
+        return Verdict::No;
+    }
+    let since = input.since(|set| !is_managed(set, listed));
+    let message =
+        format!("{} is not managed by code any more: its mark is gone since {}", input.called(), since.0);
+    let evidence = vec![format!("without a mark since {} at revision {}", since.0, since.1)];
+    let advice = "Import it again, or delete it";
+    Verdict::holds(input.finding(FindingKind::DriftedOut, Severity::Medium, since, message, advice, evidence))
+}
+
+fn asked<'a>(input: &Input<'a>) -> Option<(&'a [TagMatch], &'a TagSet)> {
+    let listed = input.settings.managed_by.as_deref()?;
+    let tags = input.resource.tags.known()?;
+    (input.resource.is_live() && !input.is_exempt_from_tag_rules()).then_some((listed, tags))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Bed, at, tags, volume};
+    use super::*;
+    use crate::inventory::{Resource, RuleSettings, Tags};
+
+    fn asking() -> RuleSettings {
+        RuleSettings { managed_by: Some(vec![TagMatch::key("terraform")]), ..RuleSettings::default() }
+    }
+
+    fn found(
+        kind: FindingKind,
+        baseline: bool,
+        sets: &[Tags],
+        settings: RuleSettings,
+    ) -> Vec<super::super::Finding> {
+        let resource = Resource { baseline, ..volume(sets.last().unwrap().clone()) };
+        Bed::of(resource).with_milestones(sets).with_settings(settings).findings(kind, 1000)
+    }
+
+    #[test]
+    fn what_appears_without_a_mark_is_unmanaged_once_somebody_asks() {
+        let (bare, mark) = (tags(&[("x", "y")]), tags(&[("terraform", "")]));
+        let cloudformation = tags(&[("aws:cloudformation:stack-id", "arn")]);
+        let kind = FindingKind::Unmanaged;
+        assert_eq!(found(kind, false, &[bare.clone()], asking()).len(), 1);
+        assert!(found(kind, false, &[bare.clone()], RuleSettings::default()).is_empty(), "nobody asked");
+        assert!(found(kind, true, &[bare.clone()], asking()).is_empty(), "it was there before the first look");
+        assert!(found(kind, false, &[mark], asking()).is_empty());
+        assert!(found(kind, false, &[cloudformation.clone()], asking()).is_empty());
+        assert!(found(kind, false, &[Tags::Unknown], asking()).is_empty());
+        assert!(found(kind, false, &[cloudformation, bare], asking()).is_empty(), "it drifted out");
+    }
+
+    #[test]
+    fn what_loses_its_mark_drifted_out_also_where_it_was_there_before() {
+        let (bare, mark) = (tags(&[("x", "y")]), tags(&[("terraform", "a")]));
+        let kind = FindingKind::DriftedOut;
+        let lost = found(kind, true, &[mark.clone(), bare.clone(), tags(&[])], asking());
+        assert_eq!((lost.len(), lost[0].since), (1, at(200)));
+        assert!(found(kind, true, &[bare.clone()], asking()).is_empty());
+        assert!(found(kind, true, &[bare, mark], asking()).is_empty());
+    }
+}
