@@ -101,7 +101,7 @@ const IDS: [(&str, &str, &[&str], &[&str]); 16] = [
     ("AWS::EC2::InternetGateway", "InternetGatewayId", &[], &[]),
     ("AWS::EC2::NatGateway", "NatGatewayId", &[], &[]),
     ("AWS::EC2::KeyPair", "KeyPairId", &[], &[]),
-    ("AWS::EC2::LaunchTemplate", "LaunchTemplateId", &[], &[]),
+    ("AWS::EC2::LaunchTemplate", "LaunchTemplateId", &[], &["Versions"]),
     ("AWS::S3::Bucket", "Name", &[], &["location"]),
     ("AWS::RDS::DBInstance", "DBInstanceIdentifier", &["LatestRestorableTime"], &[]),
 ];

@@ -130,13 +130,11 @@ fn compare(size: Size) {
 fn markdown(size: Size, http: &Taken, sdk: &Taken, boto: Option<&Taken>, elava: &Taken) -> String {
     let again = elava.again_seconds.unwrap_or(f64::NAN);
     let row = |what: &str, taken: &Taken| {
-        format!(
-            "| {what} | {:.2} | {:.0} | {:.1} us | {:.0} MB |\n",
-            taken.a_minute() / sdk.a_minute(),
-            taken.a_minute(),
-            taken.cpu_seconds / taken.resources as f64 * 1e6,
-            taken.peak_mb
-        )
+        let each = taken.cpu_seconds / taken.resources as f64 * 1e6;
+        // Of a scan after the first the process can't tell it apart.
+        let cpu = if each.is_nan() { "-".to_owned() } else { format!("{each:.1} us") };
+        let (of_sdk, rate) = (taken.a_minute() / sdk.a_minute(), taken.a_minute());
+        format!("| {what} | {of_sdk:.2} | {rate:.0} | {cpu} | {:.0} MB |\n", taken.peak_mb)
     };
     let unchanged = Taken {
         seconds: again,

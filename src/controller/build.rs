@@ -349,11 +349,9 @@ pub fn finding_event(
     };
     let asks = matches!(what, Transition::Opened | Transition::Reopened | Transition::ExemptionEnded);
     let warning = asks && record.finding.severity > Severity::Low;
-    // When its cause began tells one opening from the next.
-    let begun = record.begun.last();
+    // Nothing of when it is told: told again after a crash it is the same event.
     let known = record.acknowledged.as_ref().map(|known| &known.note);
-    let told =
-        format!("{}\0{reason}\0{}\0{begun:?}\0{known:?}", object.uid().unwrap_or_default(), record.reopened);
+    let told = format!("{}\0{reason}\0{}\0{known:?}", object.uid().unwrap_or_default(), record.reopened);
     event(scan, object.object_ref(&()), &told, &reason, warning, &note, what.as_str(), told_at, instance)
 }
 

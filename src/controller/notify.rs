@@ -78,9 +78,15 @@ pub(super) fn message(
         scan.name_any()
     );
     let note = record.acknowledged.as_ref().map_or("", |known| known.note.as_str());
-    // Not the time of telling: a crash between telling and noting must not make it another event.
-    let told =
-        format!("{source}\0{name}\0{}\0{:?}\0{:?}\0{note}", what.as_str(), record.begun, record.finding.since);
+    // Nothing of when it is told: a crash between telling and noting must not make it another event.
+    let finding = &record.finding;
+    let since = (!finding.is_noticed).then_some(finding.since);
+    let told = format!(
+        "{source}\0{name}\0{}\0{}\0{}\0{since:?}\0{note}",
+        what.as_str(),
+        record.reopened,
+        finding.revision
+    );
     let mut data = object.map(|object| serde_json::to_value(object).unwrap_or_default()).unwrap_or_default();
     if let Some(metadata) = data.get_mut("metadata").and_then(|metadata| metadata.as_object_mut()) {
         metadata.remove("managedFields");
