@@ -301,9 +301,10 @@ impl Sender {
         let mut state = lock(&self.state);
         let is_news = state.error.is_some() != error.is_some();
         if is_news {
-            match &error {
-                Some(error) => tracing::warn!(cloudscan = %self.viewer, "a webhook can't be told: {error}"),
-                None => tracing::info!(cloudscan = %self.viewer, "the webhook takes what it is told again"),
+            if let Some(error) = &error {
+                tracing::warn!(cloudscan = %self.viewer, "a webhook can't be told: {error}");
+            } else {
+                tracing::info!(cloudscan = %self.viewer, "the webhook takes what it is told again");
             }
         }
         state.error = error;

@@ -548,7 +548,7 @@ mod tests {
     #[test]
     fn what_does_not_last_as_long_as_its_grace_is_never_told() {
         let mut settings = settings();
-        settings.findings.grace.insert(FindingKind::Orphaned, Duration::from_secs(60));
+        settings.findings.grace.insert(FindingKind::Orphaned, Duration::from_mins(1));
         let noticed = |now| Finding { since: at(now), is_noticed: true, ..finding(FindingKind::Orphaned) };
         let none = BTreeMap::new();
         let go = |before, findings, now| run(before, findings, Some(Standing::Present), &none, &settings, now);

@@ -58,6 +58,8 @@ fn asked<'a>(input: &Input<'a>) -> Option<(&'a [TagMatch], &'a TagSet)> {
 
 #[cfg(test)]
 mod tests {
+    use std::slice::from_ref;
+
     use super::super::testing::{Bed, at, tags, volume};
     use super::*;
     use crate::inventory::{Resource, RuleSettings, Tags};
@@ -81,11 +83,11 @@ mod tests {
         let (bare, mark) = (tags(&[("x", "y")]), tags(&[("terraform", "")]));
         let cloudformation = tags(&[("aws:cloudformation:stack-id", "arn")]);
         let kind = FindingKind::Unmanaged;
-        assert_eq!(found(kind, false, &[bare.clone()], asking()).len(), 1);
-        assert!(found(kind, false, &[bare.clone()], RuleSettings::default()).is_empty(), "nobody asked");
-        assert!(found(kind, true, &[bare.clone()], asking()).is_empty(), "it was there before the first look");
+        assert_eq!(found(kind, false, from_ref(&bare), asking()).len(), 1);
+        assert!(found(kind, false, from_ref(&bare), RuleSettings::default()).is_empty(), "nobody asked");
+        assert!(found(kind, true, from_ref(&bare), asking()).is_empty(), "it was there before the first look");
         assert!(found(kind, false, &[mark], asking()).is_empty());
-        assert!(found(kind, false, &[cloudformation.clone()], asking()).is_empty());
+        assert!(found(kind, false, from_ref(&cloudformation), asking()).is_empty());
         assert!(found(kind, false, &[Tags::Unknown], asking()).is_empty());
         assert!(found(kind, false, &[cloudformation, bare], asking()).is_empty(), "it drifted out");
     }
@@ -96,7 +98,7 @@ mod tests {
         let kind = FindingKind::DriftedOut;
         let lost = found(kind, true, &[mark.clone(), bare.clone(), tags(&[])], asking());
         assert_eq!((lost.len(), lost[0].since), (1, at(200)));
-        assert!(found(kind, true, &[bare.clone()], asking()).is_empty());
+        assert!(found(kind, true, from_ref(&bare), asking()).is_empty());
         assert!(found(kind, true, &[bare, mark], asking()).is_empty());
     }
 }
