@@ -340,7 +340,8 @@ pub async fn findings(args: FindingsArgs) -> anyhow::Result<()> {
     };
     print::columns(std::iter::once(header.map(str::to_owned).to_vec()).chain(answer.findings.iter().map(row)));
     let known: Vec<f64> = answer.findings.iter().filter_map(|f| f.monthly_cost).collect();
-    let sum: f64 = known.iter().sum();
+    // Of nothing a sum of floating point is -0.
+    let sum = known.iter().fold(0.0, |sum, cost| sum + cost);
     eprintln!(
         "{} findings; {sum:.2} a month by list prices, of the {} whose price is known",
         answer.findings.len(),

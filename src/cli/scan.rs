@@ -216,7 +216,7 @@ fn report(store: &Store, viewer: &Viewer, rules: &RuleSettings, totals: Totals) 
     let name = viewer.as_str().split_once('/').map_or("", |(_, name)| name);
     let mut evaluator = Evaluator::new(Arc::new(Prices::shipped()));
     let assessment = assess::assess(store, viewer, rules, name, &BTreeMap::new(), &mut evaluator)?;
-    assess::write(store, viewer, assess::notes(&assessment, rules, |_| true))?;
+    assess::write(store, viewer, &assess::notes(&assessment, rules, |_| true))?;
     let open = assessment.lifecycle.records.into_values().filter(Record::is_open);
     let mut findings: Vec<FindingView> =
         open.map(|record| FindingView::of(String::new(), record, assessment.now)).collect();

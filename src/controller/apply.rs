@@ -31,6 +31,7 @@ const WRITES_A_SECOND: u32 = 50;
 const MAX_WRITES: usize = 500;
 /// Events of one reconcile: beyond this one summary speaks for the rest.
 const MAX_EVENTS: usize = 100;
+
 /// What was brought about.
 pub(super) struct Published {
     pub counts: Counts,
@@ -112,7 +113,8 @@ pub(super) async fn findings(
 
     // What failed, and what waits for the next turn, keeps its old note, so that it is done again.
     let waits: BTreeSet<&String> = failures.iter().map(|(name, _)| name).chain(&deferred).chain(&later).collect();
-    let mut notes = assess::notes(&assessment, rules, |name| !waits.contains(name));
+    // What is to be told goes first: where a crash comes between, it is queued again under the same id.
+    let mut notes = Vec::new();
     if scan.spec.findings.webhook.is_some() {
         let messages =
             lifecycle.transitions.iter().filter(|(name, _)| !waits.contains(name)).map(|(name, what)| {
@@ -122,9 +124,10 @@ pub(super) async fn findings(
             });
         notes.extend(notify::queued(messages, counts.revision));
     }
+    notes.extend(assess::notes(&assessment, rules, |name| !waits.contains(name)));
     let counts = assessment.counts;
     let (store, viewer) = (context.store.clone(), build::viewer(scan));
-    tokio::task::spawn_blocking(move || assess::write(&store, &viewer, notes))
+    tokio::task::spawn_blocking(move || assess::write(&store, &viewer, &notes))
         .await
         .map_err(|_| ReconcileError::Store(StoreError::Poisoned))??;
 
@@ -146,13 +149,8 @@ fn standing(scan: &CloudScan, context: &Context) -> BTreeMap<String, Arc<Resourc
 
 /// Each CloudScan has its own: what its rules remember is what it may see.
 fn evaluator(context: &Context, viewer: &Viewer) -> Arc<Mutex<Evaluator>> {
-    let mut evaluators = lock(&context.evaluators);
-    if let Some(existing) = context.existing.borrow().as_ref() {
-        evaluators.retain(|of, _| existing.contains(of));
-        context.notifiers.retain(|of| existing.contains(of));
-    }
     let new = || Arc::new(Mutex::new(Evaluator::new(context.prices.clone())));
-    evaluators.entry(viewer.clone()).or_insert_with(new).clone()
+    lock(&context.evaluators).entry(viewer.clone()).or_insert_with(new).clone()
 }
 
 /// Applies objects, a few at once and no more a second than the API server can spare.

@@ -15,6 +15,8 @@ const NOTES_AT_ONCE: usize = 2000;
 pub struct Assessment {
     pub lifecycle: Lifecycle,
     pub before: BTreeMap<String, Record>,
+    /// As it is noted.
+    ownership: Option<Vec<u8>>,
     pub counts: Counts,
     pub now: Timestamp,
 }
@@ -28,7 +30,8 @@ pub fn assess(
     evaluator: &mut Evaluator,
 ) -> Result<Assessment, StoreError> {
     let snapshot = store.snapshot(Moment::Now)?;
-    let before = records(store, viewer)?;
+    let before: BTreeMap<String, Record> = lifecycle::records(store.notes(viewer, FINDINGS)?).collect();
+    let ownership = store.notes(viewer, OWNERSHIP)?.remove(OWNERSHIP);
     let asked = before.values().map(|record| record.finding.resource.clone()).collect();
     let evaluation = evaluator.evaluate(&snapshot, Some(viewer), rules, &asked)?;
     let now = snapshot.time();
@@ -57,19 +60,7 @@ pub fn assess(
         *counts.by_account.entry(line.scope.account.clone()).or_default() += 1;
         counts.suspects += usize::from(line.is_suspect);
     });
-    Ok(Assessment { lifecycle, before, counts, now })
-}
-
-/// What was last known of each finding, by its object's name.
-fn records(store: &Store, viewer: &Viewer) -> Result<BTreeMap<String, Record>, StoreError> {
-    let mut records = BTreeMap::new();
-    for (name, bytes) in store.notes(viewer, FINDINGS)? {
-        // A note of another version is no loss: what holds is found again.
-        if let (Some(name), Ok(record)) = (name.strip_prefix(FINDINGS), serde_json::from_slice::<Record>(&bytes)) {
-            records.insert(name.to_owned(), record);
-        }
-    }
-    Ok(records)
+    Ok(Assessment { lifecycle, before, ownership, counts, now })
 }
 
 /// What is to be noted of the records that `done` lets through: those that are other than before.
@@ -86,17 +77,14 @@ pub fn notes(
         changed.map(|(name, record)| (format!("{FINDINGS}{name}"), Some(json(record)))).collect();
     let forgotten = lifecycle.forgotten.iter().filter(|name| done(name) && before.contains_key(*name));
     notes.extend(forgotten.map(|name| (format!("{FINDINGS}{name}"), None)));
-    let ownership = serde_json::to_vec(&rules.ownership).expect("settings are plain data");
-    notes.push((OWNERSHIP.to_owned(), Some(ownership)));
+    let ownership = Some(serde_json::to_vec(&rules.ownership).expect("settings are plain data"));
+    if ownership != assessment.ownership {
+        notes.push((OWNERSHIP.to_owned(), ownership));
+    }
     notes
 }
 
-/// Only what is another note than before is written.
-pub fn write(store: &Store, viewer: &Viewer, mut notes: Vec<(String, Option<Vec<u8>>)>) -> Result<(), StoreError> {
-    let ownership = store.notes(viewer, OWNERSHIP)?.remove(OWNERSHIP);
-    notes.retain(|(name, bytes)| name != OWNERSHIP || *bytes != ownership);
-    for some in notes.chunks(NOTES_AT_ONCE) {
-        store.write_notes(viewer, some)?;
-    }
-    Ok(())
+/// In their order, some at a time.
+pub fn write(store: &Store, viewer: &Viewer, notes: &[(String, Option<Vec<u8>>)]) -> Result<(), StoreError> {
+    notes.chunks(NOTES_AT_ONCE).try_for_each(|some| store.write_notes(viewer, some))
 }

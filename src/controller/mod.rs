@@ -151,10 +151,9 @@ pub async fn run(
     });
     let asked = futures::stream::select(looked_at, delivered);
 
-    let retaining = tokio::spawn(retain(fleet.clone(), existing.clone()));
     let Settings { endpoints, webhooks, prices, identity } = settings;
     let context = Arc::new(Context {
-        client: client.clone(),
+        client,
         store,
         fleet,
         findings,
@@ -167,6 +166,7 @@ pub async fn run(
         existing,
         failures: Mutex::new(BTreeMap::new()),
     });
+    let retaining = tokio::spawn(retain(context.clone()));
     let neighbours = scans.clone();
     let exempting = tokio::spawn(exempt::run(context.clone(), stop.clone()));
     Controller::for_stream(scan_stream, scans)
@@ -225,10 +225,13 @@ impl Existing {
 }
 
 /// What belongs to CloudScans that are gone goes too, each time the complete list is another.
-async fn retain(fleet: Arc<Fleet>, mut existing: watch::Receiver<Option<BTreeSet<Viewer>>>) {
+async fn retain(context: Arc<Context>) {
+    let mut existing = context.existing.clone();
     while existing.changed().await.is_ok() {
-        let (fleet, list) = (fleet.clone(), existing.clone());
-        let Some(()) = list.borrow().as_ref().map(|_| ()) else { continue };
+        let (fleet, list) = (context.fleet.clone(), existing.clone());
+        let Some(exist) = list.borrow().clone() else { continue };
+        lock(&context.evaluators).retain(|of, _| exist.contains(of));
+        context.notifiers.retain(|of| exist.contains(of));
         let retained =
             tokio::task::spawn_blocking(move || fleet.retain(|| list.borrow().clone().unwrap_or_default())).await;
         if let Ok(Err(error)) = retained {

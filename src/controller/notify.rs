@@ -1,11 +1,10 @@
 //! A CloudScan's webhook: CloudEvents over HTTP, signed, in order, at least once.
 //!
-//! What is to be told is queued in the store in the same commit as the records that it follows from, and
-//! leaves the queue when the receiver has taken it. So a receiver that is away, or an operator that is
+//! What is to be told is queued in the store no later than the records that it follows from, and leaves the queue when the receiver has taken it. So a receiver that is away, or an operator that is
 //! killed, loses nothing; an event that is told twice has the same id both times.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use aws_lc_rs::hmac;
@@ -30,7 +29,7 @@ use crate::store::{Store, StoreError};
 
 /// The prefix of the notes that wait to be delivered, in their order.
 const OUTBOX: &str = "outbox/";
-/// More than this do not wait: the newest are given up, and the condition says so. A finding is 2 KB.
+/// More than this do not wait: the newest are given up, and the log says so. A finding is 2 KB.
 const MAX_WAITING: usize = 50_000;
 const DEADLINE: Duration = Duration::from_secs(10);
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
@@ -141,7 +140,7 @@ impl Drop for Notifier {
 /// Everybody's.
 pub(super) struct Notifiers {
     running: Mutex<BTreeMap<Viewer, Notifier>>,
-    http: Http,
+    http: OnceLock<Http>,
     /// Told when a delivery begins to fail or works again.
     changed: mpsc::UnboundedSender<Viewer>,
     allowed: Vec<String>,
@@ -149,10 +148,18 @@ pub(super) struct Notifiers {
 
 impl Notifiers {
     pub fn new(allowed: Vec<String>, changed: mpsc::UnboundedSender<Viewer>) -> Self {
+        Self { running: Mutex::default(), http: OnceLock::new(), changed, allowed }
+    }
+
+    /// Made when somebody is to be told: without root certificates that is a webhook's trouble alone.
+    fn http(&self) -> Result<Http, String> {
+        if let Some(http) = self.http.get() {
+            return Ok(http.clone());
+        }
         let connector = HttpsConnectorBuilder::new().with_native_roots();
-        let connector = connector.expect("a system has root certificates").https_or_http().enable_http1().build();
-        let http = Client::builder(TokioExecutor::new()).build(connector);
-        Self { running: Mutex::default(), http, changed, allowed }
+        let connector = connector.map_err(|error| format!("the operator finds no root certificates: {error}"))?;
+        let connector = connector.https_or_http().enable_http1().build();
+        Ok(self.http.get_or_init(|| Client::builder(TokioExecutor::new()).build(connector)).clone())
     }
 
     fn is_allowed(&self, url: &str) -> bool {
@@ -181,20 +188,15 @@ pub(super) async fn deliver(scan: &CloudScan, context: &Context) -> Result<Optio
         }
         return Ok(None);
     };
-    let refused = |error: String| Ok(Some(Delivery { waiting: 0, error: Some(error) }));
-    if !notifiers.is_allowed(&webhook.url) {
-        lock(&notifiers.running).remove(&viewer);
-        return refused(format!(
-            "spec.findings.webhook.url: {url} is not on the operator's list: ask its administrator to start it with \
-             --allow-webhook={url} (chart value allowedWebhooks)",
-            url = webhook.url
-        ));
-    }
-    let key = match signing_key(scan, &webhook, context).await? {
-        Ok(key) => key,
+    let (key, http) = match prepared(scan, &webhook, context).await? {
+        Ok(prepared) => prepared,
         Err(why) => {
             lock(&notifiers.running).remove(&viewer);
-            return refused(why);
+            // What waits is bounded also while nobody takes it.
+            let store = context.store.clone();
+            let waits = tokio::task::spawn_blocking(move || waiting(&store, &viewer)).await;
+            let waits = waits.map_err(|_| ReconcileError::Store(StoreError::Poisoned))??;
+            return Ok(Some(Delivery { waiting: waits.len(), error: Some(why) }));
         }
     };
     let mut running = lock(&notifiers.running);
@@ -204,7 +206,7 @@ pub(super) async fn deliver(scan: &CloudScan, context: &Context) -> Result<Optio
         let sender = Sender {
             store: context.store.clone(),
             viewer: viewer.clone(),
-            http: notifiers.http.clone(),
+            http,
             url: webhook.url.clone(),
             key: key.clone().map(|key| hmac::Key::new(hmac::HMAC_SHA256, &key)),
             state: state.clone(),
@@ -217,6 +219,23 @@ pub(super) async fn deliver(scan: &CloudScan, context: &Context) -> Result<Optio
     let notifier = &running[&viewer];
     notifier.wake.notify_one();
     Ok(Some(lock(&notifier.state).clone()))
+}
+
+/// What it takes to tell somebody. The inner error is for whoever wrote the CloudScan.
+async fn prepared(
+    scan: &CloudScan,
+    webhook: &Webhook,
+    context: &Context,
+) -> Result<Result<(Option<Vec<u8>>, Http), String>, ReconcileError> {
+    if !context.notifiers.is_allowed(&webhook.url) {
+        return Ok(Err(format!(
+            "spec.findings.webhook.url: {url} is not on the operator's list: ask its administrator to start it with \
+             --allow-webhook={url} (chart value allowedWebhooks)",
+            url = webhook.url
+        )));
+    }
+    let key = signing_key(scan, webhook, context).await?;
+    Ok(key.and_then(|key| Ok((key, context.notifiers.http()?))))
 }
 
 fn clear(store: &Store, viewer: &Viewer) -> Result<(), StoreError> {

@@ -13,7 +13,7 @@ const HOURS: f64 = 730.0;
 /// What ships: only what a public document states, each with its source.
 const SHIPPED: &str = include_str!("prices.yaml");
 /// A price of every region.
-pub const EVERY_REGION: &str = "*";
+const EVERY_REGION: &str = "*";
 
 /// A price list as it is written to a file or a ConfigMap. See docs/prices.md.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -112,6 +112,14 @@ impl Record {
     }
 }
 
+/// The records that some notes hold, by the names of their objects.
+pub fn records(notes: BTreeMap<String, Vec<u8>>) -> impl Iterator<Item = (String, Record)> {
+    // A note of another version is no loss: what holds is found again.
+    notes.into_iter().filter_map(|(name, bytes)| {
+        Some((name.strip_prefix(FINDINGS)?.to_owned(), serde_json::from_slice(&bytes).ok()?))
+    })
+}
+
 /// What stands in the API server.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {

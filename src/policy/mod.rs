@@ -3,7 +3,7 @@
 //! One file per rule; each looks at one resource under the policy that is asked about, with the time of the
 //! snapshot as the only clock. What a rule can't know is undecided: that opens nothing and resolves nothing.
 //!
-//! - [`graph`](self): what the documents say of each other, read once for each version.
+//! - `graph`: what the documents say of each other, read once for each version.
 //! - [`relations`]: who names whom. `parents`: what is part of what. `owner`: whose it is. [`cost`]: what it
 //!   costs by list prices.
 //! - [`lifecycle`]: from what holds now to what changes.
@@ -33,10 +33,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::inventory::{
     AccountId, Cover, Exemption, Filter, FindingKind, History, Looks, Milestone, OwnershipSettings, Presence,
-    Resource, ResourceKey, Revision, RuleSettings, Scope, ScopeStatus, Severity, Snapshot, TagSet, Timestamp,
-    Viewer,
+    Resource, ResourceKey, Revision, RuleSettings, Scope, Severity, Snapshot, TagSet, Timestamp, Viewer,
 };
-pub use cost::{EVERY_REGION, MonthlyCost, Price, PriceError, PriceList, Prices, Unit};
+pub use cost::{MonthlyCost, Price, PriceError, PriceList, Prices, Unit};
 use graph::{Graph, Uses};
 pub use owner::Owner;
 use parents::{Parent, Role};
@@ -246,13 +245,12 @@ impl Evaluator {
         self.graph.read(&reading, &resources);
         let covered = viewer.map(|viewer| snapshot.covered(viewer));
         let world = World::new(&reading, &resources, &self.graph, &self.prices, covered);
-        let current = current(snapshot);
         let now = snapshot.time();
 
         let mut out = Evaluation::default();
         let mut gone = Vec::new();
         for resource in &resources {
-            let standing = standing(resource, current.get(&*resource.scope).copied().unwrap_or(false));
+            let standing = standing(resource);
             if asked.contains(&resource.key) {
                 out.standing.insert(resource.key.clone(), standing);
             }
@@ -303,17 +301,13 @@ impl Evaluator {
     }
 }
 
-fn current(snapshot: &impl Snapshot) -> HashMap<Scope, bool> {
-    snapshot.scopes().into_iter().map(|s| (s.scope, s.status == ScopeStatus::Current)).collect()
-}
-
-fn standing(resource: &Resource, is_current: bool) -> Standing {
+fn standing(resource: &Resource) -> Standing {
     match (&resource.end, resource.presence) {
         // A tombstone stands, whether anybody looked lately or not.
         (Some(_), _) => Standing::Ended,
         (None, Presence::Present) if resource.retracted => Standing::Retracted,
-        (None, Presence::Present) if is_current => Standing::Present,
-        _ => Standing::Unknown,
+        (None, Presence::Present) => Standing::Present,
+        (None, Presence::Absent | Presence::Unknown) => Standing::Unknown,
     }
 }
 

@@ -184,8 +184,8 @@ fn volumes(instance: &Value) -> Vec<String> {
     texts(instance, "BlockDeviceMappings.Ebs.VolumeId")
 }
 
-pub(super) fn has_case(resource_type: &str) -> bool {
-    CASES.iter().any(|case| case.resource_type == resource_type)
+pub(super) fn types() -> impl Iterator<Item = &'static str> {
+    CASES.iter().map(|case| case.resource_type)
 }
 
 pub(super) fn candidate(resource_type: &str, document: &Value) -> Option<Candidate> {

@@ -2,6 +2,9 @@
 //!
 //! Field names are those of AWS's API references (`aws <service> describe-...` prints them).
 
+use std::collections::HashSet;
+use std::sync::LazyLock;
+
 use serde_json::Value;
 
 use super::orphaned;
@@ -154,7 +157,9 @@ pub(super) fn has_unique_ids(resource_type: &str) -> bool {
 
 /// Whether the documents of a type say anything that the rules ask for.
 pub(super) fn is_read(resource_type: &str) -> bool {
-    EDGES.iter().any(|edge| edge.from == resource_type) || orphaned::has_case(resource_type)
+    static READ: LazyLock<HashSet<&str>> =
+        LazyLock::new(|| EDGES.iter().map(|edge| edge.from).chain(orphaned::types()).collect());
+    READ.contains(resource_type)
 }
 
 /// Whether a document names others in a way that can't be followed: by a parameter of Systems Manager, or

@@ -9,7 +9,7 @@ use crate::inventory::{
     Filter, FindingKind, OwnershipSettings, Resource, ResourceKey, ResourceType, Revision, Severity, Snapshot,
     Timestamp, Viewer,
 };
-use crate::policy::lifecycle::{FINDINGS, OWNERSHIP, Record, State};
+use crate::policy::lifecycle::{self, FINDINGS, OWNERSHIP, Record, State};
 use crate::policy::{Coverage, MonthlyCost, Owner, relations};
 use crate::store::{Store, StoreSnapshot};
 
@@ -111,8 +111,7 @@ pub fn findings(store: &Store, question: &FindingsQuestion) -> Result<FindingsAn
     let now = store.now();
     let mut out = Vec::new();
     for viewer in viewers(store, question.cloudscan.as_deref())? {
-        for bytes in store.notes(&viewer, FINDINGS)?.into_values() {
-            let Ok(record) = serde_json::from_slice::<Record>(&bytes) else { continue };
+        for (_, record) in lifecycle::records(store.notes(&viewer, FINDINGS)?) {
             let finding = &record.finding;
             let same = |wanted: &Option<String>, value: &str| wanted.as_deref().is_none_or(|w| w == value);
             let owner = finding.owner.as_ref().map_or("", |owner| owner.name.as_str());
@@ -213,7 +212,7 @@ pub struct Branch {
     pub name: Option<String>,
     /// Present, Gone or Unknown: not seen here.
     pub state: String,
-    /// How it is told from the one above: `uses`, or `is used by` and the like for the other direction.
+    /// What the one above does with it, such as `uses`; with `◄ ` before it, what it does with the one above.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub relation: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

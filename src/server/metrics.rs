@@ -12,7 +12,7 @@ use prometheus_client::registry::Registry;
 
 use crate::inventory::{Filter, Moment, ResourceType, ScopeStatus, Snapshot};
 use crate::policy::MonthlyCost;
-use crate::policy::lifecycle::{FINDINGS, Record};
+use crate::policy::lifecycle::{self, FINDINGS};
 use crate::store::{Store, StoreError};
 
 /// What somebody else counts.
@@ -54,8 +54,7 @@ pub fn render(store: &Store, gauges: &Gauges) -> Result<String, StoreError> {
 
     let mut open: BTreeMap<String, (i64, f64)> = BTreeMap::new();
     for viewer in store.note_viewers()? {
-        for bytes in store.notes(&viewer, FINDINGS)?.into_values() {
-            let Ok(record) = serde_json::from_slice::<Record>(&bytes) else { continue };
+        for (_, record) in lifecycle::records(store.notes(&viewer, FINDINGS)?) {
             if record.is_open() {
                 let sum = open.entry(record.finding.kind.to_string()).or_default();
                 sum.0 += 1;
