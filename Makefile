@@ -51,7 +51,7 @@ generate: tools ## Make again what is generated: CRDs, the chart's copy, kustomi
 SOAK_SECONDS ?= 600
 soak: ## Faults of the disk, against the store's oracle, for SOAK_SECONDS (600); ELAVA_SEED replays
 	@out=$$(mktemp); trap 'rm -f "$$out"' EXIT; \
-	ELAVA_SOAK_SECONDS=$(SOAK_SECONDS) $(CARGO) test --lib store::faults::soak -- --ignored --exact --nocapture \
+	ELAVA_SOAK_SECONDS=$(SOAK_SECONDS) $(CARGO) test --no-default-features --lib store::faults::soak -- --ignored --exact --nocapture \
 	  > "$$out" || { cat "$$out"; exit 1; }; \
 	grep '^faults:' "$$out"
 
@@ -64,10 +64,10 @@ truth: tools ## Random lives under random faults against the emulator: SEQUENCES
 
 bench-store: ## The goals of the store beside designs without one: writes docs/benchmarks.md; 30 min. RESOURCES (100000,1000000) and DAYS (30) set the size
 	RESOURCES=$${RESOURCES:-100000,1000000} DAYS=$${DAYS:-30} TABLE=$(CURDIR)/docs/benchmarks.md \
-	  $(CARGO) bench --bench goals
+	  $(CARGO) bench --no-default-features --bench goals
 
 bench-scan: tools ## A million resources of 100 accounts over HTTP, beside the SDK alone and boto3; writes docs/benchmark-scan.md
 	ELAVA_TOOLS="$$(e2e/tools/install.sh)" TABLE=$(CURDIR)/docs/benchmark-scan.md $(CARGO) bench --bench scan
 
 bench: ## Benchmarks, each against its baseline in the same run
-	$(CARGO) bench --bench store
+	$(CARGO) bench --no-default-features --bench store

@@ -38,12 +38,19 @@
 //! - Nothing is written to a cloud.
 //! - One bad CloudScan, account, region, page or resource never stops the others.
 
+#[cfg(feature = "operator")]
 pub mod api;
+#[cfg(feature = "operator")]
 pub mod cli;
+#[cfg(feature = "operator")]
 pub mod cloud;
+#[cfg(feature = "operator")]
 pub mod controller;
 pub mod inventory;
+#[cfg(feature = "operator")]
 pub mod policy;
+#[cfg(feature = "operator")]
 pub mod scanner;
+#[cfg(feature = "operator")]
 pub mod server;
 pub mod store;

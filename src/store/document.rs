@@ -17,10 +17,10 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use zstd::bulk::{Compressor, Decompressor};
-use zstd::dict::EncoderDictionary;
+use zstd::dict::{DecoderDictionary, EncoderDictionary};
 
-use super::StoreError;
-use super::record::MAX_DOCUMENT_BYTES;
+use super::record::{MAX_DOCUMENT_BYTES, Rid};
+use super::{StoreError, log};
 use crate::inventory::ResourceType;
 
 /// More gains a few per cent and costs writes their time.
@@ -49,13 +49,15 @@ struct Dictionary {
     bytes: Vec<u8>,
     /// Digested once: that takes longer than to compress a document.
     encoder: EncoderDictionary<'static>,
+    decoder: DecoderDictionary<'static>,
 }
 
 impl Dictionaries {
     pub fn add(&mut self, resource_type: ResourceType, bytes: Vec<u8>) -> u32 {
         let number = u32::try_from(self.by_number.len()).expect("fewer than 2^32 dictionaries");
         let encoder = EncoderDictionary::copy(&bytes, LEVEL);
-        self.by_number.push(Arc::new(Dictionary { bytes, encoder }));
+        let decoder = DecoderDictionary::copy(&bytes);
+        self.by_number.push(Arc::new(Dictionary { bytes, encoder, decoder }));
         self.by_type.insert(resource_type, number);
         number
     }
@@ -151,6 +153,66 @@ pub(super) fn document(
     serde_json::from_slice(&text).map_err(|_| damaged())
 }
 
+/// Reads documents, of which each is mostly the next version of the one before: what they share is read once.
+pub(super) struct Documents {
+    log: redb::ReadOnlyTable<(u64, Rid), &'static [u8]>,
+    dictionaries: Arc<Dictionaries>,
+    /// As the file holds them, of one resource, where somebody came by them.
+    found: (Rid, BTreeMap<u64, Vec<u8>>),
+    /// The last full one, by its revision.
+    full: Option<(u64, Rid, Vec<u8>)>,
+    last: Option<(u64, Rid, Arc<Value>)>,
+}
+
+impl Documents {
+    pub fn new(log: redb::ReadOnlyTable<(u64, Rid), &'static [u8]>, dictionaries: Arc<Dictionaries>) -> Self {
+        Self { log, dictionaries, found: (0, BTreeMap::new()), full: None, last: None }
+    }
+
+    /// What a revision holds of a resource, as the file has it: it need not be read again.
+    pub fn found(&mut self, revision: u64, rid: Rid, bytes: Vec<u8>) {
+        if self.found.0 != rid {
+            self.found = (rid, BTreeMap::new());
+        }
+        if !bytes.is_empty() {
+            self.found.1.insert(revision, bytes);
+        }
+    }
+
+    pub fn get(&mut self, revision: u64, rid: Rid) -> Result<Arc<Value>, StoreError> {
+        if let Some((of, who, document)) = &self.last
+            && (*of, *who) == (revision, rid)
+        {
+            return Ok(document.clone());
+        }
+        let bytes = self.read(revision, rid)?;
+        let text = match base_of(&bytes)? {
+            None => {
+                let text = decode(&bytes, &self.dictionaries, None)?;
+                self.full = Some((revision, rid, text.clone()));
+                text
+            }
+            Some(base) => {
+                if self.full.as_ref().is_none_or(|(of, who, _)| (*of, *who) != (base, rid)) {
+                    let bytes = self.read(base, rid)?;
+                    self.full = Some((base, rid, decode(&bytes, &self.dictionaries, None)?));
+                }
+                decode(&bytes, &self.dictionaries, self.full.as_ref().map(|(_, _, text)| &**text))?
+            }
+        };
+        let document: Arc<Value> = Arc::new(serde_json::from_slice(&text).map_err(|_| damaged())?);
+        self.last = Some((revision, rid, document.clone()));
+        Ok(document)
+    }
+
+    fn read(&self, revision: u64, rid: Rid) -> Result<Vec<u8>, StoreError> {
+        match self.found.1.get(&revision) {
+            Some(bytes) if self.found.0 == rid => Ok(bytes.clone()),
+            _ => log::document(&self.log, revision, rid),
+        }
+    }
+}
+
 /// Compresses documents of one type.
 pub(super) struct Encoder<'a> {
     form: u8,
@@ -233,20 +295,16 @@ pub(super) fn decode(
     if length > MAX_DOCUMENT_BYTES {
         return Err(damaged());
     }
-    let dictionary: &[u8] = match form {
-        PLAIN => &[],
-        OF_TYPE => usize::try_from(argument)
-            .ok()
-            .and_then(|number| dictionaries.by_number.get(number))
-            .map(|dictionary| &*dictionary.bytes)
-            .ok_or_else(damaged)?,
-        _ => base.ok_or_else(damaged)?,
+    let of_type = || -> Option<&Dictionary> {
+        Some(dictionaries.by_number.get(usize::try_from(argument).ok()?)?.as_ref())
     };
-    let read = |dictionary: &[u8]| -> io::Result<Vec<u8>> {
-        let frame = [&MAGIC, frame].concat();
-        Decompressor::with_dictionary(dictionary)?.decompress(&frame, length)
-    };
-    match read(dictionary) {
+    let mut decompressor = match form {
+        PLAIN => Decompressor::new(),
+        OF_TYPE => Decompressor::with_prepared_dictionary(&of_type().ok_or_else(damaged)?.decoder),
+        _ => Decompressor::with_dictionary(base.ok_or_else(damaged)?),
+    }
+    .map_err(|_| damaged())?;
+    match decompressor.decompress(&[&MAGIC, frame].concat(), length) {
         Ok(text) if text.len() == length => Ok(text),
         _ => Err(damaged()),
     }

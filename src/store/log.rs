@@ -334,6 +334,9 @@ fn decode(key: (u64, Rid), sealed: &[u8], read: Read) -> Result<Vec<Slice>, Stor
         match item {
             Item::Revision { revisions_on, millis_on, scope, entries } => {
                 (revision, millis, rid) = (revision + revisions_on, millis + millis_on, 0);
+                if matches!(read, Read::Step(wanted, _) if wanted < revision) {
+                    break;
+                }
                 let row = RevRow { time: Timestamp::from_millis(millis), scope, entries };
                 slices.push(Slice { revision, row, entries: Vec::new() });
             }

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::heads::Living;
 use super::lease::Lease;
 use super::life::{self, END, KEY, Lives, Tombstone};
-use super::log::{self, LOG};
+use super::log::{self, LOG, Logged};
 use super::plan::Ended;
 use super::record::{EntryKind, NO_RID, RUN, Rid, Run, ScopeNo, TagsRef, decode};
 use super::retention::Kept;
@@ -529,7 +529,7 @@ impl StoreSnapshot {
             (Some(then), Some(now)) if then.changed != now.changed => {
                 let before = (from.document(then.document, rid)?, from.tags_of(then.tags));
                 let after = (self.document(now.document, rid)?, self.tags_of(now.tags));
-                let fields = fields_between(&before, &after);
+                let fields = fields_between((&before.0, &before.1), (&after.0, &after.1));
                 let changed = change(ChangeKind::Changed, self.state.id(rid), now.changed)?;
                 (!fields.is_empty()).then_some(Change { fields, ..changed })
             }
@@ -714,7 +714,7 @@ impl History for StoreSnapshot {
         };
         let mut before = None;
         let mut told = Vec::new();
-        for (revision, row, entry) in self.walk_back(rid, newest, 0, |entry| entry.milestone)? {
+        for (revision, row, Logged { entry, .. }) in self.walk_back(rid, newest, 0, |entry| entry.milestone)? {
             let after = entry.kind.version().and_then(|version| version.tags).or(before);
             let tags = after.map_or(Tags::Unknown, |tags| self.tags_of(tags));
             let mut tell = |kind| {

@@ -1,11 +1,13 @@
 //! The log as people read it: every step of one resource, or of all between two moments.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::document::Documents;
 use super::life::{self, END, Lives};
-use super::log::{self, LOG};
+use super::log::{self, LOG, Logged};
 use super::record::{Entry, EntryKind, NO_RID, RevRow, Rid, TagsRef};
 use super::snapshot::{StoreSnapshot, unknown_at};
 use super::{Store, StoreError};
@@ -17,6 +19,7 @@ use crate::inventory::{
 pub(super) struct Steps<'a> {
     snapshot: &'a StoreSnapshot,
     lives: Lives,
+    documents: Documents,
     /// Of each life, the revision that holds its last document, and its last tags.
     pub versions: BTreeMap<Rid, VersionAt>,
 }
@@ -29,7 +32,9 @@ pub(super) const NO_DOCUMENT: u64 = 0;
 
 impl<'a> Steps<'a> {
     pub fn new(snapshot: &'a StoreSnapshot) -> Result<Self, StoreError> {
-        Ok(Self { snapshot, lives: Lives::open(&*snapshot.txn()?)?, versions: BTreeMap::new() })
+        let txn = snapshot.txn()?;
+        let documents = Documents::new(txn.open_table(LOG)?, snapshot.state.dictionaries.clone());
+        Ok(Self { snapshot, lives: Lives::open(&txn)?, documents, versions: BTreeMap::new() })
     }
 
     pub fn step(&mut self, revision: u64, row: &RevRow, entry: &Entry) -> Result<Option<Change>, StoreError> {
@@ -82,7 +87,7 @@ impl<'a> Steps<'a> {
     }
 
     fn fields(
-        &self,
+        &mut self,
         rid: Rid,
         before: Option<(u64, TagsRef)>,
         after: Option<(u64, TagsRef)>,
@@ -90,11 +95,12 @@ impl<'a> Steps<'a> {
         let (Some(before), Some(after)) = (before, after) else { return Ok(Vec::new()) };
         // Where one of the two is not kept any more, nobody can tell what else changed.
         let is_kept = before.0 != NO_DOCUMENT && after.0 != NO_DOCUMENT;
-        let version = |(revision, tags)| -> Result<(Value, Tags), StoreError> {
-            let document = if is_kept { self.snapshot.document(revision, rid)? } else { Value::Null };
+        let mut version = |(revision, tags)| -> Result<(Arc<Value>, Tags), StoreError> {
+            let document = if is_kept { self.documents.get(revision, rid)? } else { Arc::default() };
             Ok((document, self.snapshot.tags_of(tags)))
         };
-        Ok(fields_between(&version(before)?, &version(after)?))
+        let (before, after) = (version(before)?, version(after)?);
+        Ok(fields_between((&before.0, &before.1), (&after.0, &after.1)))
     }
 }
 
@@ -107,7 +113,9 @@ impl StoreSnapshot {
         let mut life = self.life_of(resource)?;
         while let Some((rid, newest)) = life {
             let mut of_it = Vec::new();
-            for (revision, row, entry) in self.entries_of(rid, newest, 0)? {
+            let walked = self.walk_back(rid, newest, 0, |entry| Some(entry.prev))?;
+            for (revision, row, Logged { entry, document }) in walked {
+                steps.documents.found(revision, rid, document);
                 of_it.extend(steps.step(revision, &row, &entry)?);
             }
             told.extend(of_it.into_iter().rev());
@@ -124,7 +132,8 @@ impl StoreSnapshot {
         newest: u64,
         after: u64,
     ) -> Result<Vec<(u64, RevRow, Entry)>, StoreError> {
-        self.walk_back(rid, newest, after, |entry| Some(entry.prev))
+        let walked = self.walk_back(rid, newest, after, |entry| Some(entry.prev))?;
+        Ok(walked.into_iter().map(|(revision, row, logged)| (revision, row, logged.entry)).collect())
     }
 
     /// The revision of the newest milestone at or before an entry of a life.
@@ -152,18 +161,18 @@ impl StoreSnapshot {
         newest: u64,
         after: u64,
         back: impl Fn(&Entry) -> Option<u64>,
-    ) -> Result<Vec<(u64, RevRow, Entry)>, StoreError> {
+    ) -> Result<Vec<(u64, RevRow, Logged)>, StoreError> {
         let mut out = Vec::new();
         let log = self.txn()?.open_table(LOG)?;
         let mut revision = newest;
         while revision > after {
             let log::Slice { row, entries, .. } = log::step(&log, revision, rid)?;
-            let here: Vec<Entry> = entries.into_iter().map(|l| l.entry).filter(|e| back(e).is_some()).collect();
-            let previous = here.first().and_then(&back).ok_or(StoreError::Damaged { table: "log" })?;
+            let here: Vec<Logged> = entries.into_iter().filter(|l| back(&l.entry).is_some()).collect();
+            let previous = here.first().and_then(|l| back(&l.entry)).ok_or(StoreError::Damaged { table: "log" })?;
             if previous >= revision {
                 return Err(StoreError::Damaged { table: "log" });
             }
-            out.extend(here.into_iter().rev().map(|entry| (revision, row.clone(), entry)));
+            out.extend(here.into_iter().rev().map(|logged| (revision, row.clone(), logged)));
             revision = previous;
         }
         out.reverse();
@@ -227,8 +236,8 @@ fn version_at(from: &StoreSnapshot, entry: &Entry) -> Result<Option<VersionAt>, 
 
 /// Attributes by their paths, tags as `Tags.KEY`.
 pub(super) fn fields_between(
-    (before, tags_before): &(Value, Tags),
-    (after, tags_after): &(Value, Tags),
+    (before, tags_before): (&Value, &Tags),
+    (after, tags_after): (&Value, &Tags),
 ) -> Vec<FieldChange> {
     let mut fields = field_changes(before, after);
     if let (Some(b), Some(a)) = (tags_before.known(), tags_after.known()) {
