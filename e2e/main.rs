@@ -10,6 +10,7 @@ mod findings;
 mod installation;
 mod organization;
 mod orphans;
+mod query_api;
 mod sharing;
 mod truth;
 mod webhook;

@@ -38,7 +38,7 @@
 //! - Nothing is written to a cloud.
 //! - One bad CloudScan, account, region, page or resource never stops the others.
 
-#[cfg(feature = "operator")]
+#[cfg(feature = "serve")]
 pub mod api;
 #[cfg(feature = "operator")]
 pub mod cli;
@@ -47,10 +47,10 @@ pub mod cloud;
 #[cfg(feature = "operator")]
 pub mod controller;
 pub mod inventory;
-#[cfg(feature = "operator")]
+#[cfg(feature = "serve")]
 pub mod policy;
 #[cfg(feature = "operator")]
 pub mod scanner;
-#[cfg(feature = "operator")]
+#[cfg(feature = "serve")]
 pub mod server;
 pub mod store;

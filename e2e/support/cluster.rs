@@ -96,6 +96,13 @@ impl Cluster {
                 format!("--service-account-signing-key-file={}", at("sa.key")),
                 "--authorization-mode=Node,RBAC".to_owned(),
                 "--service-cluster-ip-range=10.0.0.0/24".to_owned(),
+                format!("--requestheader-client-ca-file={}", at("front-proxy-ca.crt")),
+                "--requestheader-allowed-names=front-proxy-client".to_owned(),
+                "--requestheader-username-headers=X-Remote-User".to_owned(),
+                "--requestheader-group-headers=X-Remote-Group".to_owned(),
+                "--requestheader-extra-headers-prefix=X-Remote-Extra-".to_owned(),
+                format!("--proxy-client-cert-file={}", at("front-proxy.crt")),
+                format!("--proxy-client-key-file={}", at("front-proxy.key")),
                 // Objects are few and short-lived here: no reason to wait for a watch cache.
                 "--shutdown-delay-duration=0s".to_owned(),
             ],
@@ -113,6 +120,13 @@ impl Cluster {
     /// Takes the API server away.
     pub fn stop_api_server(&mut self) {
         self.api_server = None;
+    }
+
+    /// A certificate with its key, as one PEM.
+    pub fn identity(&self, name: &str) -> String {
+        let read =
+            |kind: &str| std::fs::read_to_string(self.dir.join(format!("{name}.{kind}"))).expect("it was signed");
+        read("crt") + &read("key")
     }
 
     pub fn kubeconfig(&self) -> PathBuf {
@@ -134,8 +148,15 @@ impl Cluster {
     }
 
     pub fn kubectl(&self, args: &[&str]) -> Output {
+        self.kubectl_as(&self.kubeconfig(), args)
+    }
+
+    /// By another kubeconfig than the admin's.
+    pub fn kubectl_as(&self, kubeconfig: &Path, args: &[&str]) -> Output {
         let mut command = Command::new(tools().join("kubectl"));
-        command.arg("--kubeconfig").arg(self.kubeconfig()).args(args).output().expect("kubectl runs")
+        // What kubectl discovered of one cluster is not another's.
+        command.arg("--cache-dir").arg(self.dir.join("kubectl"));
+        command.arg("--kubeconfig").arg(kubeconfig).args(args).output().expect("kubectl runs")
     }
 
     /// The output of a kubectl that must work.
@@ -179,41 +200,65 @@ impl Cluster {
     }
 }
 
-fn write_keys(dir: &Path, port: u16) {
-    let write =
-        |name: &str, text: String| std::fs::write(dir.join(name), text).expect("the test's folder is writable");
-    let key = || KeyPair::generate().expect("the system has randomness");
-    let named = |name: &str| {
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params
-    };
-    let ca_key = key();
-    let mut ca = named("elava-test-ca");
-    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    ca.key_usages =
-        vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::CrlSign];
-    write("ca.crt", ca.self_signed(&ca_key).expect("a CA signs itself").pem());
-    let issuer = Issuer::new(ca, ca_key);
-    let sign = |name: &str, mut params: CertificateParams| {
+/// A CA whose certificate, and what it signs, stand in a folder.
+struct Ca {
+    dir: PathBuf,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+fn key() -> KeyPair {
+    KeyPair::generate().expect("the system has randomness")
+}
+
+fn named(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params
+}
+
+fn write(dir: &Path, name: &str, text: String) {
+    std::fs::write(dir.join(name), text).expect("the test's folder is writable");
+}
+
+impl Ca {
+    fn new(dir: &Path, name: &str) -> Self {
+        let key = key();
+        let mut params = named(&format!("elava-test-{name}"));
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages =
+            vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::CrlSign];
+        write(dir, &format!("{name}.crt"), params.self_signed(&key).expect("a CA signs itself").pem());
+        Self { dir: dir.to_owned(), issuer: Issuer::new(params, key) }
+    }
+
+    fn sign(&self, name: &str, mut params: CertificateParams) {
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let own = key();
-        write(&format!("{name}.crt"), params.signed_by(&own, &issuer).expect("the CA signs").pem());
-        write(&format!("{name}.key"), own.serialize_pem());
-    };
+        let signed = params.signed_by(&own, &self.issuer).expect("the CA signs");
+        write(&self.dir, &format!("{name}.crt"), signed.pem());
+        write(&self.dir, &format!("{name}.key"), own.serialize_pem());
+    }
+}
+
+fn write_keys(dir: &Path, port: u16) {
+    let ca = Ca::new(dir, "ca");
     let mut server = named("kube-apiserver");
     let names = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"];
     server.subject_alt_names =
         names.iter().map(|n| rcgen::SanType::DnsName((*n).try_into().expect("ASCII"))).collect();
     server.subject_alt_names.push(rcgen::SanType::IpAddress(std::net::Ipv4Addr::LOCALHOST.into()));
-    sign("server", server);
+    ca.sign("server", server);
     let mut admin = named("admin");
     admin.distinguished_name.push(DnType::OrganizationName, "system:masters");
-    sign("admin", admin);
+    ca.sign("admin", admin);
+    let front_proxy = Ca::new(dir, "front-proxy-ca");
+    front_proxy.sign("front-proxy", named("front-proxy-client"));
+    // For those who try: signed by the right CA, under a name that is not allowed.
+    front_proxy.sign("somebody", named("somebody"));
     let tokens = key();
-    write("sa.key", tokens.serialize_pem());
-    write("sa.pub", tokens.public_key_pem());
+    write(dir, "sa.key", tokens.serialize_pem());
+    write(dir, "sa.pub", tokens.public_key_pem());
     let at = |name: &str| dir.join(name).display().to_string();
     let user = format!("{{client-certificate: {}, client-key: {}}}", at("admin.crt"), at("admin.key"));
     write_kubeconfig(dir, port, &dir.join("admin.kubeconfig"), &user);

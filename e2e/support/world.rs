@@ -11,9 +11,9 @@ use serde_json::json;
 
 use super::aws::{Emulator, Hands};
 use super::cluster::Cluster;
-use super::eventually;
 use super::operator::Operator;
 use super::proxy::Proxy;
+use super::{eventually, free_port};
 
 pub const IRELAND: &str = "eu-west-1";
 pub const VIRGINIA: &str = "us-east-1";
@@ -28,6 +28,18 @@ pub struct World {
     pub dir: tempfile::TempDir,
 }
 
+/// The operator is no pod here: the Service leads to a port on loopback, to which only a name leads.
+pub fn serve_from_loopback(cluster: &Cluster, port: u16) {
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "elava-query", "namespace": "elava"},
+        "spec": {"type": "ExternalName", "externalName": "localhost"},
+    });
+    cluster.run(&["delete", "service", "elava-query", "--namespace", "elava"]);
+    cluster.apply(&service.to_string()).expect("the Service is good");
+    let to_port = json!({"spec": {"service": {"port": port}}}).to_string();
+    cluster.run(&["patch", "apiservice", "v1alpha1.inventory.elava.dev", "--type=merge", "-p", &to_port]);
+}
+
 pub fn chart() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/elava")
 }
@@ -39,13 +51,29 @@ impl World {
     }
 
     /// With more environment for the operator.
-    pub async fn start_with(mut env: Vec<(&'static str, String)>) -> Self {
+    pub async fn start_with(env: Vec<(&'static str, String)>) -> Self {
+        Self::start_as(env, false).await
+    }
+
+    /// With the aggregated API.
+    pub async fn start_with_query_api() -> Self {
+        Self::start_as(Vec::new(), true).await
+    }
+
+    async fn start_as(mut env: Vec<(&'static str, String)>, has_query_api: bool) -> Self {
         let dir =
             tempfile::Builder::new().prefix("elava-").tempdir().expect("there is a folder for temporary files");
         let (cluster, aws) = tokio::join!(Cluster::start(dir.path()), Emulator::start(dir.path()));
         let proxy = Proxy::start(&aws.url).await;
         let chart = chart().display().to_string();
-        cluster.helm(&["install", "elava", &chart, "--namespace", "elava", "--create-namespace"]);
+        let query_api = format!("queryAPI.enabled={has_query_api}");
+        let namespace = ["--namespace", "elava", "--create-namespace", "--set", &query_api];
+        cluster.helm(&[&["install", "elava", &chart], &namespace[..]].concat());
+        if has_query_api {
+            let port = free_port();
+            serve_from_loopback(&cluster, port);
+            env.push(("ELAVA_QUERY_API_LISTEN", format!("127.0.0.1:{port}")));
+        }
         let client = cluster.client().await;
         env.push(("ELAVA_ALLOW_ENDPOINT", proxy.url.clone()));
         let operator = Operator::start(dir.path(), &cluster, env).await;

@@ -449,7 +449,7 @@ pub async fn history(args: HistoryArgs) -> anyhow::Result<()> {
     let rows = answer
         .changes
         .iter()
-        .map(|c| vec![c.revision.to_string(), c.time.to_string(), format!("{:?}", c.change), print::remark(c)]);
+        .map(|c| vec![c.revision.to_string(), c.time.to_string(), format!("{:?}", c.change), c.remark()]);
     print::columns(std::iter::once(header).chain(rows));
     Ok(())
 }
@@ -465,9 +465,11 @@ pub async fn diff(args: DiffArgs) -> anyhow::Result<()> {
     let mut rows: Vec<Vec<String>> =
         vec![row("TIME".to_owned(), ["CHANGE", "RESOURCE", "WHAT"].map(str::to_owned))];
     rows.extend(
-        answer.diff.changes.iter().map(|c| {
-            row(c.time.to_string(), [format!("{:?}", c.change), c.resource.to_string(), print::remark(c)])
-        }),
+        answer
+            .diff
+            .changes
+            .iter()
+            .map(|c| row(c.time.to_string(), [format!("{:?}", c.change), c.resource.to_string(), c.remark()])),
     );
     print::columns(rows);
     eprintln!(

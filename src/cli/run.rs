@@ -18,6 +18,7 @@ use crate::controller::{self, AllowedEndpoints, Identity, Settings};
 use crate::policy::Prices;
 use crate::scanner::Fleet;
 use crate::server;
+use crate::server::aggregated::Service;
 use crate::store::{Store, socket_beside, system_clock};
 
 #[derive(Debug, Args)]
@@ -28,6 +29,12 @@ pub struct RunArgs {
     /// Where /livez, /readyz and /metrics are answered
     #[arg(long, env = "ELAVA_LISTEN", default_value = "0.0.0.0:8080")]
     listen: SocketAddr,
+    /// Where inventory.elava.dev is answered to the API server; without it, it is not
+    #[arg(long, env = "ELAVA_QUERY_API_LISTEN", value_name = "ADDRESS")]
+    query_api_listen: Option<SocketAddr>,
+    /// The Service by which the API server finds it, as NAMESPACE:NAME
+    #[arg(long, env = "ELAVA_QUERY_API_SERVICE", default_value = "elava:elava-query", value_parser = service)]
+    query_api_service: Service,
     /// An endpoint that a CloudScan may name instead of AWS's own; may be repeated
     #[arg(long, env = "ELAVA_ALLOW_ENDPOINT", value_delimiter = ',', value_name = "URL")]
     allow_endpoint: Vec<String>,
@@ -71,6 +78,15 @@ fn share(text: &str) -> Result<f64, String> {
     share.ok_or_else(|| "a share lies between 0.01 and 1, such as 0.25".to_owned())
 }
 
+fn service(text: &str) -> Result<Service, String> {
+    match text.split_once(':') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() => {
+            Ok(Service { namespace: namespace.to_owned(), name: name.to_owned() })
+        }
+        _ => Err("a Service is NAMESPACE:NAME, such as elava:elava-query".to_owned()),
+    }
+}
+
 pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_new(&args.log).context("--log")?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
@@ -98,6 +114,12 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         .context("no way to reach an API server: run in a pod, or set KUBECONFIG")?;
     let listener =
         TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
+    let query_api = match args.query_api_listen {
+        None => None,
+        Some(listen) => {
+            Some(TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?)
+        }
+    };
     let socket = socket_beside(&args.store);
     let unix =
         server::bind_socket(&socket).with_context(|| format!("cannot make the socket {}", socket.display()))?;
@@ -129,6 +151,15 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let http = tokio::spawn(server::serve_http(listener, store.clone(), gauges));
     let questions = tokio::spawn(server::serve_socket(unix, store.clone()).into_future());
 
+    let query_api: futures::future::BoxFuture<'static, std::io::Result<()>> = match query_api {
+        None => Box::pin(std::future::pending()),
+        Some(listener) => {
+            tracing::info!(listen = %listener.local_addr()?, "inventory.elava.dev is answered");
+            Box::pin(server::aggregated::serve(listener, store.clone(), client.clone(), args.query_api_service))
+        }
+    };
+    let query_api = tokio::spawn(query_api);
+
     let (stopping, mut stopped) = tokio::sync::watch::channel(false);
     let stop = async move {
         let _ = stopped.wait_for(|stopped| *stopped).await;
@@ -155,6 +186,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         () = &mut controller => anyhow::bail!("the controller ended by itself"),
         ended = http => anyhow::bail!("the HTTP server ended: {ended:?}"),
         ended = questions => anyhow::bail!("the socket's server ended: {ended:?}"),
+        ended = query_api => anyhow::bail!("the query API's server ended: {ended:?}"),
         () = signalled => {}
     }
     tracing::info!("stopping: scans in flight are given up, what was recorded stays");

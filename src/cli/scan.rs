@@ -314,7 +314,7 @@ fn table(report: &ScanReport, resources: usize) {
         let changes: Vec<&Change> = by_kind(kind).collect();
         if !changes.is_empty() {
             println!("{title}: {}", changes.len());
-            rows(changes.into_iter().map(|c| vec![format!("  {}", c.resource), print::remark(c)]));
+            rows(changes.into_iter().map(|c| vec![format!("  {}", c.resource), c.remark()]));
         }
     }
     if !report.pending.is_empty() {

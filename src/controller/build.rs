@@ -119,16 +119,7 @@ pub fn subscriptions(
 /// `<kind>-<slug of id>-<8 hex>`: the same cause has the same name for ever.
 pub fn finding_name(scan_name: &str, kind: FindingKind, key: &ResourceKey) -> String {
     let hash = blake3::hash(format!("{scan_name}\0{kind}\0{key}").as_bytes()).to_hex();
-    format!("{}-{}-{}", kind.as_str().to_ascii_lowercase(), slug(key), &hash[..8])
-}
-
-/// What of an id may stand in an object's name.
-fn slug(key: &ResourceKey) -> String {
-    let clean: String =
-        key.id.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();
-    let clean = clean.trim_matches('-');
-    let short = clean.get(..clean.len().min(40)).unwrap_or_default().trim_matches('-');
-    if short.is_empty() { "resource".to_owned() } else { short.to_owned() }
+    format!("{}-{}-{}", kind.as_str().to_ascii_lowercase(), key.slug(), &hash[..8])
 }
 
 pub fn finding(scan: &CloudScan, name: &str, record: &Record, currency: &str) -> ResourceFinding {

@@ -1,5 +1,7 @@
 //! What changed between two documents, field by field.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -11,6 +13,17 @@ pub struct FieldChange {
     pub before: Option<Value>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<Value>,
+}
+
+impl fmt::Display for FieldChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let value = |v: &Option<Value>| match v {
+            None => "-".to_owned(),
+            Some(Value::String(text)) => text.clone(),
+            Some(other) => other.to_string(),
+        };
+        write!(f, "{}: {} -> {}", self.path, value(&self.before), value(&self.after))
+    }
 }
 
 pub fn field_changes(before: &Value, after: &Value) -> Vec<FieldChange> {

@@ -128,6 +128,17 @@ impl fmt::Display for ResourceKey {
     }
 }
 
+impl ResourceKey {
+    /// What of the id may stand in the name of a Kubernetes object.
+    pub fn slug(&self) -> String {
+        let letter = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+        let clean: String = self.id.chars().map(letter).collect();
+        let clean = clean.trim_matches('-');
+        let short = clean.get(..clean.len().min(40)).unwrap_or_default().trim_matches('-');
+        if short.is_empty() { "resource".to_owned() } else { short.to_owned() }
+    }
+}
+
 impl FromStr for ResourceKey {
     type Err = KeyError;
 

@@ -33,6 +33,22 @@ impl FromStr for Moment {
     }
 }
 
+impl Moment {
+    /// As people write it: what [`Moment::from_str`] reads, and how long before `now`, such as `2h`, `3 days ago`
+    /// or `yesterday`.
+    pub fn read(text: &str, now: Timestamp) -> Result<Self, TimestampError> {
+        let text = text.trim();
+        if let Ok(moment) = text.parse() {
+            return Ok(moment);
+        }
+        let ago = if text == "yesterday" { "24h" } else { text };
+        let span: jiff::Span = ago.parse().map_err(|_| TimestampError::of(text))?;
+        let days = jiff::SpanRelativeTo::days_are_24_hours();
+        let duration = span.to_duration(days).map_err(|_| TimestampError::of(text))?;
+        Ok(Moment::Time(now.minus(duration.unsigned_abs())))
+    }
+}
+
 impl fmt::Display for Moment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -259,6 +275,27 @@ impl Change {
         }
     }
 
+    /// What there is to say of it beside its kind, for people.
+    pub fn remark(&self) -> String {
+        if let Some(end) = &self.end {
+            return match &end.cause {
+                EndCause::Listed(state) => format!("listed as {state}, last seen before that {}", end.last_seen),
+                EndCause::Absent => format!("between {} and {}", end.last_seen, end.first_missed),
+                EndCause::Replaced => "replaced by another under the same id".to_owned(),
+                EndCause::Moved(to) => format!("moved: it is {to} now"),
+            };
+        }
+        if let Some(from) = &self.moved_from {
+            return format!("moved: it was {from} before");
+        }
+        match (self.change, self.baseline, self.replaced, self.retracted) {
+            (ChangeKind::Appeared, true, ..) => "was there before the first look".to_owned(),
+            (ChangeKind::Appeared, _, true, _) => "replaces another under the same id".to_owned(),
+            (ChangeKind::Appeared, _, _, true) => "seen again: it had not disappeared".to_owned(),
+            _ => self.fields.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+        }
+    }
+
     /// It ended so.
     #[must_use]
     pub fn ended(self, end: End) -> Self {
@@ -369,6 +406,26 @@ pub trait History {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn moments_are_read_as_people_write_them() {
+        let now: Timestamp = "2026-11-24T08:30:00Z".parse().unwrap();
+        for (text, wanted) in [
+            ("now", Moment::Now),
+            ("41", Moment::Revision(Revision(41))),
+            ("2026-11-24T08:30:00Z", Moment::Time(now)),
+            ("2h", Moment::Time("2026-11-24T06:30:00Z".parse().unwrap())),
+            ("2h ago", Moment::Time("2026-11-24T06:30:00Z".parse().unwrap())),
+            ("1 day 30 minutes ago", Moment::Time("2026-11-23T08:00:00Z".parse().unwrap())),
+            ("yesterday", Moment::Time("2026-11-23T08:30:00Z".parse().unwrap())),
+            ("3d", Moment::Time("2026-11-21T08:30:00Z".parse().unwrap())),
+        ] {
+            assert_eq!(Moment::read(text, now).unwrap(), wanted, "{text}");
+        }
+        for bad in ["", "soon", "2 months", "-", "2026-11-24"] {
+            assert!(Moment::read(bad, now).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn twice_is_two_looks_an_interval_apart_that_both_began_after_the_moment() {

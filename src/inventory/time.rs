@@ -36,6 +36,12 @@ pub struct Timestamp(i64);
 #[error("'{0}' is not a time: write RFC 3339, such as 2026-11-24T08:30:00Z")]
 pub struct TimestampError(String);
 
+impl TimestampError {
+    pub(super) fn of(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
 impl Timestamp {
     pub const MIN: Timestamp = Timestamp(i64::MIN);
 

@@ -402,6 +402,11 @@ pub struct Coverage {
     pub by_owner: BTreeMap<String, usize>,
 }
 
+/// The owner that a set of tags names by itself.
+pub fn owner_in_tags<'a>(tags: &'a TagSet, settings: &OwnershipSettings) -> Option<&'a str> {
+    owner::in_tags(tags, settings)
+}
+
 /// Ownership by account at the snapshot's moment. What takes no tags is not counted.
 pub fn coverage<S>(
     snapshot: &S,

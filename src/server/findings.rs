@@ -176,7 +176,7 @@ pub fn owners(store: &Store, question: &OwnersQuestion) -> Result<OwnersAnswer, 
     };
     let settings: OwnershipSettings =
         noted.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
-    let snapshot = store.snapshot(moment(question.at.as_deref().unwrap_or("now"))?)?;
+    let snapshot = store.snapshot(moment(question.at.as_deref().unwrap_or("now"), store.now())?)?;
     let coverage = crate::policy::coverage(&snapshot, viewer.as_ref(), &settings)?;
     Ok(OwnersAnswer {
         api_version: API_VERSION.to_owned(),
@@ -225,7 +225,7 @@ const DEPTH: usize = 2;
 const MAX_NAMING: usize = 100;
 
 pub fn tree(store: &Store, question: &TreeQuestion) -> Result<TreeAnswer, QueryError> {
-    let snapshot = store.snapshot(moment(question.at.as_deref().unwrap_or("now"))?)?;
+    let snapshot = store.snapshot(moment(question.at.as_deref().unwrap_or("now"), store.now())?)?;
     let resource = one(&snapshot, &question.key)?;
     let mut root = branch(&snapshot, &resource, String::new(), DEPTH)?;
     root.branches.extend(naming(&snapshot, &resource)?);

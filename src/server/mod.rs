@@ -2,8 +2,10 @@
 //!
 //! - [`query`]: the questions and their answers; the CLI asks a file by the same functions.
 //! - [`findings`]: what people must act on, whose things are, and what belongs together.
+//! - [`aggregated`]: the same for kubectl, behind the API server.
 //! - [`metrics`]: computed at scrape from what is known, so a series goes with its object.
 
+pub mod aggregated;
 pub mod findings;
 pub mod metrics;
 pub mod query;
@@ -96,11 +98,14 @@ pub async fn serve_socket(listener: UnixListener, store: Store) -> std::io::Resu
         .route("/v1/tree", get(|State(store), Query(question)| ask(store, move |s| findings::tree(s, &question))))
         .route("/v1/store/check", get(|State(store)| ask(store, query::check)))
         .route("/v1/store/stats", get(|State(store)| ask(store, query::stats)))
-        .route("/v1/store/backup", get(async |State(store)| stream(store, query::backup)))
+        .route(
+            "/v1/store/backup",
+            get(async |State(store): State<Store>| stream(move |out| query::backup(&store, out))),
+        )
         .route(
             "/v1/store/export",
-            get(async |State(store), Query(question)| {
-                stream(store, move |s, out| query::export(s, &question, out))
+            get(async |State(store): State<Store>, Query(question)| {
+                stream(move |out| query::export(&store, &question, out))
             }),
         )
         .with_state(store);
@@ -111,15 +116,14 @@ pub async fn serve_socket(listener: UnixListener, store: Store) -> std::io::Resu
 const CHUNKS: usize = 8;
 
 /// Sends what is written as it is written. An error breaks the answer off, so that nobody takes it for whole.
-fn stream(
-    store: Store,
-    answer: impl FnOnce(&Store, &mut (dyn Write + Send)) -> Result<(), query::QueryError> + Send + 'static,
+fn stream<E: std::fmt::Display>(
+    answer: impl FnOnce(&mut (dyn Write + Send)) -> Result<(), E> + Send + 'static,
 ) -> Response {
     let (sender, receiver) = tokio::sync::mpsc::channel(CHUNKS);
     tokio::task::spawn_blocking(move || {
         let mut out = std::io::BufWriter::with_capacity(64 << 10, Chunks(sender.clone()));
         // A panic is no end either.
-        let answer = std::panic::AssertUnwindSafe(|| answer(&store, &mut out));
+        let answer = std::panic::AssertUnwindSafe(|| answer(&mut out));
         let done = match std::panic::catch_unwind(answer) {
             Ok(done) => done.map_err(|error| std::io::Error::other(error.to_string())),
             Err(_) => Err(std::io::Error::other("the store could not be read")),

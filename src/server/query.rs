@@ -26,7 +26,7 @@ pub enum QueryError {
 }
 
 /// With its cause, which people see only here.
-fn told(error: &StoreError) -> String {
+pub(in crate::server) fn told(error: &StoreError) -> String {
     match std::error::Error::source(error) {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),
@@ -211,7 +211,7 @@ pub fn stats(store: &Store) -> Result<StatsAnswer, QueryError> {
 }
 
 pub fn resources(store: &Store, question: &ResourcesQuestion) -> Result<ResourcesAnswer, QueryError> {
-    let moment = moment(question.at.as_deref().unwrap_or("now"))?;
+    let moment = moment(question.at.as_deref().unwrap_or("now"), store.now())?;
     let snapshot =
         if question.hindsight { store.snapshot_in_hindsight(moment)? } else { store.snapshot(moment)? };
     let tags: Vec<String> = match &question.tags {
@@ -309,7 +309,8 @@ pub fn history(store: &Store, question: &HistoryQuestion) -> Result<HistoryAnswe
 }
 
 pub fn diff(store: &Store, question: &DiffQuestion) -> Result<DiffAnswer, QueryError> {
-    let (from, to) = (moment(&question.from)?, moment(&question.to)?);
+    let now = store.now();
+    let (from, to) = (moment(&question.from, now)?, moment(&question.to, now)?);
     let diff = if question.steps { store.steps(from, to, None)? } else { store.diff(from, to, None)? };
     if question.steps && diff.from > diff.to {
         let message = format!("{} lies after {}: name the earlier moment first", question.from, question.to);
@@ -318,10 +319,12 @@ pub fn diff(store: &Store, question: &DiffQuestion) -> Result<DiffAnswer, QueryE
     Ok(DiffAnswer { api_version: API_VERSION.to_owned(), diff })
 }
 
-pub(super) fn moment(text: &str) -> Result<Moment, QueryError> {
-    text.parse().map_err(|_| {
+pub(super) fn moment(text: &str, now: Timestamp) -> Result<Moment, QueryError> {
+    Moment::read(text, now).map_err(|_| {
+        let text = text.escape_debug();
         QueryError::Malformed(format!(
-            "'{text}' is not a moment: write a revision (41), a time (2026-11-24T08:30:00Z) or now"
+            "'{text}' is not a moment: write a revision (41), a time (2026-11-24T08:30:00Z), how long ago (2h, 3 days \
+             ago, yesterday) or now"
         ))
     })
 }

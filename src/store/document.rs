@@ -295,9 +295,8 @@ pub(super) fn decode(
     if length > MAX_DOCUMENT_BYTES {
         return Err(damaged());
     }
-    let of_type = || -> Option<&Dictionary> {
-        Some(dictionaries.by_number.get(usize::try_from(argument).ok()?)?.as_ref())
-    };
+    let of_type =
+        || -> Option<&Dictionary> { Some(dictionaries.by_number.get(usize::try_from(argument).ok()?)?.as_ref()) };
     let mut decompressor = match form {
         PLAIN => Decompressor::new(),
         OF_TYPE => Decompressor::with_prepared_dictionary(&of_type().ok_or_else(damaged)?.decoder),

@@ -22,6 +22,11 @@ impl Lease {
         Arc::new(Self { txn: Mutex::new(Some(txn)), ends: Instant::now() })
     }
 
+    /// Gives the file back before its time.
+    pub fn end(&self) {
+        drop(self.txn.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
     pub fn txn(&self) -> Result<Arc<ReadTransaction>, StoreError> {
         let txn = self.txn.lock().unwrap_or_else(PoisonError::into_inner).clone();
         txn.ok_or(StoreError::ReaderExpired { lifetime: READER_LIFETIME })

@@ -14,6 +14,7 @@
 //! - [`ledger`]: runs of sweeps; which moments are known.
 //! - [`lease`]: how long a reader may hold the file.
 //! - [`snapshot`]: reading, at any moment.
+//! - [`seen`]: what viewers see, and for which times.
 //! - [`watch`]: following the log.
 //! - [`steps`]: the log as people read it.
 //! - [`backup`]: a stream of all rows, and a file from it.
@@ -62,6 +63,7 @@ mod mutants;
 mod plan;
 mod record;
 mod retention;
+mod seen;
 mod snapshot;
 mod state;
 mod steps;
@@ -85,7 +87,9 @@ pub use backup::BackupReport;
 pub use care::{CheckReport, Flaw, StoreStats, TableStats};
 pub use error::{FileOp, StoreError};
 pub use export::{ExportFormat, ExportTable};
+pub use record::{Rid, ScopeNo};
 pub use retention::{Retention, RetentionReport};
+pub use seen::{CoverTimes, SeenScope, Touched};
 pub use snapshot::{Line, StoreSnapshot};
 pub use watch::{Watch, WatchBatch};
 
@@ -98,8 +102,8 @@ use life::{Life, Lives};
 use log::LOG;
 use plan::Ended;
 use record::{
-    COVER, CoverRow, DICT, EntryKind, LOOK, LookRow, MAX_DOCUMENT_BYTES, MAX_ID_BYTES, META, NOTE, RUN, Rid, Run,
-    SCHEMA, SCOPE, SUSPECT, SYM, ScopeNo, decode,
+    COVER, CoverRow, DICT, EntryKind, LOOK, LookRow, MAX_DOCUMENT_BYTES, MAX_ID_BYTES, META, NOTE, RUN, Run,
+    SCHEMA, SCOPE, SUSPECT, SYM, decode,
 };
 use retention::Kept;
 use state::{Beginnings, Names, State};

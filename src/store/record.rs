@@ -39,8 +39,8 @@ pub(super) const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta
 pub(super) const MAX_ID_BYTES: usize = 4096;
 pub(super) const MAX_DOCUMENT_BYTES: usize = 4 << 20;
 
-pub(super) type Rid = u32;
-pub(super) type ScopeNo = u32;
+pub type Rid = u32;
+pub type ScopeNo = u32;
 
 #[derive(Clone, Debug)]
 pub(super) struct RevRow {

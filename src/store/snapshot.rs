@@ -32,7 +32,7 @@ pub struct StoreSnapshot {
     newest: State,
     /// Where later sweeps may speak too: the first end after the moment of each life that has one.
     ends_after: Option<BTreeMap<Rid, (u64, Tombstone)>>,
-    lease: Arc<Lease>,
+    pub(super) lease: Arc<Lease>,
 }
 
 /// One of so many is few.
@@ -145,7 +145,7 @@ impl Store {
 }
 
 /// The revision that answers for a moment, and its time.
-fn revision_at(
+pub(super) fn revision_at(
     txn: &ReadTransaction,
     newest: &State,
     moment: Moment,
@@ -228,7 +228,7 @@ impl StoreSnapshot {
         self.lease.txn()
     }
 
-    fn scope_view(&self, number: ScopeNo) -> ScopeView {
+    pub(super) fn scope_view(&self, number: ScopeNo) -> ScopeView {
         let state = &self.state.scopes[&number];
         let open = state.is_open_at(self.at) || state.is_open();
         let (status, watermark) = ledger::status_at(self.runs(number).into_iter(), open, self.at);
@@ -239,6 +239,11 @@ impl StoreSnapshot {
     /// good as none: it makes its times unknown, never present.
     fn runs(&self, number: ScopeNo) -> Vec<Run> {
         let at = self.at.as_millis();
+        let newest = self.newest_run(number).filter(|run| run.first_ended.as_millis() <= at);
+        // Nobody looks behind the last complete one: mostly it is the newest, and the file is not asked.
+        if let Some(run) = newest.filter(|run| run.outcome.is_complete()) {
+            return vec![run.clone()];
+        }
         let mut runs: BTreeMap<i64, Run> = BTreeMap::new();
         if let Ok(txn) = self.txn()
             && let Ok(table) = txn.open_table(RUN)
@@ -253,7 +258,7 @@ impl StoreSnapshot {
                 }
             }
         }
-        if let Some(run) = self.newest_run(number).filter(|run| run.first_ended.as_millis() <= at) {
+        if let Some(run) = newest {
             runs.insert(run.first_ended.as_millis(), run.clone());
         }
         runs.into_values().rev().collect()
@@ -322,13 +327,18 @@ impl StoreSnapshot {
         self.state.scopes.get(&scope).is_some_and(|scope| scope.covers.get(viewer).is_some())
     }
 
-    fn resource(&self, rid: Rid, status: ScopeStatus) -> Resource {
-        let head = self.state.head(rid);
+    pub(super) fn resource(&self, rid: Rid, status: ScopeStatus) -> Resource {
+        let (head, id) = (self.state.head(rid), self.state.id(rid));
+        self.resource_of(&Living { rid, head, id }, status)
+    }
+
+    pub(super) fn resource_of(&self, life: &Living<'_>, status: ScopeStatus) -> Resource {
+        let Living { rid, head, id } = life;
         let scope = self.state.scopes[&head.scope].scope.clone();
-        let suspect = self.state.suspects.get(&rid).cloned();
+        let suspect = self.state.suspects.get(rid).cloned();
         let is_present = status == ScopeStatus::Current && suspect.is_none();
         Resource {
-            key: scope.key(self.state.id(rid)),
+            key: scope.key(id),
             scope,
             presence: if is_present { Presence::Present } else { Presence::Unknown },
             tags: self.state.tags(head.tags),
@@ -433,18 +443,22 @@ impl StoreSnapshot {
             if !is_meant(&scope.scope) || viewer.is_some_and(|v| scope.covers.get(v).is_none()) {
                 continue;
             }
-            if let Some(rid) = self.state.rid(*number, id) {
-                let status = self.scope_view(*number).status;
-                let mut resource = self.resource(rid, status);
-                self.correct_between(*number, status, &mut [(rid, &mut resource)]);
-                found.push(resource);
-            } else if let Some(ended) = self.ended_at(*number, id)? {
-                let status = self.scope_view(*number).status;
-                found.push(self.ended_resource(ended.revision, ended.tombstone, status));
-            }
+            found.extend(self.find_in(*number, id)?);
         }
         found.sort_by(|a, b| a.key.cmp(&b.key));
         Ok(found)
+    }
+
+    /// What lives under an id in a scope, or the last that did.
+    pub fn find_in(&self, number: ScopeNo, id: &str) -> Result<Option<Resource>, StoreError> {
+        if let Some(rid) = self.state.rid(number, id) {
+            let status = self.scope_view(number).status;
+            let mut resource = self.resource(rid, status);
+            self.correct_between(number, status, &mut [(rid, &mut resource)]);
+            return Ok(Some(resource));
+        }
+        let Some(ended) = self.ended_at(number, id)? else { return Ok(None) };
+        Ok(Some(self.ended_resource(ended.revision, ended.tombstone, self.scope_view(number).status)))
     }
 
     /// The last life of an id that has ended at the moment; none where it lives, or was never seen.

@@ -168,7 +168,8 @@ impl StoreSnapshot {
         while revision > after {
             let log::Slice { row, entries, .. } = log::step(&log, revision, rid)?;
             let here: Vec<Logged> = entries.into_iter().filter(|l| back(&l.entry).is_some()).collect();
-            let previous = here.first().and_then(|l| back(&l.entry)).ok_or(StoreError::Damaged { table: "log" })?;
+            let previous =
+                here.first().and_then(|l| back(&l.entry)).ok_or(StoreError::Damaged { table: "log" })?;
             if previous >= revision {
                 return Err(StoreError::Damaged { table: "log" });
             }

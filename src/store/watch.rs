@@ -4,7 +4,7 @@
 //! that retention overtakes is told that single changes are not kept any more, and never sees a gap.
 
 use super::log::{self, LOG};
-use super::record::{NO_RID, Rid};
+use super::record::{NO_RID, Rid, ScopeNo};
 use super::snapshot::StoreSnapshot;
 use super::steps::{Steps, VersionAt};
 use super::{Store, StoreError};
@@ -50,7 +50,13 @@ impl Watch {
             let newest = *self.published.borrow_and_update();
             if newest > self.told {
                 let (store, viewer, told) = (self.store.clone(), self.viewer.clone(), self.told);
-                let read = tokio::task::spawn_blocking(move || batch(&store, viewer.as_ref(), told)).await;
+                let read = move || {
+                    let now = store.snapshot(Moment::Now)?;
+                    let sees = |scope, _| viewer.as_ref().is_none_or(|viewer| now.sees(viewer, scope));
+                    let (revision, steps) = now.steps_after(told, now.state.revision, &sees)?;
+                    Ok(WatchBatch { revision, changes: steps.into_iter().map(|(_, change)| change).collect() })
+                };
+                let read = tokio::task::spawn_blocking(read).await;
                 let batch = read.unwrap_or(Err(StoreError::Damaged { table: "log" }))?;
                 self.told = batch.revision;
                 return Ok(batch);
@@ -63,35 +69,45 @@ impl Watch {
     }
 }
 
-fn batch(store: &Store, viewer: Option<&Viewer>, told: Revision) -> Result<WatchBatch, StoreError> {
-    let now = store.snapshot(Moment::Now)?;
-    now.state.kept.check_raw(told)?;
-    let first = now.state.kept.after(told.0);
-    let last = now.state.kept.real(now.state.revision.0.min(first.saturating_add(BATCH - 1)));
-    let mut steps = Steps::new(&now)?;
-    let mut changes = Vec::new();
-    let mut told = last;
-    log::revisions(&now.txn()?.open_table(LOG)?, first..=last, |revision, row, entries| {
-        if told < revision.0 {
-            return Ok(());
-        }
-        if changes.len() + entries.len() > CHANGES && !changes.is_empty() {
-            told = revision.0 - 1;
-            return Ok(());
-        }
-        if viewer.is_some_and(|viewer| !now.sees(viewer, row.scope)) {
-            return Ok(());
-        }
-        for entry in entries.iter().filter(|entry| entry.rid != NO_RID) {
-            if !steps.versions.contains_key(&entry.rid) {
-                let before = version_before(&now, entry.rid, entry.prev)?;
-                steps.versions.extend(before.map(|version| (entry.rid, version)));
+impl StoreSnapshot {
+    /// Steps that were recorded after a revision, of the scopes that `sees` lets through, oldest first, and up to
+    /// which revision: not until `until` where they are many. A revision is told whole or not at all.
+    pub fn steps_after(
+        &self,
+        told: Revision,
+        until: Revision,
+        sees: &dyn Fn(ScopeNo, Revision) -> bool,
+    ) -> Result<(Revision, Vec<(ScopeNo, Change)>), StoreError> {
+        let kept = &self.state.kept;
+        kept.check_raw(told)?;
+        let first = kept.after(told.0);
+        let until = until.min(self.state.revision);
+        let last = kept.real(until.0.min(first.saturating_add(BATCH - 1)));
+        let mut steps = Steps::new(self)?;
+        let mut changes = Vec::new();
+        let mut told = last;
+        log::revisions(&self.txn()?.open_table(LOG)?, first..=last, |revision, row, entries| {
+            if told < revision.0 {
+                return Ok(());
             }
-            changes.extend(steps.step(revision.0, row, entry)?);
-        }
-        Ok(())
-    })?;
-    Ok(WatchBatch { revision: Revision(now.state.kept.real(told)), changes })
+            if changes.len() + entries.len() > CHANGES && !changes.is_empty() {
+                told = revision.0 - 1;
+                return Ok(());
+            }
+            if !sees(row.scope, revision) {
+                return Ok(());
+            }
+            for entry in entries.iter().filter(|entry| entry.rid != NO_RID) {
+                if !steps.versions.contains_key(&entry.rid) {
+                    let before = version_before(self, entry.rid, entry.prev)?;
+                    steps.versions.extend(before.map(|version| (entry.rid, version)));
+                }
+                changes.extend(steps.step(revision.0, row, entry)?.map(|change| (row.scope, change)));
+            }
+            Ok(())
+        })?;
+        Ok((Revision(kept.real(told)), changes))
+    }
 }
 
 /// The document and the tags of a life as of one of its entries: walked back until both are found.

@@ -1,0 +1,524 @@
+//! `inventory.elava.dev` through the real API server: plain kubectl, kube-rs's reflector, and those who may not.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::Output;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use elava::inventory::{
+    Confirmation, IdReuse, Observation, Outcome, Revision, Scope, Sweep, Tags, Timestamp, Viewer,
+};
+use elava::server::aggregated::{self, Service};
+use elava::store::{Retention, Store};
+use futures::StreamExt;
+use http_body_util::{BodyExt, Empty};
+use hyper_util::rt::TokioIo;
+use kube::api::{ApiResource, DynamicObject, ListParams};
+use kube::runtime::{WatchStreamExt, reflector, watcher};
+use kube::{Api, Client, ResourceExt};
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+use crate::support::cluster::Cluster;
+use crate::support::world::{IRELAND, World, chart, serve_from_loopback};
+use crate::support::{eventually, free_port};
+
+const A: &str = "111122223333";
+const APIS: &str = "/apis/inventory.elava.dev/v1alpha1";
+
+fn told(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+/// The API server has found out that the query API answers.
+async fn until_available(cluster: &Cluster) {
+    let available = || async {
+        let output = cluster.kubectl(&["get", "--raw", &format!("{APIS}/cloudresources?limit=1")]);
+        if output.status.success() { Ok(()) } else { Err(told(&output)) }
+    };
+    eventually("the query API is available", available).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kubectl_looks_at_now_and_then() {
+    let world = World::start_with_query_api().await;
+    let hands = world.hands(A, IRELAND).await;
+    let data = hands.volume(&[("Name", "data"), ("owner", "team-data")]).await;
+    let scratch = hands.volume(&[("Name", "scratch"), ("owner", "team-b")]).await;
+    world.apply_scan("team-a", "one", &world.scan_spec(&[A]));
+    world.look("team-a", "one").await;
+    until_available(&world.cluster).await;
+    let kubectl = |args: &[&str]| world.cluster.run(&[args, &["-n", "team-a"]].concat());
+    let refused = |args: &[&str]| {
+        let output = world.cluster.kubectl(&[args, &["-n", "team-a"]].concat());
+        assert!(!output.status.success(), "{args:?} is refused: {}", told(&output));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+
+    // Now, as a table, wide, whole, by name, by selectors, in pieces.
+    let volumes = kubectl(&["get", "cloudresources", "--field-selector", "type=AWS::EC2::Volume"]);
+    let header = volumes.lines().next().unwrap();
+    let columns: Vec<&str> = header.split_whitespace().collect();
+    assert_eq!(columns, ["NAME", "NAMED", "OWNER", "ACCOUNT", "REGION", "STATE", "SEEN"], "{volumes}");
+    assert_eq!(volumes.lines().count(), 3, "{volumes}");
+    let of_data = volumes.lines().find(|line| line.contains(&data)).expect("the volume is there");
+    for word in ["data", "team-data", A, IRELAND, "Present"] {
+        assert!(of_data.contains(word), "{word} in {of_data}");
+    }
+    let name = of_data.split_whitespace().next().unwrap().to_owned();
+    assert!(name.starts_with(&format!("volume-{data}-")), "{name}");
+    let wide = kubectl(&["get", "cres", "-o", "wide", "-l", "elava.dev/type=AWS.EC2.Volume"]);
+    assert!(wide.contains("AWS::EC2::Volume") && wide.contains("Name=data,owner=team-data"), "{wide}");
+    let object: Value = serde_json::from_str(&kubectl(&["get", "cloudresource", &name, "-o", "json"])).unwrap();
+    assert_eq!(object["metadata"]["namespace"], "team-a");
+    assert_eq!(object["status"]["key"], format!("aws/{A}/{IRELAND}/AWS::EC2::Volume/{data}"));
+    assert_eq!(object["status"]["attributes"]["VolumeId"], json!(data));
+    let all = kubectl(&["get", "cloudresources", "-o", "name"]);
+    assert_eq!(
+        all,
+        kubectl(&["get", "cloudresources", "-o", "name", "--chunk-size=3"]),
+        "in pieces it is the same"
+    );
+    assert!(all.lines().count() > 10, "{all}");
+    let owned =
+        kubectl(&["get", "cres", "--field-selector", "owner=team-data,state=Present,tag.Name!=x", "-o", "name"]);
+    assert_eq!(owned.trim(), format!("cloudresource.inventory.elava.dev/{name}"));
+    assert!(world.cluster.run(&["get", "cloudresources", "-A"]).contains("NAMESPACE"));
+    let explained = kubectl(&["explain", "cloudresources"]);
+    assert!(explained.contains("CloudResource") && explained.contains("asOf="), "{explained}");
+    let explained = kubectl(&["explain", "cloudresources.status.state"]);
+    assert!(explained.contains("Present, or Unknown"), "{explained}");
+
+    // Somebody deletes one and changes the other.
+    let before = world.operator.answer(&["get"])["revision"].as_u64().unwrap();
+    hands.delete_volume(&data).await;
+    hands.tag(&scratch, &[("Name", "renamed")]).await;
+    let gone = || async {
+        world.look("team-a", "one").await;
+        let changes = kubectl(&["get", "resourcechanges", "--field-selector", "change=Disappeared"]);
+        if changes.contains(&data) { Ok(()) } else { Err(changes) }
+    };
+    eventually("the deletion is concluded", gone).await;
+    let missing = refused(&["get", "cloudresource", &name]);
+    assert!(missing.contains("NotFound") && missing.contains("kubectl get resourcehistory"), "{missing}");
+    let as_of = |moment: &str| {
+        let selector = format!("asOf={moment},type=AWS::EC2::Volume");
+        kubectl(&["get", "cloudresources", "--field-selector", &selector])
+    };
+    assert!(!as_of("now").contains(&data) && as_of(&before.to_string()).contains(&data));
+    let changes = kubectl(&["get", "resourcechanges", "--field-selector", &format!("id={data}"), "-o", "json"]);
+    let changes: Value = serde_json::from_str(&changes).unwrap();
+    let kinds: Vec<&str> =
+        changes["items"].as_array().unwrap().iter().map(|c| c["status"]["change"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["Appeared", "Disappeared"]);
+    let ended = changes["items"][1]["status"]["revision"].as_u64().unwrap();
+    assert!(as_of(&(ended - 1).to_string()).contains(&data) && !as_of(&ended.to_string()).contains(&data));
+    let appeared = changes["items"][0]["status"]["time"].as_str().unwrap();
+    assert!(as_of(appeared).contains(&data), "as of a time");
+    let selector = format!("from={before},id={scratch}");
+    let renamed = kubectl(&["get", "resourcechanges", "--field-selector", &selector]);
+    assert!(renamed.contains("Tags.Name: scratch -> renamed"), "{renamed}");
+    let history = kubectl(&["get", "resourcehistory", &name]);
+    let kinds: Vec<&str> = history.lines().skip(1).filter_map(|line| line.split_whitespace().nth(2)).collect();
+    assert_eq!(kinds, ["Disappeared", "Appeared"], "{history}");
+
+    // What can't be answered says why.
+    for (args, why) in [
+        (&["get", "cres", "--field-selector", "asOf=2020-01-01T00:00:00Z"][..], "lies before"),
+        (&["get", "cres", "--field-selector", "asOf=soon"], "is not a moment"),
+        (&["get", "cres", "--field-selector", "colour=red"], "is no field to select by"),
+        (&["get", "cres", "--field-selector", "asOf=1", "-w"], "does not change"),
+        (&["get", "resourcehistories"], "a history is of one resource"),
+        (&["get", "resourcechanges", "--field-selector", "from=now,to=1"], "name the earlier moment first"),
+        (&["delete", "cloudresource", "x"], "not allowed"),
+    ] {
+        let error = refused(args);
+        assert!(error.contains(why) || error.contains("MethodNotAllowed"), "{args:?}: {error}");
+    }
+    let raw = |query: &str| world.cluster.kubectl(&["get", "--raw", &format!("{APIS}/cloudresources?{query}")]);
+    let exactly: Value =
+        serde_json::from_slice(&raw(&format!("resourceVersion={before}&resourceVersionMatch=Exact")).stdout)
+            .unwrap();
+    assert_eq!(exactly["metadata"]["resourceVersion"], before.to_string());
+    assert!(told(&raw("resourceVersion=99999999&resourceVersionMatch=Exact")).contains("newest"));
+
+    // The operator goes: nothing of it is left but what was asked to stay.
+    world.cluster.helm(&["uninstall", "elava", "--namespace", "elava"]);
+    let services = world.cluster.run(&["get", "apiservices", "-o", "name"]);
+    assert!(!services.contains("inventory"), "{services}");
+}
+
+/// The query API over a store of the test's own, in its process, behind a real API server.
+struct Served {
+    cluster: Cluster,
+    client: Client,
+    store: Store,
+    now: Arc<AtomicI64>,
+    port: u16,
+    operator: std::path::PathBuf,
+    /// Of its own, so that nothing of it is left when it ends.
+    serving: Option<tokio::runtime::Runtime>,
+    _dir: tempfile::TempDir,
+}
+
+impl Served {
+    async fn start() -> Self {
+        let dir = tempfile::Builder::new().prefix("elava-").tempdir().unwrap();
+        let cluster = Cluster::start(dir.path()).await;
+        let chart = chart().display().to_string();
+        let namespace = ["--namespace", "elava", "--create-namespace", "--set", "queryAPI.enabled=true"];
+        cluster.helm(&[&["install", "elava", &chart], &namespace[..]].concat());
+        let port = free_port();
+        serve_from_loopback(&cluster, port);
+        let operator = cluster.kubeconfig_of("elava", "elava");
+        let now = Arc::new(AtomicI64::new(1_800_000_000_000));
+        let ticking = now.clone();
+        let clock: elava::store::Clock = Arc::new(move || Timestamp::from_millis(ticking.load(Ordering::Relaxed)));
+        let store = Store::open(&dir.path().join("elava.redb"), clock).unwrap();
+        let serving = Some(serve(port, &store, &operator));
+        let client = cluster.client().await;
+        until_available(&cluster).await;
+        Self { cluster, client, store, now, port, operator, serving, _dir: dir }
+    }
+
+    /// As the operator does, on the same store.
+    async fn restart(&mut self) {
+        self.serving.take().expect("it is served").shutdown_background();
+        self.serving = Some(serve(self.port, &self.store, &self.operator));
+        until_available(&self.cluster).await;
+    }
+
+    /// A complete look that shows these, with the size of each.
+    fn look(&self, scope: &Scope, viewer: &str, shown: &BTreeMap<String, u64>) -> Revision {
+        let started = Timestamp::from_millis(self.now.fetch_add(60_000, Ordering::Relaxed) + 30_000);
+        let observation = |(id, size): (&String, &u64)| Observation {
+            id: id.clone(),
+            tags: Tags::Known([("Name".to_owned(), format!("n-{size}"))].into_iter().collect()),
+            attributes: (&json!({"VolumeId": id, "Size": size})).into(),
+            birth: Some(Timestamp::from_millis(1)),
+            end_state: None,
+        };
+        let sweep = Sweep {
+            scope: scope.clone(),
+            started,
+            ended: started.plus(Duration::from_secs(1)),
+            cadence: Some(Duration::from_mins(5)),
+            shape: 1,
+            ids: IdReuse::Unique,
+            confirmation: Confirmation::Sweeps(1),
+            outcome: Outcome::Complete,
+            observations: shown.iter().map(observation).collect(),
+            absences: BTreeMap::new(),
+            held: false,
+            skew_millis: 0,
+        };
+        self.store.commit(&sweep, Some(&Viewer::new(viewer))).unwrap().revision
+    }
+
+    fn api(&self, namespace: &str) -> Api<DynamicObject> {
+        Api::namespaced_with(self.client.clone(), namespace, &resources())
+    }
+
+    async fn ids(&self, namespace: &str, selector: &str) -> BTreeMap<String, u64> {
+        let params = ListParams { field_selector: Some(selector.to_owned()), ..ListParams::default() };
+        sizes(self.api(namespace).list(&params).await.unwrap().items.iter())
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        if let Some(serving) = self.serving.take() {
+            serving.shutdown_background();
+        }
+    }
+}
+
+fn serve(port: u16, store: &Store, kubeconfig: &Path) -> tokio::runtime::Runtime {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (store, kubeconfig) = (store.clone(), kubeconfig.to_owned());
+    runtime.spawn(async move {
+        // Whoever served before may not have let go of it yet.
+        let bound = || async { TcpListener::bind(("127.0.0.1", port)).await.map_err(|error| error.to_string()) };
+        let listener = eventually("the port is free", bound).await;
+        let service = Service { namespace: "elava".to_owned(), name: "elava-query".to_owned() };
+        aggregated::serve(listener, store, client_of(&kubeconfig).await, service).await
+    });
+    runtime
+}
+
+async fn client_of(kubeconfig: &Path) -> Client {
+    let kubeconfig = kube::config::Kubeconfig::read_from(kubeconfig).unwrap();
+    let options = kube::config::KubeConfigOptions::default();
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options);
+    Client::try_from(config.await.unwrap()).unwrap()
+}
+
+fn resources() -> ApiResource {
+    ApiResource {
+        group: "inventory.elava.dev".into(),
+        version: "v1alpha1".into(),
+        api_version: "inventory.elava.dev/v1alpha1".into(),
+        kind: "CloudResource".into(),
+        plural: "cloudresources".into(),
+    }
+}
+
+fn sizes<'a>(objects: impl Iterator<Item = &'a DynamicObject>) -> BTreeMap<String, u64> {
+    let of = |object: &DynamicObject| {
+        let status = &object.data["status"];
+        let size = status["attributes"]["Size"].as_u64().expect("every object has its document");
+        (status["id"].as_str().unwrap().to_owned(), size)
+    };
+    objects.map(of).collect()
+}
+
+fn scope(account: &str, region: &str) -> Scope {
+    Scope {
+        provider: "aws".into(),
+        partition: "aws".into(),
+        endpoint: "".into(),
+        account: account.into(),
+        region: region.into(),
+        resource_type: "AWS::EC2::Volume".into(),
+    }
+}
+
+/// Comes, changes and goes as a seed has it.
+fn churn(shown: &mut BTreeMap<String, u64>, dice: &mut SmallRng) {
+    for _ in 0..dice.random_range(1..12) {
+        let id = format!("vol-{:04x}", dice.random_range(0..400));
+        match dice.random_range(0..3) {
+            0 => drop(shown.remove(&id)),
+            _ => drop(shown.insert(id, dice.random_range(1..9))),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reflector_stays_right_over_thousands_of_changes_restarts_and_a_compaction() {
+    let mut served = Served::start().await;
+    let mut dice = SmallRng::seed_from_u64(7);
+    let (ireland, virginia) = (scope(A, "eu-west-1"), scope(A, "us-east-1"));
+    let mut shown = [BTreeMap::new(), BTreeMap::new()];
+    // One by lists and watches, one by streamed lists; and one of a namespace that covers one of the two scopes.
+    let mut readers = Vec::new();
+    let mut running = Vec::new();
+    for (namespace, config) in [
+        ("team-a", watcher::Config::default()),
+        ("team-a", watcher::Config::default().streaming_lists()),
+        ("team-b", watcher::Config::default()),
+    ] {
+        let writer = reflector::store::Writer::new(resources());
+        let reader = writer.as_reader();
+        let stream = reflector(writer, watcher(served.api(namespace), config)).default_backoff();
+        running.push(tokio::spawn(stream.for_each(|_| futures::future::ready(()))));
+        readers.push((namespace, reader));
+    }
+    let mut changed = 0;
+    for round in 0..450 {
+        for (at, scope) in [&ireland, &virginia].into_iter().enumerate() {
+            let before = shown[at].clone();
+            churn(&mut shown[at], &mut dice);
+            let all: BTreeSet<&String> = before.keys().chain(shown[at].keys()).collect();
+            changed += all.into_iter().filter(|id| before.get(*id) != shown[at].get(*id)).count();
+            served.look(scope, "team-a/one", &shown[at]);
+        }
+        served.look(&virginia, "team-b/two", &shown[1]);
+        match round {
+            150 | 300 => served.restart().await,
+            // From here on nobody can go on from before: who was away lists again.
+            400 => {
+                served.now.fetch_add(3 * 24 * 3_600_000, Ordering::Relaxed);
+                served.look(&ireland, "team-a/one", &shown[0]);
+                let day = Duration::from_hours(24);
+                served.store.retain(Retention { detail: day, horizon: 400 * day }).unwrap();
+                served.restart().await;
+            }
+            _ => {}
+        }
+    }
+    assert!(changed > 3_000, "{changed}");
+    let both: BTreeMap<String, u64> = shown[0].iter().chain(&shown[1]).map(|(id, n)| (id.clone(), *n)).collect();
+    for (number, (namespace, reader)) in readers.iter().enumerate() {
+        let wanted = if *namespace == "team-a" { &both } else { &shown[1] };
+        let same = || async {
+            let held = reader.state();
+            let known: BTreeSet<(String, u64)> = sizes(held.iter().map(|object| &**object)).into_iter().collect();
+            let wanted: BTreeSet<(String, u64)> = match *namespace {
+                "team-a" => shown.iter().flatten().map(|(id, size)| (id.clone(), *size)).collect(),
+                _ => wanted.clone().into_iter().collect(),
+            };
+            // An id may live in both regions: then it is there twice, under two names.
+            let count = if *namespace == "team-a" { shown[0].len() + shown[1].len() } else { shown[1].len() };
+            if held.len() == count && known.is_subset(&wanted) {
+                Ok(())
+            } else {
+                Err(format!("{} of {count}, {known:?} of {wanted:?}", held.len()))
+            }
+        };
+        eventually(&format!("reflector {number} of {namespace} knows what there is"), same).await;
+    }
+    // Nobody goes on from what was compacted.
+    let path = format!("{APIS}/namespaces/team-a/cloudresources?watch=1&resourceVersion=5");
+    let expired = served.cluster.kubectl(&["get", "--raw", &path]);
+    assert!(told(&expired).contains("not kept") || told(&expired).contains("Expired"), "{}", told(&expired));
+    for task in running {
+        task.abort();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_past_at_any_moment_is_what_it_was_and_a_namespace_sees_its_own_times_alone() {
+    let served = Served::start().await;
+    let mut dice = SmallRng::seed_from_u64(11);
+    let scope = scope(A, "eu-west-1");
+    // What each namespace sees at each revision: the oracle.
+    let mut oracle: Vec<[BTreeMap<String, u64>; 2]> = vec![Default::default()];
+    let (mut shown, mut covers) = (BTreeMap::new(), [false, false]);
+    for round in 0..250 {
+        churn(&mut shown, &mut dice);
+        // The second one covers it from round 60 to 120, and again from 180 on.
+        let prover = match round {
+            0..60 | 121..180 => 0,
+            _ if round % 2 == 0 => 0,
+            _ => 1,
+        };
+        if round == 121 {
+            served.store.drop_cover(&Viewer::new("team-b/two"), &scope).unwrap();
+            covers[1] = false;
+            let last = oracle.last().unwrap()[0].clone();
+            oracle.push([last, BTreeMap::new()]);
+        }
+        let revision = served.look(&scope, ["team-a/one", "team-b/two"][prover], &shown);
+        covers[prover] = true;
+        let state = [0, 1].map(|who: usize| if covers[who] { shown.clone() } else { BTreeMap::new() });
+        let before = oracle.last().unwrap().clone();
+        // A look may take none where nothing changed.
+        oracle.resize(usize::try_from(revision.0).unwrap(), before);
+        oracle.push(state);
+        oracle.truncate(usize::try_from(revision.0).unwrap() + 1);
+    }
+    let newest = u64::try_from(oracle.len()).unwrap() - 1;
+    assert_eq!(served.store.revision().0, newest);
+    for _ in 0..1_000 {
+        let (revision, who) = (dice.random_range(1..=newest), dice.random_range(0..2_usize));
+        let seen = served.ids(["team-a", "team-b"][who], &format!("asOf={revision}")).await;
+        assert_eq!(seen, oracle[usize::try_from(revision).unwrap()][who], "{who} at revision {revision}");
+    }
+    // No change of the time between is told to who did not cover it.
+    let changes = ApiResource { kind: "ResourceChange".into(), plural: "resourcechanges".into(), ..resources() };
+    let api: Api<DynamicObject> = Api::namespaced_with(served.client.clone(), "team-b", &changes);
+    let of_all = ListParams::default().fields("from=1");
+    let told = api.list(&of_all).await.unwrap().items;
+    assert!(told.len() > 100);
+    for change in &told {
+        let revision = change.data["status"]["revision"].as_u64().unwrap();
+        let before = &oracle[usize::try_from(revision).unwrap()][1];
+        assert!(!before.is_empty(), "revision {revision} was not team-b's to know");
+    }
+    let in_pieces = ListParams { limit: Some(7), ..of_all };
+    let (mut names, mut token) = (Vec::new(), None);
+    loop {
+        let page = api.list(&ListParams { continue_token: token, ..in_pieces.clone() }).await.unwrap();
+        assert!(page.items.len() <= 7);
+        names.extend(page.items.iter().map(ResourceExt::name_any));
+        token = page.metadata.continue_.filter(|token| !token.is_empty());
+        if token.is_none() {
+            break;
+        }
+    }
+    assert_eq!(names, told.iter().map(ResourceExt::name_any).collect::<Vec<_>>(), "in pieces it is the same");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_may_not_ask_is_refused() {
+    let served = Served::start().await;
+    let one = BTreeMap::from([("vol-1".to_owned(), 1)]);
+    served.look(&scope(A, "eu-west-1"), "team-a/one", &one);
+    served.cluster.run(&["create", "namespace", "team-a"]);
+    served.cluster.run(&["create", "namespace", "team-b"]);
+    let ask = async |identity: Option<&str>, user: Option<(&str, &str)>| {
+        let path = format!("{APIS}/namespaces/team-a/cloudresources");
+        ask(&served, identity.map(|name| served.cluster.identity(name)), &path, user).await
+    };
+    let admin = Some(("admin", "system:masters"));
+    // No certificate, with headers that say more; one of the right CA under another name; one of another CA.
+    for (identity, user) in [(None, None), (None, admin), (Some("somebody"), admin)] {
+        let (status, body) = ask(identity, user).await.unwrap();
+        assert_eq!((status, body["reason"].as_str()), (401, Some("Unauthorized")), "{identity:?}: {body}");
+    }
+    let refused = ask(Some("admin"), admin).await;
+    assert!(refused.is_err(), "a certificate of another CA makes no connection: {refused:?}");
+    let (status, body) = ask(Some("front-proxy"), admin).await.unwrap();
+    assert_eq!((status, body["items"].as_array().map(Vec::len)), (200, Some(1)), "{body}");
+    // The front proxy says who asks; whether they may, the API server does.
+    let (status, body) = ask(Some("front-proxy"), Some(("nobody", "system:authenticated"))).await.unwrap();
+    assert_eq!(status, 403, "{body}");
+    assert!(body["message"].as_str().unwrap().contains("User \"nobody\" cannot list"), "{body}");
+
+    // By kubectl: a user of one namespace sees that and no other, and all of them none.
+    served.cluster.run(&["create", "serviceaccount", "reader", "-n", "team-a"]);
+    let binding = ["create", "rolebinding", "reader", "--clusterrole=view", "--serviceaccount=team-a:reader"];
+    served.cluster.run(&[&binding[..], &["-n", "team-a"]].concat());
+    let kubeconfig = served.cluster.kubeconfig_of("team-a", "reader");
+    let get = |args: &[&str]| served.cluster.kubectl_as(&kubeconfig, &[&["get", "cloudresources"], args].concat());
+    let seen = || async {
+        let output = get(&["-n", "team-a", "-o", "name"]);
+        if told(&output).contains("volume-vol-1") { Ok(()) } else { Err(told(&output)) }
+    };
+    eventually("view lets a user look into the namespace", seen).await;
+    for args in [&["-n", "team-b"][..], &["-A"], &["-n", "team-b", "--field-selector", "id=vol-1"]] {
+        let output = get(args);
+        assert!(!output.status.success() && told(&output).contains("is forbidden"), "{args:?}: {}", told(&output));
+    }
+    // Nobody covers it there: an admin sees nothing, either.
+    let empty = served.ids("team-b", "").await;
+    assert!(empty.is_empty(), "{empty:?}");
+}
+
+/// Past the API server, with a certificate and headers of one's own; the server's must be signed by the CA that
+/// the APIService names.
+async fn ask(
+    served: &Served,
+    identity: Option<String>,
+    path: &str,
+    user: Option<(&str, &str)>,
+) -> anyhow::Result<(u16, Value)> {
+    let service = ["get", "apiservice", "v1alpha1.inventory.elava.dev", "-o", "jsonpath={.spec.caBundle}"];
+    let bundle = BASE64_STANDARD.decode(served.cluster.run(&service))?;
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(&bundle) {
+        roots.add(certificate?)?;
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots);
+    let config = match identity {
+        None => config.with_no_client_auth(),
+        Some(pem) => config.with_client_auth_cert(
+            CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>()?,
+            PrivateKeyDer::from_pem_slice(pem.as_bytes())?,
+        )?,
+    };
+    let stream = tokio::net::TcpStream::connect(("127.0.0.1", served.port)).await?;
+    let name = "elava-query.elava.svc".try_into()?;
+    let stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    let mut request = hyper::Request::get(path).header("host", "elava");
+    if let Some((user, group)) = user {
+        request = request.header("X-Remote-User", user).header("X-Remote-Group", group);
+    }
+    let answer = sender.send_request(request.body(Empty::<&[u8]>::new())?).await?;
+    let status = answer.status().as_u16();
+    Ok((status, serde_json::from_slice(&answer.into_body().collect().await?.to_bytes())?))
+}

@@ -1,0 +1,454 @@
+//! Lists: what there is at a moment, what happened between two, what became of one resource. They are written as
+//! they are read, so what a request takes does not grow with its answer.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::HeaderValue;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::discovery::{CHANGES, HISTORIES, Kind, RESOURCES};
+use super::objects::{self, Object};
+use super::question::{Form, Options, Owners, Place, Wanted, each, namespace_of, not_current};
+use super::refusal::Refusal;
+use super::table::{self, Rows};
+use crate::inventory::{
+    Change, Filter, Moment, Presence, Resource, ResourceKey, Revision, Scope, Snapshot, Timestamp,
+};
+use crate::server::{query, stream};
+use crate::store::{CoverTimes, ScopeNo, Store, StoreSnapshot};
+
+/// Without `from`, changes are those of the last day.
+const DAY: Duration = Duration::from_hours(24);
+
+/// Writes one list.
+struct Writer<'a> {
+    out: &'a mut (dyn Write + Send),
+    form: Form,
+    include: Option<String>,
+    items: usize,
+}
+
+fn io(error: std::io::Error) -> Refusal {
+    Refusal::internal(error.to_string())
+}
+
+impl<'a> Writer<'a> {
+    fn begin<S>(
+        out: &'a mut (dyn Write + Send),
+        form: Form,
+        include: Option<String>,
+        kind: &Kind,
+    ) -> Result<Self, Refusal>
+    where
+        S: Serialize,
+        Object<S>: Rows,
+    {
+        let (list, version) = match form {
+            Form::Object => (format!("{}List", kind.kind), objects::api_version()),
+            Form::Table => ("Table".to_owned(), "meta.k8s.io/v1".to_owned()),
+            Form::Metadata => ("PartialObjectMetadataList".to_owned(), "meta.k8s.io/v1".to_owned()),
+        };
+        write!(out, r#"{{"kind":"{list}","apiVersion":"{version}","#).map_err(io)?;
+        if form == Form::Table {
+            write!(out, r#""columnDefinitions":{},"rows":["#, table::columns(Object::<S>::COLUMNS)).map_err(io)?;
+        } else {
+            write!(out, r#""items":["#).map_err(io)?;
+        }
+        Ok(Self { out, form, include, items: 0 })
+    }
+
+    fn add<S: Serialize>(&mut self, object: &Object<S>) -> Result<(), Refusal>
+    where
+        Object<S>: Rows,
+    {
+        match self.form {
+            Form::Object => self.item(object),
+            Form::Metadata => self.item(&table::metadata_only(object)),
+            Form::Table => {
+                for row in table::rows(object, self.include.as_deref()) {
+                    self.item(&row)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn item(&mut self, item: &impl Serialize) -> Result<(), Refusal> {
+        if self.items > 0 {
+            self.out.write_all(b",").map_err(io)?;
+        }
+        self.items += 1;
+        serde_json::to_writer(&mut *self.out, item).map_err(|error| Refusal::internal(error.to_string()))
+    }
+
+    /// What the list says of itself stands at its end: only then is it known where it goes on.
+    fn end(self, revision: Revision, goes_on: Option<Place>) -> Result<(), Refusal> {
+        let mut metadata = json!({"resourceVersion": revision.to_string()});
+        if let Some(place) = goes_on {
+            metadata["continue"] = Value::from(place.token());
+        }
+        writeln!(self.out, r#"],"metadata":{metadata}}}"#).map_err(io)
+    }
+}
+
+/// An answer with a warning, which kubectl shows.
+pub(super) fn warned(mut response: Response, warning: Option<String>) -> Response {
+    let Some(warning) = warning else { return response };
+    let quoted: String = warning.chars().filter(|c| c.is_ascii() && !c.is_ascii_control()).collect();
+    let quoted = quoted.replace('\\', r"\\").replace('"', r#"\""#);
+    if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
+        response.headers_mut().insert("warning", value);
+    }
+    response
+}
+
+/// A body of JSON.
+fn json_stream(answer: impl FnOnce(&mut (dyn Write + Send)) -> Result<(), Refusal> + Send + 'static) -> Response {
+    let mut response = stream(answer);
+    response.headers_mut().insert("content-type", HeaderValue::from_static("application/json"));
+    response
+}
+
+/// The moment that a list is asked as of.
+fn moment(store: &Store, options: &Options, wanted: &Wanted, place: Option<&Place>) -> Result<Moment, Refusal> {
+    let asked = options.revision()?;
+    let exactly = match (options.resource_version_match.as_deref(), asked) {
+        (None, asked) => asked.filter(|_| options.limit.is_some()),
+        (Some("NotOlderThan"), _) if options.resource_version.is_some() => None,
+        (Some("Exact"), Some(revision)) => Some(revision),
+        (Some("Exact" | "NotOlderThan"), _) => {
+            return Err(Refusal::bad_request(
+                "resourceVersionMatch goes with a resourceVersion, Exact not with 0",
+            ));
+        }
+        (Some(other), _) => {
+            let other = other.escape_debug();
+            let message = format!("resourceVersionMatch is '{other}': it is Exact or NotOlderThan");
+            return Err(Refusal::bad_request(message));
+        }
+    };
+    if let Some(place) = place {
+        if asked.is_some() {
+            return Err(Refusal::bad_request(
+                "a continue token says the revision itself: leave resourceVersion out",
+            ));
+        }
+        return Ok(Moment::Revision(place.revision));
+    }
+    if let Some(as_of) = &wanted.as_of {
+        if asked.is_some() {
+            return Err(Refusal::bad_request("asOf and resourceVersion both name a moment: leave one out"));
+        }
+        return Ok(query::moment(as_of, store.now())?);
+    }
+    if let Some(revision) = exactly {
+        return Ok(Moment::Revision(revision));
+    }
+    // Any that is not older: there is none newer than the newest.
+    if let Some(asked) = asked {
+        store.revision_at(Moment::Revision(asked.max(store.revision())))?;
+    }
+    Ok(Moment::Now)
+}
+
+pub(super) fn resources(store: &Store, wanted: Wanted, options: Options, form: Form) -> Result<Response, Refusal> {
+    let place = options.continue_token.as_deref().map(Place::parse).transpose()?;
+    let snapshot = store.snapshot(moment(store, &options, &wanted, place.as_ref())?)?;
+    // What began is not warned of again.
+    let warning = if place.is_none() { not_current(&snapshot, &wanted) } else { None };
+    let store = store.clone();
+    let answer = move |out: &mut (dyn Write + Send)| {
+        let mut writer =
+            Writer::begin::<objects::CloudResourceStatus>(out, form, options.include_object, &RESOURCES)?;
+        let revision = snapshot.revision();
+        let (mut told, mut last) = (0, None);
+        let mut owners = Owners::new(&store);
+        let is_whole = each(&snapshot, &wanted, &mut owners, place.as_ref(), &mut |namespace, found| {
+            if options.limit.is_some_and(|limit| told >= limit) {
+                return Ok(false);
+            }
+            told += 1;
+            if options.limit == Some(told) {
+                let id = found.resource.key.id.to_string();
+                last = Some(Place { revision, scope: found.scope, namespace: namespace.to_owned(), id });
+            }
+            // A table shows none of it, and most of the time goes into reading it.
+            let attributes = if form == Form::Object { Some(snapshot.described(found.rid)?) } else { None };
+            let changed = found.resource.changed;
+            writer.add(&objects::cloud_resource(namespace, found.resource, found.owner, attributes, changed))?;
+            Ok(true)
+        })?;
+        writer.end(revision, last.filter(|_| !is_whole))
+    };
+    Ok(warned(json_stream(answer), warning))
+}
+
+/// One resource by its name, as it is now.
+pub(super) fn resource(store: &Store, wanted: &Wanted, name: &str, form: Form) -> Result<Response, Refusal> {
+    let snapshot = store.snapshot(Moment::Now)?;
+    let mut found = None;
+    each(&snapshot, wanted, &mut Owners::new(store), None, &mut |namespace, resource| {
+        found = Some((namespace.to_owned(), resource));
+        Ok(false)
+    })?;
+    let Some((namespace, found)) = found else {
+        return Err(Refusal::not_found(format!(
+            "cloudresources.{} \"{name}\" not found: nothing of this name is there now; kubectl get resourcehistory \
+             {name} tells whether it ever was, --field-selector asOf=... lists what was",
+            super::GROUP
+        )));
+    };
+    let attributes = snapshot.described(found.rid)?;
+    let changed = found.resource.changed;
+    let object = objects::cloud_resource(&namespace, found.resource, found.owner, Some(attributes), changed);
+    one(&object, form, snapshot.revision(), &RESOURCES)
+}
+
+fn one<S: Serialize>(object: &Object<S>, form: Form, revision: Revision, kind: &Kind) -> Result<Response, Refusal>
+where
+    Object<S>: Rows,
+{
+    if form == Form::Table {
+        let mut body = Vec::new();
+        let mut writer = Writer::begin::<S>(&mut body, form, None, kind)?;
+        writer.add(object)?;
+        writer.end(revision, None)?;
+        return Ok(([("content-type", "application/json")], body).into_response());
+    }
+    let value = if form == Form::Metadata { table::metadata_only(object) } else { json!(object) };
+    Ok(axum::Json(value).into_response())
+}
+
+/// What a namespace may know, and may have known.
+pub(super) struct Covered {
+    by_namespace: BTreeMap<String, CoverTimes>,
+}
+
+impl Covered {
+    pub fn of(snapshot: &StoreSnapshot, wanted: &Wanted) -> Result<Self, Refusal> {
+        let namespace = |viewer: &str| {
+            let own = namespace_of(viewer)?;
+            let is_meant = wanted.namespace.as_deref().is_none_or(|wanted| wanted == own);
+            is_meant.then(|| own.to_owned())
+        };
+        Ok(Self { by_namespace: snapshot.cover_times(namespace)? })
+    }
+
+    /// The namespaces that covered a scope in a revision.
+    pub fn namespaces(&self, scope: ScopeNo, revision: Revision) -> impl Iterator<Item = &str> {
+        let covering = self.by_namespace.iter().filter(move |(_, times)| times.has(scope, revision));
+        covering.map(|(namespace, _)| namespace.as_str())
+    }
+
+    /// What happened after one revision and until another at most, of what is wanted, in each namespace that may
+    /// know; and up to which revision that is.
+    pub fn steps(
+        &self,
+        snapshot: &StoreSnapshot,
+        wanted: &Wanted,
+        after: Revision,
+        until: Revision,
+    ) -> Result<(Revision, Vec<Step>), Refusal> {
+        let scope = |number| snapshot.scope_name(number).filter(|scope| wanted.has_scope(scope));
+        let sees =
+            |number, revision| scope(number).is_some() && self.namespaces(number, revision).next().is_some();
+        let (told, steps) = snapshot.steps_after(after, until, &sees)?;
+        let mut out = Vec::new();
+        for (number, change) in steps {
+            let Some(scope) = scope(number).filter(|scope| wanted.has_change(scope, &change)) else { continue };
+            for namespace in self.namespaces(number, change.revision) {
+                out.push(Step { namespace: namespace.to_owned(), scope: scope.clone(), change: change.clone() });
+            }
+        }
+        Ok((told.max(after.next()), out))
+    }
+
+    pub fn object(&self, snapshot: &StoreSnapshot, step: &Step) -> Object<objects::ResourceChangeStatus> {
+        let may_know = |key: &ResourceKey| self.may_know(snapshot, &step.namespace, key);
+        objects::resource_change(&step.namespace, &step.scope, step.change.clone(), &may_know)
+    }
+
+    /// Whether a namespace ever covered where a key is.
+    pub fn may_know(&self, snapshot: &StoreSnapshot, namespace: &str, key: &ResourceKey) -> bool {
+        let scopes = self.by_namespace.get(namespace).into_iter().flat_map(CoverTimes::scopes);
+        scopes.filter_map(|number| snapshot.scope_name(number)).any(|scope| scope.key(&key.id) == *key)
+    }
+}
+
+/// A change as a namespace is told of it.
+pub(super) struct Step {
+    namespace: String,
+    scope: Arc<Scope>,
+    pub change: Change,
+}
+
+/// From after which revision until which changes are asked for.
+pub(super) fn span(store: &Store, wanted: &Wanted) -> Result<(Revision, Revision), Refusal> {
+    let now = store.now();
+    let to = match &wanted.to {
+        None => Moment::Now,
+        Some(to) => query::moment(to, now)?,
+    };
+    let to = store.revision_at(to)?.0;
+    let from = match &wanted.from {
+        Some(from) => store.revision_at(query::moment(from, now)?)?.0,
+        // Since the beginning, where that is later.
+        None => match store.revision_at(Moment::Time(now.minus(DAY))) {
+            Ok((revision, _)) => revision,
+            Err(crate::store::StoreError::TooEarly { revision, .. }) => Revision(revision.0.saturating_sub(1)),
+            Err(error) => return Err(error.into()),
+        },
+    };
+    if from > to {
+        return Err(Refusal::bad_request("from lies after to: name the earlier moment first"));
+    }
+    Ok((from, to))
+}
+
+pub(super) fn changes(store: &Store, wanted: Wanted, options: Options, form: Form) -> Result<Response, Refusal> {
+    let place = options.continue_token.as_deref().map(Place::parse).transpose()?;
+    let (mut told, until) = match &place {
+        None => span(store, &wanted)?,
+        // It says how many changes of its revision were told, and where the list ends.
+        Some(place) => {
+            let until = place.id.parse().map(Revision);
+            let until = until.map_err(|_| Refusal::bad_request("the continue token is of another list"))?;
+            (Revision(place.revision.0.saturating_sub(1)), until)
+        }
+    };
+    let snapshot = store.snapshot(Moment::Now)?;
+    let covered = Covered::of(&snapshot, &wanted)?;
+    let warning = if place.is_none() { not_current(&snapshot, &wanted) } else { None };
+    // What is not kept is said before the answer begins.
+    snapshot.steps_after(told, told, &|_, _| false)?;
+    let answer = move |out: &mut (dyn Write + Send)| {
+        let mut writer =
+            Writer::begin::<objects::ResourceChangeStatus>(out, form, options.include_object, &CHANGES)?;
+        let mut skipped = place.map_or(0, |place| place.scope as usize);
+        let mut count = 0;
+        while told < until {
+            let (revision, steps) = covered.steps(&snapshot, &wanted, told, until)?;
+            // How many of a revision were told before one.
+            let mut before = (Revision::ZERO, 0);
+            for step in steps {
+                if before.0 != step.change.revision {
+                    before = (step.change.revision, 0);
+                }
+                if skipped > 0 {
+                    skipped -= 1;
+                } else if options.limit.is_some_and(|limit| count >= limit) {
+                    let id = until.to_string();
+                    let place = Place { revision: before.0, scope: before.1, namespace: String::new(), id };
+                    return writer.end(until, Some(place));
+                } else {
+                    count += 1;
+                    writer.add(&covered.object(&snapshot, &step))?;
+                }
+                before.1 += 1;
+            }
+            told = revision;
+        }
+        writer.end(until, None)
+    };
+    Ok(warned(json_stream(answer), warning))
+}
+
+/// The history of one resource by the name of its CloudResource, or of those that a selector names.
+pub(super) fn histories(store: &Store, wanted: Wanted, options: Options, form: Form) -> Result<Response, Refusal> {
+    let named = ["metadata.name", "id", "key"].into_iter().find(|field| wanted.exactly(field).is_some());
+    if named.is_none() {
+        return Err(Refusal::bad_request(
+            "a history is of one resource: kubectl get resourcehistory NAME, or --field-selector id=vol-1; what \
+             happened to all of them is in resourcechanges",
+        ));
+    }
+    let snapshot = store.snapshot(Moment::Now)?;
+    let objects = told(&snapshot, &wanted)?;
+    let answer = move |out: &mut (dyn Write + Send)| {
+        let mut writer =
+            Writer::begin::<objects::ResourceHistoryStatus>(out, form, options.include_object, &HISTORIES)?;
+        for object in &objects {
+            writer.add(object)?;
+        }
+        writer.end(snapshot.revision(), None)
+    };
+    Ok(json_stream(answer))
+}
+
+pub(super) fn history(store: &Store, wanted: &Wanted, name: &str, form: Form) -> Result<Response, Refusal> {
+    let snapshot = store.snapshot(Moment::Now)?;
+    match told(&snapshot, wanted)?.first() {
+        Some(object) => one(object, form, snapshot.revision(), &HISTORIES),
+        None => Err(Refusal::not_found(format!(
+            "resourcehistories.{} \"{name}\" not found: nothing of this name was ever seen by a CloudScan of this \
+             namespace; kubectl get cloudresources lists what is there",
+            super::GROUP
+        ))),
+    }
+}
+
+fn told(
+    snapshot: &StoreSnapshot,
+    wanted: &Wanted,
+) -> Result<Vec<Object<objects::ResourceHistoryStatus>>, Refusal> {
+    let covered = Covered::of(snapshot, wanted)?;
+    let mut out = Vec::new();
+    for (namespace, times) in &covered.by_namespace {
+        let scopes: Vec<(ScopeNo, &Scope)> = times
+            .scopes()
+            .filter_map(|number| Some((number, &**snapshot.scope_name(number)?)))
+            .filter(|(_, scope)| wanted.has_scope(scope))
+            .collect();
+        for (number, resource) in ever(snapshot, wanted, &scopes)? {
+            let may_know = |key: &ResourceKey| covered.may_know(snapshot, namespace, key);
+            let changes = snapshot.history(&resource)?;
+            let seen = changes.into_iter().filter(|change| times.has(number, change.revision));
+            let seen: Vec<_> = seen.map(|change| objects::change_status(change, &may_know)).collect();
+            let is_covered = times.has(number, snapshot.revision());
+            // What was gone before anybody here looked was never seen here.
+            if (is_covered && resource.is_live()) || !seen.is_empty() {
+                let presence = if is_covered { resource.presence } else { Presence::Unknown };
+                let resource = Resource { presence, ..resource };
+                out.push(objects::resource_history(namespace, &resource, seen, snapshot.revision()));
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// What is or was in some scopes under the name, the id or the key that is wanted.
+fn ever(
+    snapshot: &StoreSnapshot,
+    wanted: &Wanted,
+    scopes: &[(ScopeNo, &Scope)],
+) -> Result<Vec<(ScopeNo, Resource)>, Refusal> {
+    let mut found = Vec::new();
+    for (number, scope) in scopes {
+        for id in wanted.ids(scope, true).unwrap_or_default() {
+            found.extend(snapshot.find_in(*number, &id)?.map(|resource| (*number, resource)));
+        }
+    }
+    if !found.is_empty() || wanted.exactly("metadata.name").is_none() {
+        return Ok(found);
+    }
+    // An id that is not its own slug: each of the type must be looked at.
+    for (number, scope) in scopes.iter().filter(|(_, scope)| wanted.ids(scope, false).is_none()) {
+        let filter = Filter {
+            account: Some(scope.account.to_string()),
+            region: Some(scope.region.to_string()),
+            resource_type: Some(scope.resource_type.to_string()),
+            ended_since: Some(Timestamp::MIN),
+            include_unwatched: true,
+            ..Filter::default()
+        };
+        let all = snapshot.resources(&filter)?.into_iter();
+        let of_name = all.filter(|resource| *resource.scope == **scope && wanted.has(resource, None));
+        found.extend(of_name.map(|resource| (*number, resource)));
+    }
+    Ok(found)
+}

@@ -1,0 +1,233 @@
+//! The past behind the API server: `inventory.elava.dev`, served to kubectl and every other client from the
+//! store, not from etcd.
+//!
+//! - [`tls`]: who may connect, and as whom. [`access`]: whether they may ask. [`bundle`]: what the cluster is told of
+//!   us, and what it tells us.
+//! - [`discovery`]: what there is. [`question`], [`selector`]: what is asked for. [`refusal`]: why not.
+//! - [`objects`], [`table`]: what is answered. [`list`], [`watch`]: how.
+//!
+//! A revision of the store is a resourceVersion. A CloudScan sees what its own credentials were proven on; its
+//! namespace sees that and nothing else, of the past only the times for which it was so.
+
+mod access;
+mod bundle;
+mod discovery;
+mod list;
+mod objects;
+mod question;
+mod refusal;
+mod selector;
+mod table;
+mod tls;
+mod watch;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::request::Parts;
+use axum::http::{Method, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use crate::store::Store;
+use access::{Access, Wish};
+use discovery::Kind;
+use question::{Form, Options, Wanted};
+use refusal::Refusal;
+use tls::{Authority, Peer, SharedTrust, TlsListener, Trust, trusted};
+
+pub const GROUP: &str = "inventory.elava.dev";
+pub const VERSION: &str = "v1alpha1";
+
+/// Lists that are written at once: each holds a state, and the disk serves no more of them sooner.
+const LISTS: usize = 8;
+/// How long one waits for its turn.
+const TURN: Duration = Duration::from_secs(5);
+/// Watches at once: each has a thread, and a state that costs what changed since it was told.
+const WATCHES: usize = 256;
+
+/// Where the cluster finds us.
+#[derive(Clone, Debug)]
+pub struct Service {
+    pub namespace: String,
+    pub name: String,
+}
+
+struct Shared {
+    store: Store,
+    trust: SharedTrust,
+    access: Access,
+    lists: Arc<Semaphore>,
+    watches: Arc<Semaphore>,
+}
+
+/// Serves until the task is dropped.
+pub async fn serve(
+    listener: TcpListener,
+    store: Store,
+    client: kube::Client,
+    service: Service,
+) -> std::io::Result<()> {
+    let Service { namespace, name } = service;
+    let names = vec![format!("{name}.{namespace}.svc"), format!("{name}.{namespace}.svc.cluster.local")];
+    let authority = Authority::new(names).map_err(std::io::Error::other)?;
+    let server = authority.server(None).map_err(std::io::Error::other)?;
+    let trust = SharedTrust::new(Trust { server, proxy: None }.into());
+    let mut beside = JoinSet::new();
+    beside.spawn(bundle::publish(client.clone(), authority.pem.clone()));
+    beside.spawn(bundle::follow(client.clone(), authority, trust.clone()));
+    let shared = Shared {
+        store,
+        trust: trust.clone(),
+        access: Access::new(client),
+        lists: Arc::new(Semaphore::new(LISTS)),
+        watches: Arc::new(Semaphore::new(WATCHES)),
+    };
+    let app = Router::new().fallback(answer).with_state(Arc::new(shared));
+    let listener = TlsListener::new(listener, trust);
+    axum::serve(listener, app.into_make_service_with_connect_info::<Peer>()).await
+}
+
+async fn answer(
+    State(shared): State<Arc<Shared>>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    request: Request,
+) -> Response {
+    let (request, _) = request.into_parts();
+    respond(&shared, &peer, &request).await.unwrap_or_else(|refusal| {
+        tracing::debug!(path = request.uri.path(), reason = refusal.reason, %refusal, "a question was refused");
+        refusal.into_response()
+    })
+}
+
+async fn respond(shared: &Arc<Shared>, peer: &Peer, request: &Parts) -> Result<Response, Refusal> {
+    let path = request.uri.path();
+    // Says nothing but that it runs.
+    if matches!(path, "/livez" | "/readyz" | "/healthz") {
+        return Ok("ok".into_response());
+    }
+    let proxy = trusted(&shared.trust).proxy;
+    let proxy = proxy.ok_or_else(|| {
+        Refusal::unavailable(
+            "the API server has not said yet by what its front proxy is known: see the operator's log",
+        )
+    })?;
+    let user = proxy.user(peer, &request.headers)?;
+    if request.method != Method::GET {
+        return Err(Refusal::method_not_allowed());
+    }
+    let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+    let (kind, namespace, name) = match parts.as_slice() {
+        ["apis", GROUP, VERSION, "namespaces", namespace, plural, name] => (plural, Some(*namespace), Some(*name)),
+        ["apis", GROUP, VERSION, "namespaces", namespace, plural] => (plural, Some(*namespace), None),
+        ["apis", GROUP, VERSION, plural] => (plural, None, None),
+        _ => return document(request),
+    };
+    let kind =
+        discovery::kind(kind).ok_or_else(|| Refusal::not_found("there is no such resource in the group"))?;
+    let form = Form::accepted(&request.headers)?;
+    let mut options = Options::parse(request.uri.query().unwrap_or_default())?;
+    let verb = match name {
+        Some(_) if !options.is_watch => "get",
+        _ if options.is_watch => "watch",
+        _ => "list",
+    };
+    if !kind.verbs.contains(&verb) {
+        return Err(Refusal::method_not_allowed());
+    }
+    if let Some(name) = name {
+        // A watch of one is a watch of all that have its name.
+        options.field_selector = format!("metadata.name={name}");
+    }
+    let wish = Wish {
+        verb,
+        resource: kind.plural,
+        namespace: namespace.map(str::to_owned),
+        name: name.map(str::to_owned),
+    };
+    shared.access.check(&user, wish).await?;
+    told(shared, kind, verb, (namespace, name), options, form).await
+}
+
+async fn told(
+    shared: &Arc<Shared>,
+    kind: &'static Kind,
+    verb: &str,
+    (namespace, name): (Option<&str>, Option<&str>),
+    options: Options,
+    form: Form,
+) -> Result<Response, Refusal> {
+    let namespace = namespace.map(str::to_owned);
+    let (moments, more): (&[&str], &[&str]) = match kind.kind {
+        "CloudResource" => (&["asOf"], &[]),
+        "ResourceChange" => (&["from", "to"], &["change", "resource"]),
+        _ => (&[], &[]),
+    };
+    let wanted = Wanted::parse(namespace, &options, moments, more)?;
+    if kind.kind == "ResourceChange" {
+        wanted.check_change()?;
+    }
+    let store = shared.store.clone();
+    let name = name.map(str::to_owned);
+    if verb == "watch" {
+        let permit = shared.watches.clone().try_acquire_owned().map_err(|_| Refusal::too_many())?;
+        return blocking(move || match kind.kind {
+            "CloudResource" => watch::resources(&store, wanted, options, form, permit),
+            _ => watch::changes(&store, wanted, options, form, permit),
+        })
+        .await;
+    }
+    let turn = tokio::time::timeout(TURN, shared.lists.clone().acquire_owned()).await;
+    let permit = turn.ok().and_then(Result::ok).ok_or_else(Refusal::too_many)?;
+    let response = blocking(move || match (kind.kind, name) {
+        ("CloudResource", None) => list::resources(&store, wanted, options, form),
+        ("CloudResource", Some(name)) => list::resource(&store, &wanted, &name, form),
+        ("ResourceChange", _) => list::changes(&store, wanted, options, form),
+        (_, None) => list::histories(&store, wanted, options, form),
+        (_, Some(name)) => list::history(&store, &wanted, &name, form),
+    })
+    .await?;
+    // Its turn lasts until the last of it is written.
+    Ok(response.map(|body| {
+        use futures::StreamExt;
+        axum::body::Body::from_stream(body.into_data_stream().map(move |chunk| {
+            let _turn = &permit;
+            chunk
+        }))
+    }))
+}
+
+async fn blocking(work: impl FnOnce() -> Result<Response, Refusal> + Send + 'static) -> Result<Response, Refusal> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|_| Err(Refusal::internal("the store could not be read: see the operator's log")))
+}
+
+/// What the group says of itself: nothing that is anybody's, and who reads it the API server has checked.
+fn document(request: &Parts) -> Result<Response, Refusal> {
+    let path = request.uri.path();
+    let accept = request.headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let is_aggregated = accept.split(',').any(|one| {
+        ["as=APIGroupDiscoveryList", "g=apidiscovery.k8s.io", "v=v2"]
+            .iter()
+            .all(|part| one.split(';').any(|own| own.trim() == *part))
+    });
+    let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+    let json = |value: Value| Ok(axum::Json(value).into_response());
+    match parts.as_slice() {
+        ["apis"] if is_aggregated => {
+            let kind = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+            Ok(([(header::CONTENT_TYPE, kind)], discovery::aggregated().to_string()).into_response())
+        }
+        ["apis"] => json(discovery::groups()),
+        ["apis", GROUP] => json(discovery::group()),
+        ["apis", GROUP, VERSION] => json(discovery::resources()),
+        ["openapi", "v3"] => json(discovery::openapi_index()),
+        ["openapi", "v3", "apis", GROUP, VERSION] => json(discovery::openapi()),
+        _ => Err(Refusal::not_found("the server could not find the requested resource")),
+    }
+}

@@ -1,0 +1,473 @@
+//! The objects of the group, as people and clients get them.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{GROUP, VERSION};
+use crate::inventory::{
+    Change, ChangeKind, End, EndCause, FieldChange, Presence, Resource, ResourceKey, Revision, Scope, TagSet,
+    Tags, Timestamp,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+pub(super) fn api_version() -> String {
+    format!("{GROUP}/{VERSION}")
+}
+
+/// Of the metadata that Kubernetes knows, what these objects have.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Metadata {
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub namespace: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub uid: String,
+    pub resource_version: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub creation_timestamp: Option<String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Object<S> {
+    pub kind: &'static str,
+    pub api_version: String,
+    pub metadata: Metadata,
+    pub status: S,
+}
+
+/// What is known of the resource, and since when.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct CloudResourceStatus {
+    /// key names the resource everywhere: provider/account/region/type/id.
+    pub key: String,
+    /// provider is the cloud that holds it.
+    pub provider: String,
+    /// account is the account that holds it.
+    pub account: String,
+    /// region is the region that holds it; global for what AWS lists account-wide.
+    pub region: String,
+    /// type is its CloudFormation type, such as AWS::EC2::Volume.
+    #[serde(rename = "type")]
+    pub resource_type: String,
+    /// id is the resource's own id.
+    pub id: String,
+    /// endpoint is where it was seen, where that is not the provider's own. Absent otherwise.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub endpoint: String,
+    /// name is the value of its Name tag. Absent when it has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// owner is whom its tags name as the owner, by the tag keys of the CloudScan. Absent when they name
+    /// nobody.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// state is Present, or Unknown: the last complete look is too old to say, or the last one missed it and
+    /// nothing has confirmed yet that it is gone. What is gone is not listed.
+    pub state: String,
+    /// tags are its tags. Absent when they could not be read, and when its type has none: see tagState.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<BTreeMap<String, String>>")]
+    pub tags: Option<TagSet>,
+    /// tagState is Known, Unknown (nobody could read them) or Untaggable (its type has none).
+    pub tag_state: String,
+    /// firstSeen is when it was first seen.
+    #[schemars(with = "Time")]
+    pub first_seen: Timestamp,
+    /// baseline is true when it was there before anybody looked: it may be older than firstSeen.
+    pub baseline: bool,
+    /// birth is when the cloud says that it was made. Absent when the cloud does not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Time>")]
+    pub birth: Option<Timestamp>,
+    /// changed is the revision of its last change.
+    #[schemars(with = "i64")]
+    pub changed: Revision,
+    /// suspect says that a complete look missed it. Absent when none did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub suspect: Option<Suspicion>,
+    /// attributes are the described object, in the names of the cloud's own API, as its command line prints it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "any_object")]
+    pub attributes: Option<Value>,
+}
+
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Suspicion {
+    /// lastSeen is when a look last showed it.
+    #[schemars(with = "Time")]
+    pub last_seen: Timestamp,
+    /// firstMissed is when a complete look first missed it.
+    #[schemars(with = "Time")]
+    pub first_missed: Timestamp,
+    /// held is true when so much was missed at once that the look is doubted.
+    pub held: bool,
+}
+
+/// One thing that happened to one resource.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ResourceChangeStatus {
+    /// change is Appeared, Changed or Disappeared.
+    pub change: String,
+    /// revision is that in which it was concluded: asOf=REVISION shows the world as it was then.
+    #[schemars(with = "i64")]
+    pub revision: Revision,
+    /// time is when that was.
+    #[schemars(with = "Time")]
+    pub time: Timestamp,
+    /// key names the resource everywhere: provider/account/region/type/id.
+    pub key: String,
+    /// provider is the cloud that holds it.
+    pub provider: String,
+    /// account is the account that holds it.
+    pub account: String,
+    /// region is the region that holds it; global for what AWS lists account-wide.
+    pub region: String,
+    /// type is its CloudFormation type, such as AWS::EC2::Volume.
+    #[serde(rename = "type")]
+    pub resource_type: String,
+    /// id is the resource's own id.
+    pub id: String,
+    /// message says it for people.
+    pub message: String,
+    /// baseline is true on Appeared when it was there before anybody looked. Absent means false.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub baseline: bool,
+    /// replaced is true on both changes of a replacement: another life under the same id. Absent means false.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub replaced: bool,
+    /// moved is true on both changes of a move: an id that is never reused is seen in another account or
+    /// region. Absent means false.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub moved: bool,
+    /// movedFrom is the key under which it was seen before, where that is yours to know. Absent otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub moved_from: Option<String>,
+    /// retracted is true on Appeared when a disappearance was taken back. Absent means false.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub retracted: bool,
+    /// end says how it ended. Absent unless change is Disappeared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub end: Option<Ending>,
+    /// fields are what is different, with tags under Tags.KEY. Absent unless change is Changed, or a
+    /// disappearance was taken back.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<Field>")]
+    pub fields: Vec<FieldChange>,
+}
+
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Ending {
+    /// cause is Listed (in an end state), Absent (missed by a complete look, and confirmed), Replaced or Moved.
+    pub cause: String,
+    /// detail is the end state, or where it is seen now. Absent when there is none, or it is not yours to know.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// lastSeen is when a look last showed it.
+    #[schemars(with = "Time")]
+    pub last_seen: Timestamp,
+    /// firstMissed is when a complete look first missed it.
+    #[schemars(with = "Time")]
+    pub first_missed: Timestamp,
+    /// concluded is when that was confirmed.
+    #[schemars(with = "Time")]
+    pub concluded: Timestamp,
+}
+
+/// The schema of [`FieldChange`].
+#[derive(JsonSchema)]
+#[allow(dead_code)] // Only its schema is used.
+struct Field {
+    /// path is the field, with dots between names and [n] for the nth of a list.
+    path: String,
+    /// before is its value before. Absent when it was not there.
+    #[schemars(schema_with = "any_value")]
+    before: Value,
+    /// after is its value after. Absent when it is not there any more.
+    #[schemars(schema_with = "any_value")]
+    after: Value,
+}
+
+/// All that happened to one resource, while CloudScans of the namespace covered it.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ResourceHistoryStatus {
+    /// key names the resource everywhere: provider/account/region/type/id.
+    pub key: String,
+    /// state is Present, Unknown or Absent.
+    pub state: String,
+    /// changes are what happened, newest first; lives before under the same id are part of it.
+    pub changes: Vec<ResourceChangeStatus>,
+}
+
+fn any_object(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
+}
+
+fn any_value(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({"x-kubernetes-preserve-unknown-fields": true})
+}
+
+/// What the names of all resources of a type begin with.
+pub(super) fn type_slug(scope: &Scope) -> String {
+    let last = scope.resource_type.as_str().rsplit("::").next().unwrap_or_default();
+    last.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).take(30).collect()
+}
+
+/// `<type>-<slug of the id>-<8 hex>`: the same for ever. Two things of one key that were seen at different
+/// endpoints have different ones.
+pub(super) fn name(scope: &Scope, key: &ResourceKey) -> String {
+    format!("{}-{}-{}", type_slug(scope), key.slug(), &hash(scope, key).to_hex()[..8])
+}
+
+fn hash(scope: &Scope, key: &ResourceKey) -> blake3::Hash {
+    let Scope { partition, endpoint, .. } = scope;
+    match &**endpoint {
+        "" => blake3::hash(key.to_string().as_bytes()),
+        endpoint => blake3::hash(format!("{key}\0{partition}\0{endpoint}").as_bytes()),
+    }
+}
+
+/// Of one life in one namespace.
+fn uid(namespace: &str, scope: &Scope, key: &ResourceKey, salt: &str) -> String {
+    let seed = format!("{namespace}\0{}\0{salt}", hash(scope, key));
+    let hash = blake3::hash(seed.as_bytes());
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&hash.as_bytes()[..16]);
+    // As RFC 9562 has UUIDs of one's own making: version 8.
+    bytes[6] = bytes[6] & 0x0F | 0x80;
+    bytes[8] = bytes[8] & 0x3F | 0x80;
+    let hex = format!("{:032x}", u128::from_be_bytes(bytes));
+    [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
+}
+
+/// The labels are all of the scope.
+pub(super) fn labels(scope: &Scope) -> BTreeMap<String, String> {
+    let label = |name: &str, value: String| (format!("{}/{name}", crate::api::GROUP), value);
+    BTreeMap::from([
+        label("account", scope.account.to_string()),
+        label("region", scope.region.to_string()),
+        // A label value holds no colon.
+        label("type", scope.resource_type.as_str().replace("::", ".")),
+    ])
+}
+
+/// Kubernetes' times have whole seconds.
+pub(super) fn seconds(time: Timestamp) -> String {
+    Timestamp::from_millis(time.as_millis().div_euclid(1_000) * 1_000).to_string()
+}
+
+pub(super) fn presence(presence: Presence) -> &'static str {
+    match presence {
+        Presence::Present => "Present",
+        Presence::Absent => "Absent",
+        Presence::Unknown => "Unknown",
+    }
+}
+
+pub(super) fn cloud_resource(
+    namespace: &str,
+    resource: Resource,
+    owner: Option<String>,
+    attributes: Option<Value>,
+    resource_version: Revision,
+) -> Object<CloudResourceStatus> {
+    let Resource { key, scope, .. } = &resource;
+    let metadata = Metadata {
+        name: name(scope, key),
+        namespace: namespace.to_owned(),
+        uid: uid(namespace, scope, key, &resource.first_seen.to_string()),
+        resource_version: resource_version.to_string(),
+        creation_timestamp: Some(seconds(resource.first_seen)),
+        labels: labels(scope),
+        annotations: BTreeMap::new(),
+    };
+    let tag_state = match &resource.tags {
+        Tags::Known(_) => "Known",
+        Tags::Unknown => "Unknown",
+        Tags::Untaggable => "Untaggable",
+    };
+    let status = CloudResourceStatus {
+        key: key.to_string(),
+        provider: key.provider.to_string(),
+        account: key.account.to_string(),
+        region: key.region.to_string(),
+        resource_type: key.resource_type.to_string(),
+        id: key.id.to_string(),
+        endpoint: scope.endpoint.to_string(),
+        name: resource.tags.name().map(str::to_owned),
+        owner,
+        state: presence(resource.presence).to_owned(),
+        tags: resource.tags.known().cloned(),
+        tag_state: tag_state.to_owned(),
+        first_seen: resource.first_seen,
+        baseline: resource.baseline,
+        birth: resource.birth,
+        changed: resource.changed,
+        suspect: resource.suspect.map(|suspect| Suspicion {
+            last_seen: suspect.last_seen,
+            first_missed: suspect.first_missed,
+            held: suspect.held,
+        }),
+        attributes,
+    };
+    Object { kind: "CloudResource", api_version: api_version(), metadata, status }
+}
+
+/// `may_know` says of another resource whether who asks may know where it is.
+pub(super) fn change_status(change: Change, may_know: &dyn Fn(&ResourceKey) -> bool) -> ResourceChangeStatus {
+    let message = message(&change, may_know);
+    let key = &change.resource;
+    let known = |key: &ResourceKey| may_know(key).then(|| key.to_string());
+    let end = change.end.as_ref().map(|end| {
+        let (cause, detail) = match &end.cause {
+            EndCause::Listed(state) => ("Listed", Some(state.clone())),
+            EndCause::Absent => ("Absent", None),
+            EndCause::Replaced => ("Replaced", None),
+            EndCause::Moved(to) => ("Moved", known(to)),
+        };
+        Ending {
+            cause: cause.to_owned(),
+            detail,
+            last_seen: end.last_seen,
+            first_missed: end.first_missed,
+            concluded: end.concluded,
+        }
+    });
+    ResourceChangeStatus {
+        change: word(change.change).to_owned(),
+        revision: change.revision,
+        time: change.time,
+        key: key.to_string(),
+        provider: key.provider.to_string(),
+        account: key.account.to_string(),
+        region: key.region.to_string(),
+        resource_type: key.resource_type.to_string(),
+        id: key.id.to_string(),
+        message,
+        baseline: change.baseline,
+        replaced: change.replaced,
+        moved: change.moved,
+        moved_from: change.moved_from.as_ref().and_then(known),
+        retracted: change.retracted,
+        end,
+        fields: change.fields,
+    }
+}
+
+pub(super) fn word(change: ChangeKind) -> &'static str {
+    match change {
+        ChangeKind::Appeared => "Appeared",
+        ChangeKind::Changed => "Changed",
+        ChangeKind::Disappeared => "Disappeared",
+    }
+}
+
+/// What a change was, in a line of a table; the fields themselves stand beside it.
+fn message(change: &Change, may_know: &dyn Fn(&ResourceKey) -> bool) -> String {
+    const LONGEST: usize = 200;
+    let elsewhere = match &change.end {
+        Some(End { cause: EndCause::Moved(to), .. }) => Some(to),
+        _ => change.moved_from.as_ref(),
+    };
+    if elsewhere.is_some_and(|key| !may_know(key)) {
+        return "moved from or to another account or region".to_owned();
+    }
+    let text = change.remark();
+    if text.chars().count() <= LONGEST {
+        return text;
+    }
+    text.chars().take(LONGEST - 1).chain(['…']).collect()
+}
+
+pub(super) fn resource_change(
+    namespace: &str,
+    scope: &Scope,
+    change: Change,
+    may_know: &dyn Fn(&ResourceKey) -> bool,
+) -> Object<ResourceChangeStatus> {
+    let Change { resource: key, revision, .. } = &change;
+    let what = word(change.change).to_ascii_lowercase();
+    let metadata = Metadata {
+        name: format!("{revision}-{what}-{}", name(scope, key)),
+        namespace: namespace.to_owned(),
+        uid: uid(namespace, scope, key, &format!("{revision} {what}")),
+        resource_version: revision.to_string(),
+        creation_timestamp: Some(seconds(change.time)),
+        labels: labels(scope),
+        annotations: BTreeMap::new(),
+    };
+    let status = change_status(change, may_know);
+    Object { kind: "ResourceChange", api_version: api_version(), metadata, status }
+}
+
+pub(super) fn resource_history(
+    namespace: &str,
+    resource: &Resource,
+    changes: Vec<ResourceChangeStatus>,
+    revision: Revision,
+) -> Object<ResourceHistoryStatus> {
+    let Resource { key, scope, .. } = resource;
+    let metadata = Metadata {
+        name: name(scope, key),
+        namespace: namespace.to_owned(),
+        uid: uid(namespace, scope, key, "history"),
+        resource_version: revision.to_string(),
+        creation_timestamp: Some(seconds(resource.first_seen)),
+        labels: labels(scope),
+        annotations: BTreeMap::new(),
+    };
+    let status =
+        ResourceHistoryStatus { key: key.to_string(), state: presence(resource.presence).to_owned(), changes };
+    Object { kind: "ResourceHistory", api_version: api_version(), metadata, status }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scope(endpoint: &str, resource_type: &str) -> Scope {
+        Scope {
+            provider: "aws".into(),
+            partition: "aws".into(),
+            endpoint: endpoint.into(),
+            account: "111122223333".into(),
+            region: "eu-west-1".into(),
+            resource_type: resource_type.into(),
+        }
+    }
+
+    #[test]
+    fn names_are_names_of_objects_and_the_same_for_ever() {
+        for (endpoint, resource_type, id, wanted) in [
+            ("", "AWS::EC2::Volume", "vol-0abc", "volume-vol-0abc-31e42f0b"),
+            ("http://127.0.0.1:1", "AWS::EC2::Volume", "vol-0abc", "volume-vol-0abc-"),
+            ("", "AWS::IAM::Role", "Path/to:Rôle", "role-path-to-r-le-"),
+            ("", "AWS::S3::Bucket", "...", "bucket-resource-"),
+            ("", "AWS::SNS::Topic", &"X".repeat(600), "topic-xxxxxxxx"),
+        ] {
+            let scope = scope(endpoint, resource_type);
+            let key = scope.key(id);
+            let name = name(&scope, &key);
+            assert!(name.starts_with(wanted), "{name}");
+            assert!(name.len() <= 100 && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-'), "{name}");
+            assert!(uid("team-a", &scope, &key, "").split('-').map(str::len).eq([8, 4, 4, 4, 12]));
+        }
+        let key = scope("", "AWS::EC2::Volume").key("vol-1");
+        assert_ne!(name(&scope("", "AWS::EC2::Volume"), &key), name(&scope("http://b", "AWS::EC2::Volume"), &key));
+        assert_ne!(uid("a", &scope("", "x"), &key, ""), uid("b", &scope("", "x"), &key, ""));
+    }
+}

@@ -1,0 +1,518 @@
+//! What a request asks for: its options, the answer's form, and which resources.
+
+use std::cell::OnceCell;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::HeaderMap;
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use kube::core::{Selector, SelectorExt};
+use serde::{Deserialize, Serialize};
+
+use super::objects;
+use super::refusal::Refusal;
+use super::selector::{self, Term};
+use crate::inventory::{
+    ChangeKind, OwnershipSettings, Resource, Revision, Scope, Snapshot, Tags, Viewer, is_untagged,
+};
+use crate::policy;
+use crate::policy::lifecycle::OWNERSHIP;
+use crate::store::{Rid, SeenScope, Store, StoreError, StoreSnapshot};
+
+/// Kubernetes' own options of list and watch, as far as they mean anything here.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Options {
+    pub field_selector: String,
+    pub label_selector: String,
+    pub limit: Option<usize>,
+    pub continue_token: Option<String>,
+    pub resource_version: Option<String>,
+    pub resource_version_match: Option<String>,
+    pub is_watch: bool,
+    pub allow_watch_bookmarks: bool,
+    pub send_initial_events: bool,
+    pub timeout: Option<Duration>,
+    /// Of rows: None, Metadata or Object.
+    pub include_object: Option<String>,
+}
+
+impl Options {
+    pub fn parse(query: &str) -> Result<Self, Refusal> {
+        let pairs: Vec<(String, String)> = serde_urlencoded::from_str(query)
+            .map_err(|_| Refusal::bad_request("the query of the URL can't be read"))?;
+        let mut options = Self::default();
+        for (key, value) in pairs {
+            let flag = || match value.as_str() {
+                "1" | "true" | "True" | "" => Ok(true),
+                "0" | "false" | "False" => Ok(false),
+                _ => Err(Refusal::bad_request(format!("{key} is true or false"))),
+            };
+            let number = || {
+                value
+                    .parse::<u64>()
+                    .map_err(|_| Refusal::bad_request(format!("{key} is a number that is not negative")))
+            };
+            let text = || Some(value.clone()).filter(|value| !value.is_empty());
+            match key.as_str() {
+                "fieldSelector" => options.field_selector = value,
+                "labelSelector" => options.label_selector = value,
+                "limit" => options.limit = usize::try_from(number()?).ok().filter(|limit| *limit > 0),
+                "continue" => options.continue_token = text(),
+                "resourceVersion" => options.resource_version = text(),
+                "resourceVersionMatch" => options.resource_version_match = text(),
+                "watch" => options.is_watch = flag()?,
+                "allowWatchBookmarks" => options.allow_watch_bookmarks = flag()?,
+                "sendInitialEvents" => options.send_initial_events = flag()?,
+                "timeoutSeconds" => {
+                    options.timeout = Some(Duration::from_secs(number()?)).filter(|t| !t.is_zero())
+                }
+                "includeObject" => options.include_object = text(),
+                // Such as pretty, and what later versions of Kubernetes add.
+                _ => {}
+            }
+        }
+        Ok(options)
+    }
+
+    /// The revision that a resource version names; none where any will do.
+    pub fn revision(&self) -> Result<Option<Revision>, Refusal> {
+        match self.resource_version.as_deref() {
+            None | Some("0") => Ok(None),
+            Some(text) => match text.parse() {
+                Ok(revision) => Ok(Some(Revision(revision))),
+                Err(_) => {
+                    let text = text.escape_debug();
+                    Err(Refusal::bad_request(format!("resourceVersion is '{text}': it is a revision, a number")))
+                }
+            },
+        }
+    }
+}
+
+/// How an answer is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    Object,
+    Table,
+    /// Nothing but the metadata.
+    Metadata,
+}
+
+impl Form {
+    /// The first that is accepted and that we have.
+    pub fn accepted(headers: &HeaderMap) -> Result<Self, Refusal> {
+        let accept =
+            headers.get(axum::http::header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("*/*");
+        accept.split(',').find_map(Self::of).ok_or_else(Refusal::not_acceptable)
+    }
+
+    fn of(accepted: &str) -> Option<Self> {
+        let mut parts = accepted.split(';').map(str::trim);
+        if !matches!(parts.next()?, "application/json" | "application/*" | "*/*" | "") {
+            return None;
+        }
+        let (mut kind, mut group, mut version) = (None, None, None);
+        for (key, value) in parts.filter_map(|part| part.split_once('=')) {
+            match key {
+                "as" => kind = Some(value),
+                "g" => group = Some(value),
+                "v" => version = Some(value),
+                _ => {}
+            }
+        }
+        let is_meta = group == Some("meta.k8s.io") && version == Some("v1");
+        match kind {
+            None => Some(Form::Object),
+            Some("Table") if is_meta => Some(Form::Table),
+            Some("PartialObjectMetadata" | "PartialObjectMetadataList") if is_meta => Some(Form::Metadata),
+            Some(_) => None,
+        }
+    }
+}
+
+/// Which of the resources of a namespace, or of all.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Wanted {
+    pub namespace: Option<String>,
+    terms: Vec<Term>,
+    labels: Selector,
+    /// The moment that is asked about; none for now.
+    pub as_of: Option<String>,
+    pub from: Option<String>,
+    pub to: Option<String>,
+}
+
+/// What a field selector may name, of all kinds.
+const FIELDS: [&str; 12] = [
+    "metadata.name",
+    "metadata.namespace",
+    "id",
+    "key",
+    "provider",
+    "account",
+    "region",
+    "type",
+    "owner",
+    "state",
+    "tag",
+    "untagged",
+];
+
+impl Wanted {
+    /// `moments` are the fields that name one, `more` others of the kind.
+    pub fn parse(
+        namespace: Option<String>,
+        options: &Options,
+        moments: &[&str],
+        more: &[&str],
+    ) -> Result<Self, Refusal> {
+        let mut wanted = Self { namespace, labels: selector::labels(&options.label_selector)?, ..Self::default() };
+        for term in selector::fields(&options.field_selector)? {
+            let moment = match term.key.as_str() {
+                "asOf" => &mut wanted.as_of,
+                "from" => &mut wanted.from,
+                "to" => &mut wanted.to,
+                key if FIELDS.contains(&key) || more.contains(&key) || key.starts_with("tag.") => {
+                    wanted.terms.push(term);
+                    continue;
+                }
+                key => return Err(unknown_field(key, moments, more)),
+            };
+            if !moments.contains(&term.key.as_str()) {
+                return Err(unknown_field(&term.key, moments, more));
+            }
+            if !term.is_equal || moment.is_some() {
+                return Err(Refusal::bad_request(format!("{} names one moment, with =", term.key)));
+            }
+            *moment = Some(term.value);
+        }
+        Ok(wanted)
+    }
+
+    /// The value that a field must have.
+    pub fn exactly(&self, key: &str) -> Option<&str> {
+        self.terms.iter().find(|term| term.key == key && term.is_equal).map(|term| term.value.as_str())
+    }
+
+    fn holds(&self, key: &str, is_value: impl Fn(&str) -> bool) -> bool {
+        self.terms.iter().filter(|term| term.key == key).all(|term| is_value(&term.value) == term.is_equal)
+    }
+
+    /// Whether anything of a scope may be wanted. All labels are of the scope.
+    pub fn has_scope(&self, scope: &Scope) -> bool {
+        self.holds("provider", |value| value == &*scope.provider)
+            && self.holds("account", |value| value == scope.account.as_str())
+            && self.holds("region", |value| value == scope.region.as_str())
+            && self.holds("type", |value| value == scope.resource_type.as_str())
+            && (self.labels.selects_all() || self.labels.matches(&objects::labels(scope)))
+    }
+
+    /// Those namespaces in which a scope is seen and that are asked about.
+    pub fn namespaces<'a>(&self, seen: &SeenScope<'a>) -> Vec<&'a str> {
+        let mut names: Vec<&str> =
+            seen.viewers.iter().filter_map(|viewer| namespace_of(viewer.as_str())).collect();
+        names.sort_unstable();
+        names.dedup();
+        names.retain(|name| {
+            self.namespace.as_deref().is_none_or(|wanted| wanted == *name)
+                && self.holds("metadata.namespace", |value| value == *name)
+        });
+        names
+    }
+
+    /// Whether it is wanted, of a scope of which something is.
+    pub fn has(&self, resource: &Resource, owner: Option<&str>) -> bool {
+        if self.terms.is_empty() {
+            return true;
+        }
+        let key = &resource.key;
+        let name = OnceCell::new();
+        let is_state = |value: &str| value == objects::presence(resource.presence);
+        let tags = resource.tags.known();
+        self.holds("id", |value| value == &*key.id)
+            && self.holds("key", |value| value == key.to_string())
+            && self.holds("metadata.name", |value| {
+                value == name.get_or_init(|| objects::name(&resource.scope, key)).as_str()
+            })
+            && self.holds("owner", |value| value == owner.unwrap_or_default())
+            && self.holds("state", is_state)
+            && self.holds("tag", |value| tags.is_some_and(|tags| tags.get(value).is_some()))
+            && self.holds("untagged", |value| {
+                let is_untagged = matches!(&resource.tags, Tags::Known(set) if is_untagged(set));
+                value.eq_ignore_ascii_case("true") == is_untagged
+            })
+            && self.terms.iter().all(|term| {
+                let Some(tag) = term.key.strip_prefix("tag.") else { return true };
+                (tags.and_then(|tags| tags.get(tag)) == Some(term.value.as_str())) == term.is_equal
+            })
+    }
+
+    /// Whether a change is wanted, of a scope of which something is.
+    pub fn has_change(&self, scope: &Scope, change: &crate::inventory::Change) -> bool {
+        let key = &change.resource;
+        let kind = |value: &str| value == objects::word(change.change);
+        self.holds("change", kind)
+            && self.holds("id", |value| value == &*key.id)
+            && self.holds("key", |value| value == key.to_string())
+            && self.holds("resource", |value| value == objects::name(scope, key))
+    }
+
+    /// Kinds of changes that may be wanted, checked.
+    pub fn check_change(&self) -> Result<(), Refusal> {
+        let known = [ChangeKind::Appeared, ChangeKind::Changed, ChangeKind::Disappeared].map(objects::word);
+        match self.terms.iter().find(|term| term.key == "change" && !known.contains(&term.value.as_str())) {
+            Some(term) => {
+                let value = term.value.escape_debug();
+                Err(Refusal::bad_request(format!("change is '{value}': it is one of {}", known.join(", "))))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The ids that may be wanted of a scope; none where a look at each is needed. Most ids are their own slug, so
+    /// that a name tells them; `is_slug` believes that of all.
+    pub fn ids(&self, scope: &Scope, is_slug: bool) -> Option<Vec<String>> {
+        if let Some(id) = self.exactly("id") {
+            return Some(vec![id.to_owned()]);
+        }
+        if let Some(key) = self.exactly("key") {
+            let own = scope.key("").to_string();
+            return Some(key.strip_prefix(&own).map(str::to_owned).into_iter().collect());
+        }
+        let name = self.exactly("metadata.name")?;
+        let rest = name.strip_prefix(&objects::type_slug(scope)).and_then(|rest| rest.strip_prefix('-'));
+        let Some((slug, _)) = rest.and_then(|rest| rest.rsplit_once('-')) else { return Some(Vec::new()) };
+        is_slug.then(|| {
+            let is_it = objects::name(scope, &scope.key(slug)) == name;
+            Some(slug.to_owned()).filter(|_| is_it).into_iter().collect()
+        })
+    }
+}
+
+fn unknown_field(key: &str, moments: &[&str], more: &[&str]) -> Refusal {
+    let known: Vec<&str> = FIELDS.iter().chain(more).chain(moments).copied().collect();
+    let key = key.escape_debug();
+    Refusal::bad_request(format!("'{key}' is no field to select by: there are {} and tag.KEY", known.join(", ")))
+}
+
+/// A viewer is a CloudScan: `namespace/name`.
+pub(super) fn namespace_of(viewer: &str) -> Option<&str> {
+    viewer.split_once('/').map(|(namespace, _)| namespace)
+}
+
+/// Whom the tags of a resource name as the owner, by the measure of the CloudScan that covers it.
+pub(super) struct Owners {
+    store: Store,
+    settings: HashMap<Viewer, Arc<OwnershipSettings>>,
+}
+
+impl Owners {
+    pub fn new(store: &Store) -> Self {
+        Self { store: store.clone(), settings: HashMap::new() }
+    }
+
+    /// The measure of the first CloudScan of a namespace that covers a scope.
+    pub fn measure(
+        &mut self,
+        seen: &SeenScope<'_>,
+        namespace: &str,
+    ) -> Result<Arc<OwnershipSettings>, StoreError> {
+        let covering = seen.viewers.iter().find(|viewer| namespace_of(viewer.as_str()) == Some(namespace));
+        let Some(viewer) = covering else { return Ok(Arc::default()) };
+        if let Some(settings) = self.settings.get(*viewer) {
+            return Ok(settings.clone());
+        }
+        let noted = self.store.notes(viewer, OWNERSHIP)?.remove(OWNERSHIP);
+        let settings: OwnershipSettings =
+            noted.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+        let settings = Arc::new(settings);
+        self.settings.insert((*viewer).clone(), settings.clone());
+        Ok(settings)
+    }
+}
+
+pub(super) fn owner(resource: &Resource, settings: &OwnershipSettings) -> Option<String> {
+    policy::owner_in_tags(resource.tags.known()?, settings).map(str::to_owned)
+}
+
+/// Where a list was cut: it goes on behind this.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Place {
+    pub revision: Revision,
+    pub scope: u32,
+    pub namespace: String,
+    pub id: String,
+}
+
+impl Place {
+    pub fn token(&self) -> String {
+        BASE64_URL_SAFE_NO_PAD.encode(postcard::to_stdvec(self).expect("it can be written to memory"))
+    }
+
+    pub fn parse(token: &str) -> Result<Self, Refusal> {
+        let bytes = BASE64_URL_SAFE_NO_PAD.decode(token).ok();
+        let place = bytes.and_then(|bytes| postcard::from_bytes(&bytes).ok());
+        place.ok_or_else(|| {
+            Refusal::bad_request("the continue token is none that was given out: list from the start")
+        })
+    }
+}
+
+/// A resource in a namespace.
+pub(super) struct Found {
+    pub scope: u32,
+    pub rid: Rid,
+    pub resource: Resource,
+    pub owner: Option<String>,
+}
+
+/// Everything that is wanted, scope by scope, behind a place; for as long as `tell` wants more.
+pub(super) fn each(
+    snapshot: &StoreSnapshot,
+    wanted: &Wanted,
+    owners: &mut Owners,
+    behind: Option<&Place>,
+    tell: &mut dyn FnMut(&str, Found) -> Result<bool, Refusal>,
+) -> Result<bool, Refusal> {
+    if wanted.exactly("metadata.name").is_some() {
+        let mut is_found = false;
+        let goes_on = each_of(snapshot, wanted, owners, behind, true, &mut |namespace, found| {
+            is_found = true;
+            tell(namespace, found)
+        })?;
+        if is_found {
+            return Ok(goes_on);
+        }
+    }
+    each_of(snapshot, wanted, owners, behind, false, tell)
+}
+
+fn each_of(
+    snapshot: &StoreSnapshot,
+    wanted: &Wanted,
+    owners: &mut Owners,
+    behind: Option<&Place>,
+    is_slug: bool,
+    tell: &mut dyn FnMut(&str, Found) -> Result<bool, Refusal>,
+) -> Result<bool, Refusal> {
+    let from = behind.map_or(0, |place| place.scope);
+    for seen in snapshot.seen_scopes().filter(|seen| seen.number >= from && wanted.has_scope(seen.scope)) {
+        let namespaces = wanted.namespaces(&seen);
+        if namespaces.is_empty() {
+            continue;
+        }
+        let ids = wanted.ids(seen.scope, is_slug);
+        for namespace in namespaces {
+            let behind = behind.filter(|place| place.scope == seen.number);
+            if behind.is_some_and(|place| namespace < place.namespace.as_str()) {
+                continue;
+            }
+            let behind = behind.filter(|place| place.namespace == namespace).map(|place| place.id.as_str());
+            let settings = owners.measure(&seen, namespace)?;
+            let mut tell = |rid, resource: Resource| {
+                let owner = owner(&resource, &settings);
+                if !wanted.has(&resource, owner.as_deref()) {
+                    return Ok(true);
+                }
+                tell(namespace, Found { scope: seen.number, rid, resource, owner })
+            };
+            let goes_on = match &ids {
+                None => snapshot.page(seen.number, behind, &mut tell)?,
+                Some(ids) => {
+                    let mut goes_on = true;
+                    for id in ids.iter().filter(|id| behind.is_none_or(|behind| id.as_str() > behind)) {
+                        if let Some((rid, resource)) = snapshot.lookup(seen.number, id) {
+                            goes_on = goes_on && tell(rid, resource)?;
+                        }
+                    }
+                    goes_on
+                }
+            };
+            if !goes_on {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// The scopes that were not current at the moment of a snapshot, of which something was asked; for people, in a
+/// line. None where all were.
+pub(super) fn not_current(snapshot: &StoreSnapshot, wanted: &Wanted) -> Option<String> {
+    /// More than a line holds nobody reads.
+    const NAMED: usize = 3;
+    let (mut count, mut named) = (0, Vec::new());
+    let asked = |seen: &SeenScope<'_>| wanted.has_scope(seen.scope) && !wanted.namespaces(seen).is_empty();
+    for seen in snapshot.seen_scopes().filter(asked) {
+        let view = snapshot.view_of(seen.number);
+        if view.status == crate::inventory::ScopeStatus::Current {
+            continue;
+        }
+        count += 1;
+        if named.len() < NAMED {
+            let since = match view.watermark {
+                Some(watermark) => format!("last looked at whole {}", watermark.to),
+                None => "never looked at whole".to_owned(),
+            };
+            named.push(format!("{} ({since})", view.scope));
+        }
+    }
+    let more = if count > named.len() { ", ..." } else { "" };
+    (count > 0).then(|| {
+        let are = if count == 1 { "scope was" } else { "scopes were" };
+        format!("{count} {are} not current at {}: {}{more}", snapshot.time(), named.join(", "))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn the_form_is_the_first_that_is_accepted() {
+        let kubectl = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
+        for (accept, form) in [
+            (kubectl, Some(Form::Table)),
+            ("application/json", Some(Form::Object)),
+            ("application/vnd.kubernetes.protobuf,application/json", Some(Form::Object)),
+            ("application/json;as=Table;v=v1beta1;g=meta.k8s.io, */*", Some(Form::Object)),
+            ("application/json;g=meta.k8s.io;v=v1;as=PartialObjectMetadataList", Some(Form::Metadata)),
+            ("application/vnd.kubernetes.protobuf", None),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert("accept", HeaderValue::from_str(accept).unwrap());
+            assert_eq!(Form::accepted(&headers).ok(), form, "{accept}");
+        }
+        assert_eq!(Form::accepted(&HeaderMap::new()).unwrap(), Form::Object);
+    }
+
+    #[test]
+    fn a_place_survives_its_token_and_nothing_else_is_one() {
+        let place = Place { revision: Revision(7), scope: 3, namespace: "team-a".into(), id: "vol-1".into() };
+        assert_eq!(Place::parse(&place.token()).unwrap(), place);
+        for bad in ["", "x", "eyJ2IjoibWV0YSJ9", "%%%"] {
+            assert_eq!(Place::parse(bad).unwrap_err().code, 400, "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_can_t_be_asked_says_what_can() {
+        let options = |fields: &str| Options { field_selector: fields.to_owned(), ..Options::default() };
+        let parse = |fields: &str, moments: &[&str]| Wanted::parse(None, &options(fields), moments, &[]);
+        let unknown = parse("status.phase=x", &["asOf"]).unwrap_err();
+        assert!(unknown.message.contains("'status.phase' is no field") && unknown.message.contains("asOf"));
+        assert!(parse("asOf=1", &[]).is_err(), "not of this kind");
+        assert!(parse("asOf!=1", &["asOf"]).is_err() && parse("asOf=1,asOf=2", &["asOf"]).is_err());
+        let wanted = parse("asOf=1,id=vol-1,tag.owner!=x", &["asOf"]).unwrap();
+        assert_eq!((wanted.as_of.as_deref(), wanted.exactly("id")), (Some("1"), Some("vol-1")));
+        assert!(Options::parse("limit=x").is_err() && Options::parse("watch=perhaps").is_err());
+        let options = Options::parse("watch=1&limit=0&resourceVersion=0&pretty=true").unwrap();
+        assert!(options.is_watch && options.limit.is_none() && options.revision().unwrap().is_none());
+        let bad = Options::parse("resourceVersion=abc").unwrap().revision().unwrap_err();
+        assert_eq!(bad.code, 400);
+    }
+}

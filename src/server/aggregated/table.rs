@@ -1,0 +1,134 @@
+//! The columns that `kubectl get` shows.
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::objects::{CloudResourceStatus, Object, ResourceChangeStatus, ResourceHistoryStatus, seconds};
+
+/// A column: name, type, format, whether only `-o wide` shows it, what it says.
+type Column = (&'static str, &'static str, &'static str, bool, &'static str);
+
+/// What can be a row.
+pub(super) trait Rows: Serialize {
+    const COLUMNS: &'static [Column];
+
+    /// One for most; a history has one for each change.
+    fn rows(&self) -> Vec<Vec<Value>>;
+}
+
+pub(super) fn columns(columns: &[Column]) -> Value {
+    let column = |(name, kind, format, is_wide, description): &Column| {
+        json!({
+            "name": name, "type": kind, "format": format, "description": description,
+            "priority": i32::from(*is_wide),
+        })
+    };
+    columns.iter().map(column).collect()
+}
+
+impl Rows for Object<CloudResourceStatus> {
+    const COLUMNS: &'static [Column] = &[
+        ("Name", "string", "name", false, "The type, the id, and a hash of the key"),
+        ("Named", "string", "", false, "The value of its Name tag"),
+        ("Owner", "string", "", false, "Whom its tags name as the owner"),
+        ("Account", "string", "", false, "The account that holds it"),
+        ("Region", "string", "", false, "The region that holds it"),
+        ("State", "string", "", false, "Present, or Unknown where nobody could look"),
+        ("Seen", "date", "", false, "When it was first seen"),
+        ("Type", "string", "", true, "Its CloudFormation type"),
+        ("ID", "string", "", true, "Its own id"),
+        ("Changed", "integer", "", true, "The revision of its last change"),
+        ("Tags", "string", "", true, "Its tags"),
+    ];
+
+    fn rows(&self) -> Vec<Vec<Value>> {
+        let status = &self.status;
+        let tags = match &status.tags {
+            Some(tags) => tags.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(","),
+            None => format!("<{}>", status.tag_state.to_lowercase()),
+        };
+        vec![vec![
+            json!(self.metadata.name),
+            json!(status.name.as_deref().unwrap_or_default()),
+            json!(status.owner.as_deref().unwrap_or_default()),
+            json!(status.account),
+            json!(status.region),
+            json!(state(status)),
+            json!(seconds(status.first_seen)),
+            json!(status.resource_type),
+            json!(status.id),
+            json!(status.changed),
+            json!(tags),
+        ]]
+    }
+}
+
+/// With what makes it unknown.
+fn state(status: &CloudResourceStatus) -> String {
+    match &status.suspect {
+        Some(suspect) if suspect.held => "Unknown (missing, held)".to_owned(),
+        Some(_) => "Unknown (missing)".to_owned(),
+        None => status.state.clone(),
+    }
+}
+
+impl Rows for Object<ResourceChangeStatus> {
+    const COLUMNS: &'static [Column] = &[
+        ("Revision", "integer", "", false, "The revision in which it was concluded: asOf=REVISION"),
+        ("Time", "string", "date-time", false, "When that was"),
+        ("Change", "string", "", false, "Appeared, Changed or Disappeared"),
+        ("Type", "string", "", false, "The resource's CloudFormation type"),
+        ("ID", "string", "", false, "The resource's own id"),
+        ("What", "string", "", false, "What happened"),
+        ("Account", "string", "", true, "The account that holds it"),
+        ("Region", "string", "", true, "The region that holds it"),
+        ("Name", "string", "name", true, "The name of this object"),
+    ];
+
+    fn rows(&self) -> Vec<Vec<Value>> {
+        let status = &self.status;
+        let mut row = told(status);
+        row.insert(3, json!(status.resource_type));
+        row.insert(4, json!(status.id));
+        row.extend([json!(status.account), json!(status.region), json!(self.metadata.name)]);
+        vec![row]
+    }
+}
+
+impl Rows for Object<ResourceHistoryStatus> {
+    const COLUMNS: &'static [Column] = &[
+        ("Revision", "integer", "", false, "The revision in which it was concluded: asOf=REVISION"),
+        ("Time", "string", "date-time", false, "When that was"),
+        ("Change", "string", "", false, "Appeared, Changed or Disappeared"),
+        ("What", "string", "", false, "What happened"),
+    ];
+
+    fn rows(&self) -> Vec<Vec<Value>> {
+        self.status.changes.iter().map(told).collect()
+    }
+}
+
+fn told(change: &ResourceChangeStatus) -> Vec<Value> {
+    vec![json!(change.revision), json!(change.time), json!(change.change), json!(change.message)]
+}
+
+/// The rows of an object, each with what of it is asked for.
+pub(super) fn rows<S: Serialize>(object: &Object<S>, include: Option<&str>) -> Vec<Value>
+where
+    Object<S>: Rows,
+{
+    let own = match include {
+        Some("None") => None,
+        Some("Object") => Some(json!(object)),
+        _ => Some(metadata_only(object)),
+    };
+    let row = |cells: Vec<Value>| match &own {
+        None => json!({"cells": cells}),
+        Some(own) => json!({"cells": cells, "object": own}),
+    };
+    object.rows().into_iter().map(row).collect()
+}
+
+pub(super) fn metadata_only<S: Serialize>(object: &Object<S>) -> Value {
+    json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object.metadata})
+}
