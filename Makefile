@@ -9,7 +9,7 @@ E2E_THREADS ?= 2
 BUILD = $(CARGO) build --bin elava --example demo
 ELAVA = "$$($(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/debug/elava"
 
-.PHONY: help generate fmt lint test demo bench bench-scan bench-store soak truth tools
+.PHONY: help generate fmt lint test demo bench bench-query bench-scan bench-store soak truth tools
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -68,6 +68,10 @@ bench-store: ## The goals of the store beside designs without one: writes docs/b
 
 bench-scan: tools ## A million resources of 100 accounts over HTTP, beside the SDK alone and boto3; writes docs/benchmark-scan.md
 	ELAVA_TOOLS="$$(e2e/tools/install.sh)" TABLE=$(CURDIR)/docs/benchmark-scan.md $(CARGO) bench --bench scan
+
+bench-query: tools ## Questions to the query API through a real API server; RESOURCES (1000000) sets the size; writes docs/benchmark-query.md
+	ELAVA_TOOLS="$$(e2e/tools/install.sh)" TABLE=$(CURDIR)/docs/benchmark-query.md \
+	  $(CARGO) bench --no-default-features --features serve --bench query
 
 bench: ## Benchmarks, each against its baseline in the same run
 	$(CARGO) bench --no-default-features --bench store

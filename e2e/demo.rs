@@ -10,11 +10,11 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use support::aws::{Emulator, Hands};
-use support::cluster::Cluster;
-use support::eventually;
+use support::cluster::{Cluster, chart, serve_from_loopback};
 use support::operator::{Operator, binary};
 use support::proxy::Proxy;
-use support::world::{IRELAND, VIRGINIA, chart};
+use support::world::{IRELAND, VIRGINIA};
+use support::{eventually, free_port};
 
 const ACCOUNTS: [&str; 2] = ["111122223333", "444455556666"];
 const NAME: &str = "production";
@@ -47,13 +47,20 @@ async fn demo() {
 
     say(started, "installing the chart: CRDs, RBAC, the StatefulSet (there is no node here, so its pod waits)");
     let chart = chart().display().to_string();
-    show("helm install elava charts/elava --namespace elava --create-namespace");
-    cluster.helm(&["install", "elava", &chart, "--namespace", "elava", "--create-namespace"]);
+    let settings = "--namespace elava --create-namespace --set queryAPI.enabled=true";
+    show(&format!("helm install elava charts/elava {settings}"));
+    cluster.helm(&[&["install", "elava", &chart], words(settings).as_slice()].concat());
+    // The operator is no pod here, so the API server finds it on loopback.
+    let query_api = free_port();
+    serve_from_loopback(&cluster, query_api);
     say(started, "starting the operator as the chart's ServiceAccount");
     // It stands in for the few calls that the emulator lacks.
     let proxy = Proxy::start(&aws.url).await;
-    let endpoint = vec![("AWS_ENDPOINT_URL", proxy.url.clone())];
-    let operator = Operator::start(dir.path(), &cluster, endpoint).await;
+    let environment = vec![
+        ("AWS_ENDPOINT_URL", proxy.url.clone()),
+        ("ELAVA_QUERY_API_LISTEN", format!("127.0.0.1:{query_api}")),
+    ];
+    let operator = Operator::start(dir.path(), &cluster, environment).await;
     let stage = Stage { operator, cluster, started };
 
     stage.first_look();
@@ -169,6 +176,29 @@ impl Stage {
         self.cluster.run(&["get", "resourcefindings", &selector, &path])
     }
 
+    /// Before and after a deletion, with kubectl alone.
+    async fn look_back(&self, victims: &Victims, before: u64) {
+        self.say("the past with kubectl: the volume that was deleted, before and after");
+        let of_it = |moment: &str| format!("get cloudresources --field-selector {moment}id={}", victims.deleted);
+        let served = || async {
+            let output = self.cluster.kubectl(&words(&of_it("")));
+            if output.status.success() {
+                Ok(())
+            } else {
+                Err(String::from_utf8_lossy(&output.stderr).into_owned())
+            }
+        };
+        eventually("the API server has found the query API", served).await;
+        let then = self.kubectl(&of_it(&format!("asOf={before},")));
+        let name = then.lines().nth(1).and_then(|line| line.split_whitespace().next()).expect("it was there then");
+        let now = self.kubectl(&of_it(""));
+        assert!(!now.contains(name), "it is gone now");
+        let history = self.kubectl(&format!("get resourcehistory {name}"));
+        assert!(history.contains("Disappeared") && history.contains("Appeared"), "its story is told");
+        let changes = self.kubectl("get resourcechanges --field-selector from=1h,change=Disappeared");
+        assert!(changes.contains(&victims.deleted) && changes.contains(&victims.instance), "both are told");
+    }
+
     /// What people read.
     async fn tell(&self, victims: &Victims, before: u64) {
         self.kubectl("get resourcefindings --sort-by=.status.since.time");
@@ -193,6 +223,7 @@ impl Stage {
         assert!(owners.contains("payments") && owners.contains("(nobody)"), "who owns what");
         let tree = self.elava(&format!("get {} -o tree", victims.adopted));
         assert!(tree.contains("Volume"), "what it is");
+        self.look_back(victims, before).await;
         self.say("the same from the command line, for any moment");
         let history = self.elava(&format!("history {}", victims.stripped));
         assert!(history.contains("Appeared") && history.contains("Tags."), "its story is told");

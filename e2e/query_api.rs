@@ -27,8 +27,9 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use crate::support::cluster::Cluster;
-use crate::support::world::{IRELAND, World, chart, serve_from_loopback};
+use crate::support::cluster::{Cluster, chart, serve_from_loopback};
+use crate::support::operator::binary;
+use crate::support::world::{IRELAND, World};
 use crate::support::{eventually, free_port};
 
 const A: &str = "111122223333";
@@ -56,20 +57,34 @@ async fn kubectl_looks_at_now_and_then() {
     world.apply_scan("team-a", "one", &world.scan_spec(&[A]));
     world.look("team-a", "one").await;
     until_available(&world.cluster).await;
-    let kubectl = |args: &[&str]| world.cluster.run(&[args, &["-n", "team-a"]].concat());
-    let refused = |args: &[&str]| {
-        let output = world.cluster.kubectl(&[args, &["-n", "team-a"]].concat());
-        assert!(!output.status.success(), "{args:?} is refused: {}", told(&output));
-        String::from_utf8_lossy(&output.stderr).into_owned()
-    };
+    let name = looks_at_now(&world, &data);
+    let before = world.operator.answer(&["get"])["revision"].as_u64().unwrap();
+    looks_at_then(&world, &data, &scratch, &name, before).await;
+    is_told_why_not(&world, before);
+    says_the_same_on_the_command_line(&world, &data, &scratch, before);
 
+    // The operator goes: nothing of it is left but what was asked to stay.
+    world.cluster.helm(&["uninstall", "elava", "--namespace", "elava"]);
+    let services = world.cluster.run(&["get", "apiservices", "-o", "name"]);
+    assert!(!services.contains("inventory"), "{services}");
+}
+
+fn refused(world: &World, args: &[&str]) -> String {
+    let output = world.cluster.kubectl(&[args, &["-n", "team-a"]].concat());
+    assert!(!output.status.success(), "{args:?} is refused: {}", told(&output));
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Returns the name of the volume.
+fn looks_at_now(world: &World, data: &str) -> String {
+    let kubectl = |args: &[&str]| world.cluster.run(&[args, &["-n", "team-a"]].concat());
     // Now, as a table, wide, whole, by name, by selectors, in pieces.
     let volumes = kubectl(&["get", "cloudresources", "--field-selector", "type=AWS::EC2::Volume"]);
     let header = volumes.lines().next().unwrap();
     let columns: Vec<&str> = header.split_whitespace().collect();
     assert_eq!(columns, ["NAME", "NAMED", "OWNER", "ACCOUNT", "REGION", "STATE", "SEEN"], "{volumes}");
     assert_eq!(volumes.lines().count(), 3, "{volumes}");
-    let of_data = volumes.lines().find(|line| line.contains(&data)).expect("the volume is there");
+    let of_data = volumes.lines().find(|line| line.contains(data)).expect("the volume is there");
     for word in ["data", "team-data", A, IRELAND, "Present"] {
         assert!(of_data.contains(word), "{word} in {of_data}");
     }
@@ -96,40 +111,48 @@ async fn kubectl_looks_at_now_and_then() {
     assert!(explained.contains("CloudResource") && explained.contains("asOf="), "{explained}");
     let explained = kubectl(&["explain", "cloudresources.status.state"]);
     assert!(explained.contains("Present, or Unknown"), "{explained}");
+    name
+}
 
+/// After a deletion and a change.
+async fn looks_at_then(world: &World, data: &str, scratch: &str, name: &str, before: u64) {
+    let kubectl = |args: &[&str]| world.cluster.run(&[args, &["-n", "team-a"]].concat());
+    let hands = world.hands(A, IRELAND).await;
     // Somebody deletes one and changes the other.
-    let before = world.operator.answer(&["get"])["revision"].as_u64().unwrap();
-    hands.delete_volume(&data).await;
-    hands.tag(&scratch, &[("Name", "renamed")]).await;
+    hands.delete_volume(data).await;
+    hands.tag(scratch, &[("Name", "renamed")]).await;
     let gone = || async {
         world.look("team-a", "one").await;
         let changes = kubectl(&["get", "resourcechanges", "--field-selector", "change=Disappeared"]);
-        if changes.contains(&data) { Ok(()) } else { Err(changes) }
+        if changes.contains(data) { Ok(()) } else { Err(changes) }
     };
     eventually("the deletion is concluded", gone).await;
-    let missing = refused(&["get", "cloudresource", &name]);
+    let missing = refused(world, &["get", "cloudresource", name]);
     assert!(missing.contains("NotFound") && missing.contains("kubectl get resourcehistory"), "{missing}");
     let as_of = |moment: &str| {
         let selector = format!("asOf={moment},type=AWS::EC2::Volume");
         kubectl(&["get", "cloudresources", "--field-selector", &selector])
     };
-    assert!(!as_of("now").contains(&data) && as_of(&before.to_string()).contains(&data));
+    assert!(!as_of("now").contains(data) && as_of(&before.to_string()).contains(data));
     let changes = kubectl(&["get", "resourcechanges", "--field-selector", &format!("id={data}"), "-o", "json"]);
     let changes: Value = serde_json::from_str(&changes).unwrap();
     let kinds: Vec<&str> =
         changes["items"].as_array().unwrap().iter().map(|c| c["status"]["change"].as_str().unwrap()).collect();
     assert_eq!(kinds, ["Appeared", "Disappeared"]);
     let ended = changes["items"][1]["status"]["revision"].as_u64().unwrap();
-    assert!(as_of(&(ended - 1).to_string()).contains(&data) && !as_of(&ended.to_string()).contains(&data));
+    assert!(as_of(&(ended - 1).to_string()).contains(data) && !as_of(&ended.to_string()).contains(data));
     let appeared = changes["items"][0]["status"]["time"].as_str().unwrap();
-    assert!(as_of(appeared).contains(&data), "as of a time");
+    assert!(as_of(appeared).contains(data), "as of a time");
     let selector = format!("from={before},id={scratch}");
     let renamed = kubectl(&["get", "resourcechanges", "--field-selector", &selector]);
     assert!(renamed.contains("Tags.Name: scratch -> renamed"), "{renamed}");
-    let history = kubectl(&["get", "resourcehistory", &name]);
+    let history = kubectl(&["get", "resourcehistory", name]);
     let kinds: Vec<&str> = history.lines().skip(1).filter_map(|line| line.split_whitespace().nth(2)).collect();
     assert_eq!(kinds, ["Disappeared", "Appeared"], "{history}");
+}
 
+/// What is no question gets an answer that says so.
+fn is_told_why_not(world: &World, before: u64) {
     // What can't be answered says why.
     for (args, why) in [
         (&["get", "cres", "--field-selector", "asOf=2020-01-01T00:00:00Z"][..], "lies before"),
@@ -140,7 +163,7 @@ async fn kubectl_looks_at_now_and_then() {
         (&["get", "resourcechanges", "--field-selector", "from=now,to=1"], "name the earlier moment first"),
         (&["delete", "cloudresource", "x"], "not allowed"),
     ] {
-        let error = refused(args);
+        let error = refused(world, args);
         assert!(error.contains(why) || error.contains("MethodNotAllowed"), "{args:?}: {error}");
     }
     let raw = |query: &str| world.cluster.kubectl(&["get", "--raw", &format!("{APIS}/cloudresources?{query}")]);
@@ -149,11 +172,58 @@ async fn kubectl_looks_at_now_and_then() {
             .unwrap();
     assert_eq!(exactly["metadata"]["resourceVersion"], before.to_string());
     assert!(told(&raw("resourceVersion=99999999&resourceVersionMatch=Exact")).contains("newest"));
+}
 
-    // The operator goes: nothing of it is left but what was asked to stay.
-    world.cluster.helm(&["uninstall", "elava", "--namespace", "elava"]);
-    let services = world.cluster.run(&["get", "apiservices", "-o", "name"]);
-    assert!(!services.contains("inventory"), "{services}");
+/// From the cluster as from the operator.
+fn says_the_same_on_the_command_line(world: &World, data: &str, scratch: &str, before: u64) {
+    // The command line says the same, whoever it asks.
+    let plugin = world.dir.path().join("kubectl-elava");
+    std::os::unix::fs::symlink(binary(), &plugin).unwrap();
+    let path = format!("{}:{}", world.dir.path().display(), std::env::var("PATH").unwrap_or_default());
+    let elava = |args: &[&str]| -> Output {
+        let mut kubectl = std::process::Command::new(crate::support::tools().join("kubectl"));
+        kubectl.env("KUBECONFIG", world.cluster.kubeconfig()).env("PATH", &path).env("NO_COLOR", "1");
+        kubectl.arg("elava").args(args).output().expect("kubectl runs")
+    };
+    let since = before.to_string();
+    for args in [
+        &["get", "--type", "AWS::EC2::Volume"][..],
+        &["get", scratch, "--attributes"],
+        &["at", &since, "--tag", "owner=team-data"],
+        &["history", data],
+        &["diff", &since],
+        &["diff", &since, "now", "--steps"],
+        &["changes", "--since", &since],
+        &["disappeared", "--since", &since],
+        &["untagged"],
+        &["findings"],
+    ] {
+        let local = world.operator.answer(args);
+        let output = elava(&[args, &["-n", "team-a", "-o", "json"]].concat());
+        assert!(output.status.success(), "{args:?}: {}", told(&output));
+        let mut asked: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let mut local = local.clone();
+        // Their own clocks, and what a list of scopes beyond the CloudScan adds.
+        for answer in [&mut asked, &mut local] {
+            answer["time"] = Value::Null;
+            for finding in answer["findings"].as_array_mut().into_iter().flatten() {
+                finding.as_object_mut().unwrap().remove("costSoFar");
+            }
+        }
+        assert_eq!(asked, local, "{args:?}");
+    }
+    let csv = elava(&["get", "-n", "team-a", "--type", "AWS::EC2::Volume", "-o", "csv"]);
+    assert!(told(&csv).starts_with("TYPE,ID,NAME,ACCOUNT,REGION,FIRST SEEN,STATE,CHANGED,TAGS"), "{}", told(&csv));
+    let names = elava(&["get", "-n", "team-a", "--type", "AWS::EC2::Volume", "-o", "name"]);
+    assert_eq!(told(&names).trim(), format!("aws/{A}/{IRELAND}/AWS::EC2::Volume/{scratch}"));
+    for (args, why) in [
+        (&["get", "vol-none"][..], "nothing called vol-none is there"),
+        (&["at", "2020-01-01T00:00:00Z"], "before"),
+        (&["tree", scratch], "the operator can"),
+    ] {
+        let output = elava(&[args, &["-n", "team-a"]].concat());
+        assert!(!output.status.success() && told(&output).contains(why), "{args:?}: {}", told(&output));
+    }
 }
 
 /// The query API over a store of the test's own, in its process, behind a real API server.
@@ -166,7 +236,7 @@ struct Served {
     operator: std::path::PathBuf,
     /// Of its own, so that nothing of it is left when it ends.
     serving: Option<tokio::runtime::Runtime>,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Served {
@@ -186,7 +256,11 @@ impl Served {
         let serving = Some(serve(port, &store, &operator));
         let client = cluster.client().await;
         until_available(&cluster).await;
-        Self { cluster, client, store, now, port, operator, serving, _dir: dir }
+        Self { cluster, client, store, now, port, operator, serving, dir }
+    }
+
+    fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     /// As the operator does, on the same store.
@@ -366,6 +440,33 @@ async fn a_reflector_stays_right_over_thousands_of_changes_restarts_and_a_compac
         };
         eventually(&format!("reflector {number} of {namespace} knows what there is"), same).await;
     }
+    // kubectl's own watch shows a row for what comes, and the selector holds.
+    let seen = served.dir().join("watched");
+    let mut kubectl = std::process::Command::new(crate::support::tools().join("kubectl"))
+        .env("KUBECONFIG", served.cluster.kubeconfig())
+        .args(["get", "cloudresources", "-n", "team-b", "-w", "--field-selector", "region=us-east-1"])
+        .stdout(std::fs::File::create(&seen).unwrap())
+        .spawn()
+        .unwrap();
+    let listed = || async {
+        let text = std::fs::read_to_string(&seen).unwrap();
+        if text.lines().count() > shown[1].len() { Ok(()) } else { Err(text) }
+    };
+    eventually("kubectl lists before it watches", listed).await;
+    let mut more = shown.clone();
+    for at in [0, 1] {
+        more[at].insert("vol-watched".to_owned(), 1);
+    }
+    served.look(&ireland, "team-a/one", &more[0]);
+    served.look(&virginia, "team-b/two", &more[1]);
+    let watched = || async {
+        let text = std::fs::read_to_string(&seen).unwrap();
+        let rows: Vec<&str> = text.lines().filter(|line| line.contains("vol-watched")).collect();
+        if rows.len() == 1 && rows[0].contains("us-east-1") { Ok(()) } else { Err(text) }
+    };
+    eventually("kubectl shows what came", watched).await;
+    kubectl.kill().unwrap();
+    kubectl.wait().unwrap();
     // Nobody goes on from what was compacted.
     let path = format!("{APIS}/namespaces/team-a/cloudresources?watch=1&resourceVersion=5");
     let expired = served.cluster.kubectl(&["get", "--raw", &path]);

@@ -8,6 +8,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
+use serde_json::json;
 
 use super::process::Process;
 use super::{DEADLINE, free_port, tools};
@@ -273,4 +274,20 @@ fn write_kubeconfig(dir: &Path, port: u16, path: &Path, user: &str) {
         dir.join("ca.crt").display()
     );
     std::fs::write(path, text).expect("the test's folder is writable");
+}
+
+/// The operator is no pod here: the Service leads to a port on loopback, to which only a name leads.
+pub fn serve_from_loopback(cluster: &Cluster, port: u16) {
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "elava-query", "namespace": "elava"},
+        "spec": {"type": "ExternalName", "externalName": "localhost"},
+    });
+    cluster.run(&["delete", "service", "elava-query", "--namespace", "elava"]);
+    cluster.apply(&service.to_string()).expect("the Service is good");
+    let to_port = json!({"spec": {"service": {"port": port}}}).to_string();
+    cluster.run(&["patch", "apiservice", "v1alpha1.inventory.elava.dev", "--type=merge", "-p", &to_port]);
+}
+
+pub fn chart() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/elava")
 }

@@ -3,11 +3,15 @@
 //! ends with it.
 #![allow(dead_code)] // each test binary uses its own part of it
 
+#[cfg(feature = "operator")]
 pub mod aws;
 pub mod cluster;
+#[cfg(feature = "operator")]
 pub mod operator;
 pub mod process;
+#[cfg(feature = "operator")]
 pub mod proxy;
+#[cfg(feature = "operator")]
 pub mod world;
 
 use std::fmt::Debug;

@@ -1,7 +1,6 @@
 //! All parts together: what a test of the whole system starts with.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 
 use elava::api::{CloudScan, FindingState, RECONCILE_REQUESTED_AT, ResourceFinding};
 use k8s_openapi::api::events::v1::Event;
@@ -10,7 +9,7 @@ use kube::{Api, ResourceExt};
 use serde_json::json;
 
 use super::aws::{Emulator, Hands};
-use super::cluster::Cluster;
+use super::cluster::{Cluster, chart, serve_from_loopback};
 use super::operator::Operator;
 use super::proxy::Proxy;
 use super::{eventually, free_port};
@@ -26,22 +25,6 @@ pub struct World {
     pub client: kube::Client,
     pub cluster: Cluster,
     pub dir: tempfile::TempDir,
-}
-
-/// The operator is no pod here: the Service leads to a port on loopback, to which only a name leads.
-pub fn serve_from_loopback(cluster: &Cluster, port: u16) {
-    let service = json!({
-        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "elava-query", "namespace": "elava"},
-        "spec": {"type": "ExternalName", "externalName": "localhost"},
-    });
-    cluster.run(&["delete", "service", "elava-query", "--namespace", "elava"]);
-    cluster.apply(&service.to_string()).expect("the Service is good");
-    let to_port = json!({"spec": {"service": {"port": port}}}).to_string();
-    cluster.run(&["patch", "apiservice", "v1alpha1.inventory.elava.dev", "--type=merge", "-p", &to_port]);
-}
-
-pub fn chart() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/elava")
 }
 
 impl World {

@@ -1,35 +1,29 @@
-//! Questions: to a store file in-process, or to the operator that holds it through its socket.
+//! Questions, to whoever [`SourceArgs`] names: the answers are the same.
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-use http_body_util::{BodyExt, Empty};
-use hyper_util::rt::TokioIo;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use futures::AsyncBufReadExt;
 
+use super::print::{ListOutput, Table};
+use super::source::{SourceArgs, get_from_socket};
 use super::{Output, OutputArgs, print};
-use crate::inventory::{Presence, ScopeView, Tags};
+use crate::inventory::{Change, ChangeKind, Presence, ResourceKey, Revision, ScopeView, Tags};
 use crate::server::findings::{
     self, Branch, FindingView, FindingsAnswer, FindingsQuestion, OwnersAnswer, OwnersQuestion, TreeAnswer,
     TreeQuestion,
 };
 use crate::server::query::{
-    self, DiffAnswer, DiffQuestion, HistoryAnswer, HistoryQuestion, Problem, QueryError, ResourceView,
-    ResourcesAnswer, ResourcesQuestion,
+    self, DiffAnswer, DiffQuestion, HistoryAnswer, HistoryQuestion, ResourceView, ResourcesAnswer,
+    ResourcesQuestion,
 };
-use crate::store::{Store, StoreError, socket_beside, system_clock};
 
 #[derive(Debug, Args)]
-pub(super) struct SourceArgs {
-    /// The store's file; where an operator holds it, the operator is asked
-    #[arg(long, env = "ELAVA_STORE", default_value = "elava.redb")]
-    store: PathBuf,
-    /// Ask the operator at this socket
-    #[arg(long, env = "ELAVA_SOCKET")]
-    socket: Option<PathBuf>,
+struct ListArgs {
+    /// How to print; the shapes of json and yaml are documented in docs/json.md
+    #[arg(short, long, value_enum, default_value = "table")]
+    output: ListOutput,
 }
 
 #[derive(Debug, Args)]
@@ -74,14 +68,20 @@ pub struct GetArgs {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum ResourceOutput {
     Table,
+    /// A table with more columns
+    Wide,
     Json,
     Yaml,
+    /// Only the keys
+    Name,
+    /// Every column, separated by commas
+    Csv,
     Tree,
 }
 
 #[derive(Debug, Args)]
 pub struct AtArgs {
-    /// A revision (41) or a time (2026-11-24T08:30:00Z)
+    /// A revision (41), a time (2026-11-24T08:30:00Z), or how long ago (2h, 3 days ago, yesterday)
     moment: String,
     /// Let later looks speak too: what was between two looks that show the same life was present, and
     /// what the next one missed is unknown. Without it: what was known at that moment
@@ -98,14 +98,14 @@ pub struct HistoryArgs {
     #[command(flatten)]
     source: SourceArgs,
     #[command(flatten)]
-    output: OutputArgs,
+    output: ListArgs,
 }
 
 #[derive(Debug, Args)]
 pub struct DiffArgs {
-    /// A revision (41), a time (2026-11-24T08:30:00Z)
+    /// A revision (41), a time (2026-11-24T08:30:00Z), or how long ago (2h, 3 days ago, yesterday)
     from: String,
-    /// A revision, a time, or now
+    /// The same, or now
     #[arg(default_value = "now")]
     to: String,
     /// Every step between the two, also of what came and went; without it the net difference
@@ -114,107 +114,18 @@ pub struct DiffArgs {
     #[command(flatten)]
     source: SourceArgs,
     #[command(flatten)]
-    output: OutputArgs,
-}
-
-enum Source {
-    File(Store),
-    Socket(PathBuf),
-}
-
-impl SourceArgs {
-    fn open(&self) -> anyhow::Result<Source> {
-        if let Some(socket) = &self.socket {
-            return Ok(Source::Socket(socket.clone()));
-        }
-        match Store::open_existing(&self.store, system_clock()) {
-            Ok(store) => Ok(Source::File(store)),
-            Err(StoreError::Locked { .. }) if socket_beside(&self.store).exists() => {
-                Ok(Source::Socket(socket_beside(&self.store)))
-            }
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    pub async fn ask<Q: Serialize, A: DeserializeOwned>(
-        &self,
-        path: &str,
-        question: &Q,
-        in_process: impl FnOnce(&Store, &Q) -> Result<A, QueryError>,
-    ) -> anyhow::Result<A> {
-        match self.open()? {
-            Source::File(store) => Ok(in_process(&store, question)?),
-            Source::Socket(socket) => {
-                let query = serde_urlencoded::to_string(question)?;
-                ask_socket(&socket, &format!("{path}?{query}"))
-                    .await
-                    .with_context(|| format!("asking the operator at {}", socket.display()))
-            }
-        }
-    }
-}
-
-impl SourceArgs {
-    /// Writes what is answered as it comes.
-    pub async fn stream<Q: Serialize>(
-        &self,
-        path: &str,
-        question: &Q,
-        out: &mut (dyn Write + Send),
-        in_process: impl FnOnce(&Store, &mut (dyn Write + Send)) -> Result<(), QueryError>,
-    ) -> anyhow::Result<()> {
-        match self.open()? {
-            Source::File(store) => Ok(in_process(&store, out)?),
-            Source::Socket(socket) => {
-                let query = serde_urlencoded::to_string(question)?;
-                let context = || format!("asking the operator at {}", socket.display());
-                let answer = get_from_socket(&socket, &format!("{path}?{query}")).await.with_context(context)?;
-                let mut body = answer.into_body();
-                while let Some(frame) = body.frame().await {
-                    let frame = frame.context("the operator ended its answer before it was whole")?;
-                    if let Some(bytes) = frame.data_ref() {
-                        out.write_all(bytes)?;
-                    }
-                }
-                Ok(())
-            }
-        }
-    }
-}
-
-async fn ask_socket<A: DeserializeOwned>(socket: &Path, path_and_query: &str) -> anyhow::Result<A> {
-    let answer = get_from_socket(socket, path_and_query).await?;
-    Ok(serde_json::from_slice(&answer.into_body().collect().await?.to_bytes())?)
-}
-
-/// An answer that is no error.
-async fn get_from_socket(
-    socket: &Path,
-    path_and_query: &str,
-) -> anyhow::Result<hyper::Response<hyper::body::Incoming>> {
-    let stream = tokio::net::UnixStream::connect(socket).await?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    tokio::spawn(connection);
-    let request =
-        hyper::Request::get(path_and_query).header(hyper::header::HOST, "elava").body(Empty::<&[u8]>::new())?;
-    let answer = sender.send_request(request).await?;
-    let status = answer.status();
-    if status.is_success() {
-        return Ok(answer);
-    }
-    let body = answer.into_body().collect().await?.to_bytes();
-    match serde_json::from_slice::<Problem>(&body) {
-        Ok(problem) => anyhow::bail!("{}", problem.error),
-        Err(_) => anyhow::bail!("{status}"),
-    }
+    output: ListArgs,
 }
 
 impl GetArgs {
     async fn ask(self, at: Option<String>, hindsight: bool) -> anyhow::Result<()> {
         let output = match self.output {
-            ResourceOutput::Table => Output::Table,
-            ResourceOutput::Json => Output::Json,
-            ResourceOutput::Yaml => Output::Yaml,
+            ResourceOutput::Table => ListOutput::Table,
+            ResourceOutput::Wide => ListOutput::Wide,
+            ResourceOutput::Json => ListOutput::Json,
+            ResourceOutput::Yaml => ListOutput::Yaml,
+            ResourceOutput::Name => ListOutput::Name,
+            ResourceOutput::Csv => ListOutput::Csv,
             ResourceOutput::Tree => {
                 let key = self.key.context("a tree is of one resource: name it by its key or id")?;
                 return show_tree(&self.source, TreeQuestion { key, at }, Output::Table).await;
@@ -253,7 +164,7 @@ pub async fn at(args: AtArgs) -> anyhow::Result<()> {
 pub struct TreeArgs {
     /// A resource key, or a bare id where it is unique
     key: String,
-    /// A revision (41) or a time (2026-11-24T08:30:00Z)
+    /// A revision (41), a time (2026-11-24T08:30:00Z), or how long ago (2h, 3 days ago, yesterday)
     #[arg(long, value_name = "MOMENT")]
     at: Option<String>,
     #[command(flatten)]
@@ -313,17 +224,16 @@ pub struct FindingsArgs {
     #[command(flatten)]
     source: SourceArgs,
     #[command(flatten)]
-    output: OutputArgs,
+    output: ListArgs,
 }
 
 pub async fn findings(args: FindingsArgs) -> anyhow::Result<()> {
     let FindingsArgs { cloudscan, kind, account, owner, all, source, output } = args;
     let question = FindingsQuestion { cloudscan, kind, account, owner, all };
-    let answer: FindingsAnswer = source.ask("/v1/findings", &question, findings::findings).await?;
-    if output.output != Output::Table {
-        return print::structured(&answer, output.output);
-    }
-    let header = ["KIND", "SEVERITY", "STATE", "RESOURCE", "OWNER", "SINCE", "COST/MONTH", "SO FAR", "MESSAGE"];
+    let answer: FindingsAnswer = match source.cluster().await? {
+        Some(cluster) => cluster.findings(&question).await?,
+        None => source.ask("/v1/findings", &question, findings::findings).await?,
+    };
     let money = |amount: Option<f64>| amount.map_or("-".to_owned(), |amount| format!("{amount:.2}"));
     let row = |f: &FindingView| {
         vec![
@@ -336,18 +246,34 @@ pub async fn findings(args: FindingsArgs) -> anyhow::Result<()> {
             money(f.monthly_cost),
             money(f.cost_so_far),
             f.message.clone(),
+            f.cloudscan.clone(),
+            f.advice.clone(),
         ]
     };
-    print::columns(std::iter::once(header.map(str::to_owned).to_vec()).chain(answer.findings.iter().map(row)));
-    let known: Vec<f64> = answer.findings.iter().filter_map(|f| f.monthly_cost).collect();
-    // Of nothing a sum of floating point is -0.
-    let sum = known.iter().fold(0.0, |sum, cost| sum + cost);
-    eprintln!(
-        "{} findings; {sum:.2} a month by list prices, of the {} whose price is known",
-        answer.findings.len(),
-        known.len()
-    );
+    let table = Table {
+        columns: columns_of(
+            &["KIND", "SEVERITY", "STATE", "RESOURCE", "OWNER", "SINCE", "COST/MONTH", "SO FAR", "MESSAGE"],
+            &["CLOUDSCAN", "ADVICE"],
+        ),
+        rows: answer.findings.iter().map(row).collect(),
+        keys: answer.findings.iter().map(|f| f.resource.to_string()).collect(),
+    };
+    if print::list(&answer, table, output.output)? {
+        let known: Vec<f64> = answer.findings.iter().filter_map(|f| f.monthly_cost).collect();
+        // Of nothing a sum of floating point is -0.
+        let sum = known.iter().fold(0.0, |sum, cost| sum + cost);
+        eprintln!(
+            "{} findings; {sum:.2} a month by list prices, of the {} whose price is known",
+            answer.findings.len(),
+            known.len()
+        );
+    }
     Ok(())
+}
+
+fn columns_of(narrow: &[&'static str], wide: &[&'static str]) -> Vec<(&'static str, bool)> {
+    let narrow = narrow.iter().map(|name| (*name, false));
+    narrow.chain(wide.iter().map(|name| (*name, true))).collect()
 }
 
 #[derive(Debug, Args)]
@@ -355,7 +281,7 @@ pub struct OwnersArgs {
     /// By the measure of this CloudScan, and only what it sees; without one, by the default tags
     #[arg(long, value_name = "NAMESPACE/NAME")]
     cloudscan: Option<String>,
-    /// A revision (41) or a time (2026-11-24T08:30:00Z)
+    /// A revision (41), a time (2026-11-24T08:30:00Z), or how long ago (2h, 3 days ago, yesterday)
     #[arg(long, value_name = "MOMENT")]
     at: Option<String>,
     #[command(flatten)]
@@ -391,15 +317,25 @@ pub async fn owners(args: OwnersArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn resources(source: &SourceArgs, question: &ResourcesQuestion, output: Output) -> anyhow::Result<()> {
-    let answer: ResourcesAnswer = source.ask("/v1/resources", question, query::resources).await?;
-    if output != Output::Table {
-        return print::structured(&answer, output);
+async fn ask_resources(source: &SourceArgs, question: &ResourcesQuestion) -> anyhow::Result<ResourcesAnswer> {
+    match source.cluster().await? {
+        Some(cluster) => cluster.resources(question).await,
+        None => source.ask("/v1/resources", question, query::resources).await,
     }
-    let header = ["TYPE", "ID", "NAME", "ACCOUNT", "REGION", "FIRST SEEN", "STATE"].map(str::to_owned).to_vec();
+}
+
+async fn resources(source: &SourceArgs, question: &ResourcesQuestion, output: ListOutput) -> anyhow::Result<()> {
+    let answer = ask_resources(source, question).await?;
     let row = |view: &ResourceView| {
         let first_seen =
             if view.baseline { format!("before {}", view.first_seen) } else { view.first_seen.to_string() };
+        let tags = match &view.tags {
+            Tags::Known(set) => {
+                set.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
+            }
+            Tags::Unknown => "(unknown)".to_owned(),
+            Tags::Untaggable => "(none possible)".to_owned(),
+        };
         vec![
             view.resource.resource_type.to_string(),
             view.resource.id.to_string(),
@@ -408,11 +344,22 @@ async fn resources(source: &SourceArgs, question: &ResourcesQuestion, output: Ou
             view.resource.region.to_string(),
             first_seen,
             state(view),
+            view.changed.to_string(),
+            tags,
         ]
     };
-    print::columns(std::iter::once(header).chain(answer.resources.iter().map(row)));
-    eprintln!("{} resources at revision {}, {}", answer.resources.len(), answer.revision, answer.time);
-    tell_unknown(&answer.unknown);
+    let table = Table {
+        columns: columns_of(
+            &["TYPE", "ID", "NAME", "ACCOUNT", "REGION", "FIRST SEEN", "STATE"],
+            &["CHANGED", "TAGS"],
+        ),
+        rows: answer.resources.iter().map(row).collect(),
+        keys: answer.resources.iter().map(|view| view.resource.to_string()).collect(),
+    };
+    if print::list(&answer, table, output)? {
+        eprintln!("{} resources at revision {}, {}", answer.resources.len(), answer.revision, answer.time);
+        tell_unknown(&answer.unknown);
+    }
     Ok(())
 }
 
@@ -440,44 +387,173 @@ fn tell_unknown(unknown: &[ScopeView]) {
 
 pub async fn history(args: HistoryArgs) -> anyhow::Result<()> {
     let question = HistoryQuestion { key: args.key };
-    let answer: HistoryAnswer = args.source.ask("/v1/history", &question, query::history).await?;
-    if args.output.output != Output::Table {
-        return print::structured(&answer, args.output.output);
+    let answer: HistoryAnswer = match args.source.cluster().await? {
+        Some(cluster) => cluster.history(&question).await?,
+        None => args.source.ask("/v1/history", &question, query::history).await?,
+    };
+    let row = |c: &Change| vec![c.revision.to_string(), c.time.to_string(), format!("{:?}", c.change), c.remark()];
+    let table = Table {
+        columns: columns_of(&["REVISION", "TIME", "CHANGE", "WHAT"], &[]),
+        rows: answer.changes.iter().map(row).collect(),
+        keys: answer.changes.iter().map(|change| change.revision.to_string()).collect(),
+    };
+    let is_table = matches!(args.output.output, ListOutput::Table | ListOutput::Wide);
+    if is_table {
+        println!("{}", answer.resource);
     }
-    println!("{}", answer.resource);
-    let header = ["REVISION", "TIME", "CHANGE", "WHAT"].map(str::to_owned).to_vec();
-    let rows = answer
-        .changes
-        .iter()
-        .map(|c| vec![c.revision.to_string(), c.time.to_string(), format!("{:?}", c.change), c.remark()]);
-    print::columns(std::iter::once(header).chain(rows));
+    print::list(&answer, table, args.output.output)?;
     Ok(())
 }
 
 pub async fn diff(args: DiffArgs) -> anyhow::Result<()> {
-    let question = DiffQuestion { from: args.from, to: args.to, steps: args.steps };
-    let answer: DiffAnswer = args.source.ask("/v1/diff", &question, query::diff).await?;
-    if args.output.output != Output::Table {
-        return print::structured(&answer, args.output.output);
+    let DiffArgs { from, to, steps, source, output } = args;
+    let question = DiffQuestion { from, to, steps };
+    let answer = ask_diff(&source, &question).await?;
+    print_changes(&answer, steps, output.output)
+}
+
+async fn ask_diff(source: &SourceArgs, question: &DiffQuestion) -> anyhow::Result<DiffAnswer> {
+    match source.cluster().await? {
+        Some(cluster) => cluster.diff(question).await,
+        None => source.ask("/v1/diff", question, query::diff).await,
     }
-    // A net difference is the sum of steps; only a step has its moment.
-    let row = |time: String, rest: [String; 3]| args.steps.then_some(time).into_iter().chain(rest).collect();
-    let mut rows: Vec<Vec<String>> =
-        vec![row("TIME".to_owned(), ["CHANGE", "RESOURCE", "WHAT"].map(str::to_owned))];
-    rows.extend(
-        answer
-            .diff
-            .changes
-            .iter()
-            .map(|c| row(c.time.to_string(), [format!("{:?}", c.change), c.resource.to_string(), c.remark()])),
-    );
-    print::columns(rows);
-    eprintln!(
-        "{} changes between revision {} and {}",
-        answer.diff.changes.len(),
-        answer.diff.from,
-        answer.diff.to
-    );
-    tell_unknown(&answer.diff.unknown);
+}
+
+/// A net difference is the sum of steps; only a step has its moment.
+fn print_changes(answer: &DiffAnswer, are_steps: bool, output: ListOutput) -> anyhow::Result<()> {
+    let row = |c: &Change| {
+        let moment = are_steps.then(|| c.time.to_string());
+        let rest = [format!("{:?}", c.change), c.resource.to_string(), c.remark(), c.revision.to_string()];
+        moment.into_iter().chain(rest).collect()
+    };
+    let time: &[&'static str] = if are_steps { &["TIME"] } else { &[] };
+    let table = Table {
+        columns: columns_of(&[time, &["CHANGE", "RESOURCE", "WHAT"]].concat(), &["REVISION"]),
+        rows: answer.diff.changes.iter().map(row).collect(),
+        keys: answer.diff.changes.iter().map(|change| change.resource.to_string()).collect(),
+    };
+    if print::list(answer, table, output)? {
+        let (from, to) = (answer.diff.from, answer.diff.to);
+        eprintln!("{} changes between revision {from} and {to}", answer.diff.changes.len());
+        tell_unknown(&answer.diff.unknown);
+    }
+    Ok(())
+}
+
+#[derive(Debug, Args)]
+pub struct SinceArgs {
+    /// Since when: a revision (41), a time (2026-11-24T08:30:00Z), or how long ago (2h, 3 days ago, yesterday)
+    #[arg(long, value_name = "MOMENT", default_value = "24h")]
+    since: String,
+    #[command(flatten)]
+    source: SourceArgs,
+    #[command(flatten)]
+    output: ListArgs,
+}
+
+/// Every step since a moment, of the kinds that are asked for.
+async fn changes_since(args: SinceArgs, is_asked: impl Fn(&Change) -> bool) -> anyhow::Result<()> {
+    let question = DiffQuestion { from: args.since, to: "now".to_owned(), steps: true };
+    let mut answer = ask_diff(&args.source, &question).await?;
+    answer.diff.changes.retain(is_asked);
+    print_changes(&answer, true, args.output.output)
+}
+
+pub async fn changes(args: SinceArgs) -> anyhow::Result<()> {
+    changes_since(args, |_| true).await
+}
+
+pub async fn disappeared(args: SinceArgs) -> anyhow::Result<()> {
+    changes_since(args, |change| change.change == ChangeKind::Disappeared).await
+}
+
+#[derive(Debug, Args)]
+pub struct UntaggedArgs {
+    /// Only what became so since a moment: a revision, a time, or how long ago (2h, yesterday)
+    #[arg(long, value_name = "MOMENT")]
+    since: Option<String>,
+    #[command(flatten)]
+    source: SourceArgs,
+    #[command(flatten)]
+    output: ListArgs,
+}
+
+pub async fn untagged(args: UntaggedArgs) -> anyhow::Result<()> {
+    let question = ResourcesQuestion { untagged: true, ..ResourcesQuestion::default() };
+    let Some(since) = args.since else {
+        return resources(&args.source, &question, args.output.output).await;
+    };
+    // Of what has no tags now, the steps by which it came to have none.
+    let answer = ask_resources(&args.source, &question).await?;
+    let bare: BTreeSet<ResourceKey> = answer.resources.into_iter().map(|view| view.resource).collect();
+    let question = DiffQuestion { from: since, to: "now".to_owned(), steps: true };
+    let mut answer = ask_diff(&args.source, &question).await?;
+    let is_of_tags = |change: &Change| {
+        let is_new = change.change == ChangeKind::Appeared && !change.baseline;
+        is_new || change.fields.iter().any(|field| field.path.starts_with("Tags."))
+    };
+    let steps = answer.diff.changes.into_iter().filter(|c| bare.contains(&c.resource) && is_of_tags(c));
+    // The last of each: from there on it has none.
+    let last: BTreeMap<ResourceKey, Change> = steps.map(|change| (change.resource.clone(), change)).collect();
+    answer.diff.changes = last.into_values().collect();
+    answer.diff.changes.sort_by_key(|change| change.revision);
+    print_changes(&answer, true, args.output.output)
+}
+
+#[derive(Debug, Args)]
+pub struct WatchArgs {
+    /// Go on after this revision; without it, from now on
+    #[arg(long, value_name = "REVISION")]
+    after: Option<u64>,
+    #[command(flatten)]
+    source: SourceArgs,
+    /// How to print: a line for each change
+    #[arg(short, long, value_enum, default_value = "table")]
+    output: WatchOutput,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum WatchOutput {
+    Table,
+    Json,
+}
+
+/// Until it is interrupted, or whoever is asked ends it: then it says where to go on.
+pub async fn watch(args: WatchArgs) -> anyhow::Result<()> {
+    let output = args.output;
+    let mut tell = |change: &Change| -> anyhow::Result<()> {
+        match output {
+            WatchOutput::Json => println!("{}", serde_json::to_string(change)?),
+            WatchOutput::Table => println!(
+                "{}  {:<11}  {}  {}",
+                change.time,
+                format!("{:?}", change.change),
+                change.resource,
+                change.remark().replace(char::is_control, " ")
+            ),
+        }
+        Ok(())
+    };
+    let mut after = args.after.map(Revision);
+    if let Some(cluster) = args.source.cluster().await? {
+        // Watches end after a while, as every watch in Kubernetes does.
+        loop {
+            after = Some(cluster.watch(after, &mut tell).await?);
+        }
+    }
+    let socket = args.source.operator()?;
+    let question = after.map_or(String::new(), |after| format!("?after={after}"));
+    let answer = get_from_socket(&socket, &format!("/v1/watch{question}")).await?;
+    let stream = http_body_util::BodyStream::new(answer.into_body());
+    let data = futures::TryStreamExt::try_filter_map(stream, async |frame| Ok(frame.into_data().ok()));
+    let data = futures::TryStreamExt::map_err(data, std::io::Error::other);
+    let reader = futures::TryStreamExt::into_async_read(Box::pin(data));
+    let mut lines = reader.lines();
+    while let Some(line) = futures::StreamExt::next(&mut lines).await {
+        match serde_json::from_str::<query::WatchLine>(&line.context("the operator ended its answer")?)? {
+            query::WatchLine::Change(change) => tell(&change)?,
+            query::WatchLine::Error(error) => anyhow::bail!("{error}"),
+        }
+    }
     Ok(())
 }

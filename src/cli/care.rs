@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::ask::SourceArgs;
+use super::source::SourceArgs;
 use super::{FAILED, Output, OutputArgs, print};
 use crate::server::query::{self, CheckAnswer, ExportQuestion, Nothing, StatsAnswer};
 use crate::store::{ExportFormat, ExportTable, Retention, Store, StoreError, system_clock};

@@ -1,21 +1,24 @@
 //! The command line: parse, wire, print. The only place, with `main`, that knows `anyhow`.
 //!
 //! - [`run`]: the operator. [`scan`]: one round without a cluster.
-//! - [`ask`]: questions, to a store file or to the running operator. [`print`]: the answers for people.
+//! - [`ask`]: questions. [`source`]: to a store file, to the running operator, or to a [`cluster`]. [`print`]: the
+//!   answers for people.
 //! - [`prices`]: the price list. [`care`]: looking after the file. [`types`]: what can be looked at, and what it must be allowed.
 
 mod ask;
 mod care;
+mod cluster;
 mod prices;
 mod print;
 mod run;
 mod scan;
+mod source;
 mod types;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 /// Some scopes could not be looked at whole.
 const INCOMPLETE: u8 = 2;
@@ -54,12 +57,31 @@ enum Command {
     History(ask::HistoryArgs),
     /// Tell what appeared, changed or disappeared between two moments
     Diff(ask::DiffArgs),
+    /// Tell every step since a moment
+    Changes(ask::SinceArgs),
+    /// Tell what disappeared since a moment
+    Disappeared(ask::SinceArgs),
+    /// List what has no tags, or tell what came to have none since a moment
+    Untagged(ask::UntaggedArgs),
+    /// Tell every change as it is recorded, until interrupted
+    Watch(ask::WatchArgs),
     /// List what people must act on, also what is over a CloudScan's cap
     Findings(ask::FindingsArgs),
     /// Tell who owns how much of each account, now or at a moment
     Owners(ask::OwnersArgs),
     /// Show what a resource uses and what uses it, now or at a moment
     Tree(ask::TreeArgs),
+    /// Print the completions of a shell
+    Completions {
+        /// The shell that is to know them
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages
+    Man {
+        /// The folder to write them to
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+    },
     /// Look after the price list that costs are estimated by
     #[command(subcommand)]
     Prices(prices::PricesCommand),
@@ -103,9 +125,18 @@ pub async fn main() -> ExitCode {
         Command::At(args) => ask::at(args).await.map(|()| ExitCode::SUCCESS),
         Command::History(args) => ask::history(args).await.map(|()| ExitCode::SUCCESS),
         Command::Diff(args) => ask::diff(args).await.map(|()| ExitCode::SUCCESS),
+        Command::Changes(args) => ask::changes(args).await.map(|()| ExitCode::SUCCESS),
+        Command::Disappeared(args) => ask::disappeared(args).await.map(|()| ExitCode::SUCCESS),
+        Command::Untagged(args) => ask::untagged(args).await.map(|()| ExitCode::SUCCESS),
+        Command::Watch(args) => ask::watch(args).await.map(|()| ExitCode::SUCCESS),
         Command::Findings(args) => ask::findings(args).await.map(|()| ExitCode::SUCCESS),
         Command::Owners(args) => ask::owners(args).await.map(|()| ExitCode::SUCCESS),
         Command::Tree(args) => ask::tree(args).await.map(|()| ExitCode::SUCCESS),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), program(), &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Man { dir } => man(&dir).map(|()| ExitCode::SUCCESS),
         Command::Prices(command) => prices::prices(command).map(|()| ExitCode::SUCCESS),
         Command::Store(command) => care::store(command).await,
     };
@@ -113,6 +144,17 @@ pub async fn main() -> ExitCode {
         eprintln!("elava: {error:#}");
         ExitCode::from(FAILED)
     })
+}
+
+/// As it was called.
+fn program() -> &'static str {
+    if source::is_plugin() { "kubectl-elava" } else { "elava" }
+}
+
+fn man(dir: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(dir)
+        .and_then(|()| clap_mangen::generate_to(Cli::command(), dir))
+        .map_err(|error| anyhow::anyhow!("cannot write to {}: {error}", dir.display()))
 }
 
 fn crds(dir: Option<PathBuf>) -> anyhow::Result<()> {

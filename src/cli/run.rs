@@ -78,6 +78,22 @@ fn share(text: &str) -> Result<f64, String> {
     share.ok_or_else(|| "a share lies between 0.01 and 1, such as 0.25".to_owned())
 }
 
+/// Until the task is dropped; where it is not asked for, that is all.
+async fn serve_query_api(
+    listener: Option<TcpListener>,
+    store: Store,
+    client: kube::Client,
+    service: Service,
+) -> std::io::Result<()> {
+    let Some(listener) = listener else { return std::future::pending().await };
+    tracing::info!(listen = %listener.local_addr()?, "inventory.elava.dev is answered");
+    server::aggregated::serve(listener, store, client, service).await
+}
+
+async fn bound(listen: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))
+}
+
 fn service(text: &str) -> Result<Service, String> {
     match text.split_once(':') {
         Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() => {
@@ -112,13 +128,10 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let client = kube::Client::try_default()
         .await
         .context("no way to reach an API server: run in a pod, or set KUBECONFIG")?;
-    let listener =
-        TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
+    let listener = bound(args.listen).await?;
     let query_api = match args.query_api_listen {
         None => None,
-        Some(listen) => {
-            Some(TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?)
-        }
+        Some(listen) => Some(bound(listen).await?),
     };
     let socket = socket_beside(&args.store);
     let unix =
@@ -151,14 +164,8 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let http = tokio::spawn(server::serve_http(listener, store.clone(), gauges));
     let questions = tokio::spawn(server::serve_socket(unix, store.clone()).into_future());
 
-    let query_api: futures::future::BoxFuture<'static, std::io::Result<()>> = match query_api {
-        None => Box::pin(std::future::pending()),
-        Some(listener) => {
-            tracing::info!(listen = %listener.local_addr()?, "inventory.elava.dev is answered");
-            Box::pin(server::aggregated::serve(listener, store.clone(), client.clone(), args.query_api_service))
-        }
-    };
-    let query_api = tokio::spawn(query_api);
+    let query_api =
+        tokio::spawn(serve_query_api(query_api, store.clone(), client.clone(), args.query_api_service));
 
     let (stopping, mut stopped) = tokio::sync::watch::channel(false);
     let stop = async move {

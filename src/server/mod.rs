@@ -96,6 +96,7 @@ pub async fn serve_socket(listener: UnixListener, store: Store) -> std::io::Resu
             get(|State(store), Query(question)| ask(store, move |s| findings::owners(s, &question))),
         )
         .route("/v1/tree", get(|State(store), Query(question)| ask(store, move |s| findings::tree(s, &question))))
+        .route("/v1/watch", get(async |State(store), Query(question)| watch(&store, question)))
         .route("/v1/store/check", get(|State(store)| ask(store, query::check)))
         .route("/v1/store/stats", get(|State(store)| ask(store, query::stats)))
         .route(
@@ -110,6 +111,31 @@ pub async fn serve_socket(listener: UnixListener, store: Store) -> std::io::Resu
         )
         .with_state(store);
     axum::serve(listener, app).await
+}
+
+/// Every change after a revision, a line of JSON each, for as long as the client reads.
+fn watch(store: &Store, question: query::WatchQuestion) -> Response {
+    let after = question.after.unwrap_or_else(|| store.revision());
+    let watch = match store.watch(after, None) {
+        Ok(watch) => watch,
+        Err(error) => {
+            let error = query::QueryError::from(error);
+            return (error.status(), axum::Json(query::Problem { error: error.to_string() })).into_response();
+        }
+    };
+    let lines = futures::stream::unfold(Some(watch), |watch| async {
+        let mut watch = watch?;
+        let (lines, goes_on) = match watch.next().await {
+            Ok(batch) => {
+                (batch.changes.into_iter().map(Box::new).map(query::WatchLine::Change).collect(), Some(watch))
+            }
+            Err(error) => (vec![query::WatchLine::Error(query::told(&error))], None),
+        };
+        let text: String =
+            lines.iter().filter_map(|line| serde_json::to_string(line).ok()).map(|l| l + "\n").collect();
+        Some((Ok::<_, std::convert::Infallible>(text), goes_on))
+    });
+    Body::from_stream(lines).into_response()
 }
 
 /// Chunks of an answer that wait for a slow reader.

@@ -164,6 +164,22 @@ pub struct DiffAnswer {
     pub diff: Diff,
 }
 
+/// From which revision on; absent means from now on.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WatchQuestion {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<Revision>,
+}
+
+/// One line of the answer to it. An error is the last.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum WatchLine {
+    Change(Box<Change>),
+    Error(String),
+}
+
 /// A question that asks for everything.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Nothing {}
@@ -282,7 +298,7 @@ fn view(snapshot: &StoreSnapshot, resource: Resource, attributes: bool) -> Resul
 }
 
 /// The tags are kept apart from the document; shown, they stand where AWS prints them.
-fn show_tags(object: &mut Value, resource: &Resource) {
+pub(in crate::server) fn show_tags(object: &mut Value, resource: &Resource) {
     let field = match resource.key.resource_type.as_str() {
         "AWS::EC2::NetworkInterface" => "TagSet",
         "AWS::RDS::DBInstance" => "TagList",
@@ -309,8 +325,7 @@ pub fn history(store: &Store, question: &HistoryQuestion) -> Result<HistoryAnswe
 }
 
 pub fn diff(store: &Store, question: &DiffQuestion) -> Result<DiffAnswer, QueryError> {
-    let now = store.now();
-    let (from, to) = (moment(&question.from, now)?, moment(&question.to, now)?);
+    let (from, to) = (since(store, &question.from)?, moment(&question.to, store.now())?);
     let diff = if question.steps { store.steps(from, to, None)? } else { store.diff(from, to, None)? };
     if question.steps && diff.from > diff.to {
         let message = format!("{} lies after {}: name the earlier moment first", question.from, question.to);
@@ -327,6 +342,15 @@ pub(super) fn moment(text: &str, now: Timestamp) -> Result<Moment, QueryError> {
              ago, yesterday) or now"
         ))
     })
+}
+
+/// Since when somebody asks: a time before anything was recorded means since the beginning.
+pub(super) fn since(store: &Store, text: &str) -> Result<Moment, QueryError> {
+    let moment = moment(text, store.now())?;
+    match store.revision_at(moment) {
+        Err(StoreError::TooEarly { revision, .. }) => Ok(Moment::Revision(Revision(revision.0.saturating_sub(1)))),
+        _ => Ok(moment),
+    }
 }
 
 /// The one resource that a key or a bare id names.

@@ -90,7 +90,7 @@ pub use export::{ExportFormat, ExportTable};
 pub use record::{Rid, ScopeNo};
 pub use retention::{Retention, RetentionReport};
 pub use seen::{CoverTimes, SeenScope, Touched};
-pub use snapshot::{Line, StoreSnapshot};
+pub use snapshot::{Line, ScopedDiff, StoreSnapshot};
 pub use watch::{Watch, WatchBatch};
 
 use crate::inventory::{Change, Outcome, ResourceType, Revision, Scope, Sweep, Tags, Timestamp, Viewer};

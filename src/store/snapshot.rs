@@ -120,28 +120,57 @@ impl Store {
     /// The net difference between two moments, and the scopes that were not current at one of them.
     pub fn diff(&self, from: Moment, to: Moment, viewer: Option<&Viewer>) -> Result<Diff, StoreError> {
         let (from, to) = (self.snapshot(from)?, self.snapshot(to)?);
-        // Of each life that anything is said of between the two: its scope, and its last end.
-        let mut touched: BTreeMap<Rid, (ScopeNo, Option<u64>)> = BTreeMap::new();
-        let range = from.state.revision.0 + 1..=to.state.revision.0;
-        log::revisions(&to.txn()?.open_table(LOG)?, range, |revision, row, entries| {
-            if viewer.is_none_or(|v| to.sees(v, row.scope) || from.sees(v, row.scope)) {
-                for entry in entries.iter().filter(|entry| entry.rid != NO_RID) {
-                    let of_it = touched.entry(entry.rid).or_insert((row.scope, None));
-                    if matches!(entry.kind, EntryKind::Ended) {
-                        of_it.1 = Some(revision.0);
-                    }
-                }
-            }
-            Ok(())
-        })?;
-        let mut changes = Vec::new();
-        for (rid, (scope, ended)) in touched {
-            changes.extend(to.net_change(&from, rid, scope, ended)?);
-        }
-        changes.sort_by(|a, b| (&a.resource, b.change).cmp(&(&b.resource, a.change)));
+        let sees = |scope| viewer.is_none_or(|v| to.sees(v, scope) || from.sees(v, scope));
+        let changes = net_changes(&from, &to, &sees)?.into_iter().map(|(_, change)| change).collect();
         let unknown = unknown_at(&from, &to);
         Ok(Diff { from: from.state.revision, to: to.state.revision, changes, unknown })
     }
+
+    /// As [`Store::diff`], of the scopes that `sees` lets through, each change with its scope.
+    pub fn diff_of(
+        &self,
+        from: Moment,
+        to: Moment,
+        sees: &dyn Fn(ScopeNo) -> bool,
+    ) -> Result<ScopedDiff, StoreError> {
+        let (from, to) = (self.snapshot(from)?, self.snapshot(to)?);
+        Ok(ScopedDiff { changes: net_changes(&from, &to, sees)?, unknown: unknown_at(&from, &to) })
+    }
+}
+
+/// What differs between two moments, with the scope of each change, and the scopes that were not current at one
+/// of them.
+#[derive(Clone, Debug)]
+pub struct ScopedDiff {
+    pub changes: Vec<(ScopeNo, Change)>,
+    pub unknown: Vec<ScopeView>,
+}
+
+fn net_changes(
+    from: &StoreSnapshot,
+    to: &StoreSnapshot,
+    sees: &dyn Fn(ScopeNo) -> bool,
+) -> Result<Vec<(ScopeNo, Change)>, StoreError> {
+    // Of each life that anything is said of between the two: its scope, and its last end.
+    let mut touched: BTreeMap<Rid, (ScopeNo, Option<u64>)> = BTreeMap::new();
+    let range = from.state.revision.0 + 1..=to.state.revision.0;
+    log::revisions(&to.txn()?.open_table(LOG)?, range, |revision, row, entries| {
+        if sees(row.scope) {
+            for entry in entries.iter().filter(|entry| entry.rid != NO_RID) {
+                let of_it = touched.entry(entry.rid).or_insert((row.scope, None));
+                if matches!(entry.kind, EntryKind::Ended) {
+                    of_it.1 = Some(revision.0);
+                }
+            }
+        }
+        Ok(())
+    })?;
+    let mut changes = Vec::new();
+    for (rid, (scope, ended)) in touched {
+        changes.extend(to.net_change(from, rid, scope, ended)?.map(|change| (scope, change)));
+    }
+    changes.sort_by(|(_, a), (_, b)| (&a.resource, b.change).cmp(&(&b.resource, a.change)));
+    Ok(changes)
 }
 
 /// The revision that answers for a moment, and its time.

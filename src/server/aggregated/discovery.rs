@@ -11,7 +11,7 @@ use super::{GROUP, VERSION};
 /// A kind of object.
 #[derive(Debug)]
 pub(super) struct Kind {
-    pub kind: &'static str,
+    pub name: &'static str,
     pub plural: &'static str,
     pub singular: &'static str,
     pub short: &'static str,
@@ -19,21 +19,21 @@ pub(super) struct Kind {
 }
 
 pub(super) const RESOURCES: Kind = Kind {
-    kind: "CloudResource",
+    name: "CloudResource",
     plural: "cloudresources",
     singular: "cloudresource",
     short: "cres",
     verbs: &["get", "list", "watch"],
 };
 pub(super) const CHANGES: Kind = Kind {
-    kind: "ResourceChange",
+    name: "ResourceChange",
     plural: "resourcechanges",
     singular: "resourcechange",
     short: "rch",
     verbs: &["list", "watch"],
 };
 pub(super) const HISTORIES: Kind = Kind {
-    kind: "ResourceHistory",
+    name: "ResourceHistory",
     plural: "resourcehistories",
     singular: "resourcehistory",
     short: "rh",
@@ -60,7 +60,7 @@ pub(super) fn groups() -> Value {
 pub(super) fn resources() -> Value {
     let resource = |kind: &Kind| {
         json!({
-            "name": kind.plural, "singularName": kind.singular, "namespaced": true, "kind": kind.kind,
+            "name": kind.plural, "singularName": kind.singular, "namespaced": true, "kind": kind.name,
             "verbs": kind.verbs, "shortNames": [kind.short], "categories": ["elava-inventory"],
         })
     };
@@ -75,7 +75,7 @@ pub(super) fn aggregated() -> Value {
     let resource = |kind: &Kind| {
         json!({
             "resource": kind.plural, "singularResource": kind.singular, "scope": "Namespaced",
-            "responseKind": {"group": GROUP, "version": VERSION, "kind": kind.kind},
+            "responseKind": {"group": GROUP, "version": VERSION, "kind": kind.name},
             "verbs": kind.verbs, "shortNames": [kind.short], "categories": ["elava-inventory"],
         })
     };
@@ -125,15 +125,15 @@ pub(super) fn openapi() -> Value {
             schema::<ResourceHistoryStatus>(),
         ),
     ] {
-        let own = format!("dev.elava.inventory.{VERSION}.{}", kind.kind);
-        let gvk = json!({"group": GROUP, "version": VERSION, "kind": kind.kind});
+        let own = format!("dev.elava.inventory.{VERSION}.{}", kind.name);
+        let gvk = json!({"group": GROUP, "version": VERSION, "kind": kind.name});
         let object = json!({
             "type": "object",
             "description": text,
             "x-kubernetes-group-version-kind": [gvk],
             "properties": {
                 "apiVersion": {"type": "string", "description": "apiVersion is inventory.elava.dev/v1alpha1."},
-                "kind": {"type": "string", "description": format!("kind is {}.", kind.kind)},
+                "kind": {"type": "string", "description": format!("kind is {}.", kind.name)},
                 "metadata": {"type": "object", "description": "metadata is standard object metadata; resourceVersion is a revision of the store."},
                 "status": status,
             },
@@ -141,8 +141,8 @@ pub(super) fn openapi() -> Value {
         schemas.insert(own.clone(), object);
         let list = json!({
             "type": "object",
-            "description": format!("{}List is a list of {}.", kind.kind, kind.plural),
-            "x-kubernetes-group-version-kind": [{"group": GROUP, "version": VERSION, "kind": format!("{}List", kind.kind)}],
+            "description": format!("{}List is a list of {}.", kind.name, kind.plural),
+            "x-kubernetes-group-version-kind": [{"group": GROUP, "version": VERSION, "kind": format!("{}List", kind.name)}],
             "properties": {
                 "apiVersion": {"type": "string"}, "kind": {"type": "string"},
                 "metadata": {"type": "object"},
@@ -154,7 +154,7 @@ pub(super) fn openapi() -> Value {
             let content =
                 json!({"application/json": {"schema": {"$ref": format!("#/components/schemas/{schema}")}}});
             json!({
-                "operationId": format!("{what}Inventory{}{}", VERSION, kind.kind),
+                "operationId": format!("{what}Inventory{}{}", VERSION, kind.name),
                 "x-kubernetes-action": what,
                 "x-kubernetes-group-version-kind": gvk,
                 "responses": {"200": {"description": "OK", "content": content}},
@@ -212,8 +212,8 @@ mod tests {
     fn every_field_is_explained() {
         let openapi = openapi();
         for kind in KINDS {
-            let schema = &openapi["components"]["schemas"][format!("dev.elava.inventory.{VERSION}.{}", kind.kind)];
-            check(kind.kind, &schema["properties"]["status"]);
+            let schema = &openapi["components"]["schemas"][format!("dev.elava.inventory.{VERSION}.{}", kind.name)];
+            check(kind.name, &schema["properties"]["status"]);
             assert!(schema["properties"]["status"]["properties"].as_object().unwrap().len() >= 3);
             assert!(!schema.to_string().contains("$ref"), "{schema}");
         }

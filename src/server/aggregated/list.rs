@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::http::HeaderValue;
 use axum::response::{IntoResponse, Response};
@@ -13,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::discovery::{CHANGES, HISTORIES, Kind, RESOURCES};
 use super::objects::{self, Object};
-use super::question::{Form, Options, Owners, Place, Wanted, each, namespace_of, not_current};
+use super::question::{Form, Options, Owners, Place, Wanted, each, namespace_of, not_current, warning};
 use super::refusal::Refusal;
 use super::table::{self, Rows};
 use crate::inventory::{
@@ -22,8 +21,8 @@ use crate::inventory::{
 use crate::server::{query, stream};
 use crate::store::{CoverTimes, ScopeNo, Store, StoreSnapshot};
 
-/// Without `from`, changes are those of the last day.
-const DAY: Duration = Duration::from_hours(24);
+/// Without `from`, changes are those since then.
+const A_DAY_AGO: &str = "24h";
 
 /// Writes one list.
 struct Writer<'a> {
@@ -49,7 +48,7 @@ impl<'a> Writer<'a> {
         Object<S>: Rows,
     {
         let (list, version) = match form {
-            Form::Object => (format!("{}List", kind.kind), objects::api_version()),
+            Form::Object => (format!("{}List", kind.name), objects::api_version()),
             Form::Table => ("Table".to_owned(), "meta.k8s.io/v1".to_owned()),
             Form::Metadata => ("PartialObjectMetadataList".to_owned(), "meta.k8s.io/v1".to_owned()),
         };
@@ -88,11 +87,20 @@ impl<'a> Writer<'a> {
 
     /// What the list says of itself stands at its end: only then is it known where it goes on.
     fn end(self, revision: Revision, goes_on: Option<Place>) -> Result<(), Refusal> {
+        self.end_with(revision, goes_on, &Value::Null)
+    }
+
+    /// With what is asked for as objects has beside: other clients know nothing of it, and need not.
+    fn end_with(self, revision: Revision, goes_on: Option<Place>, beside: &Value) -> Result<(), Refusal> {
         let mut metadata = json!({"resourceVersion": revision.to_string()});
         if let Some(place) = goes_on {
             metadata["continue"] = Value::from(place.token());
         }
-        writeln!(self.out, r#"],"metadata":{metadata}}}"#).map_err(io)
+        write!(self.out, r#"],"metadata":{metadata}"#).map_err(io)?;
+        for (name, value) in beside.as_object().into_iter().flatten().filter(|_| self.form == Form::Object) {
+            write!(self.out, r#","{name}":{value}"#).map_err(io)?;
+        }
+        writeln!(self.out, "}}").map_err(io)
     }
 }
 
@@ -159,21 +167,22 @@ fn moment(store: &Store, options: &Options, wanted: &Wanted, place: Option<&Plac
 pub(super) fn resources(store: &Store, wanted: Wanted, options: Options, form: Form) -> Result<Response, Refusal> {
     let place = options.continue_token.as_deref().map(Place::parse).transpose()?;
     let snapshot = store.snapshot(moment(store, &options, &wanted, place.as_ref())?)?;
+    let unknown = not_current(&snapshot, &wanted);
     // What began is not warned of again.
-    let warning = if place.is_none() { not_current(&snapshot, &wanted) } else { None };
+    let told = if place.is_none() { warning(&unknown, snapshot.time()) } else { None };
     let store = store.clone();
     let answer = move |out: &mut (dyn Write + Send)| {
         let mut writer =
             Writer::begin::<objects::CloudResourceStatus>(out, form, options.include_object, &RESOURCES)?;
         let revision = snapshot.revision();
-        let (mut told, mut last) = (0, None);
+        let (mut count, mut last) = (0, None);
         let mut owners = Owners::new(&store);
         let is_whole = each(&snapshot, &wanted, &mut owners, place.as_ref(), &mut |namespace, found| {
-            if options.limit.is_some_and(|limit| told >= limit) {
+            if options.limit.is_some_and(|limit| count >= limit) {
                 return Ok(false);
             }
-            told += 1;
-            if options.limit == Some(told) {
+            count += 1;
+            if options.limit == Some(count) {
                 let id = found.resource.key.id.to_string();
                 last = Some(Place { revision, scope: found.scope, namespace: namespace.to_owned(), id });
             }
@@ -183,9 +192,10 @@ pub(super) fn resources(store: &Store, wanted: Wanted, options: Options, form: F
             writer.add(&objects::cloud_resource(namespace, found.resource, found.owner, attributes, changed))?;
             Ok(true)
         })?;
-        writer.end(revision, last.filter(|_| !is_whole))
+        let beside = json!({"time": snapshot.time(), "unknown": unknown});
+        writer.end_with(revision, last.filter(|_| !is_whole), &beside)
     };
-    Ok(warned(json_stream(answer), warning))
+    Ok(warned(json_stream(answer), told))
 }
 
 /// One resource by its name, as it is now.
@@ -289,21 +299,13 @@ pub(super) struct Step {
 
 /// From after which revision until which changes are asked for.
 pub(super) fn span(store: &Store, wanted: &Wanted) -> Result<(Revision, Revision), Refusal> {
-    let now = store.now();
     let to = match &wanted.to {
         None => Moment::Now,
-        Some(to) => query::moment(to, now)?,
+        Some(to) => query::moment(to, store.now())?,
     };
     let to = store.revision_at(to)?.0;
-    let from = match &wanted.from {
-        Some(from) => store.revision_at(query::moment(from, now)?)?.0,
-        // Since the beginning, where that is later.
-        None => match store.revision_at(Moment::Time(now.minus(DAY))) {
-            Ok((revision, _)) => revision,
-            Err(crate::store::StoreError::TooEarly { revision, .. }) => Revision(revision.0.saturating_sub(1)),
-            Err(error) => return Err(error.into()),
-        },
-    };
+    let from = query::since(store, wanted.from.as_deref().unwrap_or(A_DAY_AGO))?;
+    let from = store.revision_at(from)?.0;
     if from > to {
         return Err(Refusal::bad_request("from lies after to: name the earlier moment first"));
     }
@@ -312,7 +314,7 @@ pub(super) fn span(store: &Store, wanted: &Wanted) -> Result<(Revision, Revision
 
 pub(super) fn changes(store: &Store, wanted: Wanted, options: Options, form: Form) -> Result<Response, Refusal> {
     let place = options.continue_token.as_deref().map(Place::parse).transpose()?;
-    let (mut told, until) = match &place {
+    let (from, until) = match &place {
         None => span(store, &wanted)?,
         // It says how many changes of its revision were told, and where the list ends.
         Some(place) => {
@@ -323,14 +325,15 @@ pub(super) fn changes(store: &Store, wanted: Wanted, options: Options, form: For
     };
     let snapshot = store.snapshot(Moment::Now)?;
     let covered = Covered::of(&snapshot, &wanted)?;
-    let warning = if place.is_none() { not_current(&snapshot, &wanted) } else { None };
+    let unknown = not_current(&snapshot, &wanted);
+    let warning = if place.is_none() { warning(&unknown, snapshot.time()) } else { None };
     // What is not kept is said before the answer begins.
-    snapshot.steps_after(told, told, &|_, _| false)?;
+    snapshot.steps_after(from, from, &|_, _| false)?;
     let answer = move |out: &mut (dyn Write + Send)| {
         let mut writer =
             Writer::begin::<objects::ResourceChangeStatus>(out, form, options.include_object, &CHANGES)?;
         let mut skipped = place.map_or(0, |place| place.scope as usize);
-        let mut count = 0;
+        let (mut count, mut told) = (0, from);
         while told < until {
             let (revision, steps) = covered.steps(&snapshot, &wanted, told, until)?;
             // How many of a revision were told before one.
@@ -353,9 +356,45 @@ pub(super) fn changes(store: &Store, wanted: Wanted, options: Options, form: For
             }
             told = revision;
         }
-        writer.end(until, None)
+        writer.end_with(until, None, &json!({"from": from, "unknown": unknown}))
     };
     Ok(warned(json_stream(answer), warning))
+}
+
+/// What is different between two moments, of what was covered at both.
+pub(super) fn difference(
+    store: &Store,
+    wanted: Wanted,
+    options: Options,
+    form: Form,
+) -> Result<Response, Refusal> {
+    let (from, until) = span(store, &wanted)?;
+    let snapshot = store.snapshot(Moment::Now)?;
+    let covered = Covered::of(&snapshot, &wanted)?;
+    let both = |number: ScopeNo| -> Vec<&str> {
+        let before: Vec<&str> = covered.namespaces(number, from).collect();
+        covered.namespaces(number, until).filter(|namespace| before.contains(namespace)).collect()
+    };
+    let is_asked = |number: ScopeNo| {
+        snapshot.scope_name(number).is_some_and(|scope| wanted.has_scope(scope)) && !both(number).is_empty()
+    };
+    let diff = store.diff_of(Moment::Revision(from), Moment::Revision(until), &is_asked)?;
+    let mut unknown = diff.unknown;
+    unknown.retain(|view| snapshot.scope_number(&view.scope).is_some_and(is_asked));
+    let mut body = Vec::new();
+    let mut writer =
+        Writer::begin::<objects::ResourceChangeStatus>(&mut body, form, options.include_object, &CHANGES)?;
+    for (number, change) in diff.changes {
+        let scope = snapshot.scope_name(number);
+        let Some(scope) = scope.filter(|scope| wanted.has_change(scope, &change)) else { continue };
+        for namespace in both(number) {
+            let step = Step { namespace: namespace.to_owned(), scope: scope.clone(), change: change.clone() };
+            writer.add(&covered.object(&snapshot, &step))?;
+        }
+    }
+    writer.end_with(until, None, &json!({"from": from, "unknown": unknown}))?;
+    let response = ([("content-type", "application/json")], body).into_response();
+    Ok(warned(response, warning(&unknown, snapshot.time())))
 }
 
 /// The history of one resource by the name of its CloudResource, or of those that a selector names.

@@ -163,20 +163,20 @@ async fn told(
     form: Form,
 ) -> Result<Response, Refusal> {
     let namespace = namespace.map(str::to_owned);
-    let (moments, more): (&[&str], &[&str]) = match kind.kind {
+    let (moments, more): (&[&str], &[&str]) = match kind.name {
         "CloudResource" => (&["asOf"], &[]),
-        "ResourceChange" => (&["from", "to"], &["change", "resource"]),
+        "ResourceChange" => (&["from", "to"], &["change", "resource", "net"]),
         _ => (&[], &[]),
     };
     let wanted = Wanted::parse(namespace, &options, moments, more)?;
-    if kind.kind == "ResourceChange" {
+    if kind.name == "ResourceChange" {
         wanted.check_change()?;
     }
     let store = shared.store.clone();
     let name = name.map(str::to_owned);
     if verb == "watch" {
         let permit = shared.watches.clone().try_acquire_owned().map_err(|_| Refusal::too_many())?;
-        return blocking(move || match kind.kind {
+        return blocking(move || match kind.name {
             "CloudResource" => watch::resources(&store, wanted, options, form, permit),
             _ => watch::changes(&store, wanted, options, form, permit),
         })
@@ -184,9 +184,10 @@ async fn told(
     }
     let turn = tokio::time::timeout(TURN, shared.lists.clone().acquire_owned()).await;
     let permit = turn.ok().and_then(Result::ok).ok_or_else(Refusal::too_many)?;
-    let response = blocking(move || match (kind.kind, name) {
+    let response = blocking(move || match (kind.name, name) {
         ("CloudResource", None) => list::resources(&store, wanted, options, form),
         ("CloudResource", Some(name)) => list::resource(&store, &wanted, &name, form),
+        ("ResourceChange", _) if wanted.is_net => list::difference(&store, wanted, options, form),
         ("ResourceChange", _) => list::changes(&store, wanted, options, form),
         (_, None) => list::histories(&store, wanted, options, form),
         (_, Some(name)) => list::history(&store, &wanted, &name, form),

@@ -11,6 +11,7 @@ use crate::inventory::{
     Change, ChangeKind, End, EndCause, FieldChange, Presence, Resource, ResourceKey, Revision, Scope, TagSet,
     Tags, Timestamp,
 };
+use crate::server::query::show_tags;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 pub(super) fn api_version() -> String {
@@ -111,6 +112,8 @@ pub(super) struct Suspicion {
     /// firstMissed is when a complete look first missed it.
     #[schemars(with = "Time")]
     pub first_missed: Timestamp,
+    /// misses are how many complete looks missed it and counted.
+    pub misses: u32,
     /// held is true when so much was missed at once that the look is doubted.
     pub held: bool,
 }
@@ -118,6 +121,7 @@ pub(super) struct Suspicion {
 /// One thing that happened to one resource.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[allow(clippy::struct_excessive_bools)] // flags of an answer, each on its own
 pub(super) struct ResourceChangeStatus {
     /// change is Appeared, Changed or Disappeared.
     pub change: String,
@@ -295,6 +299,10 @@ pub(super) fn cloud_resource(
         labels: labels(scope),
         annotations: BTreeMap::new(),
     };
+    let attributes = attributes.map(|mut object| {
+        show_tags(&mut object, &resource);
+        object
+    });
     let tag_state = match &resource.tags {
         Tags::Known(_) => "Known",
         Tags::Unknown => "Unknown",
@@ -320,6 +328,7 @@ pub(super) fn cloud_resource(
         suspect: resource.suspect.map(|suspect| Suspicion {
             last_seen: suspect.last_seen,
             first_missed: suspect.first_missed,
+            misses: suspect.misses,
             held: suspect.held,
         }),
         attributes,

@@ -15,7 +15,8 @@ use super::objects;
 use super::refusal::Refusal;
 use super::selector::{self, Term};
 use crate::inventory::{
-    ChangeKind, OwnershipSettings, Resource, Revision, Scope, Snapshot, Tags, Viewer, is_untagged,
+    ChangeKind, OwnershipSettings, Resource, Revision, Scope, ScopeStatus, ScopeView, Tags, Timestamp, Viewer,
+    is_untagged,
 };
 use crate::policy;
 use crate::policy::lifecycle::OWNERSHIP;
@@ -66,7 +67,7 @@ impl Options {
                 "allowWatchBookmarks" => options.allow_watch_bookmarks = flag()?,
                 "sendInitialEvents" => options.send_initial_events = flag()?,
                 "timeoutSeconds" => {
-                    options.timeout = Some(Duration::from_secs(number()?)).filter(|t| !t.is_zero())
+                    options.timeout = Some(Duration::from_secs(number()?)).filter(|t| !t.is_zero());
                 }
                 "includeObject" => options.include_object = text(),
                 // Such as pretty, and what later versions of Kubernetes add.
@@ -80,13 +81,13 @@ impl Options {
     pub fn revision(&self) -> Result<Option<Revision>, Refusal> {
         match self.resource_version.as_deref() {
             None | Some("0") => Ok(None),
-            Some(text) => match text.parse() {
-                Ok(revision) => Ok(Some(Revision(revision))),
-                Err(_) => {
+            Some(text) => {
+                let revision = text.parse().map_err(|_| {
                     let text = text.escape_debug();
-                    Err(Refusal::bad_request(format!("resourceVersion is '{text}': it is a revision, a number")))
-                }
-            },
+                    Refusal::bad_request(format!("resourceVersion is '{text}': it is a revision, a number"))
+                })?;
+                Ok(Some(Revision(revision)))
+            }
         }
     }
 }
@@ -142,6 +143,8 @@ pub(super) struct Wanted {
     pub as_of: Option<String>,
     pub from: Option<String>,
     pub to: Option<String>,
+    /// The difference between the two, not each step.
+    pub is_net: bool,
 }
 
 /// What a field selector may name, of all kinds.
@@ -172,6 +175,10 @@ impl Wanted {
         for term in selector::fields(&options.field_selector)? {
             let moment = match term.key.as_str() {
                 "asOf" => &mut wanted.as_of,
+                "net" if more.contains(&"net") => {
+                    wanted.is_net = term.is_equal == (term.value == "true");
+                    continue;
+                }
                 "from" => &mut wanted.from,
                 "to" => &mut wanted.to,
                 key if FIELDS.contains(&key) || more.contains(&key) || key.starts_with("tag.") => {
@@ -438,32 +445,25 @@ fn each_of(
     Ok(true)
 }
 
-/// The scopes that were not current at the moment of a snapshot, of which something was asked; for people, in a
-/// line. None where all were.
-pub(super) fn not_current(snapshot: &StoreSnapshot, wanted: &Wanted) -> Option<String> {
+/// The scopes of which something was asked and that were not current at the moment of a snapshot.
+pub(super) fn not_current(snapshot: &StoreSnapshot, wanted: &Wanted) -> Vec<ScopeView> {
+    let asked = |seen: &SeenScope<'_>| wanted.has_scope(seen.scope) && !wanted.namespaces(seen).is_empty();
+    let views = snapshot.seen_scopes().filter(asked).map(|seen| snapshot.view_of(seen.number));
+    views.filter(|view| view.status != ScopeStatus::Current).collect()
+}
+
+/// The same for people, in a line; none where all were current.
+pub(super) fn warning(unknown: &[ScopeView], at: Timestamp) -> Option<String> {
     /// More than a line holds nobody reads.
     const NAMED: usize = 3;
-    let (mut count, mut named) = (0, Vec::new());
-    let asked = |seen: &SeenScope<'_>| wanted.has_scope(seen.scope) && !wanted.namespaces(seen).is_empty();
-    for seen in snapshot.seen_scopes().filter(asked) {
-        let view = snapshot.view_of(seen.number);
-        if view.status == crate::inventory::ScopeStatus::Current {
-            continue;
-        }
-        count += 1;
-        if named.len() < NAMED {
-            let since = match view.watermark {
-                Some(watermark) => format!("last looked at whole {}", watermark.to),
-                None => "never looked at whole".to_owned(),
-            };
-            named.push(format!("{} ({since})", view.scope));
-        }
-    }
-    let more = if count > named.len() { ", ..." } else { "" };
-    (count > 0).then(|| {
-        let are = if count == 1 { "scope was" } else { "scopes were" };
-        format!("{count} {are} not current at {}: {}{more}", snapshot.time(), named.join(", "))
-    })
+    let named = unknown.iter().take(NAMED).map(|view| match view.watermark {
+        Some(watermark) => format!("{} (last looked at whole {})", view.scope, watermark.to),
+        None => format!("{} (never looked at whole)", view.scope),
+    });
+    let named = named.collect::<Vec<_>>().join(", ");
+    let more = if unknown.len() > NAMED { ", ..." } else { "" };
+    let are = if unknown.len() == 1 { "scope was" } else { "scopes were" };
+    (!unknown.is_empty()).then(|| format!("{} {are} not current at {at}: {named}{more}", unknown.len()))
 }
 
 #[cfg(test)]

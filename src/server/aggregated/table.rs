@@ -3,7 +3,8 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::objects::{CloudResourceStatus, Object, ResourceChangeStatus, ResourceHistoryStatus, seconds};
+use super::objects::{CloudResourceStatus, Object, ResourceChangeStatus, ResourceHistoryStatus};
+use crate::inventory::Timestamp;
 
 /// A column: name, type, format, whether only `-o wide` shows it, what it says.
 type Column = (&'static str, &'static str, &'static str, bool, &'static str);
@@ -34,7 +35,7 @@ impl Rows for Object<CloudResourceStatus> {
         ("Account", "string", "", false, "The account that holds it"),
         ("Region", "string", "", false, "The region that holds it"),
         ("State", "string", "", false, "Present, or Unknown where nobody could look"),
-        ("Seen", "date", "", false, "When it was first seen"),
+        ("Seen", "string", "", false, "How long ago it was first seen"),
         ("Type", "string", "", true, "Its CloudFormation type"),
         ("ID", "string", "", true, "Its own id"),
         ("Changed", "integer", "", true, "The revision of its last change"),
@@ -54,12 +55,33 @@ impl Rows for Object<CloudResourceStatus> {
             json!(status.account),
             json!(status.region),
             json!(state(status)),
-            json!(seconds(status.first_seen)),
+            json!(age(status.first_seen, jiff::Timestamp::now().into())),
             json!(status.resource_type),
             json!(status.id),
             json!(status.changed),
             json!(tags),
         ]]
+    }
+}
+
+/// As kubectl writes ages: two units where one says too little.
+fn age(since: Timestamp, now: Timestamp) -> String {
+    let seconds = now.since(since).as_secs();
+    let (minutes, hours, days) = (seconds / 60, seconds / 3_600, seconds / 86_400);
+    let two = |whole: u64, unit: &str, rest: u64, smaller: &str| match rest {
+        0 => format!("{whole}{unit}"),
+        rest => format!("{whole}{unit}{rest}{smaller}"),
+    };
+    match seconds {
+        0..120 => format!("{seconds}s"),
+        120..600 => two(minutes, "m", seconds % 60, "s"),
+        600..10_800 => format!("{minutes}m"),
+        10_800..28_800 => two(hours, "h", minutes % 60, "m"),
+        28_800..172_800 => format!("{hours}h"),
+        172_800..691_200 => two(days, "d", hours % 24, "h"),
+        691_200..63_072_000 => format!("{days}d"),
+        63_072_000..252_288_000 => two(days / 365, "y", days % 365, "d"),
+        _ => format!("{}y", days / 365),
     }
 }
 
@@ -131,4 +153,30 @@ where
 
 pub(super) fn metadata_only<S: Serialize>(object: &Object<S>) -> Value {
     json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object.metadata})
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn ages_are_written_as_kubectl_writes_them() {
+        let since = Timestamp::from_millis(0);
+        for (seconds, wanted) in [
+            (0, "0s"),
+            (119, "119s"),
+            (120, "2m"),
+            (599, "9m59s"),
+            (3_600, "60m"),
+            (12_000, "3h20m"),
+            (90_000, "25h"),
+            (180_000, "2d2h"),
+            (864_000, "10d"),
+            (94_608_000, "3y"),
+        ] {
+            assert_eq!(age(since, since.plus(Duration::from_secs(seconds))), wanted, "{seconds} s");
+        }
+    }
 }

@@ -39,6 +39,8 @@ pub(super) const RENEWED_AFTER: Duration = Duration::from_hours(24 * 60);
 const SKEW: SignedDuration = SignedDuration::from_hours(1);
 /// A handshake that takes longer is none.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Of the ConfigMap: the CA of the front proxy.
+const CLIENT_CA: &str = "requestheader-client-ca-file";
 /// Connections that wait to be taken.
 const BACKLOG: usize = 64;
 
@@ -80,9 +82,8 @@ impl FrontProxy {
             let names = names(key)?;
             if names.is_empty() { Err(TlsError::NoFrontProxy(key)) } else { Ok(names) }
         };
-        const CA: &str = "requestheader-client-ca-file";
         Ok(Self {
-            client_ca: text(CA).ok_or(TlsError::NoFrontProxy(CA))?,
+            client_ca: text(CLIENT_CA).ok_or(TlsError::NoFrontProxy(CLIENT_CA))?,
             allowed_names: names("requestheader-allowed-names")?,
             username_headers: needed("requestheader-username-headers")?,
             uid_headers: names("requestheader-uid-headers")?,

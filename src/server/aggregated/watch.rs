@@ -28,7 +28,7 @@ use crate::store::{Rid, ScopeNo, Store, StoreSnapshot};
 /// How often a watcher looks for what no revision says: scopes that are no longer current.
 const TICK: Duration = Duration::from_secs(10);
 /// How often one that asked for bookmarks gets one.
-const BOOKMARK: Duration = Duration::from_secs(60);
+const BOOKMARK: Duration = Duration::from_mins(1);
 /// Without a time of its own a watch ends after so long, as kube-apiserver's do.
 const LONGEST: Duration = Duration::from_mins(45);
 /// Events that wait for a slow reader.
@@ -112,7 +112,7 @@ impl Events {
         }
         let (kind, version) = match self.form {
             Form::Metadata => ("PartialObjectMetadata", "meta.k8s.io/v1".to_owned()),
-            _ => (kind.kind, objects::api_version()),
+            _ => (kind.name, objects::api_version()),
         };
         self.send("BOOKMARK", &json!({"kind": kind, "apiVersion": version, "metadata": metadata}))
     }

@@ -1,0 +1,435 @@
+//! Questions to a cluster, through its API server and with the user's own rights: `inventory.elava.dev` and the
+//! findings, turned into the answers that an operator gives.
+
+use http_body_util::BodyExt;
+use kube::client::Body;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Api, Client, Config};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::source::ClusterArgs;
+use crate::api::{FindingState, ResourceFinding};
+use crate::inventory::{
+    Change, ChangeKind, Diff, End, EndCause, FieldChange, Presence, ResourceKey, Revision, ScopeView, Suspect,
+    TagSet, Tags, Timestamp,
+};
+use crate::policy::Owner;
+use crate::server::aggregated::{GROUP, VERSION};
+use crate::server::findings::{FindingView, FindingsAnswer, FindingsQuestion};
+use crate::server::query::{
+    API_VERSION, DiffAnswer, DiffQuestion, HistoryAnswer, HistoryQuestion, ResourceView, ResourcesAnswer,
+    ResourcesQuestion,
+};
+
+/// Objects of one answer: a longer list comes in several.
+const PAGE: u32 = 500;
+
+pub(super) struct Cluster {
+    client: Client,
+    /// None for all.
+    namespace: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Named {
+    kind: Option<String>,
+    message: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct List<S> {
+    metadata: ListMetadata,
+    items: Vec<Item<S>>,
+    time: Option<Timestamp>,
+    from: Option<Revision>,
+    #[serde(default)]
+    unknown: Vec<ScopeView>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ListMetadata {
+    resource_version: String,
+    #[serde(default, rename = "continue")]
+    goes_on: String,
+}
+
+#[derive(Deserialize)]
+struct Item<S> {
+    status: S,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ResourceStatus {
+    key: String,
+    state: Presence,
+    tags: Option<TagSet>,
+    tag_state: String,
+    first_seen: Timestamp,
+    baseline: bool,
+    birth: Option<Timestamp>,
+    changed: Revision,
+    suspect: Option<Suspect>,
+    attributes: Option<Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(clippy::struct_excessive_bools)] // flags of an answer, each on its own
+struct ChangeStatus {
+    change: ChangeKind,
+    revision: Revision,
+    time: Timestamp,
+    key: String,
+    #[serde(default)]
+    baseline: bool,
+    #[serde(default)]
+    replaced: bool,
+    #[serde(default)]
+    moved: bool,
+    moved_from: Option<String>,
+    #[serde(default)]
+    retracted: bool,
+    end: Option<Ending>,
+    #[serde(default)]
+    fields: Vec<FieldChange>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Ending {
+    cause: String,
+    detail: Option<String>,
+    last_seen: Timestamp,
+    first_missed: Timestamp,
+    concluded: Timestamp,
+}
+
+#[derive(Deserialize)]
+struct HistoryStatus {
+    key: String,
+    state: Presence,
+    changes: Vec<ChangeStatus>,
+}
+
+impl ResourceStatus {
+    fn view(self, has_attributes: bool) -> anyhow::Result<ResourceView> {
+        let tags = match (self.tags, self.tag_state.as_str()) {
+            (Some(tags), _) => Tags::Known(tags),
+            (None, "Untaggable") => Tags::Untaggable,
+            (None, _) => Tags::Unknown,
+        };
+        Ok(ResourceView {
+            resource: self.key.parse()?,
+            presence: self.state,
+            tags,
+            first_seen: self.first_seen,
+            baseline: self.baseline,
+            birth: self.birth,
+            changed: self.changed,
+            suspect: self.suspect,
+            end: None,
+            attributes: self.attributes.filter(|_| has_attributes),
+        })
+    }
+}
+
+impl ChangeStatus {
+    fn change(self) -> anyhow::Result<Change> {
+        let end = match self.end {
+            None => None,
+            Some(end) => Some(End {
+                cause: match (end.cause.as_str(), end.detail) {
+                    ("Listed", state) => EndCause::Listed(state.unwrap_or_default()),
+                    ("Replaced", _) => EndCause::Replaced,
+                    ("Moved", Some(to)) => EndCause::Moved(to.parse()?),
+                    _ => EndCause::Absent,
+                },
+                last_seen: end.last_seen,
+                first_missed: end.first_missed,
+                concluded: end.concluded,
+                revision: self.revision,
+            }),
+        };
+        Ok(Change {
+            baseline: self.baseline,
+            replaced: self.replaced,
+            moved: self.moved,
+            moved_from: self.moved_from.map(|key| key.parse()).transpose()?,
+            retracted: self.retracted,
+            end,
+            fields: self.fields,
+            ..Change::new(self.change, self.key.parse()?, self.revision, self.time)
+        })
+    }
+}
+
+/// A term of a field selector, with what would end it escaped.
+fn term(key: &str, value: &str) -> String {
+    let value = value.replace('\\', r"\\").replace(',', r"\,").replace('=', r"\=");
+    format!("{key}={value}")
+}
+
+fn named(name: &str) -> String {
+    // A bare id has no type in it.
+    let is_key = name.parse::<ResourceKey>().is_ok();
+    term(if is_key { "key" } else { "id" }, name)
+}
+
+impl Cluster {
+    pub async fn connect(args: &ClusterArgs) -> anyhow::Result<Self> {
+        let options = KubeConfigOptions { context: args.context.clone(), ..KubeConfigOptions::default() };
+        let config = match (&args.context, Kubeconfig::read()) {
+            (_, Ok(kubeconfig)) => Config::from_custom_kubeconfig(kubeconfig, &options).await?,
+            (Some(_), Err(error)) => return Err(error.into()),
+            // In a pod.
+            (None, Err(_)) => Config::infer().await?,
+        };
+        let own = config.default_namespace.clone();
+        let namespace = (!args.all_namespaces).then(|| args.namespace.clone().unwrap_or(own));
+        Ok(Self { client: Client::try_from(config)?, namespace })
+    }
+
+    /// The path of a kind of objects.
+    fn path(&self, plural: &str) -> String {
+        match &self.namespace {
+            None => format!("/apis/{GROUP}/{VERSION}/{plural}"),
+            Some(namespace) => format!("/apis/{GROUP}/{VERSION}/namespaces/{namespace}/{plural}"),
+        }
+    }
+
+    async fn get<T: serde::de::DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+    ) -> anyhow::Result<T> {
+        let query = serde_urlencoded::to_string(query)?;
+        let request = http_request(&format!("{path}?{query}"))?;
+        let answer = self.client.send(request).await?;
+        let is_missing = answer.status() == hyper::StatusCode::NOT_FOUND;
+        let body = answer.into_body().collect().await?.to_bytes();
+        // An error is a Status with a message, or a line of text.
+        let refused = match serde_json::from_slice::<Named>(&body) {
+            Ok(Named { kind: Some(kind), message }) if kind == "Status" => message.unwrap_or_default(),
+            Ok(_) => return Ok(serde_json::from_slice(&body)?),
+            Err(_) => String::from_utf8_lossy(&body).trim().to_owned(),
+        };
+        anyhow::ensure!(
+            !is_missing || refused.contains(GROUP),
+            "the cluster does not serve {GROUP}: install the chart with queryAPI.enabled=true, or ask the operator \
+             itself: kubectl exec -n elava elava-0 -- elava ..."
+        );
+        anyhow::bail!("{refused}")
+    }
+
+    /// A whole list, in as many pieces as it takes.
+    async fn list<S: serde::de::DeserializeOwned>(
+        &self,
+        plural: &str,
+        terms: &[String],
+    ) -> anyhow::Result<List<S>> {
+        let query = |goes_on: &str| {
+            let mut query = vec![("fieldSelector", terms.join(",")), ("limit", PAGE.to_string())];
+            if !goes_on.is_empty() {
+                query.push(("continue", goes_on.to_owned()));
+            }
+            query
+        };
+        let path = self.path(plural);
+        let mut whole: List<S> = self.get(&path, &query("")).await?;
+        while !whole.metadata.goes_on.is_empty() {
+            let next: List<S> = self.get(&path, &query(&whole.metadata.goes_on)).await?;
+            whole.items.extend(next.items);
+            whole.metadata.goes_on = next.metadata.goes_on;
+        }
+        Ok(whole)
+    }
+
+    pub async fn resources(&self, question: &ResourcesQuestion) -> anyhow::Result<ResourcesAnswer> {
+        anyhow::ensure!(
+            !question.hindsight && !question.ended,
+            "--hindsight and --ended ask the operator itself: kubectl exec -n elava elava-0 -- elava ..."
+        );
+        let mut terms = Vec::new();
+        let mut add =
+            |key: &str, value: &Option<String>| terms.extend(value.as_ref().map(|value| term(key, value)));
+        add("asOf", &question.at);
+        add("account", &question.account);
+        add("region", &question.region);
+        add("type", &question.resource_type);
+        let tags: Vec<String> = match &question.tags {
+            None => Vec::new(),
+            Some(text) => serde_json::from_str(text)?,
+        };
+        terms.extend(tags.iter().map(|tag| match tag.split_once('=') {
+            Some((key, value)) => term(&format!("tag.{key}"), value),
+            None => term("tag", tag),
+        }));
+        terms.extend(question.untagged.then(|| term("untagged", "true")));
+        terms.extend(question.key.as_deref().map(named));
+        let list: List<ResourceStatus> = self.list("cloudresources", &terms).await?;
+        let views = list.items.into_iter().map(|item| item.status.view(question.attributes));
+        let mut resources: Vec<ResourceView> = views.collect::<Result<_, _>>()?;
+        resources.sort_by(|a, b| a.resource.cmp(&b.resource));
+        // Several namespaces may see the same.
+        resources.dedup_by(|a, b| a.resource == b.resource);
+        if let Some(name) = &question.key {
+            one(name, resources.iter().map(|view| &view.resource))?;
+        }
+        Ok(ResourcesAnswer {
+            api_version: API_VERSION.to_owned(),
+            revision: Revision(list.metadata.resource_version.parse()?),
+            time: list.time.unwrap_or_default(),
+            resources,
+            unknown: list.unknown,
+        })
+    }
+
+    pub async fn history(&self, question: &HistoryQuestion) -> anyhow::Result<HistoryAnswer> {
+        let list: List<HistoryStatus> = self.list("resourcehistories", &[named(&question.key)]).await?;
+        let keys: Vec<ResourceKey> =
+            list.items.iter().map(|item| item.status.key.parse()).collect::<Result<_, _>>()?;
+        let resource = one(&question.key, keys.iter())?.clone();
+        let history = list.items.into_iter().next().map(|item| item.status);
+        let history = history.ok_or_else(|| anyhow::anyhow!("the answer holds no history"))?;
+        Ok(HistoryAnswer {
+            api_version: API_VERSION.to_owned(),
+            revision: Revision(list.metadata.resource_version.parse()?),
+            resource,
+            presence: history.state,
+            changes: history.changes.into_iter().map(ChangeStatus::change).collect::<Result<_, _>>()?,
+        })
+    }
+
+    pub async fn diff(&self, question: &DiffQuestion) -> anyhow::Result<DiffAnswer> {
+        let mut terms = vec![term("from", &question.from), term("to", &question.to)];
+        if !question.steps {
+            terms.push(term("net", "true"));
+        }
+        let list: List<ChangeStatus> = self.list("resourcechanges", &terms).await?;
+        let changes = list.items.into_iter().map(|item| item.status.change()).collect::<Result<_, _>>()?;
+        let diff = Diff {
+            from: list.from.unwrap_or_default(),
+            to: Revision(list.metadata.resource_version.parse()?),
+            changes,
+            unknown: list.unknown,
+        };
+        Ok(DiffAnswer { api_version: API_VERSION.to_owned(), diff })
+    }
+
+    /// Those that are objects: over a CloudScan's cap there are more in the store.
+    pub async fn findings(&self, question: &FindingsQuestion) -> anyhow::Result<FindingsAnswer> {
+        let api: Api<ResourceFinding> = match &self.namespace {
+            None => Api::all(self.client.clone()),
+            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
+        };
+        let mut findings = Vec::new();
+        for finding in api.list(&kube::api::ListParams::default()).await?.items {
+            let namespace = finding.metadata.namespace.unwrap_or_default();
+            let owner = finding.metadata.owner_references.into_iter().flatten().next();
+            let cloudscan = format!("{namespace}/{}", owner.map(|owner| owner.name).unwrap_or_default());
+            let Some(status) = finding.status else { continue };
+            let is_open = matches!(status.state, FindingState::Open | FindingState::Acknowledged);
+            let is_asked =
+                |asked: &Option<String>, value: &str| asked.as_deref().is_none_or(|asked| asked == value);
+            let owned_by = status.owner.as_ref().map_or("", |owner| owner.name.as_str());
+            // What stands for the rest names no resource.
+            let (Ok(kind), Ok(resource)) = (status.kind.parse(), status.resource.parse()) else { continue };
+            let view = FindingView {
+                cloudscan,
+                kind,
+                severity: serde_json::from_value(status.severity.clone().into())?,
+                state: format!("{:?}", status.state),
+                resolution: status.resolution.clone(),
+                published: true,
+                resource,
+                name: status.resource_name.clone(),
+                owner: match &status.owner {
+                    None => None,
+                    Some(owner) => Some(Owner {
+                        name: owner.name.clone(),
+                        source: serde_json::from_value(owner.source.clone().into())?,
+                    }),
+                },
+                since: status.since.time,
+                message: status.message.clone(),
+                advice: status.advice.clone(),
+                evidence: status.evidence.clone(),
+                monthly_cost: status.monthly_cost.as_deref().and_then(|cost| cost.parse().ok()),
+                cost_so_far: None,
+            };
+            if (question.all || is_open)
+                && is_asked(&question.cloudscan, &view.cloudscan)
+                && is_asked(&question.kind, &status.kind)
+                && is_asked(&question.account, &status.account)
+                && is_asked(&question.owner, owned_by)
+            {
+                findings.push(view);
+            }
+        }
+        findings.sort_by_key(|f| (std::cmp::Reverse((f.severity, f.since)), f.resource.clone(), f.kind));
+        Ok(FindingsAnswer { api_version: API_VERSION.to_owned(), time: jiff::Timestamp::now().into(), findings })
+    }
+
+    /// Tells every change after a revision, as it is recorded; without one, from now on. Returns the last
+    /// revision that was told.
+    pub async fn watch(
+        &self,
+        after: Option<Revision>,
+        tell: &mut dyn FnMut(&Change) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Revision> {
+        use futures::{AsyncBufReadExt, StreamExt, TryStreamExt};
+        let after = if let Some(after) = after {
+            after
+        } else {
+            let query = [("fieldSelector", "from=now".to_owned()), ("limit", "1".to_owned())];
+            let now: List<ChangeStatus> = self.get(&self.path("resourcechanges"), &query).await?;
+            Revision(now.metadata.resource_version.parse()?)
+        };
+        let query = serde_urlencoded::to_string([("watch", "true"), ("resourceVersion", &after.to_string())])?;
+        let request = http_request(&format!("{}?{query}", self.path("resourcechanges")))?;
+        let answer = self.client.send(request).await?;
+        let status = answer.status();
+        let stream = answer.into_body().into_data_stream().map_err(std::io::Error::other);
+        let mut lines = std::pin::pin!(stream.into_async_read().lines());
+        let mut told = after;
+        while let Some(line) = lines.next().await {
+            let line = line?;
+            let event: Value = serde_json::from_str(&line)?;
+            if !status.is_success() || event["type"] == "ERROR" {
+                let message = event["object"]["message"].as_str().or(event["message"].as_str());
+                anyhow::bail!("{}", message.unwrap_or("the watch was refused"));
+            }
+            if event["type"] == "ADDED" {
+                let change = Item::<ChangeStatus>::deserialize(&event["object"])?.status.change()?;
+                tell(&change)?;
+                told = change.revision;
+            }
+        }
+        Ok(told)
+    }
+}
+
+fn http_request(path: &str) -> anyhow::Result<hyper::Request<Body>> {
+    Ok(hyper::Request::get(path).header(hyper::header::ACCEPT, "application/json").body(Body::empty())?)
+}
+
+/// The one that a name means.
+fn one<'a>(name: &str, mut found: impl Iterator<Item = &'a ResourceKey>) -> anyhow::Result<&'a ResourceKey> {
+    let first = found.next().ok_or_else(|| {
+        anyhow::anyhow!(
+            "nothing called {name} is there: elava history {name} tells whether it ever was; elava get lists what is \
+             there"
+        )
+    })?;
+    let others: Vec<String> = found.filter(|key| *key != first).map(ToString::to_string).collect();
+    anyhow::ensure!(
+        others.is_empty(),
+        "{name} is the name of several resources; name one of\n  {first}\n  {}",
+        others.join("\n  ")
+    );
+    Ok(first)
+}

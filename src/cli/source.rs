@@ -1,0 +1,178 @@
+//! Who is asked: a store file in-process, the operator that holds it through its socket, or a cluster's API
+//! server.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::Args;
+use http_body_util::{BodyExt, Empty};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::cluster::Cluster;
+use crate::server::query::{Problem, QueryError};
+use crate::store::{Store, StoreError, socket_beside, system_clock};
+
+#[derive(Debug, Args)]
+pub(super) struct SourceArgs {
+    /// The store's file; where an operator holds it, the operator is asked
+    #[arg(long, env = "ELAVA_STORE", value_name = "FILE")]
+    store: Option<PathBuf>,
+    /// Ask the operator at this socket
+    #[arg(long, env = "ELAVA_SOCKET")]
+    socket: Option<PathBuf>,
+    #[command(flatten)]
+    cluster: ClusterArgs,
+}
+
+/// A cluster, through its API server and with your own rights. `kubectl elava` asks one by itself.
+#[derive(Debug, Args)]
+pub(super) struct ClusterArgs {
+    /// Ask the cluster, in this namespace
+    #[arg(short, long, conflicts_with_all = ["socket"])]
+    pub namespace: Option<String>,
+    /// Ask the cluster, in all namespaces
+    #[arg(short = 'A', long, conflicts_with_all = ["socket", "namespace"])]
+    pub all_namespaces: bool,
+    /// Ask the cluster of this context of the kubeconfig
+    #[arg(long, conflicts_with_all = ["socket"])]
+    pub context: Option<String>,
+}
+
+/// Where nothing else is said.
+const STORE: &str = "elava.redb";
+
+enum Source {
+    File(Store),
+    Socket(PathBuf),
+}
+
+/// Whether this was called as `kubectl elava`.
+pub(super) fn is_plugin() -> bool {
+    let name = std::env::args_os().next();
+    let name = name.as_deref().and_then(|name| Path::new(name).file_name()).and_then(|name| name.to_str());
+    name.is_some_and(|name| name.starts_with("kubectl-"))
+}
+
+impl SourceArgs {
+    fn open(&self) -> anyhow::Result<Source> {
+        if let Some(socket) = &self.socket {
+            return Ok(Source::Socket(socket.clone()));
+        }
+        let path = self.store.clone().unwrap_or_else(|| STORE.into());
+        match Store::open_existing(&path, system_clock()) {
+            Ok(store) => Ok(Source::File(store)),
+            Err(StoreError::Locked { .. }) if socket_beside(&path).exists() => {
+                Ok(Source::Socket(socket_beside(&path)))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The cluster, where that is asked.
+    pub async fn cluster(&self) -> anyhow::Result<Option<Cluster>> {
+        let ClusterArgs { namespace, all_namespaces, context } = &self.cluster;
+        let is_named = namespace.is_some() || *all_namespaces || context.is_some();
+        let is_local = self.store.is_some() || self.socket.is_some();
+        if is_named || (is_plugin() && !is_local) {
+            Cluster::connect(&self.cluster).await.map(Some)
+        } else {
+            Ok(None)
+        }
+    }
+
+    /// What only the operator itself, or a file, can answer.
+    fn refuse_cluster(&self) -> anyhow::Result<()> {
+        let ClusterArgs { namespace, all_namespaces, context } = &self.cluster;
+        let is_named = namespace.is_some() || *all_namespaces || context.is_some();
+        anyhow::ensure!(
+            !is_named && (!is_plugin() || self.store.is_some() || self.socket.is_some()),
+            "the API server can't be asked for this, the operator can: kubectl exec -n elava elava-0 -- elava ..."
+        );
+        Ok(())
+    }
+
+    /// The operator's socket, where it is asked.
+    pub fn operator(&self) -> anyhow::Result<PathBuf> {
+        match self.open()? {
+            Source::Socket(socket) => Ok(socket),
+            Source::File(_) => anyhow::bail!("nobody writes this store now: there is nothing to wait for"),
+        }
+    }
+
+    pub async fn ask<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        path: &str,
+        question: &Q,
+        in_process: impl FnOnce(&Store, &Q) -> Result<A, QueryError>,
+    ) -> anyhow::Result<A> {
+        self.refuse_cluster()?;
+        match self.open()? {
+            Source::File(store) => Ok(in_process(&store, question)?),
+            Source::Socket(socket) => {
+                let query = serde_urlencoded::to_string(question)?;
+                ask_socket(&socket, &format!("{path}?{query}"))
+                    .await
+                    .with_context(|| format!("asking the operator at {}", socket.display()))
+            }
+        }
+    }
+}
+
+impl SourceArgs {
+    /// Writes what is answered as it comes.
+    pub async fn stream<Q: Serialize>(
+        &self,
+        path: &str,
+        question: &Q,
+        out: &mut (dyn Write + Send),
+        in_process: impl FnOnce(&Store, &mut (dyn Write + Send)) -> Result<(), QueryError>,
+    ) -> anyhow::Result<()> {
+        self.refuse_cluster()?;
+        match self.open()? {
+            Source::File(store) => Ok(in_process(&store, out)?),
+            Source::Socket(socket) => {
+                let query = serde_urlencoded::to_string(question)?;
+                let context = || format!("asking the operator at {}", socket.display());
+                let answer = get_from_socket(&socket, &format!("{path}?{query}")).await.with_context(context)?;
+                let mut body = answer.into_body();
+                while let Some(frame) = body.frame().await {
+                    let frame = frame.context("the operator ended its answer before it was whole")?;
+                    if let Some(bytes) = frame.data_ref() {
+                        out.write_all(bytes)?;
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+async fn ask_socket<A: DeserializeOwned>(socket: &Path, path_and_query: &str) -> anyhow::Result<A> {
+    let answer = get_from_socket(socket, path_and_query).await?;
+    Ok(serde_json::from_slice(&answer.into_body().collect().await?.to_bytes())?)
+}
+
+/// An answer that is no error.
+pub(super) async fn get_from_socket(
+    socket: &Path,
+    path_and_query: &str,
+) -> anyhow::Result<hyper::Response<hyper::body::Incoming>> {
+    let stream = tokio::net::UnixStream::connect(socket).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    let request =
+        hyper::Request::get(path_and_query).header(hyper::header::HOST, "elava").body(Empty::<&[u8]>::new())?;
+    let answer = sender.send_request(request).await?;
+    let status = answer.status();
+    if status.is_success() {
+        return Ok(answer);
+    }
+    let body = answer.into_body().collect().await?.to_bytes();
+    match serde_json::from_slice::<Problem>(&body) {
+        Ok(problem) => anyhow::bail!("{}", problem.error),
+        Err(_) => anyhow::bail!("{status}"),
+    }
+}
