@@ -156,10 +156,10 @@ async fn run() {
     let started = Instant::now();
     let request = hyper::Request::get(format!("{APIS}/cloudresources")).body(kube::client::Body::empty()).unwrap();
     let answer = client.send(request).await.unwrap();
-    let mut body = http_body_util::BodyStream::new(answer.into_body());
+    let mut body = axum::body::Body::new(answer.into_body()).into_data_stream();
     let mut bytes = 0;
-    while let Some(frame) = body.next().await {
-        bytes += frame.unwrap().data_ref().map_or(0, hyper::body::Bytes::len);
+    while let Some(chunk) = body.next().await {
+        bytes += chunk.unwrap().len();
     }
     let span = started.elapsed();
     let grown = memory().1 - before;

@@ -42,7 +42,7 @@ pub async fn serve_http(listener: TcpListener, store: Store, gauges: Gauges) -> 
     axum::serve(listener, app).await
 }
 
-/// Only a restart opens a store again whose last write failed.
+/// A store whose disk failed is opened again by itself; where that goes on failing, a restart may do.
 async fn live(State(health): State<Health>) -> Response {
     let poisoned = tokio::task::spawn_blocking(move || health.store.is_poisoned()).await.unwrap_or(true);
     if poisoned {

@@ -85,7 +85,7 @@ impl Store {
     pub fn backup(&self, out: &mut dyn Write) -> Result<BackupReport, StoreError> {
         // With the minute of "still there" that is only in memory, where it can be written.
         drop(self.flush());
-        let Published { state, txn } = self.inner.shared.published();
+        let Published { state, txn } = self.inner.shared.published()?;
         out.write_all(MAGIC).map_err(StoreError::Stream)?;
         let mut stream = zstd::Encoder::new(out, LEVEL).map_err(StoreError::Stream)?;
         stream.include_checksum(true).map_err(StoreError::Stream)?;

@@ -75,7 +75,7 @@ const MAX_FLAWS: usize = 100;
 
 impl Store {
     pub fn stats(&self) -> Result<StoreStats, StoreError> {
-        let Published { state, txn } = self.inner.shared.published();
+        let Published { state, txn } = self.inner.shared.published()?;
         let mut entries = 0;
         log::revisions(&txn.open_table(LOG)?, 1..=u64::MAX, |_, row, _| {
             entries += u64::from(row.entries);
@@ -94,7 +94,7 @@ impl Store {
             tag_sets: state.tag_sets.len(),
             entries,
             file_bytes,
-            cache_bytes: self.inner.shared.db.cache_stats().used_bytes(),
+            cache_bytes: self.inner.shared.db()?.cache_stats().used_bytes(),
             bytes_per_entry: ratio(log_bytes, entries),
             bytes_per_resource: ratio(file_bytes, state.heads.len() as u64),
             tables,
@@ -103,7 +103,7 @@ impl Store {
 
     /// Reads everything: every checksum, every document, and whether the tables agree with each other.
     pub fn check(&self) -> Result<CheckReport, StoreError> {
-        let Published { state, txn } = self.inner.shared.published();
+        let Published { state, txn } = self.inner.shared.published()?;
         let mut check = Check { txn: &txn, state: &state, report: CheckReport::default() };
         check.report.revision = state.revision;
         check.log()?;

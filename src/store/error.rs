@@ -81,7 +81,15 @@ pub enum StoreError {
     DiskFull { path: PathBuf, free: u64, needed: u64 },
     #[error("this reader was open for more than {} s and was closed: ask again", lifetime.as_secs())]
     ReaderExpired { lifetime: std::time::Duration },
-    #[error("the writer stopped after an earlier failure: reopen the store")]
+    #[error(
+        "{path} is not the store that was open: it ends at revision {found}, and revision {known} was recorded; \
+         nothing is written to it: restore it from a backup"
+    )]
+    OtherFile { path: PathBuf, known: Revision, found: Revision },
+    #[error(
+        "the disk failed, and the store could not be opened again yet: nothing is recorded or read until it can; \
+         the log says why"
+    )]
     Poisoned,
 }
 
@@ -151,6 +159,7 @@ impl StoreError {
             StoreError::TooLarge { .. } => "TooLarge",
             StoreError::DiskFull { .. } => "DiskFull",
             StoreError::ReaderExpired { .. } => "ReaderExpired",
+            StoreError::OtherFile { .. } => "StoreOther",
             StoreError::Poisoned => "StorePoisoned",
         }
     }

@@ -115,7 +115,7 @@ fn retain(shared: &Shared, queue: &Queue, stop: &AtomicBool) {
 /// one of it already.
 pub(super) fn checkpoint(shared: &Shared, queue: &Queue, stop: &AtomicBool) -> Result<(), StoreError> {
     let _alone = shared.checkpointing.lock().unwrap_or_else(PoisonError::into_inner);
-    let Published { state, txn } = shared.published();
+    let Published { state, txn } = shared.published()?;
     if checkpoint::is_there(&txn, state.revision)? {
         return Ok(());
     }

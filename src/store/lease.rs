@@ -48,6 +48,12 @@ impl Leases {
         lease
     }
 
+    /// Takes all back.
+    pub fn end(&self) {
+        let lent = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        lent.iter().filter_map(Weak::upgrade).for_each(|lease| lease.end());
+    }
+
     /// Takes back what has been lent for too long; returns how many.
     pub fn revoke(&self, now: Instant) -> usize {
         let mut lent = self.0.lock().unwrap_or_else(PoisonError::into_inner);

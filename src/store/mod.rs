@@ -77,8 +77,8 @@ mod writer;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, RandomState};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable};
@@ -166,22 +166,37 @@ struct Inner {
 }
 
 /// What is durable, as readers take it: a state, and redb's own snapshot of the file that holds just that.
-#[derive(Clone)]
 struct Published {
     state: State,
     txn: Arc<ReadTransaction>,
 }
 
+/// The same, as it is kept: without the file while that is opened again.
+struct Current {
+    state: State,
+    txn: Option<Arc<ReadTransaction>>,
+}
+
+/// Opens the file, each time that it is asked to.
+type Open = Box<dyn Fn(&redb::Builder) -> Result<Database, redb::DatabaseError> + Send + Sync>;
+
 /// What the writer and the readers share.
 struct Shared {
-    db: Database,
+    /// None while it is opened again.
+    db: RwLock<Option<Arc<Database>>>,
+    /// After an error of the disk.
+    reopen: Open,
+    /// Of the file that was opened: another is not gone on with.
+    id: [u8; 16],
+    /// How often it was opened: what was planned on one opening is not written by another.
+    epoch: AtomicU64,
     path: PathBuf,
     clock: Clock,
     room: Room,
     /// The volume had no room for the last commit.
     full: AtomicBool,
     /// What is durable and published. Readers copy it; only the writer replaces it.
-    published: RwLock<Published>,
+    published: RwLock<Current>,
     revisions: tokio::sync::watch::Sender<Revision>,
     leases: Leases,
     whereabouts: Whereabouts,
@@ -193,7 +208,7 @@ struct Shared {
     checkpointing: Mutex<()>,
     /// What of the past the keeper keeps: everything, until somebody says so.
     retention: Mutex<Option<Retention>>,
-    /// A write failed: what is on disk is not known, so nothing more is written.
+    /// A write failed: what is on disk is not known, so nothing more is written until it was opened again.
     poisoned: AtomicBool,
 }
 
@@ -202,17 +217,31 @@ impl Shared {
         (self.clock)()
     }
 
-    fn published(&self) -> Published {
-        self.published.read().unwrap_or_else(PoisonError::into_inner).clone()
+    fn current(&self) -> RwLockReadGuard<'_, Current> {
+        self.published.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn published(&self) -> Result<Published, StoreError> {
+        let current = self.current();
+        let txn = current.txn.clone().ok_or(StoreError::Poisoned)?;
+        Ok(Published { state: current.state.clone(), txn })
     }
 
     fn state(&self) -> State {
-        self.published().state
+        self.current().state.clone()
+    }
+
+    fn db(&self) -> Result<Arc<Database>, StoreError> {
+        self.db.read().unwrap_or_else(PoisonError::into_inner).clone().ok_or(StoreError::Poisoned)
+    }
+
+    fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
     }
 
     fn publish(&self, state: State, turn: &Turn) -> Result<(), StoreError> {
         let revision = state.revision;
-        let published = Published { state: state.clone(), txn: Arc::new(self.db.begin_read()?) };
+        let published = Current { state: state.clone(), txn: Some(Arc::new(self.db()?.begin_read()?)) };
         self.whereabouts.publish(&self.state(), &state, turn, || {
             *self.published.write().unwrap_or_else(PoisonError::into_inner) = published;
         });
@@ -246,6 +275,61 @@ impl Shared {
     fn poison(&self) {
         self.poisoned.store(true, Ordering::Release);
     }
+
+    /// Lets go of a file that answers nothing more: readers are told so.
+    fn close(&self) {
+        self.published.write().unwrap_or_else(PoisonError::into_inner).txn = None;
+        self.leases.end();
+        *self.db.write().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Opens the file again after an error of the disk, and reads what is in it.
+    fn open_again(&self) -> Result<Found, StoreError> {
+        self.close();
+        let db = open_db(&self.path, &self.reopen)?;
+        let (state, found) = read_db(&db, &self.path)?;
+        let txn = db.begin_read()?;
+        let known = self.state().revision;
+        if store_id(&txn)? != self.id || state.revision < known {
+            return Err(StoreError::OtherFile { path: self.path.clone(), known, found: state.revision });
+        }
+        *self.trainer() = Trainer::new(state.dictionaries.clone());
+        self.whereabouts.forget();
+        let revision = state.revision;
+        *self.db.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(db));
+        *self.published.write().unwrap_or_else(PoisonError::into_inner) =
+            Current { state, txn: Some(Arc::new(txn)) };
+        self.epoch.fetch_add(1, Ordering::AcqRel);
+        self.poisoned.store(false, Ordering::Release);
+        self.revisions.send_if_modified(|r| std::mem::replace(r, revision) != revision);
+        Ok(found)
+    }
+}
+
+/// The database of a file; what is wrong with it is told apart.
+fn open_db(path: &Path, open: &Open) -> Result<Database, StoreError> {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE_BYTES);
+    open(&builder).map_err(|error| match error {
+        redb::DatabaseError::DatabaseAlreadyOpen => {
+            StoreError::Locked { path: path.to_owned(), socket: socket_beside(path) }
+        }
+        redb::DatabaseError::Storage(redb::StorageError::Io(source))
+            if !matches!(source.kind(), std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof) =>
+        {
+            StoreError::Io { path: path.to_owned(), source }
+        }
+        other => StoreError::NotAStore { path: path.to_owned(), source: Box::new(other) },
+    })
+}
+
+fn read_db(db: &Database, path: &Path) -> Result<(State, Found), StoreError> {
+    // redb does not verify its pages on plain reads, and panics on some that make no sense.
+    let loaded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        check_schema(db, path)?;
+        load(db)
+    }));
+    loaded.unwrap_or(Err(StoreError::Damaged { table: "of the database itself" }))
 }
 
 impl Store {
@@ -256,7 +340,11 @@ impl Store {
                 .map_err(|source| StoreError::Io { path: parent.to_owned(), source })?;
         }
         refuse_other_schemas(path)?;
-        Self::open_file(path, clock, room_beside(path), |builder| builder.create(path))
+        // Made where there is none; where there was one, nothing takes its place.
+        let (file, is_new) = (path.to_owned(), AtomicBool::new(true));
+        Self::open_file(path, clock, room_beside(path), move |builder| {
+            if is_new.swap(false, Ordering::AcqRel) { builder.create(&file) } else { builder.open(&file) }
+        })
     }
 
     /// Opens the store at `path`, which must exist.
@@ -265,47 +353,33 @@ impl Store {
             return Err(StoreError::Missing(path.to_owned()));
         }
         refuse_other_schemas(path)?;
-        Self::open_file(path, clock, room_beside(path), |builder| builder.open(path))
+        let file = path.to_owned();
+        Self::open_file(path, clock, room_beside(path), move |builder| builder.open(&file))
     }
 
     fn open_file(
         path: &Path,
         clock: Clock,
         room: Room,
-        open: impl FnOnce(&redb::Builder) -> Result<Database, redb::DatabaseError>,
+        open: impl Fn(&redb::Builder) -> Result<Database, redb::DatabaseError> + Send + Sync + 'static,
     ) -> Result<Self, StoreError> {
-        let mut builder = Database::builder();
-        builder.set_cache_size(CACHE_BYTES);
-        let db = open(&builder).map_err(|error| match error {
-            redb::DatabaseError::DatabaseAlreadyOpen => {
-                StoreError::Locked { path: path.to_owned(), socket: socket_beside(path) }
-            }
-            redb::DatabaseError::Storage(redb::StorageError::Io(source))
-                if !matches!(
-                    source.kind(),
-                    std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof
-                ) =>
-            {
-                StoreError::Io { path: path.to_owned(), source }
-            }
-            other => StoreError::NotAStore { path: path.to_owned(), source: Box::new(other) },
-        })?;
-        // redb does not verify its pages on plain reads, and panics on some that make no sense.
-        let loaded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            check_schema(&db, path)?;
-            load(&db)
-        }));
-        let (state, found) = loaded.unwrap_or(Err(StoreError::Damaged { table: "of the database itself" }))?;
+        let reopen: Open = Box::new(open);
+        let db = open_db(path, &reopen)?;
+        let (state, found) = read_db(&db, path)?;
         let (revisions, _) = tokio::sync::watch::channel(state.revision);
         let txn = Arc::new(db.begin_read()?);
+        let id = store_id(&txn)?;
         let shared = Arc::new(Shared {
-            db,
+            db: RwLock::new(Some(Arc::new(db))),
+            reopen,
+            id,
+            epoch: AtomicU64::new(0),
             path: path.to_owned(),
             clock,
             room,
             full: AtomicBool::new(false),
             trainer: Mutex::new(Trainer::new(state.dictionaries.clone())),
-            published: RwLock::new(Published { state, txn }),
+            published: RwLock::new(Current { state, txn: Some(txn) }),
             revisions,
             leases: Leases::default(),
             whereabouts: Whereabouts::default(),
@@ -346,9 +420,8 @@ impl Store {
     }
 
     /// Of the file: a restored one has another, and cursors into the old one mean nothing in it.
-    pub fn id(&self) -> Result<String, StoreError> {
-        let id = store_id(&self.inner.shared.published().txn)?;
-        Ok(format!("{:032x}", u128::from_be_bytes(id)))
+    pub fn id(&self) -> String {
+        format!("{:032x}", u128::from_be_bytes(self.inner.shared.id))
     }
 
     /// By how much our clock lies behind the last time in the store.
@@ -377,7 +450,7 @@ impl Store {
 
     /// The revision of the last change of what lives under an id.
     pub fn changed(&self, scope: &Scope, id: &str) -> Option<Revision> {
-        let state = &self.inner.shared.published.read().unwrap_or_else(PoisonError::into_inner).state;
+        let state = &self.inner.shared.current().state;
         let rid = state.rid(*state.scope_numbers.get(scope)?, id)?;
         Some(state.head(rid).changed)
     }
@@ -385,7 +458,7 @@ impl Store {
     /// The tags that a resource is known to have now.
     pub fn known_tags(&self, scope: &Scope, id: &str) -> Option<Tags> {
         // Too short to copy anything for it.
-        let state = &self.inner.shared.published.read().unwrap_or_else(PoisonError::into_inner).state;
+        let state = &self.inner.shared.current().state;
         let rid = state.rid(*state.scope_numbers.get(scope)?, id)?;
         Some(state.tags(state.head(rid).tags))
     }
@@ -415,7 +488,8 @@ impl Store {
     pub fn commit(&self, sweep: &Sweep, prover: Option<&Viewer>) -> Result<Delta, StoreError> {
         check_bounds(sweep)?;
         let _alone = self.lock(&sweep.scope);
-        let Published { state: mut seen, txn } = self.inner.shared.published();
+        let epoch = self.inner.shared.epoch();
+        let Published { state: mut seen, txn } = self.inner.shared.published()?;
         let number = scope_number(&mut seen, &sweep.scope);
         let scope = &seen.scopes[&number];
         if let Some(run) = &scope.run
@@ -457,7 +531,7 @@ impl Store {
         let mut changes = Vec::new();
         let mut revision = seen.revision;
         for piece in draft.pieces(PIECE_BYTES, look) {
-            let delta = self.ask(Request::Record(Box::new(piece)))?;
+            let delta = self.ask(Request::Record(Box::new(piece), epoch))?;
             revision = delta.revision;
             changes.extend(delta.changes);
         }
@@ -506,11 +580,7 @@ impl Store {
     }
 
     fn ask(&self, request: Request) -> Result<Delta, StoreError> {
-        let answer = self.inner.writer.queue().ask(request);
-        if matches!(answer, Err(StoreError::Poisoned)) {
-            self.inner.shared.poison();
-        }
-        answer
+        self.inner.writer.queue().ask(request)
     }
 
     /// Stops watching scopes: one revision each, none per resource. Their history stays.
@@ -556,6 +626,7 @@ impl Store {
         kinds: impl FnOnce(&State) -> Vec<EntryKind>,
     ) -> Result<(), StoreError> {
         let _alone = self.lock(scope);
+        let epoch = self.inner.shared.epoch();
         let entries = kinds(&self.state());
         if entries.is_empty() {
             return Ok(());
@@ -563,7 +634,7 @@ impl Store {
         let now = self.now();
         let mut draft = Draft::new(scope.clone(), now);
         draft.entries = entries;
-        self.ask(Request::Record(Box::new(draft))).map(|_| ())
+        self.ask(Request::Record(Box::new(draft), epoch)).map(|_| ())
     }
 
     /// Small durable facts of callers: no revision.
@@ -576,7 +647,7 @@ impl Store {
 
     /// All notes of a viewer whose name begins with `prefix`.
     pub fn notes(&self, viewer: &Viewer, prefix: &str) -> Result<BTreeMap<String, Vec<u8>>, StoreError> {
-        let table = self.inner.shared.published().txn.open_table(NOTE)?;
+        let table = self.inner.shared.published()?.txn.open_table(NOTE)?;
         let mut out = BTreeMap::new();
         for row in table.range((viewer.as_str(), prefix)..)? {
             let (key, value) = row?;
@@ -591,7 +662,7 @@ impl Store {
 
     /// Everybody who has notes.
     pub fn note_viewers(&self) -> Result<BTreeSet<Viewer>, StoreError> {
-        let table = self.inner.shared.published().txn.open_table(NOTE)?;
+        let table = self.inner.shared.published()?.txn.open_table(NOTE)?;
         let mut viewers = BTreeSet::new();
         for row in table.iter()? {
             viewers.insert(Viewer::from(row?.0.value().0));
@@ -624,7 +695,7 @@ impl Store {
         retention::retain(&self.inner.shared, self.inner.writer.queue(), retention, || false)
     }
 
-    /// A write failed and nothing more is written until the store is opened again.
+    /// A write failed, and the file could not be opened again yet: nothing more is written or read until then.
     pub fn is_poisoned(&self) -> bool {
         self.inner.shared.is_poisoned()
     }

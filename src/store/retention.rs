@@ -456,7 +456,7 @@ pub(super) fn retain(
 ) -> Result<RetentionReport, StoreError> {
     let mut report = RetentionReport::default();
     while !is_stopped() {
-        let published = shared.published();
+        let published = shared.published()?;
         let kept = published.state.kept.clone();
         if let Some((revision, _)) = kept.rows().find(|(_, row)| !row.is_thinned) {
             thin(&published, &kept, revision, queue, &mut report, &is_stopped)?;

@@ -163,7 +163,7 @@ impl StoreSnapshot {
 impl Store {
     /// The revision that answers for a moment, and its time.
     pub fn revision_at(&self, moment: Moment) -> Result<(Revision, Timestamp), StoreError> {
-        let published = self.inner.shared.published();
+        let published = self.inner.shared.published()?;
         super::snapshot::revision_at(&published.txn, &published.state, moment, self.now())
     }
 }

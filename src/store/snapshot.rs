@@ -67,7 +67,7 @@ impl Store {
         moment: Moment,
         lease: impl FnOnce(Arc<ReadTransaction>) -> Arc<Lease>,
     ) -> Result<StoreSnapshot, StoreError> {
-        let Published { state: newest, txn } = self.inner.shared.published();
+        let Published { state: newest, txn } = self.inner.shared.published()?;
         let (revision, at) = revision_at(&txn, &newest, moment, self.now())?;
         let state = if revision == newest.revision { newest.clone() } else { past(&txn, &newest, revision)? };
         let lease = lease(txn);
@@ -100,7 +100,7 @@ impl Store {
         viewer: Option<&Viewer>,
     ) -> Result<Vec<Change>, StoreError> {
         let to = self.snapshot(to)?;
-        let Published { state: newest, txn } = self.inner.shared.published();
+        let Published { state: newest, txn } = self.inner.shared.published()?;
         let from = revision_at(&txn, &newest, from, self.now())?.0;
         let mut ended = Vec::new();
         life::tombstones_back(&*to.txn()?, to.state.revision, to.state.ends, |revision, _, tombstone| {

@@ -133,7 +133,7 @@ fn an_unchanged_sweep_takes_no_revision_and_writes_no_row_per_resource() {
     let second = bed.see(&[observation("vol-1", &[("Owner", "a")], 8)]);
     assert_eq!(second.revision, first.revision);
     assert!(second.changes.is_empty());
-    let txn = bed.store().inner.shared.db.begin_read().unwrap();
+    let txn = bed.store().inner.shared.db().unwrap().begin_read().unwrap();
     assert_eq!(redb::ReadableTableMetadata::len(&txn.open_table(LOG).unwrap()).unwrap(), 1);
 }
 
@@ -610,13 +610,13 @@ fn a_look_that_was_cut_off_between_its_pieces_is_partial_and_interrupted() {
     let state = store.state();
     draft.plan = plan::plan(&state, 0, &sweep, |_| Ok(None), |_| None).unwrap();
     draft.run = Some(ledger::record(state.scopes[&0].run.as_ref(), &sweep));
-    store.encode_documents(&store.inner.shared.published().txn, &state, &mut draft).unwrap();
+    store.encode_documents(&store.inner.shared.published().unwrap().txn, &state, &mut draft).unwrap();
     let look = LookRow { started: sweep.started, ended: sweep.ended, cadence_seconds: None };
     let first = draft.pieces(PIECE_BYTES, look).remove(0);
-    store.ask(Request::Record(Box::new(first))).unwrap();
+    store.ask(Request::Record(Box::new(first), 0)).unwrap();
     let runs = |bed: &Bed| -> Vec<Outcome> {
         bed.store().flush().unwrap();
-        let txn = bed.store().inner.shared.db.begin_read().unwrap();
+        let txn = bed.store().inner.shared.db().unwrap().begin_read().unwrap();
         let rows = txn.open_table(RUN).unwrap();
         rows.iter().unwrap().map(|row| decode::<Run>("run", row.unwrap().1.value()).unwrap().outcome).collect()
     };
@@ -634,7 +634,7 @@ fn a_look_that_was_cut_off_between_its_pieces_is_partial_and_interrupted() {
     assert_eq!(runs(&bed).len(), 3);
     bed.reopen();
     assert_eq!(runs(&bed).len(), 3);
-    let txn = bed.store().inner.shared.db.begin_read().unwrap();
+    let txn = bed.store().inner.shared.db().unwrap().begin_read().unwrap();
     assert_eq!(redb::ReadableTableMetadata::len(&txn.open_table(LOOK).unwrap()).unwrap(), 0);
     drop(txn);
     assert!(bed.store().check().unwrap().flaws.is_empty());
@@ -721,8 +721,10 @@ fn a_full_volume_stops_recording_keeps_answering_and_recovers_by_itself() {
     let free = Arc::new(AtomicU64::new(1 << 30));
     let (told, clock): (_, Clock) = (free.clone(), Arc::new(|| Timestamp::from_millis(1_000_000)));
     let room: Room = Box::new(move || Some(told.load(Ordering::SeqCst)));
-    let memory = redb::backends::InMemoryBackend::new();
-    let store = Store::open_file(Path::new("full"), clock, room, |b| b.create_with_backend(memory)).unwrap();
+    let store = Store::open_file(Path::new("full"), clock, room, |b| {
+        b.create_with_backend(redb::backends::InMemoryBackend::new())
+    })
+    .unwrap();
     let look = |region: &str| {
         let mut sweep = sweep(store.now().minus(Duration::from_secs(2)));
         sweep.scope = scope(region);
@@ -770,7 +772,7 @@ fn a_check_says_what_is_wrong_and_where_and_stats_where_the_room_goes() {
         bed.pass(3600);
         bed.miss(&[], &["vol-1"]);
         bed.store().checkpoint().unwrap();
-        let txn = bed.store().inner.shared.db.begin_write().unwrap();
+        let txn = bed.store().inner.shared.db().unwrap().begin_write().unwrap();
         damage(&txn);
         txn.commit().unwrap();
         bed.store().inner.shared.publish(bed.store().state(), &Turn::default()).unwrap();
@@ -791,7 +793,7 @@ fn the_keeper_writes_a_checkpoint_when_one_is_due_and_the_file_opens_from_it() {
     let mut bed = Bed::new();
     let volumes = |size: u64| (0..600).map(|n| observation(&format!("vol-{n}"), &[], size)).collect::<Vec<_>>();
     let checkpoints = |bed: &Bed| {
-        let txn = bed.store().inner.shared.db.begin_read().unwrap();
+        let txn = bed.store().inner.shared.db().unwrap().begin_read().unwrap();
         checkpoint::headers(&txn).unwrap().into_iter().map(|header| header.unwrap().0).collect::<Vec<_>>()
     };
     bed.see(&volumes(8)[..400]);
@@ -815,7 +817,7 @@ fn the_keeper_writes_a_checkpoint_when_one_is_due_and_the_file_opens_from_it() {
         assert_eq!(snapshot.milestones(resource).unwrap().len(), 1);
     }
     // A damaged one is as good as none.
-    let txn = bed.store().inner.shared.db.begin_write().unwrap();
+    let txn = bed.store().inner.shared.db().unwrap().begin_write().unwrap();
     txn.open_table(CKPT_REST).unwrap().insert((4, 0), &[1, 2, 3][..]).unwrap();
     txn.commit().unwrap();
     bed.reopen();
@@ -827,7 +829,7 @@ fn checkpoints_that_several_ask_for_at_once_spoil_none_of_each_other() {
     let bed = Bed::new();
     let volumes = |size: u64| (0..600).map(|n| observation(&format!("vol-{n}"), &[], size)).collect::<Vec<_>>();
     let loads = || {
-        let txn = bed.store().inner.shared.db.begin_read().unwrap();
+        let txn = bed.store().inner.shared.db().unwrap().begin_read().unwrap();
         let mut state = named(&txn).unwrap();
         checkpoint::load_newest(&txn, &mut state).unwrap();
         assert_eq!(state.heads.len(), 600);
@@ -853,9 +855,9 @@ fn checkpoints_that_several_ask_for_at_once_spoil_none_of_each_other() {
 }
 
 /// A disk in memory whose syncs wait while it is held.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct SlowDisk {
-    memory: redb::backends::InMemoryBackend,
+    memory: Arc<redb::backends::InMemoryBackend>,
     held: Arc<(Mutex<bool>, std::sync::Condvar)>,
     syncing: Arc<AtomicBool>,
 }
@@ -903,8 +905,10 @@ fn while_the_disk_syncs_nothing_is_published_reads_go_on_and_what_queues_shares_
         held.1.notify_all();
     };
     let clock: Clock = Arc::new(|| Timestamp::from_millis(1_000_000));
-    let store =
-        Store::open_file(Path::new("slow"), clock, Box::new(|| None), |b| b.create_with_backend(disk)).unwrap();
+    let store = Store::open_file(Path::new("slow"), clock, Box::new(|| None), move |b| {
+        b.create_with_backend(disk.clone())
+    })
+    .unwrap();
     let commit = |region: &str| {
         let mut sweep = sweep(store.now().minus(Duration::from_secs(2)));
         sweep.scope = scope(region);
@@ -936,7 +940,7 @@ fn while_the_disk_syncs_nothing_is_published_reads_go_on_and_what_queues_shares_
     for resource in snapshot.resources(&Filter::default()).unwrap() {
         assert_eq!(snapshot.attributes(&resource).unwrap()["VolumeId"], *resource.key.id);
     }
-    let txn = store.inner.shared.db.begin_read().unwrap();
+    let txn = store.inner.shared.db().unwrap().begin_read().unwrap();
     let pages = redb::ReadableTableMetadata::len(&txn.open_table(LOG).unwrap()).unwrap();
     assert!(pages < 10, "{pages} pages for 21 deltas");
 }
@@ -1019,7 +1023,7 @@ fn a_schema_that_is_not_known_is_refused_and_nothing_is_touched() {
     for (schema, told) in [(0_u32, "scan again"), (SCHEMA + 1, "a newer Elava wrote it")] {
         let mut bed = well_used();
         let path = bed.store().path().to_owned();
-        let txn = bed.store().inner.shared.db.begin_write().unwrap();
+        let txn = bed.store().inner.shared.db().unwrap().begin_write().unwrap();
         txn.open_table(META).unwrap().insert("schema", schema.to_be_bytes().as_slice()).unwrap();
         txn.commit().unwrap();
         bed.store = None;
@@ -1075,7 +1079,7 @@ fn a_restored_backup_answers_as_the_store_did_and_goes_on_under_other_revisions(
     assert_eq!(of_original(&restored), of_original(original));
     let viewer = Viewer::from("team-a/one");
     assert_eq!(restored.notes(&viewer, "").unwrap(), original.notes(&viewer, "").unwrap());
-    assert_ne!(restored.id().unwrap(), original.id().unwrap());
+    assert_ne!(restored.id(), original.id());
 
     let base = restored.revision();
     assert_eq!(base.0, newest.0 + (1 << 32));
@@ -1554,7 +1558,7 @@ mod model {
                 prop_assert_eq!(lines, tagged.collect::<Vec<_>>());
             }
             // What is opened from a checkpoint is what the whole log says, and so is each checkpoint.
-            let txn = bed.store().inner.shared.db.begin_read().unwrap();
+            let txn = bed.store().inner.shared.db().unwrap().begin_read().unwrap();
             let folded = |until| {
                 let mut state = named(&txn).unwrap();
                 fold_until(&txn, &mut state, until).unwrap();

@@ -70,6 +70,11 @@ impl Whereabouts {
         index.find(id, is_it)
     }
 
+    /// What is known is of a file that was opened anew since.
+    pub fn forget(&self) {
+        self.write().clear();
+    }
+
     /// Publishes a state: what ended and what began since the one before is known from then on.
     pub fn publish(&self, before: &State, after: &State, turn: &Turn, publish: impl FnOnce()) {
         let mut kinds = self.write();

@@ -5,9 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redb::WriteTransaction;
 
@@ -27,6 +27,8 @@ use crate::inventory::{Outcome, Reason, Suspect, Timestamp, Viewer};
 
 /// Unchanged sweeps are written together at most so often: a crash may lose a minute of "still there".
 const LEDGER_FLUSH: Duration = Duration::from_mins(1);
+/// How long after one attempt to open a file whose disk failed the next is made.
+const RETRY: Duration = if cfg!(test) { Duration::from_millis(20) } else { Duration::from_secs(5) };
 /// Who has more to record waits until some of it is durable.
 const QUEUE: usize = 256;
 /// A checkpoint is due after so many entries of the log, and more where more lives: to fold them takes
@@ -40,7 +42,8 @@ pub(super) type RunKey = (ScopeNo, Timestamp);
 
 /// What a caller asks for.
 pub(super) enum Request {
-    Record(Box<Draft>),
+    /// With the epoch of the file that it was planned on.
+    Record(Box<Draft>, u64),
     Notes(Viewer, Vec<(String, Option<Vec<u8>>)>),
     Checkpoint(Box<checkpoint::Slice>),
     Retain(Box<retention::Step>),
@@ -51,7 +54,7 @@ pub(super) enum Request {
 impl Request {
     fn bytes(&self) -> usize {
         match self {
-            Request::Record(draft) => draft.bytes(),
+            Request::Record(draft, _) => draft.bytes(),
             Request::Notes(_, notes) => notes.iter().filter_map(|(_, bytes)| bytes.as_ref()).map(Vec::len).sum(),
             Request::Checkpoint(slice) => slice.bytes(),
             Request::Retain(step) => step.bytes(),
@@ -105,16 +108,37 @@ impl Writer {
         let Found { since_checkpoint, interrupted } = found;
         let open_looks = interrupted.keys().map(|(number, _)| *number).collect();
         shared.since_checkpoint.store(since_checkpoint, Ordering::Release);
-        let mut worker =
-            Worker { shared, bell, since_checkpoint, numbers, dirty_runs: interrupted, open_looks, flushed };
-        let thread =
-            std::thread::Builder::new().name("store writer".to_owned()).spawn(move || worker.run(&requests))?;
+        let gone = Gone(shared.clone());
+        let mut worker = Worker {
+            shared,
+            bell,
+            since_checkpoint,
+            numbers,
+            dirty_runs: interrupted,
+            open_looks,
+            flushed,
+            tried: Instant::now(),
+        };
+        let write = move || {
+            let _gone = gone;
+            worker.run(&requests);
+        };
+        let thread = std::thread::Builder::new().name("store writer".to_owned()).spawn(write)?;
         let queue = Queue { requests: sender, waiting: Arc::default() };
         Ok(Self { queue: Some(queue), thread: Some(thread) })
     }
 
     pub fn queue(&self) -> &Queue {
         self.queue.as_ref().expect("it is taken only when this is dropped")
+    }
+}
+
+/// Without a writer nothing is recorded any more, however it went.
+struct Gone(Arc<Shared>);
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        self.0.poison();
     }
 }
 
@@ -153,11 +177,21 @@ struct Worker {
     /// Scopes with a look of which only some is recorded.
     open_looks: BTreeSet<ScopeNo>,
     flushed: Timestamp,
+    /// When the file was last opened, or tried to be.
+    tried: Instant,
 }
 
 impl Worker {
     fn run(&mut self, requests: &Receiver<Queued>) {
-        while let Ok(first) = requests.recv() {
+        loop {
+            let first = match requests.recv_timeout(RETRY) {
+                Ok(first) => first,
+                Err(RecvTimeoutError::Timeout) => {
+                    self.try_to_recover();
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
             let mut bytes = first.request.bytes();
             let mut queued = vec![first];
             while bytes < BATCH_BYTES
@@ -179,6 +213,7 @@ impl Worker {
     }
 
     fn commit(&mut self, queued: Vec<Queued>) {
+        self.try_to_recover();
         if self.shared.is_poisoned() {
             for Queued { answer, .. } in queued {
                 drop(answer.send(Err(StoreError::Poisoned)));
@@ -198,11 +233,17 @@ impl Worker {
         let mut next = current.clone();
         let mut batch = Batch::default();
         let mut answers = Vec::with_capacity(queued.len());
+        let epoch = self.shared.epoch();
         let now = self.shared.now();
         let mut is_due = now.since(self.flushed) >= LEDGER_FLUSH;
         for Queued { request, answer } in queued {
             let delta = match request {
-                Request::Record(draft) => self.record(&mut next, &mut batch, *draft, now),
+                // What it rests on may not be in the file that was opened since.
+                Request::Record(_, planned_on) if planned_on != epoch => {
+                    drop(answer.send(Err(StoreError::NotWritten(Arc::new(StoreError::Poisoned)))));
+                    continue;
+                }
+                Request::Record(draft, _) => self.record(&mut next, &mut batch, *draft, now),
                 Request::Notes(viewer, notes) => {
                     batch.notes.push((viewer, notes));
                     Delta { revision: next.revision, changes: Vec::new() }
@@ -253,11 +294,39 @@ impl Worker {
             Err(error) => {
                 // A commit that failed is indeterminate: only a reopened file tells what is in it.
                 self.shared.poison();
+                tracing::error!(store = %self.shared.path.display(), %error, "the disk failed: the store is opened again");
                 let error = Arc::new(error);
                 for (answer, _) in answers {
                     drop(answer.send(Err(StoreError::NotWritten(error.clone()))));
                 }
+                self.recover();
             }
+        }
+    }
+
+    /// Where that is due.
+    fn try_to_recover(&mut self) {
+        if self.shared.is_poisoned() && self.tried.elapsed() >= RETRY {
+            self.recover();
+        }
+    }
+
+    /// After an error of the disk redb answers nothing more of what it does not hold in memory: readers are told,
+    /// and the file is opened again. What it holds then is what goes on; whoever planned before plans again.
+    fn recover(&mut self) {
+        self.tried = Instant::now();
+        let store = self.shared.path.display().to_string();
+        match self.shared.open_again() {
+            Ok(Found { since_checkpoint, interrupted }) => {
+                self.since_checkpoint = since_checkpoint;
+                self.shared.since_checkpoint.store(since_checkpoint, Ordering::Release);
+                self.numbers = TagNumbers::new(&self.shared.state());
+                self.open_looks = interrupted.keys().map(|(number, _)| *number).collect();
+                // A minute of "still there" may be lost, as in a crash.
+                self.dirty_runs = interrupted;
+                tracing::info!(store, revision = self.shared.state().revision.0, "the store is open again");
+            }
+            Err(error) => tracing::warn!(store, %error, "the store can't be opened again yet"),
         }
     }
 
@@ -342,7 +411,7 @@ impl Worker {
         if batch.is_empty() {
             return Ok(());
         }
-        let mut txn = self.shared.db.begin_write()?;
+        let mut txn = self.shared.db()?.begin_write()?;
         if mutants::is_awake("the sync is skipped") {
             txn.set_durability(redb::Durability::None).expect("it is a new transaction");
         }
