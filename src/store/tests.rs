@@ -1294,6 +1294,8 @@ async fn a_watch_tells_every_step_once_goes_on_from_any_revision_and_is_told_whe
     assert_eq!(slow.next().await.unwrap_err().reason(), "Compacted");
 }
 
+mod lives;
+
 mod model {
     //! The oracle: a full copy of the state per revision, and a random sequence that drives both.
 
