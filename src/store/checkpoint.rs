@@ -254,19 +254,15 @@ fn by_two(
 }
 
 /// What lives in a scope.
-enum Order {
-    /// As in the newest state.
-    Same(Arc<[Rid]>),
-    Unsorted(Vec<Rid>),
+#[derive(Default)]
+struct Order {
+    /// In the order of the ids, as in the newest state.
+    sorted: Arc<[Rid]>,
+    /// What is not there any more in that, in no order.
+    others: Vec<Rid>,
 }
 
-impl Default for Order {
-    fn default() -> Self {
-        Order::Unsorted(Vec::new())
-    }
-}
-
-/// What goes on in the newest state is in order there; the rest is put in order behind it.
+/// What goes on in the newest state is in order there.
 fn orders(heads: &Heads, newest: Option<&State>) -> BTreeMap<ScopeNo, Order> {
     let mut orders: BTreeMap<ScopeNo, Order> = BTreeMap::new();
     let nothing = Heads::default();
@@ -280,28 +276,18 @@ fn orders(heads: &Heads, newest: Option<&State>) -> BTreeMap<ScopeNo, Order> {
         changed.insert(scope);
     }
     for (number, scope) in newest.iter().flat_map(|newest| &newest.scopes) {
-        let order = if changed.contains(number) {
+        let sorted = if changed.contains(number) {
             let has_come = |rid: Rid| came.get(rid as usize / 64).is_some_and(|word| word >> (rid % 64) & 1 == 1);
-            Order::Unsorted(scope.order.iter().copied().filter(|rid| !has_come(*rid)).collect())
+            scope.order.iter().copied().filter(|rid| !has_come(*rid)).collect()
         } else {
-            Order::Same(scope.order.clone())
+            scope.order.clone()
         };
-        let is_empty = match &order {
-            Order::Same(order) => order.is_empty(),
-            Order::Unsorted(order) => order.is_empty(),
-        };
-        if !is_empty {
-            orders.insert(*number, order);
+        if !sorted.is_empty() {
+            orders.insert(*number, Order { sorted, others: Vec::new() });
         }
     }
     for (rid, scope) in heads.without(then) {
-        let order = orders.entry(scope).or_default();
-        if let Order::Same(same) = order {
-            *order = Order::Unsorted(same.to_vec());
-        }
-        if let Order::Unsorted(order) = order {
-            order.push(rid);
-        }
+        orders.entry(scope).or_default().others.push(rid);
     }
     orders
 }
@@ -315,13 +301,13 @@ fn restore(state: &mut State, header: Header, heads: Heads, newest: Option<&Stat
     state.heads = heads;
     state.suspects = header.suspects.into_iter().collect();
     for row in header.scopes {
-        let order = match orders.remove(&row.number).unwrap_or_default() {
-            Order::Same(order) => order,
-            Order::Unsorted(mut order) => {
-                // Most are in order already, and the sort knows runs.
-                order.sort_by(|a, b| state.id(*a).cmp(state.id(*b)));
-                order.into()
-            }
+        let Order { sorted, others } = orders.remove(&row.number).unwrap_or_default();
+        let order = if others.is_empty() {
+            sorted
+        } else {
+            let mut others: Vec<(&str, Rid)> = others.into_iter().map(|rid| (state.id(rid), rid)).collect();
+            others.sort_unstable();
+            state.merged(&sorted, &others).into()
         };
         let scope = state.scopes.get_mut(&row.number).ok_or_else(damaged)?;
         let scope = Arc::make_mut(scope);

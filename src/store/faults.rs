@@ -377,11 +377,11 @@ fn fail(seed: u64, run: &Undisturbed) -> usize {
 /// acknowledged, and records again.
 fn goes_on_by_itself(seed: u64, store: &Store, disk: &Disk, run: &Undisturbed, acknowledged: usize) {
     disk.lock().fail_at = None;
-    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(20);
     // An error may have met a reader alone, or what is done beside: the next who writes finds out.
     let mut written = Err(StoreError::Poisoned);
     while written.is_err() || store.is_poisoned() {
-        assert!(std::time::Instant::now() < deadline, "seed {seed}: the store is not opened again: {written:?}");
+        assert!(Instant::now() < deadline, "seed {seed}: the store is not opened again: {written:?}");
         written = store.write_notes(&viewer(), &[("finding/none".to_owned(), None)]);
         std::thread::yield_now();
     }
@@ -566,13 +566,13 @@ fn soak() {
     let span = Duration::from_secs(number("ELAVA_SOAK_SECONDS").unwrap_or(600));
     let first = number("ELAVA_SEED").unwrap_or_else(|| rand::random_range(0..1 << 40));
     eprintln!("soak: {} s from ELAVA_SEED={first}", span.as_secs());
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     let (mut faults, mut told) = (0, started);
     for seed in first.. {
         let run = undisturbed(seed);
         faults += crash(seed, &run, 50) + fail(seed, &run) + flip(seed, &run, 20);
         if told.elapsed() >= Duration::from_secs(30) {
-            told = std::time::Instant::now();
+            told = Instant::now();
             eprintln!(
                 "soak: {} s, {faults} faults in {} workloads",
                 started.elapsed().as_secs(),

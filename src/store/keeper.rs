@@ -60,6 +60,7 @@ impl Keeper {
                 retain(&shared, &queue, &stopped);
                 let state = shared.state();
                 state.tag_index.update(&state.tag_sets);
+                shared.forget_past();
                 let revoked = shared.leases.revoke(Instant::now());
                 if revoked > 0 {
                     tracing::warn!(revoked, "readers were open for too long and were closed");

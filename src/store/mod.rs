@@ -79,7 +79,7 @@ use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable};
 
@@ -106,7 +106,7 @@ use record::{
     SCHEMA, SCOPE, SUSPECT, SYM, decode,
 };
 use retention::Kept;
-use state::{Beginnings, Names, State};
+use state::{Beginnings, Moves, Names, State};
 use whereabouts::{Turn, Whereabouts};
 use writer::{Found, Request, RunKey, Writer};
 
@@ -121,6 +121,9 @@ const PIECE_BYTES: usize = if cfg!(test) { 32 << 10 } else { 4 << 20 };
 
 /// Entries of the log that take a tenth of a second to fold when a file is opened.
 const MUCH: usize = if cfg!(test) { 500 } else { 10_000 };
+
+/// How long a state of the past is held for who asks for it again.
+const PAST_KEPT: Duration = Duration::from_mins(1);
 
 /// So many sweeps of different scopes are planned without waiting for each other by chance.
 const SCOPE_LOCKS: usize = 1024;
@@ -177,6 +180,12 @@ struct Current {
     txn: Option<Arc<ReadTransaction>>,
 }
 
+struct Past {
+    epoch: u64,
+    state: State,
+    used: Instant,
+}
+
 /// Opens the file, each time that it is asked to.
 type Open = Box<dyn Fn(&redb::Builder) -> Result<Database, redb::DatabaseError> + Send + Sync>;
 
@@ -199,6 +208,8 @@ struct Shared {
     published: RwLock<Current>,
     revisions: tokio::sync::watch::Sender<Revision>,
     leases: Leases,
+    /// The state of the past that was asked for last: whoever lists it in pieces asks again.
+    past: Mutex<Option<Past>>,
     whereabouts: Whereabouts,
     trainer: Mutex<Trainer>,
     is_checkpoint_due: AtomicBool,
@@ -247,6 +258,32 @@ impl Shared {
         });
         self.revisions.send_if_modified(|r| std::mem::replace(r, revision) != revision);
         Ok(())
+    }
+
+    fn last_past(&self) -> MutexGuard<'_, Option<Past>> {
+        self.past.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The state at a revision before the newest, which is kept.
+    fn past(&self, txn: &ReadTransaction, newest: &State, revision: Revision) -> Result<State, StoreError> {
+        let epoch = self.epoch();
+        if let Some(past) = self.last_past().as_mut().filter(|p| (p.epoch, p.state.revision) == (epoch, revision))
+        {
+            past.used = Instant::now();
+            // What is not of the moment is as it is now.
+            return Ok(State { kept: newest.kept.clone(), ..past.state.clone() });
+        }
+        let state = past(txn, newest, revision)?;
+        *self.last_past() = Some(Past { epoch, state: state.clone(), used: Instant::now() });
+        Ok(state)
+    }
+
+    /// Drops the state of the past that nobody asked for lately: at a million resources it takes 100 MB.
+    fn forget_past(&self) {
+        let mut past = self.last_past();
+        if past.as_ref().is_some_and(|past| past.used.elapsed() >= PAST_KEPT) {
+            *past = None;
+        }
     }
 
     fn trainer(&self) -> MutexGuard<'_, Trainer> {
@@ -382,6 +419,7 @@ impl Store {
             published: RwLock::new(Current { state, txn: Some(txn) }),
             revisions,
             leases: Leases::default(),
+            past: Mutex::default(),
             whereabouts: Whereabouts::default(),
             is_checkpoint_due: AtomicBool::new(false),
             since_checkpoint: AtomicUsize::new(0),
@@ -923,10 +961,12 @@ fn named(txn: &ReadTransaction) -> Result<State, StoreError> {
 fn fold_until(txn: &ReadTransaction, state: &mut State, until: Revision) -> Result<usize, StoreError> {
     let mut lives = Lives::open(txn)?;
     let mut folded = 0;
+    let mut moves = Moves::default();
     let after = state.revision.0 + 1;
     log::revisions(&txn.open_table(LOG)?, after..=until.0, |revision, row, entries| {
         folded += entries.len();
-        state.apply(revision, row, &entries, &mut lives)
+        state.fold(revision, row, &entries, &mut lives, &mut moves)
     })?;
+    state.reorder(moves);
     Ok(folded)
 }

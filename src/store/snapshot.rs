@@ -18,7 +18,7 @@ use super::record::{EntryKind, NO_RID, RUN, Rid, Run, ScopeNo, TagsRef, decode};
 use super::retention::Kept;
 use super::state::State;
 use super::steps::fields_between;
-use super::{Published, Store, StoreError, document, ledger, past};
+use super::{Published, Store, StoreError, document, ledger};
 use crate::inventory::{
     Change, ChangeKind, Cover, Diff, Filter, History, Looks, Milestone, MilestoneKind, Moment, Presence, Resource,
     ResourceKey, Revision, Scope, ScopeStatus, ScopeView, Snapshot, TagSet, Tags, Timestamp, Version, Viewer,
@@ -69,7 +69,11 @@ impl Store {
     ) -> Result<StoreSnapshot, StoreError> {
         let Published { state: newest, txn } = self.inner.shared.published()?;
         let (revision, at) = revision_at(&txn, &newest, moment, self.now())?;
-        let state = if revision == newest.revision { newest.clone() } else { past(&txn, &newest, revision)? };
+        let state = if revision == newest.revision {
+            newest.clone()
+        } else {
+            self.inner.shared.past(&txn, &newest, revision)?
+        };
         let lease = lease(txn);
         Ok(StoreSnapshot { state, at, newest, ends_after: None, lease })
     }

@@ -4,7 +4,7 @@
 //! go through it, so they can't disagree. What it is made of is persistent (imbl, shared chunks): a
 //! reader's copy costs nothing and the writer never waits for it.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, OnceLock};
 
 use imbl::{HashMap, OrdMap, Vector};
@@ -227,6 +227,23 @@ impl TagNumbers {
     }
 }
 
+/// What came and went in each scope, in what is folded.
+#[derive(Default)]
+pub(super) struct Moves(BTreeMap<ScopeNo, Moved>);
+
+#[derive(Default)]
+struct Moved {
+    /// Those that go on at the end of it, with their ids.
+    begun: BTreeMap<Rid, Arc<str>>,
+    ended: BTreeSet<Rid>,
+}
+
+impl Moves {
+    fn of(&mut self, scope: ScopeNo) -> &mut Moved {
+        self.0.entry(scope).or_default()
+    }
+}
+
 /// The lives that begin, or go on after all, in what is folded.
 pub(super) trait Beginnings {
     fn life(&mut self, rid: Rid) -> Result<Life, StoreError>;
@@ -312,12 +329,26 @@ impl State {
         entries: &[Entry],
         beginnings: &mut dyn Beginnings,
     ) -> Result<(), StoreError> {
+        let mut moves = Moves::default();
+        self.fold(revision, row, entries, beginnings, &mut moves)?;
+        self.reorder(moves);
+        Ok(())
+    }
+
+    /// As [`State::apply`], but for the orders of the scopes: whoever folds many revisions puts them in order once, at
+    /// the end.
+    pub fn fold(
+        &mut self,
+        revision: Revision,
+        row: &RevRow,
+        entries: &[Entry],
+        beginnings: &mut dyn Beginnings,
+        moves: &mut Moves,
+    ) -> Result<(), StoreError> {
         assert!(revision > self.revision, "revisions are folded in order");
         assert!(row.time >= self.time, "time never goes back between revisions");
         self.revision = revision;
         self.time = row.time;
-        let mut begun = Vec::new();
-        let mut ended = BTreeSet::new();
         for entry in entries {
             if entry.rid == NO_RID {
                 self.apply_to_scope(revision, row, &entry.kind);
@@ -327,12 +358,12 @@ impl State {
                 EntryKind::Appeared { version } => {
                     let life = beginnings.life(entry.rid)?;
                     self.begin(revision, entry.rid, &life, version, false);
-                    begun.push((life.id, entry.rid));
+                    moves.of(row.scope).begun.insert(entry.rid, life.id);
                 }
                 EntryKind::Retracted { version } => {
                     let life = beginnings.life(entry.rid)?;
                     self.begin(revision, entry.rid, &life, version, true);
-                    begun.push((life.id, entry.rid));
+                    moves.of(row.scope).begun.insert(entry.rid, life.id);
                 }
                 EntryKind::Ended => {
                     self.ends += 1;
@@ -343,12 +374,13 @@ impl State {
                         self.heads.remove(entry.rid);
                     }
                     self.suspects.remove(&entry.rid);
-                    ended.insert(entry.rid);
+                    let moved = moves.of(row.scope);
+                    moved.begun.remove(&entry.rid);
+                    moved.ended.insert(entry.rid);
                 }
                 _ => self.go_on(revision, entry),
             }
         }
-        self.reorder(row.scope, begun, &ended);
         Ok(())
     }
 
@@ -440,15 +472,25 @@ impl State {
         self.scope_mut(number).index = index.into();
     }
 
-    /// Once a revision, however many come and go in it.
-    fn reorder(&mut self, number: ScopeNo, mut begun: Vec<(Arc<str>, Rid)>, ended: &BTreeSet<Rid>) {
-        if begun.is_empty() && ended.is_empty() {
-            return;
+    /// Takes out of the orders what ended, and puts in what began, once for each scope.
+    pub fn reorder(&mut self, moves: Moves) {
+        for (number, Moved { begun, ended }) in moves.0 {
+            let mut begun: Vec<(Arc<str>, Rid)> = begun.into_iter().map(|(rid, id)| (id, rid)).collect();
+            begun.sort();
+            self.index_what_began(number, &begun);
+            let before = &self.scopes[&number].order;
+            let kept: Vec<Rid> = before.iter().copied().filter(|rid| !ended.contains(rid)).collect();
+            let order = self.merged(&kept, &begun);
+            let scope = self.scope_mut(number);
+            scope.order = order.into();
+            scope.has_ends |= !ended.is_empty();
         }
-        begun.sort();
+    }
+
+    fn index_what_began(&mut self, number: ScopeNo, begun: &[(Arc<str>, Rid)]) {
         let mut is_full = false;
         self.change_index(number, |index, _| {
-            for (id, rid) in &begun {
+            for (id, rid) in begun {
                 is_full |= !index.has_room();
                 if !is_full {
                     index.insert(*rid, id);
@@ -459,19 +501,19 @@ impl State {
             // The next who asks makes a larger one.
             self.scope_mut(number).index = OnceLock::new();
         }
-        let before = &self.scopes[&number].order;
-        let kept: Vec<Rid> = before.iter().copied().filter(|rid| !ended.contains(rid)).collect();
-        let mut order = Vec::with_capacity(kept.len() + begun.len());
+    }
+
+    /// Lives in the order of their ids, and others in the same, as one order.
+    pub fn merged<I: AsRef<str>>(&self, order: &[Rid], others: &[(I, Rid)]) -> Vec<Rid> {
+        let mut merged = Vec::with_capacity(order.len() + others.len());
         let mut from = 0;
-        for (id, rid) in begun {
-            let at = from + kept[from..].partition_point(|rid| self.id(*rid) < &*id);
-            order.extend(&kept[from..at]);
-            order.push(rid);
+        for (id, rid) in others {
+            let at = from + order[from..].partition_point(|rid| self.id(*rid) < id.as_ref());
+            merged.extend(&order[from..at]);
+            merged.push(*rid);
             from = at;
         }
-        order.extend(&kept[from..]);
-        let scope = self.scope_mut(number);
-        scope.order = order.into();
-        scope.has_ends |= !ended.is_empty();
+        merged.extend(&order[from..]);
+        merged
     }
 }

@@ -889,9 +889,9 @@ impl redb::StorageBackend for SlowDisk {
 }
 
 fn until(what: &str, holds: impl Fn() -> bool) {
-    let deadline = std::time::Instant::now() + Duration::from_mins(1);
+    let deadline = Instant::now() + Duration::from_mins(1);
     while !holds() {
-        assert!(std::time::Instant::now() < deadline, "waited in vain until {what}");
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
         std::thread::yield_now();
     }
 }
@@ -1244,7 +1244,7 @@ fn a_reader_that_is_open_for_too_long_is_told_so_and_others_go_on() {
     let resource = old.resources(&Filter::default()).unwrap().remove(0);
     old.attributes(&resource).unwrap();
     let leases = &bed.store().inner.shared.leases;
-    let now = std::time::Instant::now();
+    let now = Instant::now();
     assert_eq!(leases.revoke(now), 0, "it may go on for a while");
     assert_eq!(leases.revoke(now + lease::READER_LIFETIME + Duration::from_secs(1)), 1);
     let error = old.attributes(&resource).unwrap_err();
