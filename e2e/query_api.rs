@@ -118,6 +118,17 @@ fn looks_at_now(world: &World, data: &str) -> String {
 async fn looks_at_then(world: &World, data: &str, scratch: &str, name: &str, before: u64) {
     let kubectl = |args: &[&str]| world.cluster.run(&[args, &["-n", "team-a"]].concat());
     let hands = world.hands(A, IRELAND).await;
+    // Who watches is told as it happens, by the operator and by the cluster.
+    let watching = [&["watch", "-o", "json"][..], &["watch", "-n", "team-a", "-o", "json"]].map(|args| {
+        let seen = world.dir.path().join(format!("watched-{}", args.len()));
+        let mut elava = std::process::Command::new(binary());
+        elava.args(args).args(["--after", &before.to_string()]).env("KUBECONFIG", world.cluster.kubeconfig());
+        if args.len() == 3 {
+            elava.env("ELAVA_STORE", world.operator.store());
+        }
+        let child = elava.stdout(std::fs::File::create(&seen).unwrap()).spawn().unwrap();
+        (seen, child)
+    });
     // Somebody deletes one and changes the other.
     hands.delete_volume(data).await;
     hands.tag(scratch, &[("Name", "renamed")]).await;
@@ -127,6 +138,18 @@ async fn looks_at_then(world: &World, data: &str, scratch: &str, name: &str, bef
         if changes.contains(data) { Ok(()) } else { Err(changes) }
     };
     eventually("the deletion is concluded", gone).await;
+    for (seen, mut child) in watching {
+        let told = || async {
+            let text = std::fs::read_to_string(&seen).unwrap();
+            let changes = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap_or_default());
+            let of_it = changes.filter(|change| change["resource"]["id"] == data);
+            let kinds: Vec<String> = of_it.map(|change| change["change"].to_string()).collect();
+            if kinds == ["\"Disappeared\""] { Ok(()) } else { Err(format!("{kinds:?} in {text}")) }
+        };
+        eventually("whoever watches is told of it", told).await;
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
     let missing = refused(world, &["get", "cloudresource", name]);
     assert!(missing.contains("NotFound") && missing.contains("kubectl get resourcehistory"), "{missing}");
     let as_of = |moment: &str| {
@@ -197,6 +220,9 @@ fn says_the_same_on_the_command_line(world: &World, data: &str, scratch: &str, b
         &["disappeared", "--since", &since],
         &["untagged"],
         &["findings"],
+        &["owners"],
+        &["owners", "--cloudscan", "team-a/one", "--at", &since],
+        &["tree", scratch],
     ] {
         let local = world.operator.answer(args);
         let output = elava(&[args, &["-n", "team-a", "-o", "json"]].concat());
@@ -219,7 +245,8 @@ fn says_the_same_on_the_command_line(world: &World, data: &str, scratch: &str, b
     for (args, why) in [
         (&["get", "vol-none"][..], "nothing called vol-none is there"),
         (&["at", "2020-01-01T00:00:00Z"], "before"),
-        (&["tree", scratch], "the operator can"),
+        (&["at", "now", scratch, "--hindsight"], "kubectl exec"),
+        (&["store", "stats"], "the operator can"),
     ] {
         let output = elava(&[args, &["-n", "team-a"]].concat());
         assert!(!output.status.success() && told(&output).contains(why), "{args:?}: {}", told(&output));
@@ -514,6 +541,15 @@ async fn the_past_at_any_moment_is_what_it_was_and_a_namespace_sees_its_own_time
         let seen = served.ids(["team-a", "team-b"][who], &format!("asOf={revision}")).await;
         assert_eq!(seen, oracle[usize::try_from(revision).unwrap()][who], "{who} at revision {revision}");
     }
+    // A scope that nobody looked at lately answers nothing for sure, and says so.
+    served.now.fetch_add(3 * 24 * 3_600_000, Ordering::Relaxed);
+    let stale = served.cluster.kubectl(&["get", "cloudresources", "-n", "team-a"]);
+    let (rows, warning) = (String::from_utf8_lossy(&stale.stdout), String::from_utf8_lossy(&stale.stderr));
+    assert!(warning.contains("Warning: 1 scope was not current at"), "{warning}");
+    assert!(rows.lines().skip(1).all(|row| row.contains("Unknown")), "{rows}");
+    let raw = served.cluster.run(&["get", "--raw", &format!("{APIS}/namespaces/team-a/cloudresources?limit=1")]);
+    let raw: Value = serde_json::from_str(&raw).unwrap();
+    assert_eq!(raw["unknown"][0]["status"], "Stale");
     // No change of the time between is told to who did not cover it.
     let changes = ApiResource { kind: "ResourceChange".into(), plural: "resourcechanges".into(), ..resources() };
     let api: Api<DynamicObject> = Api::namespaced_with(served.client.clone(), "team-b", &changes);
@@ -564,6 +600,17 @@ async fn whoever_may_not_ask_is_refused() {
     let (status, body) = ask(Some("front-proxy"), Some(("nobody", "system:authenticated"))).await.unwrap();
     assert_eq!(status, 403, "{body}");
     assert!(body["message"].as_str().unwrap().contains("User \"nobody\" cannot list"), "{body}");
+
+    // Who takes the CA away from the APIService gets it back.
+    let without = r#"[{"op": "remove", "path": "/spec/caBundle"}]"#;
+    let service = "v1alpha1.inventory.elava.dev";
+    served.cluster.run(&["patch", "apiservice", service, "--type=json", "-p", without]);
+    let is_back = || async {
+        let bundle = served.cluster.run(&["get", "apiservice", service, "-o", "jsonpath={.spec.caBundle}"]);
+        if bundle.is_empty() { Err("it has no CA".to_owned()) } else { Ok(()) }
+    };
+    eventually("the operator tells the CA again", is_back).await;
+    until_available(&served.cluster).await;
 
     // By kubectl: a user of one namespace sees that and no other, and all of them none.
     served.cluster.run(&["create", "serviceaccount", "reader", "-n", "team-a"]);

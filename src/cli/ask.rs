@@ -178,7 +178,10 @@ pub async fn tree(args: TreeArgs) -> anyhow::Result<()> {
 }
 
 async fn show_tree(source: &SourceArgs, question: TreeQuestion, output: Output) -> anyhow::Result<()> {
-    let answer: TreeAnswer = source.ask("/v1/tree", &question, findings::tree).await?;
+    let answer: TreeAnswer = match source.cluster().await? {
+        Some(cluster) => cluster.tree(&question).await?,
+        None => source.ask("/v1/tree", &question, findings::tree).await?,
+    };
     if output != Output::Table {
         return print::structured(&answer, output);
     }
@@ -292,7 +295,10 @@ pub struct OwnersArgs {
 
 pub async fn owners(args: OwnersArgs) -> anyhow::Result<()> {
     let question = OwnersQuestion { cloudscan: args.cloudscan, at: args.at };
-    let answer: OwnersAnswer = args.source.ask("/v1/owners", &question, findings::owners).await?;
+    let answer: OwnersAnswer = match args.source.cluster().await? {
+        Some(cluster) => cluster.owners(&question).await?,
+        None => args.source.ask("/v1/owners", &question, findings::owners).await?,
+    };
     if args.output.output != Output::Table {
         return print::structured(&answer, args.output.output);
     }

@@ -16,7 +16,9 @@ use crate::inventory::{
 };
 use crate::policy::Owner;
 use crate::server::aggregated::{GROUP, VERSION};
-use crate::server::findings::{FindingView, FindingsAnswer, FindingsQuestion};
+use crate::server::findings::{
+    FindingView, FindingsAnswer, FindingsQuestion, OwnersAnswer, OwnersQuestion, TreeAnswer, TreeQuestion,
+};
 use crate::server::query::{
     API_VERSION, DiffAnswer, DiffQuestion, HistoryAnswer, HistoryQuestion, ResourceView, ResourcesAnswer,
     ResourcesQuestion,
@@ -286,6 +288,26 @@ impl Cluster {
             resources,
             unknown: list.unknown,
         })
+    }
+
+    /// An answer that is no object.
+    async fn report<A: serde::de::DeserializeOwned>(
+        &self,
+        name: &str,
+        question: &impl serde::Serialize,
+    ) -> anyhow::Result<A> {
+        let query = serde_urlencoded::to_string(question)?;
+        let query: Vec<(String, String)> = serde_urlencoded::from_str(&query)?;
+        let query: Vec<(&str, String)> = query.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
+        self.get(&format!("{}/{name}", self.path("reports")), &query).await
+    }
+
+    pub async fn owners(&self, question: &OwnersQuestion) -> anyhow::Result<OwnersAnswer> {
+        self.report("owners", question).await
+    }
+
+    pub async fn tree(&self, question: &TreeQuestion) -> anyhow::Result<TreeAnswer> {
+        self.report("tree", question).await
     }
 
     pub async fn history(&self, question: &HistoryQuestion) -> anyhow::Result<HistoryAnswer> {

@@ -184,6 +184,8 @@ pub struct Filter {
     pub include_unwatched: bool,
     /// Only what this viewer's cover shows.
     pub viewer: Option<Viewer>,
+    /// Only these scopes.
+    pub scopes: Option<Arc<BTreeSet<Scope>>>,
 }
 
 impl Filter {
@@ -200,6 +202,7 @@ impl Filter {
         same(&self.account, scope.account.as_str())
             && same(&self.region, scope.region.as_str())
             && same(&self.resource_type, scope.resource_type.as_str())
+            && self.scopes.as_ref().is_none_or(|scopes| scopes.contains(scope))
     }
 
     /// Whether it leaves out anything that lives.

@@ -407,17 +407,16 @@ pub fn owner_in_tags<'a>(tags: &'a TagSet, settings: &OwnershipSettings) -> Opti
     owner::in_tags(tags, settings)
 }
 
-/// Ownership by account at the snapshot's moment. What takes no tags is not counted.
+/// Ownership by account at the snapshot's moment, of what a filter wants. What takes no tags is not counted.
 pub fn coverage<S>(
     snapshot: &S,
-    viewer: Option<&Viewer>,
+    filter: &Filter,
     settings: &OwnershipSettings,
 ) -> Result<BTreeMap<AccountId, Coverage>, <S as Snapshot>::Error>
 where
     S: Snapshot + History<Error = <S as Snapshot>::Error>,
 {
-    let filter = Filter { viewer: viewer.cloned(), ..Filter::default() };
-    let resources = snapshot.resources(&filter)?;
+    let resources = snapshot.resources(filter)?;
     let reading = Reading::of(snapshot);
     let (graph, prices) = (Graph::default(), Prices::default());
     let world = World::new(&reading, &resources, &graph, &prices, None);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::query::{API_VERSION, QueryError, moment, one};
+use super::query::{API_VERSION, QueryError, moment, one_within};
 use crate::inventory::{
     Filter, FindingKind, OwnershipSettings, Resource, ResourceKey, ResourceType, Revision, Severity, Snapshot,
     Timestamp, Viewer,
@@ -166,6 +166,15 @@ pub struct OwnersAnswer {
 
 /// By the measure of a CloudScan as it is today; without one, by the default.
 pub fn owners(store: &Store, question: &OwnersQuestion) -> Result<OwnersAnswer, QueryError> {
+    owners_within(store, question, |_| Filter::default())
+}
+
+/// Of what somebody sees, as the filter says for a moment.
+pub fn owners_within(
+    store: &Store,
+    question: &OwnersQuestion,
+    within: impl FnOnce(&StoreSnapshot) -> Filter,
+) -> Result<OwnersAnswer, QueryError> {
     let viewer = match &question.cloudscan {
         None => None,
         Some(name) => viewers(store, Some(name))?.into_iter().next(),
@@ -177,7 +186,8 @@ pub fn owners(store: &Store, question: &OwnersQuestion) -> Result<OwnersAnswer, 
     let settings: OwnershipSettings =
         noted.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
     let snapshot = store.snapshot(moment(question.at.as_deref().unwrap_or("now"), store.now())?)?;
-    let coverage = crate::policy::coverage(&snapshot, viewer.as_ref(), &settings)?;
+    let filter = Filter { viewer, ..within(&snapshot) };
+    let coverage = crate::policy::coverage(&snapshot, &filter, &settings)?;
     Ok(OwnersAnswer {
         api_version: API_VERSION.to_owned(),
         revision: snapshot.revision(),
@@ -225,10 +235,20 @@ const DEPTH: usize = 2;
 const MAX_NAMING: usize = 100;
 
 pub fn tree(store: &Store, question: &TreeQuestion) -> Result<TreeAnswer, QueryError> {
+    tree_within(store, question, |_| Filter::default())
+}
+
+/// Of what somebody sees, as the filter says for a moment: the rest is shown as not seen.
+pub fn tree_within(
+    store: &Store,
+    question: &TreeQuestion,
+    within: impl FnOnce(&StoreSnapshot) -> Filter,
+) -> Result<TreeAnswer, QueryError> {
     let snapshot = store.snapshot(moment(question.at.as_deref().unwrap_or("now"), store.now())?)?;
-    let resource = one(&snapshot, &question.key)?;
-    let mut root = branch(&snapshot, &resource, String::new(), DEPTH)?;
-    root.branches.extend(naming(&snapshot, &resource)?);
+    let filter = within(&snapshot);
+    let resource = one_within(&snapshot, &question.key, &filter)?;
+    let mut root = branch(&snapshot, &filter, &resource, String::new(), DEPTH)?;
+    root.branches.extend(naming(&snapshot, &filter, &resource)?);
     Ok(TreeAnswer {
         api_version: API_VERSION.to_owned(),
         revision: snapshot.revision(),
@@ -239,6 +259,7 @@ pub fn tree(store: &Store, question: &TreeQuestion) -> Result<TreeAnswer, QueryE
 
 fn branch(
     snapshot: &StoreSnapshot,
+    filter: &Filter,
     resource: &Resource,
     relation: String,
     depth: usize,
@@ -253,8 +274,8 @@ fn branch(
                 ..resource.key.clone()
             };
             let relation = related.edge.relation.to_owned();
-            branches.push(match found(snapshot, &key)? {
-                Some(resource) => branch(snapshot, &resource, relation, depth - 1)?,
+            branches.push(match found(snapshot, filter, &key)? {
+                Some(resource) => branch(snapshot, filter, &resource, relation, depth - 1)?,
                 None => Branch {
                     resource: key,
                     name: None,
@@ -274,25 +295,26 @@ fn branch(
     })
 }
 
-fn found(snapshot: &StoreSnapshot, key: &ResourceKey) -> Result<Option<Resource>, QueryError> {
-    Ok(snapshot.find(&key.to_string(), None)?.into_iter().next())
+fn found(snapshot: &StoreSnapshot, filter: &Filter, key: &ResourceKey) -> Result<Option<Resource>, QueryError> {
+    let found = snapshot.find(&key.to_string(), None)?;
+    Ok(found.into_iter().find(|resource| filter.matches_scope(&resource.scope)))
 }
 
 /// Those in the same account and region whose documents name it.
-fn naming(snapshot: &StoreSnapshot, resource: &Resource) -> Result<Vec<Branch>, QueryError> {
+fn naming(snapshot: &StoreSnapshot, filter: &Filter, resource: &Resource) -> Result<Vec<Branch>, QueryError> {
     let key = &resource.key;
     let to_it: Vec<&relations::Edge> =
         relations::EDGES.iter().filter(|edge| edge.to == key.resource_type.as_str()).collect();
     let types: BTreeSet<&str> = to_it.iter().map(|edge| edge.from).collect();
     let mut out = Vec::new();
     for from in types {
-        let filter = Filter {
+        let of_type = Filter {
             account: Some(key.account.to_string()),
             region: Some(key.region.to_string()),
             resource_type: Some(from.to_owned()),
-            ..Filter::default()
+            ..filter.clone()
         };
-        for other in snapshot.resources(&filter)? {
+        for other in snapshot.resources(&of_type)? {
             let document = snapshot.attributes(&other)?;
             let names = relations::of(&other.key, &document)
                 .find(|related| related.edge.to == key.resource_type.as_str() && *related.id == *key.id);
@@ -300,7 +322,7 @@ fn naming(snapshot: &StoreSnapshot, resource: &Resource) -> Result<Vec<Branch>, 
                 && other.key != *key
                 && out.len() < MAX_NAMING
             {
-                out.push(branch(snapshot, &other, format!("◄ {}", related.edge.relation), 0)?);
+                out.push(branch(snapshot, filter, &other, format!("◄ {}", related.edge.relation), 0)?);
             }
         }
     }

@@ -355,7 +355,13 @@ pub(super) fn since(store: &Store, text: &str) -> Result<Moment, QueryError> {
 
 /// The one resource that a key or a bare id names.
 pub(super) fn one(snapshot: &StoreSnapshot, name: &str) -> Result<Resource, QueryError> {
+    one_within(snapshot, name, &Filter::default())
+}
+
+/// The same, of what a filter's scopes let through.
+pub(super) fn one_within(snapshot: &StoreSnapshot, name: &str, filter: &Filter) -> Result<Resource, QueryError> {
     let mut found = snapshot.find(name, None)?;
+    found.retain(|resource| filter.matches_scope(&resource.scope));
     match found.len() {
         1 => Ok(found.remove(0)),
         0 => Err(QueryError::NotFound(format!(

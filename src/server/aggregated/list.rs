@@ -18,8 +18,9 @@ use super::table::{self, Rows};
 use crate::inventory::{
     Change, Filter, Moment, Presence, Resource, ResourceKey, Revision, Scope, Snapshot, Timestamp,
 };
+use crate::server::findings::{self, OwnersQuestion, TreeQuestion};
 use crate::server::{query, stream};
-use crate::store::{CoverTimes, ScopeNo, Store, StoreSnapshot};
+use crate::store::{CoverTimes, ScopeNo, SeenScope, Store, StoreSnapshot};
 
 /// Without `from`, changes are those since then.
 const A_DAY_AGO: &str = "24h";
@@ -232,6 +233,40 @@ where
     }
     let value = if form == Form::Metadata { table::metadata_only(object) } else { json!(object) };
     Ok(axum::Json(value).into_response())
+}
+
+/// Answers that are no objects, for the command line: whose things are, and what belongs together, of what a
+/// namespace sees.
+pub(super) fn report(
+    store: &Store,
+    namespace: Option<&str>,
+    name: &str,
+    query: &str,
+) -> Result<Response, Refusal> {
+    let within = |snapshot: &StoreSnapshot| {
+        let is_seen = |seen: &SeenScope<'_>| {
+            let mut namespaces = seen.viewers.iter().filter_map(|viewer| namespace_of(viewer.as_str()));
+            namespace.is_none_or(|wanted| namespaces.any(|own| own == wanted))
+        };
+        let seen = snapshot.seen_scopes().filter(is_seen).map(|seen| Scope::clone(seen.scope)).collect();
+        Filter { scopes: Some(Arc::new(seen)), ..Filter::default() }
+    };
+    let malformed = |error: serde_urlencoded::de::Error| Refusal::bad_request(error.to_string());
+    match name {
+        "owners" => {
+            let question: OwnersQuestion = serde_urlencoded::from_str(query).map_err(malformed)?;
+            let of_others = |scan: &String| namespace.is_some_and(|own| namespace_of(scan) != Some(own));
+            if question.cloudscan.as_ref().is_some_and(of_others) {
+                return Err(Refusal::bad_request("the CloudScan is of another namespace: ask there"));
+            }
+            Ok(axum::Json(findings::owners_within(store, &question, within)?).into_response())
+        }
+        "tree" => {
+            let question: TreeQuestion = serde_urlencoded::from_str(query).map_err(malformed)?;
+            Ok(axum::Json(findings::tree_within(store, &question, within)?).into_response())
+        }
+        _ => Err(Refusal::not_found("the reports are owners and tree")),
+    }
 }
 
 /// What a namespace may know, and may have known.

@@ -35,7 +35,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::store::Store;
-use access::{Access, Wish};
+use access::{Access, User, Wish};
 use discovery::Kind;
 use question::{Form, Options, Wanted};
 use refusal::Refusal;
@@ -126,8 +126,12 @@ async fn respond(shared: &Arc<Shared>, peer: &Peer, request: &Parts) -> Result<R
         ["apis", GROUP, VERSION, "namespaces", namespace, plural, name] => (plural, Some(*namespace), Some(*name)),
         ["apis", GROUP, VERSION, "namespaces", namespace, plural] => (plural, Some(*namespace), None),
         ["apis", GROUP, VERSION, plural] => (plural, None, None),
+        ["apis", GROUP, VERSION, plural @ "reports", name] => (plural, None, Some(*name)),
         _ => return document(request),
     };
+    if let ("reports", Some(name)) = (*kind, name) {
+        return report(shared, &user, (namespace, name), request).await;
+    }
     let kind =
         discovery::kind(kind).ok_or_else(|| Refusal::not_found("there is no such resource in the group"))?;
     let form = Form::accepted(&request.headers)?;
@@ -152,6 +156,22 @@ async fn respond(shared: &Arc<Shared>, peer: &Peer, request: &Parts) -> Result<R
     };
     shared.access.check(&user, wish).await?;
     told(shared, kind, verb, (namespace, name), options, form).await
+}
+
+/// Not in the discovery: no object, and nothing that kubectl could show.
+async fn report(
+    shared: &Shared,
+    user: &User,
+    (namespace, name): (Option<&str>, &str),
+    request: &Parts,
+) -> Result<Response, Refusal> {
+    let (namespace, name) = (namespace.map(str::to_owned), name.to_owned());
+    let wish = Wish { verb: "get", resource: "reports", namespace: namespace.clone(), name: Some(name.clone()) };
+    shared.access.check(user, wish).await?;
+    let turn = tokio::time::timeout(TURN, shared.lists.clone().acquire_owned()).await;
+    let _permit = turn.ok().and_then(Result::ok).ok_or_else(Refusal::too_many)?;
+    let (store, query) = (shared.store.clone(), request.uri.query().unwrap_or_default().to_owned());
+    blocking(move || list::report(&store, namespace.as_deref(), &name, &query)).await
 }
 
 async fn told(

@@ -46,10 +46,10 @@ pub(super) struct Object<S> {
     pub status: S,
 }
 
-/// What is known of the resource, and since when.
+/// Which resource, in one piece and in parts.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct CloudResourceStatus {
+pub(super) struct Subject {
     /// key names the resource everywhere: provider/account/region/type/id.
     pub key: String,
     /// provider is the cloud that holds it.
@@ -63,6 +63,27 @@ pub(super) struct CloudResourceStatus {
     pub resource_type: String,
     /// id is the resource's own id.
     pub id: String,
+}
+
+impl Subject {
+    fn of(key: &ResourceKey) -> Self {
+        Self {
+            key: key.to_string(),
+            provider: key.provider.to_string(),
+            account: key.account.to_string(),
+            region: key.region.to_string(),
+            resource_type: key.resource_type.to_string(),
+            id: key.id.to_string(),
+        }
+    }
+}
+
+/// What is known of the resource, and since when.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct CloudResourceStatus {
+    #[serde(flatten)]
+    pub subject: Subject,
     /// endpoint is where it was seen, where that is not the provider's own. Absent otherwise.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub endpoint: String,
@@ -131,19 +152,8 @@ pub(super) struct ResourceChangeStatus {
     /// time is when that was.
     #[schemars(with = "Time")]
     pub time: Timestamp,
-    /// key names the resource everywhere: provider/account/region/type/id.
-    pub key: String,
-    /// provider is the cloud that holds it.
-    pub provider: String,
-    /// account is the account that holds it.
-    pub account: String,
-    /// region is the region that holds it; global for what AWS lists account-wide.
-    pub region: String,
-    /// type is its CloudFormation type, such as AWS::EC2::Volume.
-    #[serde(rename = "type")]
-    pub resource_type: String,
-    /// id is the resource's own id.
-    pub id: String,
+    #[serde(flatten)]
+    pub subject: Subject,
     /// message says it for people.
     pub message: String,
     /// baseline is true on Appeared when it was there before anybody looked. Absent means false.
@@ -309,12 +319,7 @@ pub(super) fn cloud_resource(
         Tags::Untaggable => "Untaggable",
     };
     let status = CloudResourceStatus {
-        key: key.to_string(),
-        provider: key.provider.to_string(),
-        account: key.account.to_string(),
-        region: key.region.to_string(),
-        resource_type: key.resource_type.to_string(),
-        id: key.id.to_string(),
+        subject: Subject::of(key),
         endpoint: scope.endpoint.to_string(),
         name: resource.tags.name().map(str::to_owned),
         owner,
@@ -360,12 +365,7 @@ pub(super) fn change_status(change: Change, may_know: &dyn Fn(&ResourceKey) -> b
         change: word(change.change).to_owned(),
         revision: change.revision,
         time: change.time,
-        key: key.to_string(),
-        provider: key.provider.to_string(),
-        account: key.account.to_string(),
-        region: key.region.to_string(),
-        resource_type: key.resource_type.to_string(),
-        id: key.id.to_string(),
+        subject: Subject::of(key),
         message,
         baseline: change.baseline,
         replaced: change.replaced,
@@ -462,7 +462,7 @@ mod tests {
     #[test]
     fn names_are_names_of_objects_and_the_same_for_ever() {
         for (endpoint, resource_type, id, wanted) in [
-            ("", "AWS::EC2::Volume", "vol-0abc", "volume-vol-0abc-31e42f0b"),
+            ("", "AWS::EC2::Volume", "vol-0abc", "volume-vol-0abc-6e380da3"),
             ("http://127.0.0.1:1", "AWS::EC2::Volume", "vol-0abc", "volume-vol-0abc-"),
             ("", "AWS::IAM::Role", "Path/to:Rôle", "role-path-to-r-le-"),
             ("", "AWS::S3::Bucket", "...", "bucket-resource-"),

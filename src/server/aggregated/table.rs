@@ -52,12 +52,12 @@ impl Rows for Object<CloudResourceStatus> {
             json!(self.metadata.name),
             json!(status.name.as_deref().unwrap_or_default()),
             json!(status.owner.as_deref().unwrap_or_default()),
-            json!(status.account),
-            json!(status.region),
+            json!(status.subject.account),
+            json!(status.subject.region),
             json!(state(status)),
             json!(age(status.first_seen, jiff::Timestamp::now().into())),
-            json!(status.resource_type),
-            json!(status.id),
+            json!(status.subject.resource_type),
+            json!(status.subject.id),
             json!(status.changed),
             json!(tags),
         ]]
@@ -110,9 +110,9 @@ impl Rows for Object<ResourceChangeStatus> {
     fn rows(&self) -> Vec<Vec<Value>> {
         let status = &self.status;
         let mut row = told(status);
-        row.insert(3, json!(status.resource_type));
-        row.insert(4, json!(status.id));
-        row.extend([json!(status.account), json!(status.region), json!(self.metadata.name)]);
+        row.insert(3, json!(status.subject.resource_type));
+        row.insert(4, json!(status.subject.id));
+        row.extend([json!(status.subject.account), json!(status.subject.region), json!(self.metadata.name)]);
         vec![row]
     }
 }

@@ -104,9 +104,8 @@ impl Oracle {
             |is_baseline| Life::Live { first_seen: sweep.ended, is_baseline, birth: seen.birth, suspect: None };
         let last_complete = self.last_complete;
         let life = match self.lives.get(&seen.id).cloned() {
-            None if seen.end_state.is_some() => return,
+            None | Some(Life::Ended { .. }) if seen.end_state.is_some() => return,
             None => new(is_baseline),
-            Some(Life::Ended { .. }) if seen.end_state.is_some() => return,
             Some(Life::Ended { first_seen, is_baseline, birth, .. }) if is_same(birth) => {
                 Life::Live { first_seen, is_baseline, birth: seen.birth.or(birth), suspect: None }
             }
