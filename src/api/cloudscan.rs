@@ -670,6 +670,16 @@ pub struct FindingCounts {
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["kind".into()]))]
     pub kinds: Vec<KindCount>,
+    /// accounts are the open ones by account, the dearest first; from the twentieth on they are one, (others).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 20))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub accounts: Vec<PartCount>,
+    /// owners are the open ones by who should act, as accounts; (nobody) where nothing names anybody.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 20))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub owners: Vec<PartCount>,
     /// monthlyCost is what all open ones cost a month by list prices, as far as prices are known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
@@ -690,6 +700,20 @@ fn is_zero(count: &i64) -> bool {
 pub struct KindCount {
     /// kind is the kind of the findings.
     pub kind: String,
+    /// open is how many are open.
+    pub open: i64,
+    /// monthlyCost is what they cost a month by list prices, as far as prices are known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub monthly_cost: Option<String>,
+}
+
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct PartCount {
+    /// name is the account's number, or the owner as its source writes it.
+    #[schemars(length(max = 256))]
+    pub name: String,
     /// open is how many are open.
     pub open: i64,
     /// monthlyCost is what they cost a month by list prices, as far as prices are known.

@@ -48,12 +48,11 @@ pub fn assess(
         counts.exempted += usize::from(record.state == State::Exempted);
         if record.is_open() {
             counts.open += usize::from(record.published);
-            let (count, cost) = counts.by_kind.entry(record.finding.kind).or_default();
-            *count += 1;
-            *cost = match (*cost, record.finding.monthly_cost) {
-                (Some(sum), Some(more)) => Some(sum.plus(more)),
-                (sum, more) => sum.or(more),
-            };
+            let finding = &record.finding;
+            let owner = finding.owner.as_ref().map_or(NOBODY, |owner| owner.name.as_str()).to_owned();
+            counts.by_kind.entry(finding.kind).or_default().add(finding);
+            counts.open_by_account.entry(finding.resource.account.to_string()).or_default().add(finding);
+            counts.open_by_owner.entry(owner).or_default().add(finding);
         }
     }
     snapshot.each(&Filter { viewer: Some(viewer.clone()), ..Filter::default() }, |line| {
@@ -62,6 +61,9 @@ pub fn assess(
     });
     Ok(Assessment { lifecycle, before, ownership, counts, now })
 }
+
+/// Who should act where nothing names anybody.
+const NOBODY: &str = "(nobody)";
 
 /// What is to be noted of the records that `done` lets through: those that are other than before.
 pub fn notes(

@@ -10,10 +10,11 @@ use super::notify::Delivery;
 use super::validate::Refusal;
 use crate::api::{
     AccountStatus, CloudScan, CloudScanStatus, FindingCounts, KindCount, LastScan, MAX_ACCOUNTS_IN_STATUS,
+    PartCount,
 };
 use crate::cloud::CloudError;
 use crate::inventory::{AccountId, CLOCK_TOLERANCE, FindingKind, Reason, Revision, Timestamp};
-use crate::policy::MonthlyCost;
+use crate::policy::{Finding, MonthlyCost};
 use crate::scanner::AccountReport;
 
 /// A condition's message is for people: longer ones are cut.
@@ -53,19 +54,67 @@ pub struct Counts {
     pub suppressed: usize,
     pub acknowledged: usize,
     pub exempted: usize,
-    /// The open ones, those over the cap too, with what they cost as far as that is known.
-    pub by_kind: BTreeMap<FindingKind, (usize, Option<MonthlyCost>)>,
+    /// The open ones, those over the cap too.
+    pub by_kind: BTreeMap<FindingKind, Sum>,
+    /// The same, by account and by owner.
+    pub open_by_account: BTreeMap<String, Sum>,
+    pub open_by_owner: BTreeMap<String, Sum>,
     pub currency: String,
+}
+
+/// How many findings, and what they cost as far as that is known.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sum {
+    open: usize,
+    cost: Option<MonthlyCost>,
+}
+
+impl Sum {
+    pub fn add(&mut self, finding: &Finding) {
+        self.plus(Self { open: 1, cost: finding.monthly_cost });
+    }
+
+    fn plus(&mut self, other: Self) {
+        self.open += other.open;
+        self.cost = match (self.cost, other.cost) {
+            (Some(sum), Some(more)) => Some(sum.plus(more)),
+            (sum, more) => sum.or(more),
+        };
+    }
+
+    fn part(&self, name: &str) -> PartCount {
+        let name = shortened(name, MAX_PART_NAME);
+        PartCount { name, open: count(self.open), monthly_cost: self.cost.map(|cost| cost.to_string()) }
+    }
+}
+
+/// Parts that a status names; a status must not grow with the cloud.
+const MAX_PARTS: usize = 20;
+const MAX_PART_NAME: usize = 256;
+/// What stands for the rest of them.
+const OTHERS: &str = "(others)";
+
+/// The dearest first, then those with the most; the last stands for all that are left.
+fn parts(sums: &BTreeMap<String, Sum>) -> Vec<PartCount> {
+    let mut sums: Vec<(&String, Sum)> = sums.iter().map(|(name, sum)| (name, *sum)).collect();
+    let amount = |sum: &Sum| sum.cost.map_or(0.0, MonthlyCost::amount);
+    sums.sort_by(|(_, a), (_, b)| amount(b).total_cmp(&amount(a)).then(b.open.cmp(&a.open)));
+    if sums.len() <= MAX_PARTS {
+        return sums.iter().map(|(name, sum)| sum.part(name)).collect();
+    }
+    let mut others = Sum::default();
+    sums[MAX_PARTS - 1..].iter().for_each(|(_, sum)| others.plus(*sum));
+    let named = sums[..MAX_PARTS - 1].iter().map(|(name, sum)| sum.part(name));
+    named.chain([others.part(OTHERS)]).collect()
 }
 
 impl Counts {
     fn told(&self) -> FindingCounts {
-        let costs = self.by_kind.values().filter_map(|(_, cost)| *cost);
-        let sum = costs.reduce(MonthlyCost::plus);
-        let kind = |(kind, (open, cost)): (&FindingKind, &(usize, Option<MonthlyCost>))| KindCount {
+        let sum = self.by_kind.values().filter_map(|sum| sum.cost).reduce(MonthlyCost::plus);
+        let kind = |(kind, sum): (&FindingKind, &Sum)| KindCount {
             kind: kind.to_string(),
-            open: count(*open),
-            monthly_cost: cost.map(|cost| cost.to_string()),
+            open: count(sum.open),
+            monthly_cost: sum.cost.map(|cost| cost.to_string()),
         };
         FindingCounts {
             open: count(self.open),
@@ -73,6 +122,8 @@ impl Counts {
             acknowledged: count(self.acknowledged),
             exempted: count(self.exempted),
             kinds: self.by_kind.iter().map(kind).collect(),
+            accounts: parts(&self.open_by_account),
+            owners: parts(&self.open_by_owner),
             monthly_cost: sum.map(|sum| sum.to_string()),
             currency: sum.map(|_| self.currency.clone()),
         }
@@ -555,6 +606,20 @@ mod tests {
             clock_lag: Duration::ZERO,
             now,
         }
+    }
+
+    #[test]
+    fn a_status_names_the_dearest_parts_and_counts_the_rest() {
+        let sum = |open, millions: u64| Sum { open, cost: Some(MonthlyCost(millions * 1_000_000)) };
+        let sums: BTreeMap<String, Sum> = (0..30).map(|n| (format!("team-{n:02}"), sum(1, n))).collect();
+        let told = parts(&sums);
+        assert_eq!(told.len(), MAX_PARTS);
+        assert_eq!((told[0].name.as_str(), told[0].monthly_cost.as_deref()), ("team-29", Some("29.00")));
+        let others = told.last().unwrap();
+        assert_eq!((others.name.as_str(), others.open), (OTHERS, 11));
+        assert_eq!(others.monthly_cost.as_deref(), Some("55.00"));
+        let few = BTreeMap::from([("b".to_owned(), Sum { open: 3, cost: None }), ("a".to_owned(), sum(1, 1))]);
+        assert_eq!(parts(&few).iter().map(|part| part.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
     }
 
     #[test]

@@ -22,6 +22,8 @@ const READS_IN_FLIGHT: usize = 4;
 /// A scope that stays empty is looked at half as often after each look, down to a twelfth and to this.
 const EMPTY_CADENCE: Duration = Duration::from_hours(1);
 const EMPTY_FACTOR: u32 = 12;
+/// What a policy of the organisation denies is asked for again so often.
+const DENIED_CADENCE: Duration = Duration::from_hours(24);
 /// A proof of cover is renewed by taking its CloudScan's turn first once it is this old.
 const PROOF_AGE: Duration = Duration::from_hours(24);
 
@@ -61,6 +63,8 @@ pub struct AccountScanner {
     next_due: BTreeMap<Scope, Timestamp>,
     /// How many complete looks in a row showed nothing in a scope, of those that have shown none.
     empty: BTreeMap<Scope, u32>,
+    /// What an organisation's policy denies: the norm for a dozen regions, and changed by hand.
+    denied_by_policy: BTreeSet<Scope>,
     handled_requests: BTreeMap<Viewer, Option<String>>,
     pub reports: BTreeMap<Viewer, AccountReport>,
 }
@@ -86,6 +90,7 @@ impl AccountScanner {
             sessions: BTreeMap::new(),
             next_due: BTreeMap::new(),
             empty: BTreeMap::new(),
+            denied_by_policy: BTreeSet::new(),
             handled_requests: BTreeMap::new(),
             reports: BTreeMap::new(),
         }
@@ -302,6 +307,7 @@ impl AccountScanner {
         let wanted: BTreeSet<&Scope> = ready.iter().flat_map(|r| r.scopes.keys()).collect();
         self.next_due.retain(|scope, _| wanted.contains(scope));
         self.empty.retain(|scope, _| wanted.contains(scope));
+        self.denied_by_policy.retain(|scope| wanted.contains(scope));
         let written = blocking(&self.store, move |store| {
             for (viewer, scope) in &lost {
                 store.drop_cover(viewer, scope)?;
@@ -312,8 +318,11 @@ impl AccountScanner {
         self.complain(written.err().as_ref());
     }
 
-    /// Twice as long after each look that showed nothing again.
+    /// Twice as long after each look that showed nothing again; daily where a policy denies it.
     fn backed_off(&self, scope: &Scope, cadence: Duration) -> Duration {
+        if self.denied_by_policy.contains(scope) {
+            return cadence.max(DENIED_CADENCE);
+        }
         let looks = self.empty.get(scope).copied().unwrap_or_default();
         // The first may have come before what it was made for.
         let factor = EMPTY_FACTOR.min(1 << looks.saturating_sub(1).min(16));
@@ -494,7 +503,14 @@ impl AccountScanner {
                 round.store_errors.push(StoreTrouble { reason: error.reason(), message });
             }
         }
+        if sweep.outcome == Outcome::Failed(Reason::DeniedByPolicy) {
+            self.denied_by_policy.insert(sweep.scope.clone());
+        } else {
+            self.denied_by_policy.remove(&sweep.scope);
+        }
         if let Some(cadence) = sweep.cadence {
+            let is_denied = self.denied_by_policy.contains(&sweep.scope);
+            let cadence = if is_denied { cadence.max(DENIED_CADENCE) } else { cadence };
             self.next_due.insert(sweep.scope.clone(), sweep.started.plus(jittered(cadence, &sweep.scope)));
         }
         let report = ScopeReport { outcome: sweep.outcome, error, held: sweep.held, ended: sweep.ended };

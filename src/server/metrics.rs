@@ -10,9 +10,9 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use crate::inventory::{Filter, Moment, ResourceType, ScopeStatus, Snapshot};
+use crate::inventory::{Filter, Moment, ResourceType, ScopeStatus, Snapshot, Viewer};
 use crate::policy::MonthlyCost;
-use crate::policy::lifecycle::{self, FINDINGS};
+use crate::policy::lifecycle::{self, FINDINGS, Record};
 use crate::store::{Store, StoreError};
 
 /// What somebody else counts.
@@ -52,24 +52,34 @@ pub fn render(store: &Store, gauges: &Gauges) -> Result<String, StoreError> {
     }
     registry.register("cloud_calls", "Calls to clouds, each retry one, since the operator started", calls);
 
-    let mut open: BTreeMap<String, (i64, f64)> = BTreeMap::new();
+    let (mut by_kind, mut by_account, mut by_owner) = (Sums::new(), Sums::new(), Sums::new());
     for viewer in store.note_viewers()? {
-        for (_, record) in lifecycle::records(store.notes(&viewer, FINDINGS)?) {
-            if record.is_open() {
-                let sum = open.entry(record.finding.kind.to_string()).or_default();
+        for (_, Record { finding, .. }) in open_records(store, &viewer)? {
+            let owner = finding.owner.as_ref().map_or("(nobody)", |owner| owner.name.as_str());
+            let account = finding.resource.account.as_str();
+            for (sums, name) in
+                [(&mut by_kind, finding.kind.as_str()), (&mut by_account, account), (&mut by_owner, owner)]
+            {
+                let sum = sums.entry(name.to_owned()).or_default();
                 sum.0 += 1;
-                sum.1 += record.finding.monthly_cost.map_or(0.0, MonthlyCost::amount);
+                sum.1 += finding.monthly_cost.map_or(0.0, MonthlyCost::amount);
             }
         }
     }
-    let counts = open.iter().map(|(kind, (count, _))| (kind.clone(), *count)).collect();
+    let counts = by_kind.iter().map(|(kind, (count, _))| (kind.clone(), *count)).collect();
     family(&mut registry, "findings_open", "Open findings, those over the cap too", "kind", counts);
-    let cost = Family::<Vec<(&'static str, String)>, Gauge<f64, AtomicU64>>::default();
-    for (kind, (_, sum)) in open {
-        cost.get_or_create(&vec![("kind", kind)]).set(sum);
+    for (name, label, sums) in [
+        ("findings_monthly_cost", "kind", by_kind),
+        ("findings_monthly_cost_by_account", "account", dearest(by_account)),
+        ("findings_monthly_cost_by_owner", "owner", dearest(by_owner)),
+    ] {
+        let cost = Family::<Vec<(&'static str, String)>, Gauge<f64, AtomicU64>>::default();
+        for (value, (_, sum)) in sums {
+            cost.get_or_create(&vec![(label, value)]).set(sum);
+        }
+        let help = "What the open findings cost a month by list prices, as far as prices are known";
+        registry.register(name, help, cost);
     }
-    let help = "What the open findings cost a month by list prices, as far as prices are known";
-    registry.register("findings_monthly_cost", help, cost);
 
     let mut by_type: BTreeMap<ResourceType, i64> = BTreeMap::new();
     let mut suspects = 0;
@@ -98,10 +108,51 @@ pub fn render(store: &Store, gauges: &Gauges) -> Result<String, StoreError> {
     Ok(text)
 }
 
+/// By name, how many and what they cost.
+type Sums = BTreeMap<String, (i64, f64)>;
+
+/// Values of a label that tags may make as many of as they like.
+const MAX_VALUES: usize = 50;
+
+/// The dearest; the rest are one.
+fn dearest(sums: Sums) -> Sums {
+    let mut sums: Vec<(String, (i64, f64))> = sums.into_iter().collect();
+    sums.sort_by(|(_, a), (_, b)| b.1.total_cmp(&a.1).then(b.0.cmp(&a.0)));
+    let others = sums.split_off(sums.len().min(MAX_VALUES));
+    let mut named: Sums = sums.into_iter().collect();
+    for (_, (count, cost)) in others {
+        let sum = named.entry("(others)".to_owned()).or_default();
+        *sum = (sum.0 + count, sum.1 + cost);
+    }
+    named
+}
+
+fn open_records(store: &Store, viewer: &Viewer) -> Result<Vec<(String, Record)>, StoreError> {
+    Ok(lifecycle::records(store.notes(viewer, FINDINGS)?).filter(|(_, record)| record.is_open()).collect())
+}
+
 fn family(registry: &mut Registry, name: &str, help: &str, label: &'static str, values: BTreeMap<String, i64>) {
     let family = Family::<Vec<(&'static str, String)>, Gauge>::default();
     for (value, count) in values {
         family.get_or_create(&vec![(label, value)]).set(count);
     }
     registry.register(name, help, family);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_label_has_more_values_than_it_may_and_none_of_the_cost_is_lost() {
+        let sums: Sums = (0..200).map(|n| (format!("team-{n}"), (1, f64::from(n)))).collect();
+        let named = dearest(sums);
+        assert_eq!(named.len(), MAX_VALUES + 1);
+        let sum = |numbers: std::ops::Range<i32>| -> f64 { numbers.map(f64::from).sum() };
+        let is = |found: f64, wanted: f64| (found - wanted).abs() < 0.01;
+        let (count, cost) = named["(others)"];
+        assert!(count == 150 && is(cost, sum(0..150)));
+        assert!(is(named.values().map(|(_, cost)| cost).sum(), sum(0..200)));
+        assert!(named.contains_key("team-199") && !named.contains_key("team-149"));
+    }
 }

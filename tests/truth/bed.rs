@@ -88,6 +88,12 @@ impl Bed {
         round
     }
 
+    /// What is looked at of itself, so long after the last.
+    pub async fn wait(&mut self, span: Duration) -> Round {
+        self.pass(span);
+        self.scanner.round(std::slice::from_ref(&self.subscription), false, &|_, _| {}).await
+    }
+
     /// The newest life of each id.
     pub fn recorded(&self) -> BTreeMap<String, Resource> {
         let filter =

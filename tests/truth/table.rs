@@ -161,6 +161,13 @@ async fn denied_by_policy(stage: &mut Stage<'_>) {
     assert_eq!(outcome(&round, VOLUME, IRELAND), Outcome::Failed(Reason::DeniedByPolicy));
     stage.assert_live(&volumes);
     stage.assert_witnessed();
+    // It is asked again daily, the others as usual.
+    let is_asked = |round: &Round| {
+        round.scopes.keys().any(|s| s.resource_type.as_str() == VOLUME && s.region.as_str() == IRELAND)
+    };
+    let hours = stage.bed.wait(Duration::from_hours(2)).await;
+    assert!(!hours.scopes.is_empty() && !is_asked(&hours));
+    assert!(is_asked(&stage.bed.wait(Duration::from_hours(30)).await));
 }
 
 async fn wrong_account(stage: &mut Stage<'_>) {

@@ -491,6 +491,14 @@ mod tests {
     }
 
     #[test]
+    fn what_can_be_selected_by_is_in_the_docs() {
+        let page = include_str!("../../../docs/query-api.md");
+        for field in FIELDS.iter().filter(|field| **field != "metadata.namespace") {
+            assert!(page.contains(&format!("`{field}`")), "docs/query-api.md does not name {field}");
+        }
+    }
+
+    #[test]
     fn a_place_survives_its_token_and_nothing_else_is_one() {
         let place = Place { revision: Revision(7), scope: 3, namespace: "team-a".into(), id: "vol-1".into() };
         assert_eq!(Place::parse(&place.token()).unwrap(), place);
