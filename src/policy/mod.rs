@@ -322,7 +322,14 @@ fn exemption(exemptions: &[Exemption], kind: FindingKind, resource: &Resource, n
 
 impl Input<'_> {
     fn is_exempt_from_tag_rules(&self) -> bool {
-        self.settings.exempt_types.iter().any(|t| t == self.resource.key.resource_type.as_str())
+        let is_named = self.settings.exempt_types.iter().any(|t| t == self.resource.key.resource_type.as_str());
+        is_named || self.is_made_by_a_service()
+    }
+
+    /// Its document says so: what a service makes and takes away by itself is nobody's to tag.
+    fn is_made_by_a_service(&self) -> bool {
+        let facts = self.world.graph.facts(self.resource);
+        facts.is_some_and(|facts| facts.parent.as_deref() == Some(&Parent::Unseen))
     }
 
     /// Whether something makes and removes it as it likes.

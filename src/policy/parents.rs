@@ -83,7 +83,17 @@ pub(super) fn cluster(key: &ResourceKey, tags: &TagSet) -> Option<ResourceKey> {
     Some(sibling(key, EKS, name)).filter(|cluster| cluster != key)
 }
 
-/// By its document.
+/// Types whose documents say what they are part of.
+pub(super) const IN_DOCUMENT: [&str; 6] = [
+    "AWS::EC2::Volume",
+    "AWS::EC2::NetworkInterface",
+    "AWS::RDS::DBInstance",
+    "AWS::ElastiCache::CacheCluster",
+    "AWS::RDS::DBSnapshot",
+    "AWS::RDS::DBClusterSnapshot",
+];
+
+/// By its document: of [`IN_DOCUMENT`].
 pub(super) fn in_document(key: &ResourceKey, document: &Value) -> Option<Parent> {
     let holds = |resource_type: &str, id: &str| {
         Some(Parent::Known { key: sibling(key, resource_type, id), role: Role::Holds })
@@ -141,6 +151,13 @@ mod tests {
         assert_eq!(parent(&[("karpenter.sh/nodepool", "default")]), "Unseen");
         assert_eq!(parent(&[("kubernetes.io/cluster/prod", "owned")]), format!("Holds {EKS} prod"));
         assert_eq!(parent(&[("owner", "a")]), "-");
+    }
+
+    #[test]
+    fn every_document_that_says_it_is_read() {
+        for resource_type in IN_DOCUMENT {
+            assert!(super::super::relations::is_read(resource_type), "{resource_type}");
+        }
     }
 
     #[test]

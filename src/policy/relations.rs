@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use serde_json::Value;
 
-use super::orphaned;
+use super::{orphaned, parents};
 use crate::inventory::ResourceKey;
 
 /// A field of one type that holds ids of another.
@@ -157,8 +157,10 @@ pub(super) fn has_unique_ids(resource_type: &str) -> bool {
 
 /// Whether the documents of a type say anything that the rules ask for.
 pub(super) fn is_read(resource_type: &str) -> bool {
-    static READ: LazyLock<HashSet<&str>> =
-        LazyLock::new(|| EDGES.iter().map(|edge| edge.from).chain(orphaned::types()).collect());
+    static READ: LazyLock<HashSet<&str>> = LazyLock::new(|| {
+        let related = EDGES.iter().map(|edge| edge.from);
+        related.chain(orphaned::types()).chain(parents::IN_DOCUMENT).collect()
+    });
     READ.contains(resource_type)
 }
 
@@ -205,6 +207,8 @@ mod tests {
         assert!(texts(&json!({"A": null, "B": 1}), "A.C").is_empty());
     }
 
+    // Only where there is a cloud to compare with.
+    #[cfg(feature = "operator")]
     #[test]
     fn every_edge_is_between_types_that_are_looked_at() {
         use crate::cloud::Provider;

@@ -17,7 +17,9 @@ pub(super) fn rule(input: &Input) -> Verdict {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{Bed, at, ended, tags, volume};
+    use serde_json::json;
+
+    use super::super::testing::{Bed, at, ended, of_type, tags, volume};
     use super::*;
     use crate::inventory::{RuleSettings, Tags};
 
@@ -28,6 +30,15 @@ mod tests {
         let bed = Bed::of(volume(none)).with_milestones(&past);
         let found = bed.findings(FindingKind::Untagged, 1000);
         assert_eq!(found[0].since, at(300), "a tag that AWS sets is nobody's");
+    }
+
+    #[test]
+    fn what_a_service_makes_by_itself_is_nobody_s_to_tag() {
+        for (made, count) in [("automated", 0), ("manual", 1)] {
+            let snapshot = of_type("AWS::RDS::DBSnapshot", "rds:orders-2026-11-24", tags(&[]));
+            let bed = Bed::of(snapshot).with_versions(&[json!({"SnapshotType": made})]);
+            assert_eq!(bed.findings(FindingKind::Untagged, 1000).len(), count, "{made}");
+        }
     }
 
     #[test]
