@@ -257,7 +257,8 @@ fn says_the_same_on_the_command_line(world: &World, data: &str, scratch: &str, b
 struct Served {
     cluster: Cluster,
     client: Client,
-    store: Store,
+    /// None while it is opened again.
+    store: Option<Store>,
     now: Arc<AtomicI64>,
     port: u16,
     operator: std::path::PathBuf,
@@ -277,23 +278,30 @@ impl Served {
         serve_from_loopback(&cluster, port);
         let operator = cluster.kubeconfig_of("elava", "elava");
         let now = Arc::new(AtomicI64::new(1_800_000_000_000));
-        let ticking = now.clone();
-        let clock: elava::store::Clock = Arc::new(move || Timestamp::from_millis(ticking.load(Ordering::Relaxed)));
-        let store = Store::open(&dir.path().join("elava.redb"), clock).unwrap();
+        let store = open(dir.path(), &now).unwrap();
         let serving = Some(serve(port, &store, &operator));
         let client = cluster.client().await;
         until_available(&cluster).await;
-        Self { cluster, client, store, now, port, operator, serving, dir }
+        Self { cluster, client, store: Some(store), now, port, operator, serving, dir }
     }
 
     fn dir(&self) -> &Path {
         self.dir.path()
     }
 
-    /// As the operator does, on the same store.
+    fn store(&self) -> &Store {
+        self.store.as_ref().expect("it is open")
+    }
+
+    /// As a restarted operator does: nothing is left but the file.
     async fn restart(&mut self) {
         self.serving.take().expect("it is served").shutdown_background();
-        self.serving = Some(serve(self.port, &self.store, &self.operator));
+        self.store = None;
+        // What was read when it ended lets go of the file a moment later.
+        let opened = || async { open(self.dir.path(), &self.now).map_err(|error| error.to_string()) };
+        let store = eventually("the store is opened again", opened).await;
+        self.serving = Some(serve(self.port, &store, &self.operator));
+        self.store = Some(store);
         until_available(&self.cluster).await;
     }
 
@@ -321,7 +329,7 @@ impl Served {
             held: false,
             skew_millis: 0,
         };
-        self.store.commit(&sweep, Some(&Viewer::new(viewer))).unwrap().revision
+        self.store().commit(&sweep, Some(&Viewer::new(viewer))).unwrap().revision
     }
 
     fn api(&self, namespace: &str) -> Api<DynamicObject> {
@@ -340,6 +348,12 @@ impl Drop for Served {
             serving.shutdown_background();
         }
     }
+}
+
+fn open(dir: &Path, now: &Arc<AtomicI64>) -> Result<Store, elava::store::StoreError> {
+    let ticking = now.clone();
+    let clock: elava::store::Clock = Arc::new(move || Timestamp::from_millis(ticking.load(Ordering::Relaxed)));
+    Store::open(&dir.join("elava.redb"), clock)
 }
 
 fn serve(port: u16, store: &Store, kubeconfig: &Path) -> tokio::runtime::Runtime {
@@ -440,7 +454,7 @@ async fn a_reflector_stays_right_over_thousands_of_changes_restarts_and_a_compac
                 served.now.fetch_add(3 * 24 * 3_600_000, Ordering::Relaxed);
                 served.look(&ireland, "team-a/one", &shown[0]);
                 let day = Duration::from_hours(24);
-                served.store.retain(Retention { detail: day, horizon: 400 * day }).unwrap();
+                served.store().retain(Retention { detail: day, horizon: 400 * day }).unwrap();
                 served.restart().await;
             }
             _ => {}
@@ -520,7 +534,7 @@ async fn the_past_at_any_moment_is_what_it_was_and_a_namespace_sees_its_own_time
             _ => 1,
         };
         if round == 121 {
-            served.store.drop_cover(&Viewer::new("team-b/two"), &scope).unwrap();
+            served.store().drop_cover(&Viewer::new("team-b/two"), &scope).unwrap();
             covers[1] = false;
             let last = oracle.last().unwrap()[0].clone();
             oracle.push([last, BTreeMap::new()]);
@@ -535,7 +549,7 @@ async fn the_past_at_any_moment_is_what_it_was_and_a_namespace_sees_its_own_time
         oracle.truncate(usize::try_from(revision.0).unwrap() + 1);
     }
     let newest = u64::try_from(oracle.len()).unwrap() - 1;
-    assert_eq!(served.store.revision().0, newest);
+    assert_eq!(served.store().revision().0, newest);
     for _ in 0..1_000 {
         let (revision, who) = (dice.random_range(1..=newest), dice.random_range(0..2_usize));
         let seen = served.ids(["team-a", "team-b"][who], &format!("asOf={revision}")).await;

@@ -469,6 +469,7 @@ pub(super) fn warning(unknown: &[ScopeView], at: Timestamp) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use axum::http::HeaderValue;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -522,5 +523,16 @@ mod tests {
         assert!(options.is_watch && options.limit.is_none() && options.revision().unwrap().is_none());
         let bad = Options::parse("resourceVersion=abc").unwrap().revision().unwrap_err();
         assert_eq!(bad.code, 400);
+    }
+
+    proptest! {
+        #[test]
+        fn no_query_is_a_panic(query in ".{0,80}", fields in "[a-zA-Z.!=,\\\\]{0,40}", token in "[A-Za-z0-9_-]{0,60}") {
+            if let Ok(options) = Options::parse(&query) {
+                drop((options.revision(), Wanted::parse(None, &options, &["asOf"], &["change"])));
+            }
+            let options = Options { label_selector: fields.clone(), field_selector: fields, ..Options::default() };
+            drop((Wanted::parse(None, &options, &["from", "to"], &["net"]), Place::parse(&token)));
+        }
     }
 }
