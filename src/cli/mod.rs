@@ -133,7 +133,9 @@ pub async fn main() -> ExitCode {
         Command::Owners(args) => ask::owners(args).await.map(|()| ExitCode::SUCCESS),
         Command::Tree(args) => ask::tree(args).await.map(|()| ExitCode::SUCCESS),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), program(), &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), program(), &mut script);
+            print::write(&String::from_utf8_lossy(&script));
             Ok(ExitCode::SUCCESS)
         }
         Command::Man { dir } => man(&dir).map(|()| ExitCode::SUCCESS),

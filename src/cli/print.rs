@@ -37,7 +37,7 @@ fn align(rows: impl IntoIterator<Item = Vec<String>>) {
 }
 
 /// A pipe that is closed early (`| head`) is no error worth a panic.
-fn write(text: &str) {
+pub fn write(text: &str) {
     let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
