@@ -71,24 +71,23 @@ impl SourceArgs {
         }
     }
 
-    /// The cluster, where that is asked.
-    pub async fn cluster(&self) -> anyhow::Result<Option<Cluster>> {
+    /// Whether the question goes to a cluster.
+    fn asks_a_cluster(&self) -> bool {
         let ClusterArgs { namespace, all_namespaces, context } = &self.cluster;
         let is_named = namespace.is_some() || *all_namespaces || context.is_some();
         let is_local = self.store.is_some() || self.socket.is_some();
-        if is_named || (is_plugin() && !is_local) {
-            Cluster::connect(&self.cluster).await.map(Some)
-        } else {
-            Ok(None)
-        }
+        is_named || (is_plugin() && !is_local)
+    }
+
+    /// The cluster, where that is asked.
+    pub async fn cluster(&self) -> anyhow::Result<Option<Cluster>> {
+        if self.asks_a_cluster() { Cluster::connect(&self.cluster).await.map(Some) } else { Ok(None) }
     }
 
     /// What only the operator itself, or a file, can answer.
     fn refuse_cluster(&self) -> anyhow::Result<()> {
-        let ClusterArgs { namespace, all_namespaces, context } = &self.cluster;
-        let is_named = namespace.is_some() || *all_namespaces || context.is_some();
         anyhow::ensure!(
-            !is_named && (!is_plugin() || self.store.is_some() || self.socket.is_some()),
+            !self.asks_a_cluster(),
             "the API server can't be asked for this, the operator can: kubectl exec -n elava elava-0 -- elava ..."
         );
         Ok(())
@@ -119,9 +118,7 @@ impl SourceArgs {
             }
         }
     }
-}
 
-impl SourceArgs {
     /// Writes what is answered as it comes.
     pub async fn stream<Q: Serialize>(
         &self,
