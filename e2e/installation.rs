@@ -66,6 +66,89 @@ async fn the_chart_is_uninstalled_and_the_namespaces_are_deleted_and_it_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_namespaces_are_named_the_others_are_out_of_reach() {
+    let world = World::start_in(&["team-a", "team-b"]).await;
+    let bare = world.hands(A, IRELAND).await.volume(&[]).await;
+    for namespace in ["team-a", "team-b", "team-c"] {
+        world.apply_scan(namespace, "one", &world.scan_spec(&[A]));
+    }
+    for namespace in ["team-a", "team-b"] {
+        world.wait_for_open(namespace, &[format!("Untagged {bare}")]).await;
+    }
+    assert_eq!(world.scan("team-c", "one").await.status, None, "nobody takes it up");
+    let can = |args: &[&str]| {
+        let ask = ["auth", "can-i", "list", "cloudscans.elava.dev", "--as=system:serviceaccount:elava:elava"];
+        world.cluster.kubectl(&[&ask, args].concat()).status.success()
+    };
+    assert!(can(&["-n", "team-a"]) && !can(&["-n", "team-c"]) && !can(&["-A"]));
+
+    let status = |namespace: &str| {
+        let mut elava = std::process::Command::new(crate::support::operator::binary());
+        let elava = elava.args(["status", "--namespace", namespace]).env("KUBECONFIG", world.cluster.kubeconfig());
+        let output = elava.args(["--operator", &world.operator.url()]).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (code, text) = status("team-a");
+    assert!(code == Some(0) && text.contains("Nothing is wrong."), "{code:?} {text}");
+    let (code, text) = status("team-c");
+    assert!(
+        code == Some(2) && text.contains("cloudscan/team-c/one") && text.contains("NotTakenUp"),
+        "{code:?} {text}"
+    );
+}
+
+/// Everything that the chart can do, as it stands in tests/golden/chart-full.yaml.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_of_the_chart_is_accepted_and_roles_are_for_whom_they_are_allowed() {
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = crate::support::cluster::Cluster::start(dir.path()).await;
+    let root = env!("CARGO_MANIFEST_DIR");
+    for namespace in ["team-a", "team-b"] {
+        cluster.run(&["create", "namespace", namespace]);
+    }
+    let (chart, values) = (format!("{root}/charts/elava"), format!("{root}/tests/golden/chart-full-values.yaml"));
+    cluster.helm(&["install", "elava", &chart, "-n", "elava", "--create-namespace", "--values", &values]);
+    let scan = |namespace: &str, aws: serde_json::Value| {
+        let scan = serde_json::json!({
+            "apiVersion": "elava.dev/v1alpha1", "kind": "CloudScan",
+            "metadata": {"name": "one", "namespace": namespace}, "spec": {"provider": {"aws": aws}},
+        });
+        cluster.apply(&scan.to_string())
+    };
+    let account = |role: &str| serde_json::json!({"accounts": [{"id": A, "roleARN": role}]});
+    let mine = "arn:aws:iam::111122223333:role/elava";
+    // A policy is in force a moment after it was made.
+    let in_force = || async {
+        scan("team-b", account(mine)).map_or_else(|_| Ok(()), |_| Err("it is not in force yet".to_owned()))
+    };
+    eventually("what is not allowed is refused", in_force).await;
+    let own = serde_json::json!({});
+    let member = |name: &str| serde_json::json!({"organization": {"roleName": name, "listRoleARN": mine}});
+    let with_keys =
+        serde_json::json!({"credentialsSecretRef": {"name": "keys"}, "accounts": [{"id": A, "roleARN": mine}]});
+    let cases = [
+        ("team-a", account(mine), None),
+        ("team-a", account("arn:aws:iam::111122223333:role/admin"), Some("role/admin")),
+        ("team-a", own.clone(), Some("own")),
+        ("team-a", member("elava"), Some("arn:aws:iam::*:role/elava")),
+        ("team-b", own, None),
+        ("team-b", member("audit"), Some(mine)),
+        ("team-b", account("arn:aws:iam::444455556666:role/audit/elava"), None),
+        ("team-b", with_keys, None),
+    ];
+    for (namespace, aws, refused) in cases {
+        match (scan(namespace, aws.clone()), refused) {
+            (Ok(_), None) => {}
+            (Err(error), Some(role)) => {
+                let told = format!("CloudScans in the namespace {namespace} may not use {role}");
+                assert!(error.contains(&told), "{error}");
+            }
+            (said, _) => panic!("{namespace} {aws}: {said:?}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kustomize_installs_the_same() {
     let dir = tempfile::tempdir().unwrap();
     let cluster = crate::support::cluster::Cluster::start(dir.path()).await;

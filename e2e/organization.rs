@@ -2,8 +2,9 @@
 
 use serde_json::json;
 
+use crate::support::desk::COMMON;
 use crate::support::proxy::{BASE_ACCOUNT, Fault};
-use crate::support::world::{COMMON, IRELAND, World};
+use crate::support::world::{IRELAND, World};
 
 const OWNED: &[(&str, &str)] = &[("owner", "team-a")];
 const VOLUME: &str = "AWS::EC2::Volume";

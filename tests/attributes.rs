@@ -124,7 +124,7 @@ async fn attributes_are_what_the_aws_cli_prints() {
     let aws = Emulator::start(dir.path()).await;
     one_of_each(&aws.hands(A, IRELAND).await).await;
     let scan = json!({"apiVersion": "elava.dev/v1alpha1", "kind": "CloudScan", "metadata": {"name": "x"}, "spec": {
-        "resourceTypes": {"include": crate::support::world::COMMON},
+        "resourceTypes": {"include": crate::support::desk::COMMON},
         "provider": {"aws": {
             "endpointURL": aws.url,
             "accounts": [{"id": A, "roleARN": format!("arn:aws:iam::{A}:role/elava")}],

@@ -3,13 +3,83 @@
 use elava::inventory::FindingKind;
 use elava::policy::lifecycle::Resolution;
 
+fn read(page: &str) -> String {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
+    std::fs::read_to_string(path).expect("the page is there")
+}
+
+/// What the sources say between quotes, in the places where reasons are given.
+fn words(source: &str, before: &str) -> Vec<String> {
+    let word = regex::Regex::new(&format!(r#"{before}\s*"([A-Z][A-Za-z]+)""#)).expect("it is a pattern");
+    word.captures_iter(&read(source)).map(|found| found[1].to_owned()).collect()
+}
+
+#[test]
+fn every_reason_for_which_something_is_wrong_has_its_runbook() {
+    let runbooks = read("docs/runbooks.md");
+    let mut reasons = words("src/inventory/sweep.rs", r"Reason::[A-Za-z]+ =>");
+    reasons.extend(words("src/controller/validate.rs", "reason:"));
+    reasons.extend(words("src/controller/mod.rs", r"ReconcileError::[A-Za-z]+(?:\(_\))? =>"));
+    reasons.extend(words("src/controller/status.rs", r#"told\(TYPE, "False","#));
+    reasons.extend(words("src/controller/status.rs", r#"told\(TYPE, "True","#));
+    reasons.extend(words("src/cli/status.rs", r"problem\("));
+    // Those of an operator that does not start, or can't record.
+    let of_the_store =
+        ["DiskFull", "StoreFailed", "StoreDamaged", "NotAStore", "StoreLocked", "StoreSchema", "StorePoisoned"];
+    let known = words("src/store/error.rs", r"=>");
+    for reason in of_the_store {
+        assert!(known.iter().any(|k| k == reason), "{reason} is no reason of the store any more");
+    }
+    reasons.extend(of_the_store.map(str::to_owned));
+    // What says that all is well, or goes on.
+    let well = [
+        "Suspended",
+        "Scanning",
+        "UpToDate",
+        "Progressing",
+        "NotStalled",
+        "Complete",
+        "Valid",
+        "InStep",
+        "Decided",
+        "Delivered",
+    ];
+    assert!(reasons.len() > 30, "the sources are read: {reasons:?}");
+    for reason in reasons.iter().filter(|reason| !well.contains(&reason.as_str())) {
+        assert!(runbooks.contains(&format!("\n### {reason}\n")), "docs/runbooks.md has no section {reason}");
+    }
+}
+
+#[test]
+fn every_metric_and_every_condition_is_documented() {
+    let (install, cloudscan, exemption) =
+        (read("docs/install.md"), read("docs/cloudscan.md"), read("docs/findingexemption.md"));
+    let quoted = |source: &str, pattern: &str| {
+        let pattern = regex::Regex::new(pattern).expect("it is a pattern");
+        pattern.captures_iter(&read(source)).map(|found| found[1].to_owned()).collect::<Vec<_>>()
+    };
+    let mut metrics = quoted("src/server/metrics.rs", r#"(?:single|family)\(&mut registry, "([a-z_]+)""#);
+    metrics.extend(quoted("src/server/metrics.rs", r#"registry\.register\("([a-z_]+)""#));
+    metrics.extend(quoted("src/server/metrics.rs", r#"\("(findings_[a-z_]+)", ""#));
+    metrics.extend(quoted("src/cli/run.rs", r#"\("([a-z_]+)", ["a-z]"#));
+    assert!(metrics.len() > 10, "the sources are read: {metrics:?}");
+    for metric in metrics {
+        assert!(install.contains(&format!("`elava_{metric}")), "docs/install.md does not have elava_{metric}");
+    }
+    for condition in quoted("src/controller/status.rs", r#"const TYPE: &str = "([A-Za-z]+)""#) {
+        assert!(cloudscan.contains(&format!("| `{condition}` |")), "docs/cloudscan.md has no line {condition}");
+    }
+    for condition in quoted("src/controller/exempt.rs", r#"condition\(\s*"([A-Za-z]+)""#) {
+        assert!(
+            exemption.contains(&format!("`{condition}`")),
+            "docs/findingexemption.md does not have {condition}"
+        );
+    }
+}
+
 #[test]
 fn every_kind_of_finding_has_its_section_and_every_resolution_its_line() {
-    let read = |page: &str| {
-        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(page);
-        std::fs::read_to_string(path).expect("the page is there")
-    };
-    let (findings, finding) = (read("findings.md"), read("resourcefinding.md"));
+    let (findings, finding) = (read("docs/findings.md"), read("docs/resourcefinding.md"));
     for kind in FindingKind::ALL {
         assert!(findings.contains(&format!("\n## {kind}\n")), "docs/findings.md has no section {kind}");
     }

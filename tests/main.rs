@@ -7,6 +7,7 @@
 mod support;
 
 mod attributes;
+mod chart;
 mod docs;
 mod export;
 mod house;

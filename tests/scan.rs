@@ -33,8 +33,8 @@ impl Desk {
                 "regions": {"include": [IRELAND]},
                 "credentialsSecretRef": {"name": "keys"},
             }},
-            "resourceTypes": {"include": crate::support::world::COMMON},
-            "tagPolicy": {"exemptTypes": crate::support::world::BUILT_IN},
+            "resourceTypes": {"include": crate::support::desk::COMMON},
+            "tagPolicy": {"exemptTypes": crate::support::desk::BUILT_IN},
         }));
         desk
     }

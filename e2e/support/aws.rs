@@ -85,6 +85,7 @@ pub struct Hands {
     pub sqs: aws_sdk_sqs::Client,
     pub balancing: aws_sdk_elasticloadbalancingv2::Client,
     pub logs: aws_sdk_cloudwatchlogs::Client,
+    pub scaling: aws_sdk_autoscaling::Client,
     region: String,
 }
 
@@ -111,6 +112,7 @@ impl Hands {
             sqs: aws_sdk_sqs::Client::new(&config),
             balancing: aws_sdk_elasticloadbalancingv2::Client::new(&config),
             logs: aws_sdk_cloudwatchlogs::Client::new(&config),
+            scaling: aws_sdk_autoscaling::Client::new(&config),
             region: config.region().expect("it is set").to_string(),
         }
     }
@@ -145,6 +147,27 @@ impl Hands {
         let instance = &described.reservations()[0].instances()[0];
         let volume = instance.block_device_mappings()[0].ebs().and_then(|e| e.volume_id()).expect("it has a root");
         (id, volume.to_owned())
+    }
+
+    /// An Auto Scaling group of so many instances, which it names.
+    pub async fn scaling_group(&self, name: &str, size: i32) -> Vec<String> {
+        let launch = self.scaling.create_launch_configuration().launch_configuration_name(name);
+        let launch = launch.image_id(self.image().await).instance_type("t3.micro");
+        launch.send().await.expect("a launch configuration");
+        let group = self.scaling.create_auto_scaling_group().auto_scaling_group_name(name);
+        let group = group.launch_configuration_name(name).min_size(size).max_size(size);
+        let zone = format!("{}a", self.region);
+        group.availability_zones(zone).send().await.expect("a group");
+        let described = self.scaling.describe_auto_scaling_groups().auto_scaling_group_names(name).send().await;
+        let described = described.expect("it can be described");
+        let instances = described.auto_scaling_groups()[0].instances();
+        instances.iter().filter_map(|i| i.instance_id().map(str::to_owned)).collect()
+    }
+
+    /// With all its instances.
+    pub async fn delete_scaling_group(&self, name: &str) {
+        let call = self.scaling.delete_auto_scaling_group().auto_scaling_group_name(name).force_delete(true);
+        call.send().await.expect("the group goes");
     }
 
     async fn image(&self) -> String {

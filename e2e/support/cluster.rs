@@ -1,15 +1,15 @@
-//! etcd, kube-apiserver and kube-controller-manager, with kubectl and helm to talk to them.
+//! etcd, kube-apiserver and kube-controller-manager.
 
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
 use serde_json::json;
 
+use super::kubectl::Kubectl;
 use super::process::Process;
 use super::{DEADLINE, free_port, tools};
 
@@ -20,6 +20,15 @@ pub struct Cluster {
     controller_manager: Option<Process>,
     api_server: Option<Process>,
     _etcd: Process,
+    kubectl: Kubectl,
+}
+
+impl Deref for Cluster {
+    type Target = Kubectl;
+
+    fn deref(&self) -> &Kubectl {
+        &self.kubectl
+    }
 }
 
 impl Cluster {
@@ -47,7 +56,8 @@ impl Cluster {
             &[],
         );
         std::fs::write(dir.join("etcd-url"), client_url).expect("the test's folder is writable");
-        let mut cluster = Self { dir, port, controller_manager: None, api_server: None, _etcd: etcd };
+        let kubectl = Kubectl::new(&dir, &dir.join("admin.kubeconfig"));
+        let mut cluster = Self { dir, port, controller_manager: None, api_server: None, _etcd: etcd, kubectl };
         cluster.start_api_server().await;
         let kubeconfig = cluster.kubeconfig().display().to_string();
         let at = |name: &str| cluster.dir.join(name).display().to_string();
@@ -130,69 +140,12 @@ impl Cluster {
         read("crt") + &read("key")
     }
 
-    pub fn kubeconfig(&self) -> PathBuf {
-        self.dir.join("admin.kubeconfig")
-    }
-
-    pub async fn client(&self) -> kube::Client {
-        let kubeconfig = Kubeconfig::read_from(self.kubeconfig()).expect("written at the start");
-        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
-        kube::Client::try_from(config.expect("the kubeconfig is ours")).expect("the keys are ours")
-    }
-
     /// A kubeconfig that speaks for a ServiceAccount, by a token that the API server gave.
     pub fn kubeconfig_of(&self, namespace: &str, service_account: &str) -> PathBuf {
         let token = self.run(&["create", "token", service_account, "-n", namespace, "--duration=8h"]);
         let path = self.dir.join(format!("{service_account}.kubeconfig"));
         write_kubeconfig(&self.dir, self.port, &path, &format!("{{token: {}}}", token.trim()));
         path
-    }
-
-    pub fn kubectl(&self, args: &[&str]) -> Output {
-        self.kubectl_as(&self.kubeconfig(), args)
-    }
-
-    /// By another kubeconfig than the admin's.
-    pub fn kubectl_as(&self, kubeconfig: &Path, args: &[&str]) -> Output {
-        let mut command = Command::new(tools().join("kubectl"));
-        // What kubectl discovered of one cluster is not another's.
-        command.arg("--cache-dir").arg(self.dir.join("kubectl"));
-        command.arg("--kubeconfig").arg(kubeconfig).args(args).output().expect("kubectl runs")
-    }
-
-    /// The output of a kubectl that must work.
-    pub fn run(&self, args: &[&str]) -> String {
-        let output = self.kubectl(args);
-        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "kubectl {}: {err}", args.join(" "));
-        out.into_owned()
-    }
-
-    /// Applies manifests, and gives what the API server said.
-    pub fn apply(&self, manifest: &str) -> Result<String, String> {
-        let path = self.dir.join(format!("{}.yaml", blake3::hash(manifest.as_bytes()).to_hex()));
-        std::fs::write(&path, manifest).expect("the test's folder is writable");
-        let output = self.kubectl(&["apply", "--server-side", "-f", &path.display().to_string()]);
-        if output.status.success() {
-            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-        } else {
-            Err(String::from_utf8_lossy(&output.stderr).into_owned())
-        }
-    }
-
-    pub fn helm(&self, args: &[&str]) -> String {
-        let home = self.dir.join("helm");
-        let output = Command::new(tools().join("helm"))
-            .env("KUBECONFIG", self.kubeconfig())
-            .env("HELM_CACHE_HOME", &home)
-            .env("HELM_CONFIG_HOME", &home)
-            .env("HELM_DATA_HOME", &home)
-            .args(args)
-            .output()
-            .expect("helm runs");
-        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "helm {}: {out}{err}", args.join(" "));
-        out.into_owned()
     }
 
     fn tails(&self) -> String {

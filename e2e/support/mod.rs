@@ -7,6 +7,11 @@
 pub mod aws;
 pub mod cluster;
 #[cfg(feature = "operator")]
+pub mod desk;
+pub mod kubectl;
+#[cfg(feature = "operator")]
+pub mod node;
+#[cfg(feature = "operator")]
 pub mod operator;
 pub mod process;
 #[cfg(feature = "operator")]

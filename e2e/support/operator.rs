@@ -48,8 +48,9 @@ impl Operator {
         self.dir.join("elava.redb")
     }
 
-    pub fn metrics_url(&self) -> String {
-        format!("http://127.0.0.1:{}/metrics", self.port)
+    /// Where it answers /readyz and /metrics.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
     }
 
     pub fn kill(&mut self) {
@@ -101,7 +102,7 @@ fn spawn(dir: &Path, port: u16, env: &[(&str, String)]) -> Process {
             "--service-account=elava:elava".to_owned(),
             "--credentials-role=elava-credentials".to_owned(),
             "--log-format=text".to_owned(),
-            "--log=info,elava=debug,aws_config=error".to_owned(),
+            "--log=info,elava=debug,aws_config=error,kube_client=off".to_owned(),
         ],
         env,
     )

@@ -3,6 +3,7 @@
 //! which the emulator does not.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -12,6 +13,7 @@ use axum::body::Bytes;
 use axum::extract::State as Shared;
 use axum::http::{HeaderMap, Method, Response, StatusCode, Uri};
 use axum::response::IntoResponse;
+use tokio::runtime::Runtime;
 
 /// Small, so that every listing of a test has several pages.
 const PAGE: usize = 5;
@@ -136,7 +138,9 @@ struct Inner {
 pub struct Proxy {
     pub url: String,
     inner: Arc<Inner>,
-    server: tokio::task::JoinHandle<()>,
+    address: SocketAddr,
+    /// Of its own: with it every connection ends.
+    serving: Option<Runtime>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -148,12 +152,30 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Proxy {
     pub async fn start(upstream: &str) -> Self {
+        Self::start_at([127, 0, 0, 1], upstream)
+    }
+
+    /// On an address of this machine.
+    pub fn start_at(host: [u8; 4], upstream: &str) -> Self {
         let inner = Arc::new(Inner { upstream: upstream.to_owned(), ..Inner::default() });
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
-        let url = format!("http://{}", listener.local_addr().expect("it is bound"));
-        let app = Router::new().fallback(handle).with_state(inner.clone());
-        let server = tokio::spawn(async move { axum::serve(listener, app).await.expect("it serves") });
-        Self { url, inner, server }
+        let listener = TcpListener::bind(SocketAddr::from((host, 0))).expect("the address is ours");
+        let address = listener.local_addr().expect("it is bound");
+        let serving = Some(serve(listener, inner.clone()));
+        Self { url: format!("http://{address}"), inner, address, serving }
+    }
+
+    /// Nobody answers any more: what is connected is cut off, and nothing connects.
+    pub fn stop(&mut self) {
+        if let Some(serving) = self.serving.take() {
+            serving.shutdown_background();
+        }
+    }
+
+    /// Serves again, at the same address and with the same rules.
+    pub async fn serve_again(&mut self) {
+        let bind = || async { TcpListener::bind(self.address).map_err(|error| error.to_string()) };
+        let listener = super::eventually("the address is free again", bind).await;
+        self.serving = Some(serve(listener, self.inner.clone()));
     }
 
     pub fn fault(&self, matches: impl Fn(&Call) -> bool + Send + Sync + 'static, fault: Fault) -> RuleId {
@@ -203,8 +225,20 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        self.server.abort();
+        self.stop();
     }
+}
+
+fn serve(listener: TcpListener, inner: Arc<Inner>) -> Runtime {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let runtime = runtime.expect("the system has threads");
+    listener.set_nonblocking(true).expect("a socket can be so");
+    let app = Router::new().fallback(handle).with_state(inner);
+    runtime.spawn(async move {
+        let listener = tokio::net::TcpListener::from_std(listener).expect("it is a socket");
+        axum::serve(listener, app).await.expect("it serves");
+    });
+    runtime
 }
 
 async fn handle(

@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # Brings the real parts that the tests and the demo run on: kube-apiserver, kube-controller-manager,
 # kubectl, etcd and helm, built by Go from pinned sources, and an AWS emulator (moto) and DuckDB, each in
-# a Python environment of its own. All of it lies in one cache folder that is named by the hash of the
-# pins, so it is built once. Prints that folder on standard output, and what it does on standard error.
+# a Python environment of its own. For root also what a node is made of: kubelet, kube-proxy, containerd,
+# CNI's plugins and CoreDNS from pinned sources, runc and nft from Debian. All of it lies in one cache folder
+# that is named by the hash of the pins, so it is built once. Prints that folder on standard output, and what
+# it does on standard error.
 #
 #   ELAVA_CACHE         where to keep it (default: ~/.cache/elava)
 #   KUBEBUILDER_ASSETS  a folder that has kube-apiserver, etcd or kubectl already
@@ -27,8 +29,7 @@ if ((${#missing[@]})); then
   exit 1
 fi
 
-pins=$(cat kubernetes/go.mod kubernetes/go.sum etcd/go.mod etcd/go.sum helm/go.mod helm/go.sum aws/requirements.txt |
-  sha256sum | cut -c1-16)
+pins=$(cat {cni,containerd,coredns,etcd,helm,kubernetes}/go.{mod,sum} aws/requirements.txt | sha256sum | cut -c1-16)
 cache=${ELAVA_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/elava}
 tools=$cache/tools-$pins
 mkdir -p "$tools"
@@ -37,30 +38,78 @@ flock 9
 
 kubernetes_version=$(sed -n 's#^\s*k8s.io/kubernetes \(v[0-9.]*\).*#\1#p' kubernetes/go.mod | head -n 1)
 
-# build NAME MODULE-FOLDER PACKAGE
+# Without the version, clients can't parse what the API server says of itself.
+version=k8s.io/component-base/version client=k8s.io/client-go/pkg/version
+stamp=
+for package in $version $client; do
+  stamp+=" -X $package.gitVersion=$kubernetes_version -X $package.gitMajor=1"
+  stamp+=" -X $package.gitMinor=$(cut -d. -f2 <<< "$kubernetes_version")"
+done
+
+# build MODULE-FOLDER TAGS PACKAGE...: each as the last word of its package
 build() {
-  local name=$1 module=$2 package=$3
-  [[ -x $tools/$name ]] && return
-  if [[ -n ${KUBEBUILDER_ASSETS:-} && -x $KUBEBUILDER_ASSETS/$name ]]; then
-    say "$name is taken from KUBEBUILDER_ASSETS"
-    ln -s "$KUBEBUILDER_ASSETS/$name" "$tools/$name"
-    return
-  fi
-  say "building $name ($package); from nothing this takes some minutes"
-  (
-    cd "$module"
-    # Without the version, clients can't parse what the API server says of itself.
-    CGO_ENABLED=0 go build -trimpath -o "$tools/$name.new" \
-      -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$kubernetes_version" "$package" >&2
-  )
-  mv "$tools/$name.new" "$tools/$name"
+  local module=$1 tags=$2 package name left=()
+  shift 2
+  for package in "$@"; do
+    name=$(name_of "$package")
+    [[ -x $tools/$name ]] && continue
+    if [[ -n ${KUBEBUILDER_ASSETS:-} && -x $KUBEBUILDER_ASSETS/$name ]]; then
+      say "$name is taken from KUBEBUILDER_ASSETS"
+      ln -s "$KUBEBUILDER_ASSETS/$name" "$tools/$name"
+      continue
+    fi
+    left+=("$package")
+  done
+  for package in "${left[@]}"; do
+    name=$(name_of "$package")
+    say "building $name ($package); from nothing this takes some minutes"
+    (cd "$module" && CGO_ENABLED=0 go build -trimpath -tags "$tags" -o "$tools/$name.new" -ldflags "-s -w$stamp" "$package" >&2)
+    mv "$tools/$name.new" "$tools/$name"
+  done
 }
 
-build etcd etcd go.etcd.io/etcd/server/v3
-build kube-apiserver kubernetes k8s.io/kubernetes/cmd/kube-apiserver
-build kube-controller-manager kubernetes k8s.io/kubernetes/cmd/kube-controller-manager
-build kubectl kubernetes k8s.io/kubernetes/cmd/kubectl
-build helm helm helm.sh/helm/v4/cmd/helm
+name_of() {
+  case $1 in
+    . | go.etcd.io/etcd/*) echo "${module}" ;;
+    *) basename "$1" ;;
+  esac
+}
+
+kubernetes=k8s.io/kubernetes/cmd
+build etcd '' go.etcd.io/etcd/server/v3
+build kubernetes '' $kubernetes/{kube-apiserver,kube-controller-manager,kubectl}
+build helm '' helm.sh/helm/v4/cmd/helm
+
+# A node is pods: namespaces, cgroups and mounts, which root alone may make.
+node() {
+  [[ -e $tools/node ]] && return
+  if ((EUID != 0)); then
+    say "no node: that takes root. What needs pods says so and goes on without"
+    return
+  fi
+  if ! command -v apt-get > /dev/null; then
+    say "no node: runc and nft come as Debian packages, and there is no apt-get. What needs pods goes on without"
+    return
+  fi
+  build kubernetes '' $kubernetes/{kube-scheduler,kubelet,kube-proxy}
+  build containerd no_btrfs,no_zfs,no_devmapper \
+    github.com/containerd/containerd/v2/cmd/{containerd,containerd-shim-runc-v2,ctr}
+  build cni '' github.com/containernetworking/plugins/plugins/{main/bridge,main/loopback,ipam/host-local}
+  build coredns '' .
+  say "building pause (Kubernetes' own, by cc)"
+  cc -Os -static -s -o "$tools/pause" \
+    "$(cd kubernetes && go list -m -f '{{.Dir}}' k8s.io/kubernetes)/build/pause/linux/pause.c"
+  say "fetching runc and nft from Debian's packages"
+  local packages=(runc nftables libnftables1 libnftnl11 libmnl0 libjansson4 libxtables12 libseccomp2) fetched=$tools/debs
+  rm -rf "$fetched" "$tools/debian" && mkdir -p "$fetched"
+  # _apt may not write there, and says so; root fetches then.
+  fetch() { (cd "$fetched" && apt-get download -qq "${packages[@]}" >&2); }
+  fetch || { apt-get update -qq >&2 && fetch; }
+  for package in "$fetched"/*.deb; do dpkg -x "$package" "$tools/debian"; done
+  rm -rf "$fetched"
+  touch "$tools/node"
+}
+node
 
 # environment FOLDER MODULE-FOLDER WHAT: a Python environment of its own
 environment() {

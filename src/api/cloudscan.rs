@@ -584,8 +584,9 @@ pub struct CloudScanStatus {
     /// conditions: Ready (the spec is accepted, at least one account's credentials work, scanning
     /// runs), Reconciling (a change of the spec is being taken up), Stalled (only you can mend it),
     /// FirstScanComplete (every scope was looked at once), CredentialsValid, InventoryComplete (what is
-    /// known is the whole truth as of the last scan), ClockSkew (the clocks of operator and cloud differ by
-    /// more than five minutes), WebhookDelivered (what is to be told is told; only with findings.webhook).
+    /// known is the whole truth as of the last scan), FindingsDecided (every rule could say yes or no of every
+    /// resource), ClockSkew (the clocks of operator and cloud differ by more than five minutes),
+    /// WebhookDelivered (what is to be told is told; only with findings.webhook).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,

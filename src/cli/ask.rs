@@ -237,7 +237,10 @@ pub async fn findings(args: FindingsArgs) -> anyhow::Result<()> {
         Some(cluster) => cluster.findings(&question).await?,
         None => source.ask("/v1/findings", &question, findings::findings).await?,
     };
-    let money = |amount: Option<f64>| amount.map_or("-".to_owned(), |amount| format!("{amount:.2}"));
+    let money = |f: &FindingView, amount: Option<f64>| {
+        let currency = f.currency.as_deref().unwrap_or_default();
+        amount.map_or("-".to_owned(), |amount| format!("{amount:.2} {currency}").trim_end().to_owned())
+    };
     let row = |f: &FindingView| {
         vec![
             f.kind.to_string(),
@@ -246,8 +249,8 @@ pub async fn findings(args: FindingsArgs) -> anyhow::Result<()> {
             f.resource.to_string(),
             f.owner.as_ref().map_or("-", |owner| owner.name.as_str()).to_owned(),
             f.since.to_string(),
-            money(f.monthly_cost),
-            money(f.cost_so_far),
+            money(f, f.monthly_cost),
+            money(f, f.cost_so_far),
             f.message.clone(),
             f.cloudscan.clone(),
             f.advice.clone(),
@@ -262,14 +265,18 @@ pub async fn findings(args: FindingsArgs) -> anyhow::Result<()> {
         keys: answer.findings.iter().map(|f| f.resource.to_string()).collect(),
     };
     if print::list(&answer, table, output.output)? {
-        let known: Vec<f64> = answer.findings.iter().filter_map(|f| f.monthly_cost).collect();
-        // Of nothing a sum of floating point is -0.
-        let sum = known.iter().fold(0.0, |sum, cost| sum + cost);
-        eprintln!(
-            "{} findings; {sum:.2} a month by list prices, of the {} whose price is known",
-            answer.findings.len(),
-            known.len()
-        );
+        let mut sums: BTreeMap<&str, (usize, f64)> = BTreeMap::new();
+        for finding in &answer.findings {
+            if let Some(cost) = finding.monthly_cost {
+                let (known, sum) = sums.entry(finding.currency.as_deref().unwrap_or_default()).or_default();
+                (*known, *sum) = (*known + 1, *sum + cost);
+            }
+        }
+        let told = |(currency, (known, sum)): (&&str, &(usize, f64))| {
+            let sum = format!("{sum:.2} {currency}");
+            format!("; {} a month by list prices, of the {known} whose price is known", sum.trim_end())
+        };
+        eprintln!("{} findings{}", answer.findings.len(), sums.iter().map(told).collect::<String>());
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::source::SourceArgs;
 use super::{FAILED, Output, OutputArgs, print};
+use crate::server::backups;
 use crate::server::query::{self, CheckAnswer, ExportQuestion, Nothing, StatsAnswer};
 use crate::store::{ExportFormat, ExportTable, Retention, Store, StoreError, system_clock};
 
@@ -45,8 +46,11 @@ pub struct BackupArgs {
 
 #[derive(Debug, Args)]
 pub struct RestoreArgs {
-    /// The backup; - for standard input
+    /// The backup; a folder for the newest that the operator made in it; - for standard input
     from: PathBuf,
+    /// Where there is a store already, leave it and end well: for what runs before each start of an operator
+    #[arg(long)]
+    unless_present: bool,
     /// The store to make
     #[arg(long, env = "ELAVA_STORE", default_value = "elava.redb")]
     store: PathBuf,
@@ -172,11 +176,16 @@ async fn backup(args: BackupArgs) -> anyhow::Result<()> {
 }
 
 fn restore(args: &RestoreArgs) -> anyhow::Result<()> {
+    if args.unless_present && args.store.exists() {
+        eprintln!("{} is there: nothing is restored", args.store.display());
+        return Ok(());
+    }
     let report = if args.from.as_os_str() == "-" {
         Store::restore(&mut std::io::stdin(), &args.store)?
     } else {
-        let context = || format!("cannot read {}", args.from.display());
-        Store::restore(&mut File::open(&args.from).with_context(context)?, &args.store).with_context(context)?
+        let from = if args.from.is_dir() { backups::newest(&args.from)? } else { args.from.clone() };
+        let context = || format!("cannot read {}", from.display());
+        Store::restore(&mut File::open(&from).with_context(context)?, &args.store).with_context(context)?
     };
     eprintln!(
         "{} holds the backup up to revision {}, and goes on 2^32 later",

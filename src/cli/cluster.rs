@@ -382,6 +382,7 @@ impl Cluster {
                 evidence: status.evidence.clone(),
                 monthly_cost: status.monthly_cost.as_deref().and_then(|cost| cost.parse().ok()),
                 cost_so_far: None,
+                currency: status.currency.clone(),
             };
             if (question.all || is_open)
                 && is_asked(&question.cloudscan, &view.cloudscan)

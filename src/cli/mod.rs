@@ -13,6 +13,7 @@ mod print;
 mod run;
 mod scan;
 mod source;
+mod status;
 mod types;
 
 use std::path::{Path, PathBuf};
@@ -65,6 +66,8 @@ enum Command {
     Untagged(ask::UntaggedArgs),
     /// Tell every change as it is recorded, until interrupted
     Watch(ask::WatchArgs),
+    /// Say what is wrong, since when, and what to do; exits with 2 where something is
+    Status(status::StatusArgs),
     /// List what people must act on, also what is over a CloudScan's cap
     Findings(ask::FindingsArgs),
     /// Tell who owns how much of each account, now or at a moment
@@ -129,6 +132,7 @@ pub async fn main() -> ExitCode {
         Command::Disappeared(args) => ask::disappeared(args).await.map(|()| ExitCode::SUCCESS),
         Command::Untagged(args) => ask::untagged(args).await.map(|()| ExitCode::SUCCESS),
         Command::Watch(args) => ask::watch(args).await.map(|()| ExitCode::SUCCESS),
+        Command::Status(args) => status::status(args).await,
         Command::Findings(args) => ask::findings(args).await.map(|()| ExitCode::SUCCESS),
         Command::Owners(args) => ask::owners(args).await.map(|()| ExitCode::SUCCESS),
         Command::Tree(args) => ask::tree(args).await.map(|()| ExitCode::SUCCESS),

@@ -5,6 +5,7 @@ use std::future::IntoFuture;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
@@ -19,6 +20,7 @@ use crate::policy::Prices;
 use crate::scanner::Fleet;
 use crate::server;
 use crate::server::aggregated::Service;
+use crate::server::backups::Backups;
 use crate::store::{Store, socket_beside, system_clock};
 
 #[derive(Debug, Args)]
@@ -45,6 +47,9 @@ pub struct RunArgs {
     /// that ship
     #[arg(long, env = "ELAVA_PRICES", value_name = "FILE")]
     prices: Option<PathBuf>,
+    /// A namespace whose CloudScans are taken up; may be repeated. Without one, those of all are
+    #[arg(long, env = "ELAVA_WATCH_NAMESPACE", value_delimiter = ',', value_name = "NAMESPACE")]
+    watch_namespace: Vec<String>,
     /// The operator's own ServiceAccount as NAMESPACE:NAME, for messages that tell how to let it in
     #[arg(long, env = "ELAVA_SERVICE_ACCOUNT", default_value = "elava:elava")]
     service_account: String,
@@ -59,11 +64,21 @@ pub struct RunArgs {
     api_share: f64,
     #[command(flatten)]
     keep: KeepArgs,
+    /// A folder, on another volume, in which a backup of the store is made each period; without one, none is
+    #[arg(long, env = "ELAVA_BACKUP_DIR", value_name = "DIR")]
+    backup_dir: Option<PathBuf>,
+    /// How long after a backup the next one is made
+    #[arg(long, env = "ELAVA_BACKUP_EVERY", default_value = "24h", value_parser = humantime::parse_duration)]
+    backup_every: Duration,
+    /// How many of them are kept; the oldest go
+    #[arg(long, env = "ELAVA_BACKUP_KEEP", default_value = "7", value_parser = clap::value_parser!(u16).range(1..))]
+    backup_keep: u16,
     #[arg(long, env = "ELAVA_LOG_FORMAT", value_enum, default_value = "json")]
     log_format: LogFormat,
     /// What is logged, as tracing filter directives
-    /// (the SDK tells of refused roles on its own, at length; the conditions say it better)
-    #[arg(long, env = "ELAVA_LOG", default_value = "info,aws_config=error")]
+    /// (the SDK tells of refused roles on its own, at length, and the client of each call to an API server that
+    /// is away; the conditions and our own lines say it better)
+    #[arg(long, env = "ELAVA_LOG", default_value = "info,aws_config=error,kube_client=off")]
     log: String,
 }
 
@@ -144,8 +159,11 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         socket = %socket.display(), "started"
     );
 
+    let backups = args
+        .backup_dir
+        .map(|folder| Arc::new(Backups::new(folder, args.backup_every, usize::from(args.backup_keep))));
     let gauges: server::metrics::Gauges = {
-        let fleet = Arc::downgrade(&fleet);
+        let (fleet, backups) = (Arc::downgrade(&fleet), backups.clone());
         Arc::new(move || {
             let accounts = fleet.upgrade().map_or(0, |fleet| fleet.accounts());
             let accounts = i64::try_from(accounts).unwrap_or(i64::MAX);
@@ -155,15 +173,21 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
                 [("answered", answered), ("throttled", throttled), ("failed", failed)]
                     .map(|(outcome, count)| (service, operation, outcome, count))
             };
-            server::metrics::Readings {
-                gauges: vec![("accounts", "Accounts that are looked at", accounts)],
-                calls: aws.calls().into_iter().flat_map(outcomes).collect(),
+            let mut gauges = vec![("accounts", "Accounts that are looked at", accounts)];
+            if let Some(outcomes) = backups.as_ref().map(|backups| backups.outcomes()) {
+                let newest = outcomes.newest.map_or(0, |time| time.as_millis() / 1000);
+                let failures = i64::try_from(outcomes.failures).unwrap_or(i64::MAX);
+                let when = "When the newest backup was made; 0 where there is none";
+                gauges.push(("backup_last_success_timestamp_seconds", when, newest));
+                gauges.push(("backup_failures", "Backups that failed since the start", failures));
             }
+            server::metrics::Readings { gauges, calls: aws.calls().into_iter().flat_map(outcomes).collect() }
         })
     };
     let http = tokio::spawn(server::serve_http(listener, store.clone(), gauges));
     let questions = tokio::spawn(server::serve_socket(unix, store.clone()).into_future());
 
+    let backing_up = backups.map(|backups| tokio::spawn(backups.run(store.clone())));
     let query_api =
         tokio::spawn(serve_query_api(query_api, store.clone(), client.clone(), args.query_api_service));
 
@@ -179,8 +203,13 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         credentials_role: args.credentials_role,
         instance: args.instance,
     };
-    let settings =
-        Settings { endpoints: AllowedEndpoints::These(endpoints), webhooks: args.allow_webhook, prices, identity };
+    let settings = Settings {
+        endpoints: AllowedEndpoints::These(endpoints),
+        webhooks: args.allow_webhook,
+        prices,
+        identity,
+        namespaces: args.watch_namespace,
+    };
     let controller = controller::run(client, store.clone(), fleet.clone(), finished, settings, stop);
     tokio::pin!(controller);
     let signalled = async {
@@ -198,8 +227,11 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     }
     tracing::info!("stopping: scans in flight are given up, what was recorded stays");
     stopping.send_replace(true);
+    if let Some(backing_up) = backing_up {
+        backing_up.abort();
+    }
     // A reconcile in flight ends its writes; each has its own deadline.
-    let _ = tokio::time::timeout(std::time::Duration::from_secs(10), controller).await;
+    let _ = tokio::time::timeout(Duration::from_secs(10), controller).await;
     drop(fleet);
     tokio::task::spawn_blocking(move || store.flush()).await??;
     let _ = std::fs::remove_file(&socket);

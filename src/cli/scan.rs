@@ -218,8 +218,9 @@ fn report(store: &Store, viewer: &Viewer, rules: &RuleSettings, totals: Totals) 
     let assessment = assess::assess(store, viewer, rules, name, &BTreeMap::new(), &mut evaluator)?;
     assess::write(store, viewer, &assess::notes(&assessment, rules, |_| true))?;
     let open = assessment.lifecycle.records.into_values().filter(Record::is_open);
-    let mut findings: Vec<FindingView> =
-        open.map(|record| FindingView::of(String::new(), record, assessment.now)).collect();
+    let mut findings: Vec<FindingView> = open
+        .map(|record| FindingView::of(String::new(), record, Some(&assessment.counts.currency), assessment.now))
+        .collect();
     findings.sort_by(|a, b| (&a.resource, a.kind).cmp(&(&b.resource, b.kind)));
     Ok(ScanReport {
         api_version: API_VERSION,

@@ -6,7 +6,7 @@ use super::build;
 use super::status::Counts;
 use crate::inventory::{Filter, Moment, RuleSettings, Snapshot, Timestamp, Viewer};
 use crate::policy::Evaluator;
-use crate::policy::lifecycle::{self, FINDINGS, Lifecycle, OWNERSHIP, Record, Seen, State};
+use crate::policy::lifecycle::{self, CURRENCY, FINDINGS, Lifecycle, OWNERSHIP, Record, Seen, State};
 use crate::store::{Store, StoreError};
 
 /// Notes of one request to the store's writer.
@@ -15,8 +15,9 @@ const NOTES_AT_ONCE: usize = 2000;
 pub struct Assessment {
     pub lifecycle: Lifecycle,
     pub before: BTreeMap<String, Record>,
-    /// As it is noted.
+    /// As they are noted.
     ownership: Option<Vec<u8>>,
+    currency: Option<Vec<u8>>,
     pub counts: Counts,
     pub now: Timestamp,
 }
@@ -32,15 +33,21 @@ pub fn assess(
     let snapshot = store.snapshot(Moment::Now)?;
     let before: BTreeMap<String, Record> = lifecycle::records(store.notes(viewer, FINDINGS)?).collect();
     let ownership = store.notes(viewer, OWNERSHIP)?.remove(OWNERSHIP);
+    let currency = store.notes(viewer, CURRENCY)?.remove(CURRENCY);
     let asked = before.values().map(|record| record.finding.resource.clone()).collect();
     let evaluation = evaluator.evaluate(&snapshot, Some(viewer), rules, &asked)?;
     let now = snapshot.time();
+    let mut undecided = BTreeMap::new();
+    for (kind, key) in &evaluation.undecided {
+        *undecided.entry((*kind, key.resource_type.clone())).or_default() += 1;
+    }
     let name = |kind, key: &_| build::finding_name(scan_name, kind, key);
     let lifecycle = lifecycle::advance(evaluation, before.clone(), seen, rules, now, name);
     let mut counts = Counts {
         revision: snapshot.revision(),
         currency: evaluator.currency().to_owned(),
         suppressed: lifecycle.suppressed.count,
+        undecided,
         ..Counts::default()
     };
     for record in lifecycle.records.values() {
@@ -59,7 +66,7 @@ pub fn assess(
         *counts.by_account.entry(line.scope.account.clone()).or_default() += 1;
         counts.suspects += usize::from(line.is_suspect);
     });
-    Ok(Assessment { lifecycle, before, ownership, counts, now })
+    Ok(Assessment { lifecycle, before, ownership, currency, counts, now })
 }
 
 /// Who should act where nothing names anybody.
@@ -82,6 +89,10 @@ pub fn notes(
     let ownership = Some(serde_json::to_vec(&rules.ownership).expect("settings are plain data"));
     if ownership != assessment.ownership {
         notes.push((OWNERSHIP.to_owned(), ownership));
+    }
+    let currency = Some(assessment.counts.currency.clone().into_bytes());
+    if currency != assessment.currency {
+        notes.push((CURRENCY.to_owned(), currency));
     }
     notes
 }

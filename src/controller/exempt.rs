@@ -7,11 +7,11 @@ use futures::StreamExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::api::{Patch, PatchParams};
 use kube::runtime::controller::Action;
-use kube::runtime::reflector::ObjectRef;
-use kube::runtime::{Controller, watcher};
+use kube::runtime::reflector::{self, ObjectRef};
+use kube::runtime::{Controller, WatchStreamExt};
 use kube::{Api, ResourceExt};
 
-use super::{Context, ReconcileError, apply, build, timely};
+use super::{Context, ReconcileError, apply, build, timely, watched};
 use crate::api::{FindingExemption, FindingExemptionStatus, SpecError};
 use crate::inventory::{Exemption, Timestamp};
 
@@ -33,7 +33,10 @@ pub(super) fn of_namespace(namespace: Option<&str>, context: &Context) -> Vec<Ex
 }
 
 pub(super) async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + Send + Sync + 'static) {
-    Controller::new(Api::<FindingExemption>::all(context.client.clone()), watcher::Config::default())
+    let (exemptions, writer) = reflector::store();
+    let stream =
+        watched::<FindingExemption>(&context.client, &context.namespaces).reflect(writer).applied_objects();
+    Controller::for_stream(stream, exemptions)
         .graceful_shutdown_on(stop)
         .run(reconcile, |_, _, _| Action::requeue(super::LONGEST_BACKOFF), context)
         .for_each(|result| async {

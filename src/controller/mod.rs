@@ -12,6 +12,7 @@ mod exempt;
 pub mod notify;
 mod status;
 pub mod validate;
+mod watched;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -32,6 +33,7 @@ use crate::policy::{Evaluator, Prices};
 use crate::scanner::Fleet;
 use crate::store::{Store, StoreError};
 pub use validate::AllowedEndpoints;
+use watched::watched;
 
 /// CloudScans in work at once. One is a few milliseconds of evaluation and a handful of writes.
 const CONCURRENCY: u16 = 4;
@@ -87,6 +89,7 @@ struct Context {
     endpoints: AllowedEndpoints,
     identity: Identity,
     existing: watch::Receiver<Option<BTreeSet<Viewer>>>,
+    namespaces: Vec<String>,
     failures: Mutex<BTreeMap<Viewer, u32>>,
 }
 
@@ -104,6 +107,8 @@ pub struct Settings {
     pub webhooks: Vec<String>,
     pub prices: Prices,
     pub identity: Identity,
+    /// Those whose CloudScans are taken up; all where none is named.
+    pub namespaces: Vec<String>,
 }
 
 /// Runs until `stop` is done.
@@ -120,23 +125,21 @@ pub async fn run(
     let mut list = Existing { found: BTreeSet::new(), sender: existing_sender };
     // A change of status is our own doing.
     let spec_or_request = predicates::generation.combine(predicates::annotations);
-    let scan_stream = watcher(Api::<CloudScan>::all(client.clone()), watcher::Config::default())
-        .default_backoff()
+    let Settings { endpoints, webhooks, prices, identity, namespaces } = settings;
+    let scan_stream = watched::<CloudScan>(&client, &namespaces)
         .inspect_ok(move |event| list.see(event))
         .inspect_err(|error| tracing::warn!("watching CloudScans: {error}"))
         .reflect(scan_writer)
         .applied_objects()
         .predicate_filter(spec_or_request, PredicateConfig::default());
     let (findings, finding_writer) = reflector::store();
-    let finding_stream = watcher(Api::<ResourceFinding>::all(client.clone()), watcher::Config::default())
-        .default_backoff()
+    let finding_stream = watched::<ResourceFinding>(&client, &namespaces)
         .inspect_err(|error| tracing::warn!("watching ResourceFindings: {error}"))
         .reflect(finding_writer)
         .touched_objects();
     let (exemptions, exemption_writer) = reflector::store();
     // One that is gone opens what it held back.
-    let exemption_stream = watcher(Api::<FindingExemption>::all(client.clone()), watcher::Config::default())
-        .default_backoff()
+    let exemption_stream = watched::<FindingExemption>(&client, &namespaces)
         .inspect_err(|error| tracing::warn!("watching FindingExemptions: {error}"))
         .reflect(exemption_writer)
         .touched_objects();
@@ -151,7 +154,6 @@ pub async fn run(
     });
     let asked = futures::stream::select(looked_at, delivered);
 
-    let Settings { endpoints, webhooks, prices, identity } = settings;
     let context = Arc::new(Context {
         client,
         store,
@@ -164,6 +166,7 @@ pub async fn run(
         endpoints,
         identity,
         existing,
+        namespaces,
         failures: Mutex::new(BTreeMap::new()),
     });
     let retaining = tokio::spawn(retain(context.clone()));

@@ -13,7 +13,7 @@ use crate::api::{
     PartCount,
 };
 use crate::cloud::CloudError;
-use crate::inventory::{AccountId, CLOCK_TOLERANCE, FindingKind, Reason, Revision, Timestamp};
+use crate::inventory::{AccountId, CLOCK_TOLERANCE, FindingKind, Reason, ResourceType, Revision, Timestamp};
 use crate::policy::{Finding, MonthlyCost};
 use crate::scanner::AccountReport;
 
@@ -60,6 +60,8 @@ pub struct Counts {
     pub open_by_account: BTreeMap<String, Sum>,
     pub open_by_owner: BTreeMap<String, Sum>,
     pub currency: String,
+    /// Of how many resources of a type a rule could not decide.
+    pub undecided: BTreeMap<(FindingKind, ResourceType), usize>,
 }
 
 /// How many findings, and what they cost as far as that is known.
@@ -166,7 +168,7 @@ pub fn summarize(found: &Found) -> CloudScanStatus {
         inventory_complete(found),
         clock_skew(found),
     ];
-    let conditions = conditions.into_iter().chain(webhook_delivered(found));
+    let conditions = conditions.into_iter().chain(findings_decided(found)).chain(webhook_delivered(found));
     status.conditions = conditions.map(|told| told.into_condition(&before, generation, found.now)).collect();
     status
 }
@@ -482,6 +484,21 @@ fn webhook_delivered(found: &Found) -> Option<Told> {
     })
 }
 
+/// Once there was something to decide on.
+fn findings_decided(found: &Found) -> Option<Told> {
+    const TYPE: &str = "FindingsDecided";
+    let undecided = &found.counts.as_ref()?.undecided;
+    if undecided.is_empty() {
+        return Some(told(TYPE, "True", "Decided", "every rule could be decided for every resource"));
+    }
+    let each = undecided.iter().map(|((kind, resource_type), n)| format!("{kind} of {n} {resource_type}"));
+    let message = format!(
+        "can't tell yet: {}. What is concluded from absence takes two whole looks at all that could be there, and tags          that can be read; InventoryComplete says what is missing. Until then nothing of it opens or resolves",
+        list(each)
+    );
+    Some(told(TYPE, "False", "Undecided", message))
+}
+
 fn list(texts: impl Iterator<Item = String>) -> String {
     let texts: Vec<String> = texts.collect();
     let more = texts.len().saturating_sub(PROBLEMS_TOLD);
@@ -523,7 +540,7 @@ mod tests {
 
     use super::*;
     use crate::cloud::Identity;
-    use crate::inventory::{Outcome, Region, ResourceType, Scope};
+    use crate::inventory::{Outcome, Region, Scope};
     use crate::scanner::ScopeReport;
 
     fn scan() -> CloudScan {
@@ -683,6 +700,23 @@ mod tests {
         let complete = apart.conditions.iter().find(|c| c.type_ == "InventoryComplete").unwrap();
         assert_eq!(complete.status, "True", "a deny by the organisation is no gap");
         assert!(complete.message.starts_with("1 of 2 scopes"), "{}", complete.message);
+    }
+
+    #[test]
+    fn what_rules_could_not_decide_is_a_condition() {
+        let scan = scan();
+        let reports = [report("1", &[Outcome::Complete])];
+        let condition = |counts: Option<Counts>| {
+            let status = summarize(&Found { counts, ..found(&scan, 1, &reports) });
+            status.conditions.into_iter().find(|c| c.type_ == "FindingsDecided").map(|c| (c.status, c.message))
+        };
+        assert_eq!(condition(None), None, "nobody asked the rules");
+        assert_eq!(condition(Some(Counts::default())).unwrap().0, "True");
+        let nat = ResourceType::new("AWS::EC2::NatGateway");
+        let undecided = BTreeMap::from([((FindingKind::Orphaned, nat), 3)]);
+        let (status, message) = condition(Some(Counts { undecided, ..Counts::default() })).unwrap();
+        assert_eq!(status, "False");
+        assert!(message.starts_with("can't tell yet: Orphaned of 3 AWS::EC2::NatGateway."), "{message}");
     }
 
     #[test]

@@ -15,6 +15,8 @@ use crate::inventory::{FindingKind, ResourceKey, RuleSettings, Severity, Timesta
 pub const FINDINGS: &str = "finding/";
 /// The note that holds the ownership that is asked for, as JSON.
 pub const OWNERSHIP: &str = "ownership";
+/// In what the costs of the records are, as text.
+pub const CURRENCY: &str = "currency";
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum State {

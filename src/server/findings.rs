@@ -9,7 +9,7 @@ use crate::inventory::{
     Filter, FindingKind, OwnershipSettings, Resource, ResourceKey, ResourceType, Revision, Severity, Snapshot,
     Timestamp, Viewer,
 };
-use crate::policy::lifecycle::{self, FINDINGS, OWNERSHIP, Record, State};
+use crate::policy::lifecycle::{self, CURRENCY, FINDINGS, OWNERSHIP, Record, State};
 use crate::policy::{Coverage, MonthlyCost, Owner, relations};
 use crate::store::{Store, StoreSnapshot};
 
@@ -67,10 +67,13 @@ pub struct FindingView {
     /// What it has cost from `since` until now, by list prices.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost_so_far: Option<f64>,
+    /// Of both costs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub currency: Option<String>,
 }
 
 impl FindingView {
-    pub fn of(cloudscan: String, record: Record, now: Timestamp) -> Self {
+    pub fn of(cloudscan: String, record: Record, currency: Option<&str>, now: Timestamp) -> Self {
         let acknowledged = record.acknowledged.is_some();
         let (state, resolution) = match &record.state {
             State::Pending => ("Pending", None),
@@ -97,6 +100,7 @@ impl FindingView {
             evidence: finding.evidence,
             monthly_cost: finding.monthly_cost.map(MonthlyCost::amount),
             cost_so_far: finding.monthly_cost.map(|cost| cost.over(until.since(finding.since))),
+            currency: finding.monthly_cost.and(currency).map(str::to_owned),
         }
     }
 }
@@ -111,6 +115,8 @@ pub fn findings(store: &Store, question: &FindingsQuestion) -> Result<FindingsAn
     let now = store.now();
     let mut out = Vec::new();
     for viewer in viewers(store, question.cloudscan.as_deref())? {
+        let currency = store.notes(&viewer, CURRENCY)?.remove(CURRENCY);
+        let currency = currency.and_then(|noted| String::from_utf8(noted).ok());
         for (_, record) in lifecycle::records(store.notes(&viewer, FINDINGS)?) {
             let finding = &record.finding;
             let same = |wanted: &Option<String>, value: &str| wanted.as_deref().is_none_or(|w| w == value);
@@ -120,7 +126,7 @@ pub fn findings(store: &Store, question: &FindingsQuestion) -> Result<FindingsAn
                 && same(&question.account, finding.resource.account.as_str())
                 && same(&question.owner, owner)
             {
-                out.push(FindingView::of(viewer.to_string(), record, now));
+                out.push(FindingView::of(viewer.to_string(), record, currency.as_deref(), now));
             }
         }
     }

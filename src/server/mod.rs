@@ -3,9 +3,11 @@
 //! - [`query`]: the questions and their answers; the CLI asks a file by the same functions.
 //! - [`findings`]: what people must act on, whose things are, and what belongs together.
 //! - [`aggregated`]: the same for kubectl, behind the API server.
+//! - [`backups`]: a file a period, in a folder of another volume.
 //! - [`metrics`]: computed at scrape from what is known, so a series goes with its object.
 
 pub mod aggregated;
+pub mod backups;
 pub mod findings;
 pub mod metrics;
 pub mod query;

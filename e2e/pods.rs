@@ -1,0 +1,418 @@
+//! The chart on a real node, in a pod as users have it, and what happens to such pods in real life.
+//!
+//! `cargo test --test e2e -- pods --nocapture` prints how long each recovery took. `ELAVA_OUTAGE_SECONDS` (20) is how
+//! long the API server and the cloud stay away. Where the machine can't hold a node, these tests say so and end.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use elava::api::FindingState;
+use serde_json::{Value, json};
+
+use crate::support::aws::Hands;
+use crate::support::cluster::chart;
+use crate::support::eventually;
+use crate::support::node::{Installation, NAMESPACE, POD, lacks, put};
+use crate::support::world::IRELAND;
+
+const A: &str = "111122223333";
+const TEAM: &str = "team-a";
+const SCAN: &str = "one";
+const STORE: &str = "elava.redb";
+
+/// Lines of the log that say the same, at most: more is a loop.
+const SAME_LINES: usize = 20;
+
+fn outage() -> Duration {
+    let seconds = std::env::var("ELAVA_OUTAGE_SECONDS").ok().and_then(|s| s.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(20))
+}
+
+/// Says why there is no node, where there is none.
+fn is_there_a_node() -> bool {
+    match lacks() {
+        None => true,
+        Some(why) => {
+            println!("skipped: no node on this machine: {why}");
+            false
+        }
+    }
+}
+
+/// An installation whose cloud is known, so that after anything that happens to it all can be checked.
+struct Life {
+    pods: Installation,
+    hands: Hands,
+    /// What must be open.
+    open: Vec<String>,
+    /// What was answered of earlier moments: it must be answered so for ever.
+    answered: Vec<(u64, Vec<String>)>,
+    recoveries: Vec<(String, Duration)>,
+}
+
+impl Life {
+    /// One account, looked at every other second.
+    async fn begin(pods: Installation) -> Self {
+        let hands = pods.aws.hands(A, IRELAND).await;
+        let mut life = Self { pods, hands, open: Vec::new(), answered: Vec::new(), recoveries: Vec::new() };
+        life.untag_one().await;
+        let mut spec = life.pods.scan_spec(&[A]);
+        spec["interval"] = json!("2s");
+        spec["provider"]["aws"]["regions"] = json!({"include": [IRELAND]});
+        life.pods.apply_scan(TEAM, SCAN, &spec);
+        life
+    }
+
+    /// Something new to be told.
+    async fn untag_one(&mut self) {
+        let id = self.hands.volume(&[]).await;
+        self.open.push(format!("Untagged {id}"));
+    }
+
+    fn ids(&self, moment: Option<u64>) -> Result<(u64, Vec<String>), String> {
+        let answer = match moment {
+            None => self.pods.ask(&["get"]),
+            Some(revision) => self.pods.ask(&["at", &revision.to_string()]),
+        }?;
+        let resources = answer["resources"].as_array().ok_or("no resources")?;
+        let ids = resources.iter().map(|r| format!("{} {}", r["type"], r["id"])).collect();
+        Ok((answer["revision"].as_u64().ok_or("no revision")?, ids))
+    }
+
+    async fn remember(&mut self) {
+        let ids = || async { self.ids(None) };
+        let now = eventually("the operator answers", ids).await;
+        self.answered.push(now);
+    }
+
+    /// After `what` everything is as it must be: what is new is found, what was told stays told, and nothing
+    /// that was answered is answered differently.
+    async fn goes_on(&mut self, what: &str, since: Instant) {
+        self.untag_one().await;
+        self.pods.wait_for_open(TEAM, &self.open).await;
+        self.recoveries.push((what.to_owned(), since.elapsed()));
+        println!("{:>6.1} s  {what}", since.elapsed().as_secs_f64());
+        for (revision, ids) in &self.answered {
+            let then = || async { self.ids(Some(*revision)) };
+            let (_, again) = eventually("the past is answered", then).await;
+            assert_eq!(&again, ids, "after {what} revision {revision} is answered differently");
+        }
+        let newest = self.answered.last().map_or(0, |(revision, _)| *revision);
+        self.remember().await;
+        let now = self.answered.last().map_or(0, |(revision, _)| *revision);
+        assert!(now > newest, "revisions never go back: {newest}, then {now}");
+        let resolved = self.pods.findings_in(TEAM, FindingState::Resolved).await;
+        assert_eq!(resolved, Vec::<String>::new(), "after {what} something is said to be mended");
+        self.has_no_loop(what);
+    }
+
+    /// No error is logged again and again.
+    fn has_no_loop(&self, what: &str) {
+        let log = self.pods.log();
+        let mut counts = std::collections::BTreeMap::<String, usize>::new();
+        for line in log.lines() {
+            let Ok(line) = serde_json::from_str::<Value>(line) else {
+                panic!("a line of the log is no JSON: {line}")
+            };
+            if line["level"] == "ERROR" || line["level"] == "WARN" {
+                *counts.entry(line["message"].as_str().unwrap_or_default().to_owned()).or_default() += 1;
+            }
+        }
+        let looped: Vec<_> = counts.into_iter().filter(|(_, count)| *count > SAME_LINES).collect();
+        assert!(looped.is_empty(), "after {what} the log repeats itself: {looped:?}");
+    }
+
+    async fn until_another_pod_is_ready(&self, before: &str) {
+        let another = || async {
+            match self.pods.uid() {
+                Some(uid) if uid != before => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        };
+        eventually("there is another pod", another).await;
+        self.pods.until_ready().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_that_anything_happens_to_goes_on_where_it_was() {
+    if !is_there_a_node() {
+        return;
+    }
+    let pods = Installation::prepare().await;
+    let volume = pods.node.volume("store");
+    let installed = Instant::now();
+    pods.install(&[]);
+    println!("{:>6.1} s  helm install --wait", installed.elapsed().as_secs_f64());
+    let mut life = Life::begin(pods).await;
+    life.pods.wait_for_condition(TEAM, SCAN, "FirstScanComplete", "True").await;
+    life.pods.wait_for_open(TEAM, &life.open.clone()).await;
+    let first = installed.elapsed();
+    println!("{:>6.1} s  from helm install to the first findings", first.as_secs_f64());
+    assert!(first < Duration::from_secs(60), "the first scan is on the screen within a minute: {first:?}");
+    life.remember().await;
+    as_users_have_it(&life).await;
+
+    let before = life.pods.uid().expect("it runs");
+    let since = Instant::now();
+    life.pods.node.run(&["delete", "pod", POD, "-n", NAMESPACE]);
+    life.until_another_pod_is_ready(&before).await;
+    life.goes_on("the pod was deleted", since).await;
+
+    let (restarts, since) = (life.pods.restarts(), Instant::now());
+    life.pods.node.exec(&["pkill", "-KILL", "-x", "elava"]);
+    let restarted = || async { if life.pods.restarts() > restarts { Ok(()) } else { Err("not yet".to_owned()) } };
+    eventually("the kubelet starts it again", restarted).await;
+    life.pods.until_ready().await;
+    life.goes_on("the operator was killed", since).await;
+
+    let restarts = life.pods.restarts();
+    for component in ["containerd", "kubelet"] {
+        let since = Instant::now();
+        life.pods.node.kill(component);
+        life.pods.node.restart(component);
+        life.goes_on(&format!("{component} was killed and started again"), since).await;
+    }
+    assert_eq!(life.pods.restarts(), restarts, "the pod runs on while they restart");
+
+    // Longer than anything waits for.
+    life.pods.node.kill("apiserver");
+    let (calls, away) = (life.pods.proxy.log().len(), Instant::now());
+    let gone = life.hands.volume(&[("owner", "team-a")]).await;
+    tokio::time::sleep(outage()).await;
+    life.hands.delete_volume(&gone).await;
+    assert!(life.pods.proxy.log().len() > calls, "scanning goes on without an API server");
+    life.pods.node.restart("apiserver");
+    life.pods.node.until_the_api_server_answers().await;
+    let since = Instant::now();
+    // It came and went meanwhile: that is the one thing that is news.
+    life.open.push(format!("Disappeared {gone}"));
+    let what = format!("the API server was away for {} s", away.elapsed().as_secs());
+    life.goes_on(&what, since).await;
+    assert_eq!(life.pods.restarts(), restarts, "the pod ran on without an API server");
+
+    life.pods.proxy.stop();
+    let (reason, message) = life.pods.wait_for_condition(TEAM, SCAN, "InventoryComplete", "False").await;
+    assert_eq!(reason, "Unreachable", "{message}");
+    tokio::time::sleep(outage() / 4).await;
+    life.pods.proxy.serve_again().await;
+    let since = Instant::now();
+    life.goes_on("the cloud was away", since).await;
+
+    too_little_memory(&mut life).await;
+    a_full_volume(&mut life, &volume).await;
+    println!("{}", life.pods.node.run(&["get", "pods,pvc,cloudscans,resourcefindings", "-A"]));
+}
+
+/// Restricted, with probes, a projected token, DNS, and the aggregated API behind its Service.
+async fn as_users_have_it(life: &Life) {
+    let node = &life.pods.node;
+    let pod: Value = serde_json::from_str(&node.run(&["get", "pod", POD, "-n", NAMESPACE, "-o=json"])).unwrap();
+    let spec = &pod["spec"];
+    assert_eq!(spec["securityContext"]["runAsNonRoot"], true);
+    assert_eq!(spec["containers"][0]["securityContext"]["readOnlyRootFilesystem"], true);
+    let volumes = spec["volumes"].as_array().unwrap();
+    assert!(
+        volumes.iter().any(|v| v["projected"]["sources"][0]["serviceAccountToken"].is_object()),
+        "{volumes:?}"
+    );
+    let shell = node.kubectl(&["exec", "-n", NAMESPACE, POD, "--", "sh", "-c", "true"]);
+    assert!(!shell.status.success(), "there is no shell in the image");
+    let told = life.pods.finding_events(TEAM).await;
+    assert_eq!(told.get("Untagged"), Some(&1), "{told:?}");
+
+    let available = "--for=condition=Available";
+    node.run(&["wait", available, "apiservice/v1alpha1.inventory.elava.dev", "--timeout=60s"]);
+    let listed = || async {
+        let output = node.kubectl(&["get", "cloudresources", "-n", TEAM, "-o=name"]);
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        if output.status.success() && out.contains("vol-") { Ok(()) } else { Err(format!("{out}{err}")) }
+    };
+    eventually("kubectl get cloudresources lists what the operator saw", listed).await;
+    let test = life.pods.node.try_helm(&["test", "elava", "--namespace", NAMESPACE, "--timeout", "60s"]);
+    test.unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// A limit that it can't live with, and one that it can.
+async fn too_little_memory(life: &mut Life) {
+    let limit = |memory: &str| format!("resources.limits.memory={memory},resources.requests.memory=8Mi");
+    life.pods.helm("upgrade", &chart(), &["--set", &limit("12Mi")]).unwrap();
+    let path = "-o=jsonpath={.status.containerStatuses[0]['state','lastState'].terminated.reason}";
+    let killed = || async {
+        let output = life.pods.node.kubectl(&["get", "pod", POD, "-n", NAMESPACE, path]);
+        let why = String::from_utf8_lossy(&output.stdout).into_owned();
+        if why.contains("OOMKilled") { Ok(()) } else { Err(why) }
+    };
+    eventually("it is out of memory", killed).await;
+    let since = Instant::now();
+    life.pods.node.try_helm(&["rollback", "elava", "--namespace", NAMESPACE]).unwrap();
+    // A StatefulSet waits for a pod that never gets ready: https://github.com/kubernetes/kubernetes/issues/67250
+    life.pods.node.run(&["delete", "pod", POD, "-n", NAMESPACE]);
+    life.pods.until_ready().await;
+    life.goes_on("it was out of memory until its limit was raised", since).await;
+}
+
+/// A volume that is full answers questions, and goes on by itself once it is larger.
+async fn a_full_volume(life: &mut Life, volume: &Path) {
+    life.pods.scale(0).await;
+    let at = volume.display().to_string();
+    let small = format!(
+        "cp -p {at}/{STORE} {at}.aside && mount -t tmpfs -o size=16m,mode=0777 tmpfs {at} && cp -p {at}.aside {at}/{STORE}"
+    );
+    life.pods.node.exec(&["sh", "-c", &small]);
+    life.pods.scale(1).await;
+    // All that is left is taken.
+    let filler = format!("cat /dev/zero > {at}/filler; true");
+    life.pods.node.exec(&["sh", "-c", &filler]);
+    life.untag_one().await;
+    let (reason, message) = life.pods.wait_for_condition(TEAM, SCAN, "Ready", "False").await;
+    assert_eq!(reason, "DiskFull", "{message}");
+    assert!(life.ids(None).is_ok(), "it still answers");
+    let since = Instant::now();
+    life.pods.node.exec(&["mount", "-o", "remount,size=64m", &at]);
+    life.goes_on("its volume was full until it was enlarged", since).await;
+    assert_eq!(life.pods.restarts(), 0, "it goes on without a restart");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_is_upgraded_rolled_back_restored_and_taken_away() {
+    if !is_there_a_node() {
+        return;
+    }
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let oldest = std::fs::read(fixtures.join("tests/stores/schema-1.redb.zst")).unwrap();
+    let oldest = zstd::decode_all(&*oldest).unwrap();
+    let pods = Installation::prepare().await;
+    let volume = pods.node.volume("store");
+    let store = volume.join(STORE);
+
+    // The chart as it was in commit db1ec5e, on a volume that holds the oldest file.
+    put(&store, &oldest);
+    let old_chart = fixtures.join("e2e/fixtures/chart-db1ec5e.tgz");
+    pods.helm("install", &old_chart, &["--wait", "--timeout", "120s"]).unwrap();
+    let past = |life: &Life| life.pods.ask(&["at", "1"]).unwrap()["resources"].clone();
+    let mut life = Life::begin(pods).await;
+    life.pods.wait_for_open(TEAM, &life.open.clone()).await;
+    let then = past(&life);
+    assert_eq!(then.as_array().map(Vec::len), Some(4), "the oldest file answers: {then}");
+    life.remember().await;
+
+    let (before, since) = (life.pods.uid().unwrap(), Instant::now());
+    life.pods.helm("upgrade", &chart(), &["--wait", "--timeout", "120s", "--set", "log.filter=debug"]).unwrap();
+    life.until_another_pod_is_ready(&before).await;
+    life.goes_on("helm upgrade from the chart of db1ec5e", since).await;
+    assert_eq!(past(&life), then);
+    let (before, since) = (life.pods.uid().unwrap(), Instant::now());
+    life.pods.node.helm(&["rollback", "elava", "1", "--namespace", NAMESPACE, "--wait", "--timeout", "120s"]);
+    life.until_another_pod_is_ready(&before).await;
+    life.goes_on("helm rollback", since).await;
+    assert_eq!(past(&life), then);
+    life.pods.helm("upgrade", &chart(), &["--wait", "--timeout", "120s"]).unwrap();
+    life.pods.until_ready().await;
+
+    newer_file(&mut life, &store).await;
+    two_on_one_volume(&mut life, &store).await;
+    let backup = life.pods.node.kubectl(&["exec", "-n", NAMESPACE, POD, "--", "elava", "store", "backup"]);
+    assert!(backup.status.success(), "{}", String::from_utf8_lossy(&backup.stderr));
+
+    // Without the operator nothing waits for it.
+    life.pods.node.helm(&["uninstall", "elava", "--namespace", NAMESPACE, "--wait"]);
+    let left = life.pods.node.run(&["get", "crds,cloudscans,pvc", "-A", "-o", "name"]);
+    for kept in ["cloudscans.elava.dev", "cloudscan.elava.dev/one", "persistentvolumeclaim/store-elava-0"] {
+        assert!(left.contains(kept), "{kept} is kept: {left}");
+    }
+    restored(&mut life, &backup.stdout).await;
+
+    life.pods.node.helm(&["uninstall", "elava", "--namespace", NAMESPACE, "--wait"]);
+    for namespace in [TEAM, NAMESPACE] {
+        life.pods.node.run(&["delete", "namespace", namespace, "--timeout=60s"]);
+    }
+}
+
+/// A file that a newer Elava wrote is refused, and stays as it is.
+async fn newer_file(life: &mut Life, store: &Path) {
+    const META: redb::TableDefinition<&str, &[u8]> = redb::TableDefinition::new("meta");
+    life.pods.scale(0).await;
+    let mine = std::fs::read(store).unwrap();
+    let database = redb::Database::open(store).unwrap();
+    let txn = database.begin_write().unwrap();
+    txn.open_table(META).unwrap().insert("schema", 99_u32.to_be_bytes().as_slice()).unwrap();
+    txn.commit().unwrap();
+    drop(database);
+    let newer = std::fs::read(store).unwrap();
+    life.pods.node.run(&["scale", "statefulset/elava", "-n", NAMESPACE, "--replicas=1"]);
+    let refused = || async {
+        let output = life.pods.node.kubectl(&["logs", POD, "-n", NAMESPACE]);
+        let log = String::from_utf8_lossy(&output.stdout).into_owned();
+        if log.contains("a newer Elava wrote it") { Ok(()) } else { Err(log) }
+    };
+    eventually("the older binary says that the file is newer, and what to do", refused).await;
+    life.pods.scale(0).await;
+    assert!(std::fs::read(store).unwrap() == newer, "nothing was touched");
+    let since = Instant::now();
+    put(store, &mine);
+    life.pods.scale(1).await;
+    life.goes_on("the file was a newer Elava's, until the right one was back", since).await;
+}
+
+/// The second of two on one volume refuses, and says why.
+async fn two_on_one_volume(life: &mut Life, store: &Path) {
+    let set = life.pods.node.run(&["get", "statefulset", "elava", "-n", NAMESPACE, "-o=json"]);
+    let set: Value = serde_json::from_str(&set).unwrap();
+    let mut spec = set["spec"]["template"]["spec"].clone();
+    let claim = json!({"name": "store", "persistentVolumeClaim": {"claimName": format!("store-{POD}")}});
+    match spec["volumes"].as_array_mut() {
+        Some(volumes) => volumes.push(claim),
+        None => spec["volumes"] = json!([claim]),
+    }
+    spec["restartPolicy"] = json!("Never");
+    let second = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "second", "namespace": NAMESPACE}, "spec": spec,
+    });
+    let size = std::fs::metadata(store).unwrap().len();
+    life.pods.node.apply(&second.to_string()).unwrap();
+    let since = Instant::now();
+    life.pods.node.run(&[
+        "wait",
+        "--for=jsonpath={.status.phase}=Failed",
+        "pod/second",
+        "-n",
+        NAMESPACE,
+        "--timeout=60s",
+    ]);
+    let log = life.pods.node.run(&["logs", "second", "-n", NAMESPACE]);
+    assert!(log.contains("another process"), "{log}");
+    assert!(std::fs::metadata(store).unwrap().len() >= size);
+    life.pods.node.run(&["delete", "pod", "second", "-n", NAMESPACE]);
+    life.goes_on("a second operator wanted the same volume", since).await;
+}
+
+/// From a backup into an empty installation.
+async fn restored(life: &mut Life, backup: &[u8]) {
+    life.pods.node.run(&["delete", "pvc", &format!("store-{POD}"), "-n", NAMESPACE]);
+    life.pods.node.run(&["delete", "pv", "store"]);
+    life.pods.node.volume("empty");
+    let backups: PathBuf = life.pods.node.volume("backups");
+    put(&backups.join("of-yesterday.backup"), backup);
+    let since = Instant::now();
+    let restoring = ["--set", "backup.enabled=true", "--set", "restore.from=of-yesterday.backup"];
+    life.pods.install(&restoring);
+    // Revisions go on 2^32 later: what was answered is answered as before.
+    life.goes_on("a backup was restored into an empty installation", since).await;
+    // Restarted with the same values, it restores nothing again.
+    let before = life.pods.uid().unwrap();
+    let since = Instant::now();
+    life.pods.node.run(&["delete", "pod", POD, "-n", NAMESPACE]);
+    life.until_another_pod_is_ready(&before).await;
+    life.goes_on("the restored one was restarted", since).await;
+    // And the first scheduled backup was made.
+    let made = || async {
+        let names: Vec<String> = std::fs::read_dir(&backups)
+            .unwrap()
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .filter(|name| name.starts_with("elava-") && name.ends_with(".backup"))
+            .collect();
+        if names.is_empty() { Err(format!("{names:?}")) } else { Ok(()) }
+    };
+    eventually("a backup is made by itself", made).await;
+}

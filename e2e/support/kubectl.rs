@@ -1,0 +1,79 @@
+//! kubectl and helm, as an administrator of a cluster types them.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use kube::config::{KubeConfigOptions, Kubeconfig};
+
+use super::tools;
+
+#[derive(Clone)]
+pub struct Kubectl {
+    /// For what is written and cached.
+    dir: PathBuf,
+    kubeconfig: PathBuf,
+}
+
+impl Kubectl {
+    pub fn new(dir: &Path, kubeconfig: &Path) -> Self {
+        Self { dir: dir.to_owned(), kubeconfig: kubeconfig.to_owned() }
+    }
+
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
+    pub async fn client(&self) -> kube::Client {
+        let kubeconfig = Kubeconfig::read_from(&self.kubeconfig).expect("written at the start");
+        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
+        kube::Client::try_from(config.expect("the kubeconfig is ours")).expect("the keys are ours")
+    }
+
+    pub fn kubectl(&self, args: &[&str]) -> Output {
+        self.kubectl_as(&self.kubeconfig, args)
+    }
+
+    /// By another kubeconfig than the admin's.
+    pub fn kubectl_as(&self, kubeconfig: &Path, args: &[&str]) -> Output {
+        let mut command = Command::new(tools().join("kubectl"));
+        // What kubectl discovered of one cluster is not another's.
+        command.arg("--cache-dir").arg(self.dir.join("kubectl"));
+        command.arg("--kubeconfig").arg(kubeconfig).args(args).output().expect("kubectl runs")
+    }
+
+    /// The output of a kubectl that must work.
+    pub fn run(&self, args: &[&str]) -> String {
+        said(&format!("kubectl {}", args.join(" ")), &self.kubectl(args)).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Applies manifests, and gives what the API server said.
+    pub fn apply(&self, manifest: &str) -> Result<String, String> {
+        let path = self.dir.join(format!("{}.yaml", blake3::hash(manifest.as_bytes()).to_hex()));
+        std::fs::write(&path, manifest).expect("the test's folder is writable");
+        let output = self.kubectl(&["apply", "--server-side", "-f", &path.display().to_string()]);
+        said("kubectl apply", &output)
+    }
+
+    pub fn helm(&self, args: &[&str]) -> String {
+        self.try_helm(args).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    pub fn try_helm(&self, args: &[&str]) -> Result<String, String> {
+        let home = self.dir.join("helm");
+        let output = Command::new(tools().join("helm"))
+            .env("KUBECONFIG", &self.kubeconfig)
+            .env("HELM_CACHE_HOME", &home)
+            .env("HELM_CONFIG_HOME", &home)
+            .env("HELM_DATA_HOME", &home)
+            .args(args)
+            .output()
+            .expect("helm runs");
+        said(&format!("helm {}", args.join(" ")), &output)
+    }
+}
+
+/// What a command printed; its errors where it failed.
+fn said(what: &str, output: &Output) -> Result<String, String> {
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    if output.status.success() { Ok(out.into_owned()) } else { Err(format!("{what}: {out}{err}")) }
+}
