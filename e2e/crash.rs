@@ -245,3 +245,22 @@ async fn while_the_api_server_is_away_scanning_goes_on_and_findings_are_right_af
     let each_once: BTreeMap<String, usize> = kinds.into_iter().map(|kind| (kind.to_owned(), 1)).collect();
     world.wait_for_finding_events("team-a", "each is told once", |events| *events == each_once).await;
 }
+
+/// The oldest file that there is; at the time of writing also one whose last time lies ahead of the clock.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_that_lies_behind_the_store_stops_nothing() {
+    let mut world = World::start().await;
+    world.operator.kill();
+    let oldest = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/stores/schema-1.redb.zst");
+    let oldest = zstd::decode_all(&*std::fs::read(oldest).unwrap()).unwrap();
+    std::fs::write(world.operator.store(), oldest).unwrap();
+    world.operator.restart().await;
+    let hands = world.hands(A, IRELAND).await;
+    let bare = hands.volume(&[]).await;
+    let mut spec = world.scan_spec(&[A]);
+    spec["interval"] = "2s".into();
+    world.apply_scan("team-a", "one", &spec);
+    world.wait_for_open("team-a", &[format!("Untagged {bare}")]).await;
+    let another = hands.volume(&[]).await;
+    world.wait_for_open("team-a", &[format!("Untagged {bare}"), format!("Untagged {another}")]).await;
+}

@@ -74,6 +74,7 @@ mod watch;
 mod whereabouts;
 mod writer;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, RandomState};
 use std::path::{Path, PathBuf};
@@ -369,6 +370,22 @@ fn read_db(db: &Database, path: &Path) -> Result<(State, Found), StoreError> {
     loaded.unwrap_or(Err(StoreError::Damaged { table: "of the database itself" }))
 }
 
+/// The sweep as it follows the last of its scope. One that began before that ended is refused, unless the clock was
+/// set back meanwhile: then it is dated no earlier, and no more precisely than by how much.
+fn in_order(sweep: &Sweep, last_ended: Timestamp, now: Timestamp) -> Result<Cow<'_, Sweep>, StoreError> {
+    if sweep.started >= last_ended {
+        return Ok(Cow::Borrowed(sweep));
+    }
+    if now >= last_ended {
+        let scope = Box::new(sweep.scope.clone());
+        return Err(StoreError::Overlapping { scope, started: sweep.started, last_ended });
+    }
+    let ended = sweep.ended.max(last_ended);
+    let moved = i64::try_from(ended.since(sweep.ended).as_millis()).unwrap_or(i64::MAX);
+    let skew_millis = sweep.skew_millis.saturating_sub(moved);
+    Ok(Cow::Owned(Sweep { started: last_ended, ended, skew_millis, ..sweep.clone() }))
+}
+
 impl Store {
     /// Opens the store at `path`, or makes it.
     pub fn open(path: &Path, clock: Clock) -> Result<Self, StoreError> {
@@ -530,15 +547,8 @@ impl Store {
         let Published { state: mut seen, txn } = self.inner.shared.published()?;
         let number = scope_number(&mut seen, &sweep.scope);
         let scope = &seen.scopes[&number];
-        if let Some(run) = &scope.run
-            && sweep.started < run.last_ended
-        {
-            return Err(StoreError::Overlapping {
-                scope: Box::new(sweep.scope.clone()),
-                started: sweep.started,
-                last_ended: run.last_ended,
-            });
-        }
+        let last_ended = scope.run.as_ref().map_or(Timestamp::MIN, |run| run.last_ended);
+        let sweep = &*in_order(sweep, last_ended, self.now())?;
 
         let mut draft = Draft::new(sweep.scope.clone(), sweep.ended);
         draft.run = Some(ledger::record(scope.run.as_ref(), sweep));

@@ -28,6 +28,9 @@ use crate::inventory::{
 pub struct StoreSnapshot {
     pub(super) state: State,
     at: Timestamp,
+    /// By when it must have been looked at to be current: now, for the newest state, which can lie before its time
+    /// where the clock was set back.
+    fresh_at: Timestamp,
     /// The newest state: it knows the newest run of each scope, of which the file may hold a shorter one.
     newest: State,
     /// Where later sweeps may speak too: the first end after the moment of each life that has one.
@@ -68,14 +71,16 @@ impl Store {
         lease: impl FnOnce(Arc<ReadTransaction>) -> Arc<Lease>,
     ) -> Result<StoreSnapshot, StoreError> {
         let Published { state: newest, txn } = self.inner.shared.published()?;
-        let (revision, at) = revision_at(&txn, &newest, moment, self.now())?;
+        let now = self.now();
+        let (revision, at) = revision_at(&txn, &newest, moment, now)?;
+        let fresh_at = if moment == Moment::Now { now } else { at };
         let state = if revision == newest.revision {
             newest.clone()
         } else {
             self.inner.shared.past(&txn, &newest, revision)?
         };
         let lease = lease(txn);
-        Ok(StoreSnapshot { state, at, newest, ends_after: None, lease })
+        Ok(StoreSnapshot { state, at, fresh_at, newest, ends_after: None, lease })
     }
 
     /// State at a moment, with what later sweeps let us say about it: present where a sweep before and
@@ -264,7 +269,7 @@ impl StoreSnapshot {
     pub(super) fn scope_view(&self, number: ScopeNo) -> ScopeView {
         let state = &self.state.scopes[&number];
         let open = state.is_open_at(self.at) || state.is_open();
-        let (status, watermark) = ledger::status_at(self.runs(number).into_iter(), open, self.at);
+        let (status, watermark) = ledger::status_at(self.runs(number).into_iter(), open, self.fresh_at);
         ScopeView { scope: Scope::clone(&state.scope), status, watermark }
     }
 

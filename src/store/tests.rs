@@ -556,6 +556,28 @@ fn where_the_clocks_differ_an_end_is_dated_no_more_precisely_than_both_allow() {
     assert_eq!(bed.store().clock_lag(), Duration::from_hours(2));
 }
 
+#[test]
+fn a_clock_that_was_set_back_makes_nothing_stale_that_was_looked_at_since() {
+    let bed = Bed::new();
+    bed.see(&[observation("vol-1", &[], 8)]);
+    let ahead = bed.store().now();
+    *bed.now.lock().unwrap() = ahead.minus(Duration::from_hours(48));
+    let seen = bed.see(&[observation("vol-1", &[], 8), observation("vol-2", &[], 8)]);
+    assert!(seen.changes[0].time >= ahead, "times of revisions never go back");
+    let presence = || -> Vec<Presence> {
+        let snapshot = bed.store().snapshot(Moment::Now).unwrap();
+        snapshot.resources(&Filter::default()).unwrap().iter().map(|resource| resource.presence).collect()
+    };
+    assert_eq!(presence(), [Presence::Present; 2]);
+    // Nobody can tell how old it is: two looks conclude.
+    let here = [observation("vol-2", &[], 8)];
+    assert!(bed.miss(&here, &["vol-1"]).changes.is_empty());
+    let gone = bed.miss(&here, &["vol-1"]);
+    let end = gone.changes[0].end.clone().unwrap();
+    let really = bed.store().now();
+    assert!(end.last_seen <= really && really <= end.first_missed, "the bracket holds the true time: {end:?}");
+}
+
 /// Documents that nothing makes shorter.
 fn large(ids: std::ops::Range<u32>) -> Vec<Observation> {
     let of = |id: u32| {
