@@ -55,7 +55,7 @@ async fn demo() {
     serve_from_loopback(&cluster, query_api);
     say(started, "starting the operator as the chart's ServiceAccount");
     // It stands in for the few calls that the emulator lacks.
-    let proxy = Proxy::start(&aws.url).await;
+    let proxy = Proxy::start(&aws.url);
     let environment = vec![
         ("AWS_ENDPOINT_URL", proxy.url.clone()),
         ("ELAVA_QUERY_API_LISTEN", format!("127.0.0.1:{query_api}")),

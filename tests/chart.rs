@@ -73,21 +73,23 @@ fn wrong_values_are_refused_by_their_path() {
     }
 }
 
+/// Both know the same, down to what is free.
+fn compare(values: &Value, schema: &Value, path: &str) {
+    let Some(known) = schema["properties"].as_object() else { return };
+    let has = values.as_object().unwrap_or_else(|| panic!("{path} is no object"));
+    for (name, schema) in known.iter().filter(|(name, _)| *name != "global") {
+        let value = has.get(name).unwrap_or_else(|| panic!("values.yaml lacks {path}.{name}"));
+        compare(value, schema, &format!("{path}.{name}"));
+    }
+    let unknown: Vec<_> = has.keys().filter(|name| !known.contains_key(*name)).collect();
+    assert!(unknown.is_empty(), "the schema lacks {path}: {unknown:?}");
+}
+
 #[test]
 fn the_schema_knows_exactly_the_values_that_there_are() {
     let read = |name: &str| std::fs::read_to_string(Path::new(ROOT).join("charts/elava").join(name)).unwrap();
     let values: Value = serde_yaml::from_str(&read("values.yaml")).unwrap();
     let schema: Value = serde_json::from_str(&read("values.schema.json")).unwrap();
-    fn compare(values: &Value, schema: &Value, path: &str) {
-        let Some(known) = schema["properties"].as_object() else { return };
-        let has = values.as_object().unwrap_or_else(|| panic!("{path} is no object"));
-        for (name, schema) in known.iter().filter(|(name, _)| *name != "global") {
-            let value = has.get(name).unwrap_or_else(|| panic!("values.yaml lacks {path}.{name}"));
-            compare(value, schema, &format!("{path}.{name}"));
-        }
-        let unknown: Vec<_> = has.keys().filter(|name| !known.contains_key(*name)).collect();
-        assert!(unknown.is_empty(), "the schema lacks {path}: {unknown:?}");
-    }
     compare(&values, &schema, "");
 }
 

@@ -23,7 +23,7 @@ impl Desk {
     async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let aws = Emulator::start(dir.path()).await;
-        let proxy = Proxy::start(&aws.url).await;
+        let proxy = Proxy::start(&aws.url);
         let desk = Self { dir, aws, proxy };
         desk.write(&json!({
             "interval": "1h",

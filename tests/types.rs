@@ -56,7 +56,7 @@ fn other(id: &str) -> String {
 async fn every_type_is_listed_with_its_tags_and_answers_alike_when_it_is_asked_by_id() {
     let dir = tempfile::tempdir().unwrap();
     let aws = Emulator::start(dir.path()).await;
-    let proxy = Proxy::start(&aws.url).await;
+    let proxy = Proxy::start(&aws.url);
     let mut made = everything(&aws.url);
     proxy.alarm(A, IRELAND, "alarm", &[("owner", "a")]);
     made.insert(ALARM.to_owned(), "alarm".to_owned());

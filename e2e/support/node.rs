@@ -49,7 +49,7 @@ pub struct Node {
     state: PathBuf,
     kubectl: Kubectl,
     // In the order in which they must go.
-    _process: Process,
+    process: Process,
     /// Its names and addresses are the machine's: one at a time.
     _lock: File,
 }
@@ -73,10 +73,10 @@ impl Node {
         let env = environment(&state);
         let process = Process::start(dir, "node", &script(), ["up"], &env);
         let kubectl = Kubectl::new(dir, &state.join("pki/admin.kubeconfig"));
-        let mut node = Self { state, kubectl, _process: process, _lock: lock };
+        let mut node = Self { state, kubectl, process, _lock: lock };
         let started = Instant::now();
         while !node.state.join("up").exists() {
-            let running = node._process.ended().is_none();
+            let running = node.process.ended().is_none();
             let log = std::fs::read_to_string(node.state.join("logs/init.log")).unwrap_or_default();
             assert!(running && started.elapsed() < DEADLINE, "the node is not up: {log}");
             tokio::time::sleep(Duration::from_millis(100)).await;

@@ -151,7 +151,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Proxy {
-    pub async fn start(upstream: &str) -> Self {
+    pub fn start(upstream: &str) -> Self {
         Self::start_at([127, 0, 0, 1], upstream)
     }
 

@@ -63,7 +63,7 @@ impl World {
         let dir =
             tempfile::Builder::new().prefix("elava-").tempdir().expect("there is a folder for temporary files");
         let (cluster, aws) = tokio::join!(Cluster::start(dir.path()), Emulator::start(dir.path()));
-        let proxy = Proxy::start(&aws.url).await;
+        let proxy = Proxy::start(&aws.url);
         let chart = chart().display().to_string();
         for namespace in namespaces {
             cluster.run(&["create", "namespace", namespace]);

@@ -118,6 +118,30 @@ fn service(text: &str) -> Result<Service, String> {
     }
 }
 
+/// What the metrics show beside the store.
+fn gauges(fleet: &Arc<Fleet>, backups: Option<Arc<Backups>>, aws: Arc<Aws>) -> server::metrics::Gauges {
+    let fleet = Arc::downgrade(fleet);
+    Arc::new(move || {
+        let accounts = fleet.upgrade().map_or(0, |fleet| fleet.accounts());
+        let accounts = i64::try_from(accounts).unwrap_or(i64::MAX);
+        let outcomes = |((service, operation), counts): ((&'static str, &'static str), CallCounts)| {
+            let CallCounts { made, throttled, failed } = counts;
+            let answered = made.saturating_sub(throttled + failed);
+            [("answered", answered), ("throttled", throttled), ("failed", failed)]
+                .map(|(outcome, count)| (service, operation, outcome, count))
+        };
+        let mut gauges = vec![("accounts", "Accounts that are looked at", accounts)];
+        if let Some(outcomes) = backups.as_ref().map(|backups| backups.outcomes()) {
+            let newest = outcomes.newest.map_or(0, |time| time.as_millis() / 1000);
+            let failures = i64::try_from(outcomes.failures).unwrap_or(i64::MAX);
+            let when = "When the newest backup was made; 0 where there is none";
+            gauges.push(("backup_last_success_timestamp_seconds", when, newest));
+            gauges.push(("backup_failures", "Backups that failed since the start", failures));
+        }
+        server::metrics::Readings { gauges, calls: aws.calls().into_iter().flat_map(outcomes).collect() }
+    })
+}
+
 pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_new(&args.log).context("--log")?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
@@ -162,28 +186,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let backups = args
         .backup_dir
         .map(|folder| Arc::new(Backups::new(folder, args.backup_every, usize::from(args.backup_keep))));
-    let gauges: server::metrics::Gauges = {
-        let (fleet, backups) = (Arc::downgrade(&fleet), backups.clone());
-        Arc::new(move || {
-            let accounts = fleet.upgrade().map_or(0, |fleet| fleet.accounts());
-            let accounts = i64::try_from(accounts).unwrap_or(i64::MAX);
-            let outcomes = |((service, operation), counts): ((&'static str, &'static str), CallCounts)| {
-                let CallCounts { made, throttled, failed } = counts;
-                let answered = made.saturating_sub(throttled + failed);
-                [("answered", answered), ("throttled", throttled), ("failed", failed)]
-                    .map(|(outcome, count)| (service, operation, outcome, count))
-            };
-            let mut gauges = vec![("accounts", "Accounts that are looked at", accounts)];
-            if let Some(outcomes) = backups.as_ref().map(|backups| backups.outcomes()) {
-                let newest = outcomes.newest.map_or(0, |time| time.as_millis() / 1000);
-                let failures = i64::try_from(outcomes.failures).unwrap_or(i64::MAX);
-                let when = "When the newest backup was made; 0 where there is none";
-                gauges.push(("backup_last_success_timestamp_seconds", when, newest));
-                gauges.push(("backup_failures", "Backups that failed since the start", failures));
-            }
-            server::metrics::Readings { gauges, calls: aws.calls().into_iter().flat_map(outcomes).collect() }
-        })
-    };
+    let gauges = gauges(&fleet, backups.clone(), aws.clone());
     let http = tokio::spawn(server::serve_http(listener, store.clone(), gauges));
     let questions = tokio::spawn(server::serve_socket(unix, store.clone()).into_future());
 

@@ -493,7 +493,8 @@ fn findings_decided(found: &Found) -> Option<Told> {
     }
     let each = undecided.iter().map(|((kind, resource_type), n)| format!("{kind} of {n} {resource_type}"));
     let message = format!(
-        "can't tell yet: {}. What is concluded from absence takes two whole looks at all that could be there, and tags          that can be read; InventoryComplete says what is missing. Until then nothing of it opens or resolves",
+        "can't tell yet: {}. What is concluded from absence takes two whole looks at all that could be there, and tags \
+         that can be read; InventoryComplete says what is missing. Until then nothing of it opens or resolves",
         list(each)
     );
     Some(told(TYPE, "False", "Undecided", message))

@@ -107,7 +107,7 @@ mod tests {
     }
 
     fn told(events: Vec<Event<ConfigMap>>) -> Vec<String> {
-        let each = |event| match event {
+        let each = |event: Event<ConfigMap>| match event {
             Event::Init => "init".to_owned(),
             Event::InitApply(object) => format!("has {}", object.name_any()),
             Event::InitDone => "done".to_owned(),

@@ -276,7 +276,7 @@ async fn no_sequence_of_lives_and_faults_makes_a_lie() {
         let dir = dir.path().join(number.to_string());
         std::fs::create_dir(&dir).unwrap();
         let aws = Emulator::start(&dir).await;
-        let proxy = Proxy::start(&aws.url).await;
+        let proxy = Proxy::start(&aws.url);
         clouds.push((aws, proxy));
     }
     let provider: Arc<dyn Provider> = Arc::new(Aws::new(1.0));

@@ -523,7 +523,7 @@ rows! {
 async fn every_row_ends_as_it_must() {
     let dir = tempfile::tempdir().unwrap();
     let aws = Emulator::start(dir.path()).await;
-    let proxy = Proxy::start(&aws.url).await;
+    let proxy = Proxy::start(&aws.url);
     let provider: Arc<dyn Provider> = Arc::new(Aws::new(1.0));
     let mut failed = Vec::new();
     for (number, (what, must)) in ROWS.iter().enumerate() {
