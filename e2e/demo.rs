@@ -1,4 +1,4 @@
-//! `make demo`: the main job end to end on real parts. Prints each command that a user would type and
+//! `make demo`: the main job end to end on real parts, in a pod where the machine can hold a node. Prints each command that a user would type and
 //! what it says; ends non-zero when anything that it announces is not seen. KEEP=1 leaves all of it
 //! running until Ctrl-C.
 
@@ -11,6 +11,8 @@ use std::time::Instant;
 
 use support::aws::{Emulator, Hands};
 use support::cluster::{Cluster, chart, serve_from_loopback};
+use support::kubectl::Kubectl;
+use support::node::{Installation, lacks};
 use support::operator::{Operator, binary};
 use support::proxy::Proxy;
 use support::world::{IRELAND, VIRGINIA};
@@ -30,54 +32,117 @@ async fn main() -> ExitCode {
     }
 }
 
+/// Where the operator runs.
+enum Place {
+    /// In a pod, as a user has it.
+    Pod(Box<Installation>),
+    /// As a process beside a control plane: not every machine can hold a node.
+    Process { operator: Operator, aws: Emulator, _proxy: Proxy, _cluster: Cluster, _dir: tempfile::TempDir },
+}
+
 struct Stage {
-    operator: Operator,
-    cluster: Cluster,
+    place: Place,
+    kubectl: Kubectl,
     started: Instant,
 }
 
 async fn demo() {
-    let dir =
-        tempfile::Builder::new().prefix("elava-demo-").tempdir().expect("there is a folder for temporary files");
     let started = Instant::now();
-    say(started, "starting etcd, kube-apiserver, kube-controller-manager and an AWS emulator");
-    let (cluster, aws) = tokio::join!(Cluster::start(dir.path()), Emulator::start(dir.path()));
+    let stage = match lacks() {
+        None => Stage::of_pods(started).await,
+        Some(why) => {
+            say(started, &format!("no node on this machine ({why}): the operator runs as a process instead"));
+            Stage::of_processes(started).await
+        }
+    };
     say(started, "filling two accounts in two regions with an estate");
-    let victims = Victims::seed(&aws).await;
-
-    say(started, "installing the chart: CRDs, RBAC, the StatefulSet (there is no node here, so its pod waits)");
-    let chart = chart().display().to_string();
-    let settings = "--namespace elava --create-namespace --set queryAPI.enabled=true";
-    show(&format!("helm install elava charts/elava {settings}"));
-    cluster.helm(&[&["install", "elava", &chart], words(settings).as_slice()].concat());
-    // The operator is no pod here, so the API server finds it on loopback.
-    let query_api = free_port();
-    serve_from_loopback(&cluster, query_api);
-    say(started, "starting the operator as the chart's ServiceAccount");
-    // It stands in for the few calls that the emulator lacks.
-    let proxy = Proxy::start(&aws.url);
-    let environment = vec![
-        ("AWS_ENDPOINT_URL", proxy.url.clone()),
-        ("ELAVA_QUERY_API_LISTEN", format!("127.0.0.1:{query_api}")),
-    ];
-    let operator = Operator::start(dir.path(), &cluster, environment).await;
-    let stage = Stage { operator, cluster, started };
-
+    let victims = Victims::seed(stage.aws()).await;
     stage.first_look();
     let before = stage.revision();
-    victims.act(&stage, &aws).await;
+    victims.act(&stage, stage.aws()).await;
     stage.confirm(&victims).await;
     stage.tell(&victims, before).await;
 
-    let (peak, now) = stage.operator.process.memory_kib();
+    let (peak, now) = stage.memory_kib();
     say(started, &format!("done. The operator's memory: {} MiB, at most {} MiB", now / 1024, peak / 1024));
     if std::env::var_os("KEEP").is_some_and(|keep| keep == "1") {
-        println!("\nAll of it keeps running until Ctrl-C. In another shell:\n");
-        println!("  export KUBECONFIG={}", stage.cluster.kubeconfig().display());
-        println!("  export ELAVA_STORE={}", stage.operator.store().display());
-        println!("  export AWS_ENDPOINT_URL={} AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test", aws.url);
-        println!("  export PATH={}:{}:$PATH", support::tools().display(), folder_of(&binary()));
+        stage.tell_how_to_play();
         std::future::pending::<()>().await;
+    }
+}
+
+const SETTINGS: &str = "--namespace elava --create-namespace --set queryAPI.enabled=true";
+
+impl Stage {
+    async fn of_pods(started: Instant) -> Self {
+        say(started, "building the image, and starting a node of Kubernetes and an AWS emulator");
+        let pods = Installation::prepare().await;
+        pods.node.volume("store");
+        say(started, "installing the chart: CRDs, RBAC, and the pod");
+        show(&format!("helm install elava charts/elava {SETTINGS} --wait"));
+        // Where a real pod would ask AWS.
+        let endpoint = format!("extraEnv[3].name=AWS_ENDPOINT_URL,extraEnv[3].value={}", pods.proxy.url);
+        pods.install(&["--set", &endpoint]);
+        show("kubectl get pods,pvc -n elava");
+        println!("{}", pods.node.run(&["get", "pods,pvc", "-n", "elava"]));
+        let kubectl = Kubectl::clone(&pods.node);
+        Self { place: Place::Pod(Box::new(pods)), kubectl, started }
+    }
+
+    async fn of_processes(started: Instant) -> Self {
+        let dir = tempfile::Builder::new()
+            .prefix("elava-demo-")
+            .tempdir()
+            .expect("there is a folder for temporary files");
+        say(started, "starting etcd, kube-apiserver, kube-controller-manager and an AWS emulator");
+        let (cluster, aws) = tokio::join!(Cluster::start(dir.path()), Emulator::start(dir.path()));
+        say(started, "installing the chart: CRDs, RBAC, the StatefulSet (its pod waits for a node)");
+        let chart = chart().display().to_string();
+        show(&format!("helm install elava charts/elava {SETTINGS}"));
+        cluster.helm(&[&["install", "elava", &chart], words(SETTINGS).as_slice()].concat());
+        // The operator is no pod here, so the API server finds it on loopback.
+        let query_api = free_port();
+        serve_from_loopback(&cluster, query_api);
+        say(started, "starting the operator as the chart's ServiceAccount");
+        // It stands in for the few calls that the emulator lacks.
+        let proxy = Proxy::start(&aws.url);
+        let environment = vec![
+            ("AWS_ENDPOINT_URL", proxy.url.clone()),
+            ("ELAVA_QUERY_API_LISTEN", format!("127.0.0.1:{query_api}")),
+        ];
+        let operator = Operator::start(dir.path(), &cluster, environment).await;
+        let kubectl = Kubectl::clone(&cluster);
+        Self {
+            place: Place::Process { operator, aws, _proxy: proxy, _cluster: cluster, _dir: dir },
+            kubectl,
+            started,
+        }
+    }
+
+    fn aws(&self) -> &Emulator {
+        match &self.place {
+            Place::Pod(pods) => &pods.aws,
+            Place::Process { aws, .. } => aws,
+        }
+    }
+
+    /// Peak and present resident memory, in KiB.
+    fn memory_kib(&self) -> (u64, u64) {
+        match &self.place {
+            Place::Pod(pods) => pods.memory_kib(),
+            Place::Process { operator, .. } => operator.process.memory_kib(),
+        }
+    }
+
+    fn tell_how_to_play(&self) {
+        println!("\nAll of it keeps running until Ctrl-C. In another shell:\n");
+        println!("  export KUBECONFIG={}", self.kubectl.kubeconfig().display());
+        println!("  export PATH={}:{}:$PATH", support::tools().display(), folder_of(&binary()));
+        match &self.place {
+            Place::Pod(_) => println!("  kubectl exec -n elava elava-0 -- elava status"),
+            Place::Process { operator, .. } => println!("  export ELAVA_STORE={}", operator.store().display()),
+        }
+        println!("  export AWS_ENDPOINT_URL={} AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test", self.aws().url);
     }
 }
 
@@ -101,14 +166,22 @@ impl Stage {
     /// Types a kubectl command, shows what it says and gives it back.
     fn kubectl(&self, line: &str) -> String {
         show(&format!("kubectl {line}"));
-        let output = self.cluster.run(&words(line));
+        let output = self.kubectl.run(&words(line));
         println!("{output}");
         output
     }
 
     fn elava(&self, line: &str) -> String {
-        show(&format!("elava {line}"));
-        let output = self.operator.ask(&words(line));
+        let output = match &self.place {
+            Place::Pod(pods) => {
+                show(&format!("kubectl exec -n elava elava-0 -- elava {line}"));
+                pods.exec(&words(line))
+            }
+            Place::Process { operator, .. } => {
+                show(&format!("elava {line}"));
+                operator.ask(&words(line))
+            }
+        };
         let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         println!("{out}{err}");
         assert!(output.status.success(), "elava {line} failed");
@@ -116,14 +189,19 @@ impl Stage {
     }
 
     fn revision(&self) -> u64 {
-        self.operator.answer(&["get", "--type", "AWS::EC2::VPC"])["revision"].as_u64().expect("a revision")
+        let question = ["get", "--type", "AWS::EC2::VPC"];
+        let answer = match &self.place {
+            Place::Pod(pods) => pods.ask(&question).expect("the operator answers"),
+            Place::Process { operator, .. } => operator.answer(&question),
+        };
+        answer["revision"].as_u64().expect("a revision")
     }
 
     fn first_look(&self) {
         self.say("naming the accounts");
         let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/samples/cloudscan.yaml");
         show("kubectl apply -f config/samples/cloudscan.yaml");
-        println!("{}", self.cluster.run(&["apply", "-f", &sample.display().to_string()]));
+        println!("{}", self.kubectl.run(&["apply", "-f", &sample.display().to_string()]));
         self.kubectl(&format!("wait cloudscan/{NAME} --for=condition=FirstScanComplete --timeout=90s"));
         self.kubectl("get cloudscans,resourcefindings");
     }
@@ -135,7 +213,7 @@ impl Stage {
         self.kubectl(&line);
         let handled = || async {
             let path = "-o=jsonpath={.status.lastHandledReconcileAt}";
-            let last = self.cluster.run(&["get", "cloudscan", NAME, path]);
+            let last = self.kubectl.run(&["get", "cloudscan", NAME, path]);
             if last == request { Ok(()) } else { Err(last) }
         };
         eventually("the look that was asked for was had", handled).await;
@@ -146,7 +224,7 @@ impl Stage {
         let look = || async {
             let selector = format!("--field-selector=status.kind={kind},status.state={state}");
             let found =
-                self.cluster.run(&["get", "resourcefindings", &selector, "-o=jsonpath={.items[*].status.id}"]);
+                self.kubectl.run(&["get", "resourcefindings", &selector, "-o=jsonpath={.items[*].status.id}"]);
             if found.split_whitespace().any(|i| i == id) { Ok(()) } else { Err(found) }
         };
         eventually(&format!("{kind} {id} is {state}"), look).await;
@@ -173,7 +251,7 @@ impl Stage {
     fn finding(&self, kind: &str, id: &str) -> String {
         let selector = format!("--field-selector=status.kind={kind}");
         let path = format!("-o=jsonpath={{.items[?(@.status.id==\"{id}\")].metadata.name}}");
-        self.cluster.run(&["get", "resourcefindings", &selector, &path])
+        self.kubectl.run(&["get", "resourcefindings", &selector, &path])
     }
 
     /// Before and after a deletion, with kubectl alone.
@@ -181,7 +259,7 @@ impl Stage {
         self.say("the past with kubectl: the volume that was deleted, before and after");
         let of_it = |moment: &str| format!("get cloudresources --field-selector {moment}id={}", victims.deleted);
         let served = || async {
-            let output = self.cluster.kubectl(&words(&of_it("")));
+            let output = self.kubectl.kubectl(&words(&of_it("")));
             if output.status.success() {
                 Ok(())
             } else {
@@ -213,7 +291,7 @@ impl Stage {
         self.expect("OwnershipLost", &victims.stripped, "Acknowledged").await;
         let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/samples/exemption.yaml");
         show("kubectl apply -f config/samples/exemption.yaml");
-        println!("{}", self.cluster.run(&["apply", "-f", &sample.display().to_string()]));
+        println!("{}", self.kubectl.run(&["apply", "-f", &sample.display().to_string()]));
         self.expect("Untagged", "demo-0-scratch", "Exempted").await;
         self.kubectl("get findingexemptions,cloudscans -o wide");
         self.say("what it costs, who owns what, and what belongs together");

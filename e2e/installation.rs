@@ -108,14 +108,20 @@ async fn all_of_the_chart_is_accepted_and_roles_are_for_whom_they_are_allowed() 
     }
     let (chart, values) = (format!("{root}/charts/elava"), format!("{root}/tests/golden/chart-full-values.yaml"));
     cluster.helm(&["install", "elava", &chart, "-n", "elava", "--create-namespace", "--values", &values]);
+    let names = std::cell::Cell::new(0);
     let scan = |namespace: &str, aws: serde_json::Value| {
+        names.set(names.get() + 1);
         let scan = serde_json::json!({
             "apiVersion": "elava.dev/v1alpha1", "kind": "CloudScan",
-            "metadata": {"name": "one", "namespace": namespace}, "spec": {"provider": {"aws": aws}},
+            "metadata": {"name": format!("scan-{}", names.get()), "namespace": namespace},
+            "spec": {"provider": {"aws": aws}},
         });
         cluster.apply(&scan.to_string())
     };
-    let account = |role: &str| serde_json::json!({"accounts": [{"id": A, "roleARN": role}]});
+    let account = |role: &str| {
+        let id = role.split(':').nth(4).expect("an ARN has an account");
+        serde_json::json!({"accounts": [{"id": id, "roleARN": role}]})
+    };
     let mine = "arn:aws:iam::111122223333:role/elava";
     // A policy is in force a moment after it was made.
     let in_force = || async {

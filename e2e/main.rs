@@ -5,6 +5,7 @@
 mod support;
 
 mod acting;
+mod canary;
 mod crash;
 mod findings;
 mod golden;

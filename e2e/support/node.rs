@@ -282,10 +282,25 @@ impl Installation {
         self.node.run(&["logs", POD, "-n", NAMESPACE])
     }
 
+    /// The command line in the pod.
+    pub fn exec(&self, args: &[&str]) -> Output {
+        let exec = ["exec", "-n", NAMESPACE, POD, "-c", "elava", "--", "elava"];
+        self.node.kubectl(&[&exec[..], args].concat())
+    }
+
+    /// Peak and present resident memory of the operator, in KiB.
+    pub fn memory_kib(&self) -> (u64, u64) {
+        let status = self.node.exec(&["sh", "-c", "cat /proc/$(pgrep -x elava)/status"]);
+        let field = |name: &str| {
+            let line = status.lines().find(|line| line.starts_with(name))?;
+            line.split_whitespace().nth(1)?.parse().ok()
+        };
+        (field("VmHWM:").unwrap_or(0), field("VmRSS:").unwrap_or(0))
+    }
+
     /// A question to the operator, as `kubectl exec` asks it.
     pub fn ask(&self, args: &[&str]) -> Result<Value, String> {
-        let exec = ["exec", "-n", NAMESPACE, POD, "-c", "elava", "--", "elava"];
-        let output = self.node.kubectl(&[&exec[..], args, &["-o", "json"]].concat());
+        let output = self.exec(&[args, &["-o", "json"]].concat());
         if !output.status.success() {
             return Err(String::from_utf8_lossy(&output.stderr).into_owned());
         }
