@@ -10,7 +10,7 @@ E2E_THREADS ?= 2
 BUILD = $(CARGO) build --bin elava --example demo
 ELAVA = "$$($(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/debug/elava"
 
-.PHONY: help generate fmt lint test e2e image demo bench bench-query bench-scan bench-store soak truth tools
+.PHONY: help generate fmt lint test e2e image demo bench bench-control-plane bench-query bench-scan bench-store soak truth tools
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -88,6 +88,10 @@ bench-scan: tools ## A million resources of 100 accounts over HTTP, beside the S
 bench-query: tools ## Questions to the query API through a real API server; RESOURCES (1000000) sets the size; writes docs/benchmark-query.md
 	ELAVA_TOOLS="$$(e2e/tools/install.sh)" TABLE=$(CURDIR)/docs/benchmark-query.md \
 	  $(CARGO) bench --no-default-features --features serve --bench query
+
+bench-control-plane: tools ## 1,000 CloudScans (SCANS) and 50 findings each through a real API server; writes docs/benchmark-control-plane.md; 20 min
+	$(CARGO) build --bin elava --example control-plane
+	ELAVA_TOOLS="$$(e2e/tools/install.sh)" TABLE=$(CURDIR)/docs/benchmark-control-plane.md $(CARGO) run --example control-plane
 
 bench: ## Benchmarks, each against its baseline in the same run
 	$(CARGO) bench --no-default-features --bench store

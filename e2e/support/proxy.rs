@@ -91,6 +91,8 @@ pub enum Fault {
     Hide(Vec<String>),
     /// This instead of what is there.
     Show(&'static str),
+    /// The same, made for each call.
+    Make(fn(&Call) -> String),
     /// Every tag set comes back empty.
     EmptyTags,
     /// The connection ends in the middle of the answer.
@@ -316,6 +318,7 @@ async fn handle(
                 Fault::Hide(ids) if is_json => hidden_json(&text, ids),
                 Fault::Hide(ids) => hidden(&text, ids),
                 Fault::Show(other) => (*other).to_owned(),
+                Fault::Make(answer) => answer(&call),
                 Fault::EmptyTags => without_tags(&text),
                 Fault::NotOptedIn(regions) => not_opted_in(&text, regions),
                 _ => text,

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use futures::StreamExt;
 use k8s_openapi::api::events::v1::Event;
@@ -13,6 +12,7 @@ use kube::{Api, ResourceExt};
 use super::assess::{self, Assessment};
 use super::build::{self, MANAGER};
 use super::notify;
+use super::pace::Pace;
 use super::status::Counts;
 use super::{Context, ReconcileError, lock, timely};
 use crate::api::{ACKNOWLEDGED, CloudScan, ResourceFinding};
@@ -23,10 +23,6 @@ use crate::store::StoreError;
 
 /// Writes to the API server in flight for one CloudScan.
 const WRITES_IN_FLIGHT: usize = 8;
-/// So many writes go at once; the others wait for their turn, at [`WRITES_A_SECOND`]. A first look at a
-/// neglected organization opens thousands of findings, and the API server has other users.
-const BURST: usize = 100;
-const WRITES_A_SECOND: u32 = 50;
 /// What one reconcile writes at most, so that status keeps up; the rest is for the next, at once.
 const MAX_WRITES: usize = 500;
 /// Events of one reconcile: beyond this one summary speaks for the rest.
@@ -100,10 +96,11 @@ pub(super) async fn findings(
     let more = !deferred.is_empty() || !later.is_empty();
 
     let mut failures: Vec<(String, ReconcileError)> = Vec::new();
-    let (written, failed) = write(&api, differing).await;
+    let (written, failed) = write(&api, &context.pace, differing).await;
     failures.extend(failed);
     failures.extend(tell(scan, lifecycle, &written, counts, now, context).await);
     for name in &gone {
+        context.pace.turn().await;
         match timely(api.delete(name, &DeleteParams::default())).await {
             Ok(_) => {}
             Err(ReconcileError::Api(kube::Error::Api(status))) if status.code == 404 => {}
@@ -156,21 +153,19 @@ fn evaluator(context: &Context, viewer: &Viewer) -> Arc<Mutex<Evaluator>> {
 /// Applies objects, a few at once and no more a second than the API server can spare.
 async fn write(
     api: &Api<ResourceFinding>,
+    pace: &Pace,
     objects: Vec<(String, ResourceFinding)>,
 ) -> (BTreeMap<String, ResourceFinding>, Vec<(String, ReconcileError)>) {
-    let started = tokio::time::Instant::now();
-    let apply = |(i, (name, wanted)): (usize, (String, ResourceFinding))| {
+    let apply = |(name, wanted): (String, ResourceFinding)| {
         let api = api.clone();
-        let turn = u32::try_from(i.saturating_sub(BURST)).unwrap_or(u32::MAX);
         async move {
-            tokio::time::sleep_until(started + Duration::from_secs(1) / WRITES_A_SECOND * turn).await;
+            pace.turn().await;
             let patch = PatchParams::apply(MANAGER).force();
             let applied = timely(api.patch(&name, &patch, &Patch::Apply(&wanted))).await;
             (name, applied)
         }
     };
-    let mut applying =
-        futures::stream::iter(objects.into_iter().enumerate()).map(apply).buffer_unordered(WRITES_IN_FLIGHT);
+    let mut applying = futures::stream::iter(objects).map(apply).buffer_unordered(WRITES_IN_FLIGHT);
     let (mut written, mut failed) = (BTreeMap::new(), Vec::new());
     while let Some((name, applied)) = applying.next().await {
         match applied {
@@ -238,6 +233,7 @@ pub(super) fn held_back(context: &Context, exemption: &ObjectRef<crate::api::Fin
 /// An event that was published already is published.
 pub(super) async fn publish(context: &Context, namespace: &str, event: &Event) -> Result<(), ReconcileError> {
     let api: Api<Event> = Api::namespaced(context.client.clone(), namespace);
+    context.pace.turn().await;
     match timely(api.create(&PostParams::default(), event)).await {
         Ok(_) => Ok(()),
         Err(ReconcileError::Api(kube::Error::Api(status))) if status.code == 409 => Ok(()),

@@ -10,6 +10,7 @@ pub mod build;
 mod dereference;
 mod exempt;
 pub mod notify;
+mod pace;
 mod status;
 pub mod validate;
 mod watched;
@@ -86,6 +87,7 @@ struct Context {
     evaluators: Mutex<BTreeMap<Viewer, Arc<Mutex<Evaluator>>>>,
     prices: Arc<Prices>,
     notifiers: notify::Notifiers,
+    pace: pace::Pace,
     endpoints: AllowedEndpoints,
     identity: Identity,
     existing: watch::Receiver<Option<BTreeSet<Viewer>>>,
@@ -163,6 +165,7 @@ pub async fn run(
         evaluators: Mutex::default(),
         prices: Arc::new(prices),
         notifiers: notify::Notifiers::new(webhooks, delivering),
+        pace: pace::Pace::new(),
         endpoints,
         identity,
         existing,

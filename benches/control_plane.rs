@@ -1,0 +1,245 @@
+//! What the operator takes of a control plane: a thousand CloudScans and fifty thousand findings through a real API
+//! server, beside a controller of kube-rs that does nothing but list and watch the same objects.
+//! `make bench-control-plane`.
+//!
+//! In the dev profile: what is counted are requests, bytes and memory, not instructions.
+
+#![allow(clippy::cast_precision_loss, clippy::unwrap_used)] // Figures for people; a bench that unwraps fails.
+
+#[path = "../e2e/support/mod.rs"]
+mod support;
+
+use std::fmt::Write;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use elava::api::{CloudScan, ResourceFinding};
+use futures::StreamExt;
+use kube::api::{Api, ListParams, Patch, PatchParams};
+use kube::runtime::controller::{Action, Controller};
+use kube::runtime::watcher;
+use serde_json::json;
+use support::process::Process;
+use support::proxy::{Call, Fault};
+use support::world::{IRELAND, World};
+
+/// Findings of one CloudScan.
+const EACH: usize = 50;
+const NAMESPACES: usize = 10;
+const QUIET: Duration = Duration::from_mins(2);
+/// For a machine of two cores, at [`EACH`] a CloudScan.
+const LONGEST: Duration = Duration::from_mins(30);
+
+fn scans() -> usize {
+    std::env::var("SCANS").ok().and_then(|n| n.parse().ok()).unwrap_or(1_000)
+}
+
+fn main() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    if std::env::args().any(|arg| arg == "plain") {
+        runtime.block_on(plain());
+    } else {
+        runtime.block_on(measure());
+    }
+}
+
+/// The least that a controller of these objects is.
+async fn plain() {
+    let client = kube::Client::try_default().await.unwrap();
+    let reconcile =
+        |_: Arc<CloudScan>, _: Arc<()>| async { Ok::<_, std::convert::Infallible>(Action::await_change()) };
+    Controller::new(Api::<CloudScan>::all(client.clone()), watcher::Config::default())
+        .owns(Api::<ResourceFinding>::all(client), watcher::Config::default())
+        .run(reconcile, |_, _, _| Action::await_change(), Arc::new(()))
+        .for_each(|_| async {})
+        .await;
+}
+
+/// Untagged volumes, other ones for each account.
+fn volumes(call: &Call) -> String {
+    let item = |n: usize| {
+        format!(
+            "<item><volumeId>vol-{}{n:05}</volumeId><size>8</size><status>available</status>\
+             <availabilityZone>{IRELAND}a</availabilityZone><createTime>2026-01-01T00:00:00.000Z</createTime>\
+             <volumeType>gp3</volumeType></item>",
+            call.account
+        )
+    };
+    let items: String = (0..EACH).map(item).collect();
+    format!(
+        "<DescribeVolumesResponse xmlns=\"http://ec2.amazonaws.com/doc/2016-11-15/\"><requestId>r</requestId>\
+         <volumeSet>{items}</volumeSet></DescribeVolumesResponse>"
+    )
+}
+
+fn account(n: usize) -> String {
+    format!("{:012}", 100_000_000_000 + n)
+}
+
+/// What the API server was asked by everybody, and what etcd holds.
+struct Load {
+    requests: f64,
+    etcd_bytes: f64,
+}
+
+impl Load {
+    async fn now(world: &World) -> Self {
+        let sum = |text: &str, name: &str| -> f64 {
+            let of_it = |line: &&str| line.starts_with(name) && !line.contains("subresource=\"metrics\"");
+            text.lines().filter(of_it).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+        };
+        let metrics = world.cluster.run(&["get", "--raw=/metrics"]);
+        let etcd = std::fs::read_to_string(world.dir.path().join("cluster/etcd-url")).unwrap();
+        let etcd = reqwest::get(format!("{etcd}/metrics")).await.unwrap().text().await.unwrap();
+        let requests = sum(&metrics, "apiserver_request_total{");
+        Self { requests, etcd_bytes: sum(&etcd, "etcd_mvcc_db_total_size_in_use_in_bytes") }
+    }
+}
+
+/// How long another user of the API server waits, until it is told to stop: all of its waits.
+async fn another_user(client: kube::Client, stop: Arc<AtomicBool>) -> Vec<Duration> {
+    let api: Api<k8s_openapi::api::core::v1::Namespace> = Api::all(client);
+    let mut waits = Vec::new();
+    while !stop.load(Ordering::Relaxed) {
+        let started = Instant::now();
+        api.get("default").await.unwrap();
+        waits.push(started.elapsed());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    waits.sort();
+    waits
+}
+
+fn p99(waits: &[Duration]) -> f64 {
+    waits[waits.len() * 99 / 100].as_secs_f64() * 1e3
+}
+
+/// How many findings there are, by pages.
+async fn findings(client: &kube::Client) -> usize {
+    let api: Api<ResourceFinding> = Api::all(client.clone());
+    let mut params = ListParams::default().limit(5_000);
+    let mut count = 0;
+    loop {
+        let list = api.list_metadata(&params).await.unwrap();
+        count += list.items.len();
+        let Some(token) = list.metadata.continue_.filter(|token| !token.is_empty()) else { break };
+        params = params.continue_token(&token);
+    }
+    count
+}
+
+async fn until<F: Future<Output = bool>>(what: &str, mut is_so: impl FnMut() -> F) -> Duration {
+    let started = Instant::now();
+    while !is_so().await {
+        assert!(started.elapsed() < LONGEST, "not within {LONGEST:?}: {what}");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    started.elapsed()
+}
+
+fn mib(kib: u64) -> f64 {
+    kib as f64 / 1024.0
+}
+
+async fn measure() {
+    let (scans, mut rows) = (scans(), Vec::<(String, String)>::new());
+    let mut row = |what: &str, value: String| {
+        println!("{what}: {value}");
+        rows.push((what.to_owned(), value));
+    };
+    let mut world = World::start_with(vec![("ELAVA_API_SHARE", "1".to_owned())]).await;
+    world.proxy.fault(|call| call.action == "DescribeVolumes" && !call.is_by_id(), Fault::Make(volumes));
+    for n in 0..NAMESPACES {
+        world.cluster.run(&["create", "namespace", &format!("team-{n}")]);
+    }
+    row("memory before anything", format!("{:.0} MiB", mib(world.operator.process.memory_kib().1)));
+    let idle = Arc::new(AtomicBool::new(false));
+    let user = tokio::spawn(another_user(world.client.clone(), idle.clone()));
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    idle.store(true, Ordering::Relaxed);
+    let alone = p99(&user.await.unwrap());
+
+    let before = Load::now(&world).await;
+    let busy = Arc::new(AtomicBool::new(false));
+    let user = tokio::spawn(another_user(world.client.clone(), busy.clone()));
+    let started = Instant::now();
+    for n in 0..scans {
+        let mut spec = world.scan_spec(&[&account(n)]);
+        spec["provider"]["aws"]["regions"] = json!({"include": [IRELAND]});
+        spec["resourceTypes"] = json!({"include": ["AWS::EC2::Volume"]});
+        spec["findings"] = json!({"exclude": ["Orphaned"]});
+        let name = format!("scan-{n}");
+        let scan = json!({"apiVersion": "elava.dev/v1alpha1", "kind": "CloudScan", "metadata": {"name": name}, "spec": spec});
+        let api: Api<CloudScan> = Api::namespaced(world.client.clone(), &format!("team-{}", n % NAMESPACES));
+        api.patch(&name, &PatchParams::apply("bench").force(), &Patch::Apply(&scan)).await.unwrap();
+    }
+    row(&format!("applying {scans} CloudScans"), format!("{:.0} s", started.elapsed().as_secs_f64()));
+    let wanted = scans * EACH;
+    until("every finding stands", || async { findings(&world.client).await >= wanted }).await;
+    busy.store(true, Ordering::Relaxed);
+    let beside = p99(&user.await.unwrap());
+    let total = started.elapsed();
+    row(&format!("until all {wanted} findings stand"), format!("{:.0} s", total.as_secs_f64()));
+    // The last events and statuses are written.
+    tokio::time::sleep(QUIET / 4).await;
+    let after = Load::now(&world).await;
+    let per_minute = (after.requests - before.requests) / total.as_secs_f64() * 60.0;
+    row("requests to the API server meanwhile, a minute, all users", format!("{per_minute:.0}"));
+    row("another user's `get`, p99, before and meanwhile", format!("{alone:.1} ms, {beside:.1} ms"));
+    let bytes = after.etcd_bytes - before.etcd_bytes;
+    row("bytes in etcd for it all", format!("{:.0} MB", bytes / 1e6));
+    row("bytes in etcd a finding, with its event", format!("{:.0}", bytes / wanted as f64));
+    let (peak, now) = world.operator.process.memory_kib();
+    row("the operator's memory with all of it, peak", format!("{:.0} MiB, {:.0} MiB", mib(now), mib(peak)));
+
+    let before = Load::now(&world).await;
+    tokio::time::sleep(QUIET).await;
+    let after = Load::now(&world).await;
+    let quiet = (after.requests - before.requests) / QUIET.as_secs_f64() * 60.0;
+    row("requests a minute while nothing happens, all users", format!("{quiet:.0}"));
+
+    // What was deleted meanwhile is back: every CloudScan was reconciled.
+    world.operator.kill();
+    for n in 0..NAMESPACES {
+        let namespace = format!("team-{n}");
+        let api: Api<ResourceFinding> = Api::namespaced(world.client.clone(), &namespace);
+        let one = api.list_metadata(&ListParams::default().limit(1)).await.unwrap().items.remove(0);
+        api.delete(&one.metadata.name.unwrap(), &kube::api::DeleteParams::default()).await.unwrap();
+    }
+    let started = Instant::now();
+    world.operator.restart().await;
+    row("after a restart: ready", format!("{:.1} s", started.elapsed().as_secs_f64()));
+    until("what was deleted is back", || async { findings(&world.client).await >= wanted }).await;
+    row("after a restart: everything is as it should be", format!("{:.0} s", started.elapsed().as_secs_f64()));
+    tokio::time::sleep(QUIET / 4).await;
+    let (peak, now) = world.operator.process.memory_kib();
+    row("memory after a restart, peak", format!("{:.0} MiB, {:.0} MiB", mib(now), mib(peak)));
+
+    let kubeconfig = world.cluster.kubeconfig().display().to_string();
+    let own = std::env::current_exe().unwrap();
+    let plain = Process::start(world.dir.path(), "plain", &own, ["plain"], &[("KUBECONFIG", kubeconfig)]);
+    tokio::time::sleep(QUIET / 4).await;
+    let (peak_of_plain, of_plain) = plain.memory_kib();
+    row(
+        "a plain kube-rs controller of the same objects, peak",
+        format!("{:.0} MiB, {:.0} MiB", mib(of_plain), mib(peak_of_plain)),
+    );
+    row("the operator's memory beside it", format!("{:.1} x", now as f64 / of_plain as f64));
+    write(&rows, scans, wanted);
+}
+
+fn write(rows: &[(String, String)], scans: usize, findings: usize) {
+    let Some(path) = std::env::var_os("TABLE") else { return };
+    let mut text = format!(
+        "<!-- Written by `make bench-control-plane`. Do not edit. -->\n\n# What the operator takes of a control plane\n\n\
+         {scans} CloudScans with {EACH} findings each, {findings} in all, through kube-apiserver and etcd on the same two \
+         cores, with the binary of the dev profile. Writes are paced at 100 a second over all CloudScans, after a burst of \
+         200.\n\n| | |\n|---|---|\n"
+    );
+    for (what, value) in rows {
+        writeln!(text, "| {what} | {value} |").unwrap();
+    }
+    std::fs::write(Path::new(&path), text).unwrap();
+}
