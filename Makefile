@@ -10,7 +10,7 @@ E2E_THREADS ?= 2
 BUILD = $(CARGO) build --bin elava --example demo
 ELAVA = "$$($(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/debug/elava"
 
-.PHONY: help generate fmt lint test e2e image demo bench bench-control-plane bench-query bench-scan bench-store soak truth tools
+.PHONY: help generate fmt lint test e2e fuzz image demo bench bench-control-plane bench-query bench-scan bench-store soak truth tools
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -29,9 +29,12 @@ test: tools ## Unit, integration and end-to-end tests
 	ELAVA_TOOLS="$$(e2e/tools/install.sh)" $(CARGO) test --test integration
 	ELAVA_TOOLS="$$(e2e/tools/install.sh)" $(CARGO) test --test e2e -- --test-threads=$(E2E_THREADS)
 
+fuzz: ## Every parser of outside input, FUZZ_SECONDS (60) each
+	fuzz/run.sh
+
 e2e: tools ## The chart in pods on a real node, and what happens to pods; prints how long each recovery took
 	$(CARGO) build --bin elava --test e2e
-	ELAVA_TOOLS="$$(e2e/tools/install.sh)" $(CARGO) test --test e2e -- --nocapture --test-threads=1 pods::
+	ELAVA_TOOLS="$$(e2e/tools/install.sh)" $(CARGO) test --test e2e -- --include-ignored --nocapture --test-threads=1 pods::
 
 IMAGE ?= ghcr.io/elava/elava:$$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 image: ## An OCI image of the release build as elava.tar, and its bill of materials: no engine is needed

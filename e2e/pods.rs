@@ -13,6 +13,7 @@ use crate::support::aws::Hands;
 use crate::support::cluster::chart;
 use crate::support::eventually;
 use crate::support::node::{Installation, NAMESPACE, POD, lacks, put};
+use crate::support::proxy::{Call, Fault};
 use crate::support::world::IRELAND;
 
 const A: &str = "111122223333";
@@ -194,7 +195,7 @@ async fn a_pod_that_anything_happens_to_goes_on_where_it_was() {
     life.pods.proxy.stop();
     let (reason, message) = life.pods.wait_for_condition(TEAM, SCAN, "InventoryComplete", "False").await;
     assert_eq!(reason, "Unreachable", "{message}");
-    tokio::time::sleep(outage() / 4).await;
+    tokio::time::sleep(outage() / 10).await;
     life.pods.proxy.serve_again().await;
     let since = Instant::now();
     life.goes_on("the cloud was away", since).await;
@@ -415,4 +416,60 @@ async fn restored(life: &mut Life, backup: &[u8]) {
         if names.is_empty() { Err(format!("{names:?}")) } else { Ok(()) }
     };
     eventually("a backup is made by itself", made).await;
+}
+
+const ACCOUNTS: usize = 50;
+const IN_AN_ACCOUNT: usize = 2_000;
+
+/// Volumes with an owner, other ones for each account.
+fn volumes(call: &Call) -> String {
+    let item = |n: usize| {
+        format!(
+            "<item><volumeId>vol-{}{n:05}</volumeId><size>8</size><status>in-use</status><volumeType>gp3</volumeType>\
+             <availabilityZone>{IRELAND}a</availabilityZone><createTime>2026-01-01T00:00:00.000Z</createTime>\
+             <tagSet><item><key>owner</key><value>team-{}</value></item></tagSet></item>",
+            call.account,
+            n % 20
+        )
+    };
+    let items: String = (0..IN_AN_ACCOUNT).map(item).collect();
+    format!(
+        "<DescribeVolumesResponse xmlns=\"http://ec2.amazonaws.com/doc/2016-11-15/\"><requestId>r</requestId>\
+         <volumeSet>{items}</volumeSet></DescribeVolumesResponse>"
+    )
+}
+
+/// A measurement, and a bound: with the limit of the chart there is room for ten times as many.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "make e2e runs it"]
+async fn what_a_pod_takes_of_memory() {
+    if !is_there_a_node() {
+        return;
+    }
+    let pods = Installation::prepare().await;
+    pods.node.volume("store");
+    pods.install(&[]);
+    let mib = |pods: &Installation| {
+        let (peak, now) = pods.memory_kib();
+        (peak / 1024, now / 1024)
+    };
+    println!("memory of the pod at idle: {} MiB", mib(&pods).1);
+    pods.proxy.fault(|call| call.action == "DescribeVolumes" && !call.is_by_id(), Fault::Make(volumes));
+    let accounts: Vec<String> = (0..ACCOUNTS).map(|n| format!("{:012}", 100_000_000_000 + n)).collect();
+    let mut spec = pods.scan_spec(&accounts.iter().map(String::as_str).collect::<Vec<_>>());
+    spec["provider"]["aws"]["regions"] = json!({"include": [IRELAND]});
+    spec["resourceTypes"] = json!({"include": ["AWS::EC2::Volume"]});
+    pods.apply_scan(TEAM, SCAN, &spec);
+    let wanted = i64::try_from(ACCOUNTS * IN_AN_ACCOUNT).unwrap();
+    let all = || async {
+        let known = pods.scan(TEAM, SCAN).await.status.and_then(|status| status.resources);
+        if known == Some(wanted) { Ok(()) } else { Err(format!("{known:?}")) }
+    };
+    let since = Instant::now();
+    eventually("every resource is known", all).await;
+    println!("{:>6.1} s  until {wanted} resources are known", since.elapsed().as_secs_f64());
+    pods.look(TEAM, SCAN).await;
+    let (peak, now) = mib(&pods);
+    println!("memory of the pod with {wanted} resources: {now} MiB, at most {peak} MiB");
+    assert!(peak < 512, "{peak} MiB");
 }

@@ -87,8 +87,13 @@ node() {
     say "no node: that takes root. What needs pods says so and goes on without"
     return
   fi
-  if ! command -v apt-get > /dev/null; then
-    say "no node: runc and nft come as Debian packages, and there is no apt-get. What needs pods goes on without"
+  local tool lacking=()
+  # runc and nft come as Debian packages; the others are the machine's own.
+  for tool in apt-get dpkg curl ip nsenter openssl unshare; do
+    command -v "$tool" > /dev/null || lacking+=("$tool")
+  done
+  if ((${#lacking[@]})); then
+    say "no node: this machine lacks ${lacking[*]} (Debian: apt install curl iproute2 openssl util-linux). What needs pods goes on without"
     return
   fi
   build kubernetes '' $kubernetes/{kube-scheduler,kubelet,kube-proxy}

@@ -367,11 +367,16 @@ fn on_error(scan: Arc<CloudScan>, error: &ReconcileError, context: Arc<Context>)
     let mut failures = lock(&context.failures);
     let failed = failures.entry(viewer.clone()).or_default();
     *failed += 1;
-    let backoff = FIRST_BACKOFF.saturating_mul(1 << (*failed - 1).min(16)).min(LONGEST_BACKOFF);
+    let failed = *failed;
+    let backoff = FIRST_BACKOFF.saturating_mul(1 << (failed - 1).min(16)).min(LONGEST_BACKOFF);
     let source = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
-    tracing::warn!(
-        cloudscan = %viewer, reason = error.reason(), again_in_seconds = backoff.as_secs(), "{error}: {source}"
-    );
+    // Each look asks for a reconcile: while the API server is away for long, the log has more to tell.
+    if failed.is_power_of_two() {
+        tracing::warn!(
+            cloudscan = %viewer, reason = error.reason(), failed, again_in_seconds = backoff.as_secs(),
+            "{error}: {source}"
+        );
+    }
     Action::requeue(backoff)
 }
 

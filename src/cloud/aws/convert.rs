@@ -14,8 +14,6 @@ use roxmltree::Node;
 use serde::Deserialize;
 use serde_json::{Map, Number, Value};
 
-use crate::inventory::Timestamp;
-
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConvertError {
     #[error("the answer is not XML")]
@@ -338,10 +336,6 @@ pub(super) fn counted_time(count: &Value) -> Option<String> {
         _ => return None,
     };
     Some(printed(at))
-}
-
-pub(super) fn time_field(object: &Value, path: &str) -> Option<Timestamp> {
-    super::declare::at_path(object, path)?.as_str()?.parse().ok()
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::Regional;
 use super::error::Failure;
 use crate::cloud::{CadenceClass, TypeInfo};
-use crate::inventory::{Confirmation, IdReuse, TagSet, Tags};
+use crate::inventory::{Confirmation, IdReuse, TagSet, Tags, Timestamp};
 
 /// What a call asks for: a page of all, or one id.
 #[derive(Clone, Debug)]
@@ -208,6 +208,10 @@ pub(super) fn items(answer: &mut Value, path: &[&str]) -> Vec<Value> {
 
 pub(super) fn at_path<'a>(object: &'a Value, path: &str) -> Option<&'a Value> {
     path.split('.').try_fold(object, |value, step| value.get(step))
+}
+
+pub(super) fn time_field(object: &Value, path: &str) -> Option<Timestamp> {
+    at_path(object, path)?.as_str()?.parse().ok()
 }
 
 /// Takes a field out, in each object of the lists on its path.

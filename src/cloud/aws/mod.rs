@@ -40,7 +40,7 @@ use serde_json::Value;
 use super::{AccountTarget, CloudError, Credentials, Identity, Listing, Members, Provider, Session, TypeInfo};
 use crate::inventory::{AccountId, Observation, Reason, Region, Scope, TagSet, Tags};
 use call::{Capture, Seen};
-use declare::{ById, Declaration, TagSource, Which, at_path, items, next_page, remove, tag_set, text};
+use declare::{ById, Declaration, TagSource, Which, at_path, items, next_page, remove, tag_set, text, time_field};
 use error::{Failure, classify};
 use governor::{Attempts, Governor};
 use http::KeepingClient;
@@ -479,7 +479,7 @@ fn observation(declaration: &Declaration, mut object: Value, tags: Tags) -> Resu
         return Err(CloudError::new(Reason::Malformed, message));
     }
     let end_state = end_state(declaration, &object);
-    let birth = declaration.birth.and_then(|field| convert::time_field(&object, field));
+    let birth = declaration.birth.and_then(|field| time_field(&object, field));
     for path in declaration.volatile.iter().chain(declaration.secret) {
         remove(&mut object, path);
     }

@@ -1,0 +1,26 @@
+//! What a cloud answers: the first byte says as what, the rest is the body.
+#![no_main]
+
+use elava::inventory as _;
+use libfuzzer_sys::fuzz_target;
+
+#[allow(dead_code)]
+#[path = "../../src/cloud/aws/convert.rs"]
+mod convert;
+
+/// In XML of two kinds, JSON and CBOR.
+const OPERATIONS: [(&str, &str); 6] = [
+    ("ec2", "DescribeInstances"),
+    ("ec2", "DescribeVolumes"),
+    ("rds", "DescribeDBInstances"),
+    ("s3", "ListBuckets"),
+    ("dynamodb", "DescribeTable"),
+    ("cloudwatch", "DescribeAlarms"),
+];
+
+fuzz_target!(|data: &[u8]| {
+    if let Some((which, body)) = data.split_first() {
+        let (service, operation) = OPERATIONS[usize::from(*which) % OPERATIONS.len()];
+        let _ = convert::convert(service, operation, body);
+    }
+});

@@ -1,0 +1,8 @@
+//! A manifest from anybody.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|text: &str| {
+    let _ = elava::api::validate::manifest(text);
+});

@@ -1,0 +1,28 @@
+//! A file that is damaged, or none of ours: whatever it holds, opening and reading it panics nowhere.
+#![no_main]
+
+use elava::inventory::{Filter, Moment, Snapshot};
+use elava::store::{Store, system_clock};
+use libfuzzer_sys::fuzz_target;
+
+/// The oldest file, of which the input damages some bytes: from nothing no fuzzer writes a database.
+static WHOLE: std::sync::LazyLock<Vec<u8>> = std::sync::LazyLock::new(|| {
+    let packed = include_bytes!("../../tests/stores/schema-1.redb.zst");
+    zstd::decode_all(&packed[..]).expect("it is whole")
+});
+
+fuzz_target!(|damage: Vec<(u16, u8, u8)>| {
+    let mut file = WHOLE.clone();
+    for (page, at, with) in damage {
+        let place = (usize::from(page) * 256 + usize::from(at)) % file.len();
+        file[place] ^= with;
+    }
+    let dir = tempfile::tempdir_in("/dev/shm").expect("there is memory");
+    let path = dir.path().join("elava.redb");
+    std::fs::write(&path, &file).expect("there is memory");
+    let Ok(store) = Store::open_existing(&path, system_clock()) else { return };
+    let _ = store.check();
+    if let Ok(snapshot) = store.snapshot(Moment::Now) {
+        let _ = snapshot.resources(&Filter::default());
+    }
+});
