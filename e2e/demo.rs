@@ -243,7 +243,11 @@ impl Stage {
         self.expect("Disappeared", &victims.deleted, "Open").await;
         self.expect("OwnershipLost", &victims.stripped, "Open").await;
         self.expect("TagsMissing", &victims.disowned, "Open").await;
-        self.expect("Untagged", victims.created.get().expect("it was created"), "Open").await;
+        self.expect("TagInvalid", &victims.misnamed, "Open").await;
+        self.expect("DriftedOut", &victims.coded, "Open").await;
+        let created = victims.created.get().expect("it was created");
+        self.expect("Untagged", created, "Open").await;
+        self.expect("Unmanaged", created, "Open").await;
         self.expect("Untagged", &victims.adopted, "Resolved").await;
     }
 
@@ -327,6 +331,8 @@ struct Victims {
     stripped: String,
     disowned: String,
     adopted: String,
+    misnamed: String,
+    coded: String,
     created: std::cell::OnceCell<String>,
 }
 
@@ -341,12 +347,16 @@ impl Victims {
             }
         }
         let Estate { instances, volumes, orphan } = of_interest.swap_remove(0);
+        let coded = volumes[4].clone();
+        aws.hands(ACCOUNTS[0], IRELAND).await.tag(&coded, &[("terraform", "demo")]).await;
         Self {
             instance: instances[0].clone(),
             deleted: volumes[0].clone(),
             stripped: volumes[1].clone(),
             disowned: volumes[2].clone(),
             adopted: orphan,
+            misnamed: volumes[3].clone(),
+            coded,
             created: std::cell::OnceCell::new(),
         }
     }
@@ -362,6 +372,10 @@ impl Victims {
         hands.untag(&self.stripped, &["owner", "Name"]).await;
         show(&format!("aws ec2 delete-tags --resources {} --tags Key=owner", self.disowned));
         hands.untag(&self.disowned, &["owner"]).await;
+        show(&format!("aws ec2 create-tags --resources {} --tags 'Key=owner,Value=Search Team'", self.misnamed));
+        hands.tag(&self.misnamed, &[("owner", "Search Team")]).await;
+        show(&format!("aws ec2 delete-tags --resources {} --tags Key=terraform", self.coded));
+        hands.untag(&self.coded, &["terraform"]).await;
         show("aws ec2 create-volume --availability-zone eu-west-1a --size 10");
         let _ = self.created.set(hands.volume(&[]).await);
         show(&format!("aws ec2 create-tags --resources {} --tags Key=owner,Value=search", self.adopted));

@@ -11,6 +11,7 @@ mod chart;
 mod docs;
 mod export;
 mod house;
+mod image;
 mod manifests;
 mod scan;
 mod truth;

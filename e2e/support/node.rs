@@ -32,6 +32,9 @@ fn script() -> PathBuf {
 
 /// What stands in the way of a node on this machine.
 pub fn lacks() -> Option<String> {
+    if std::env::var("ELAVA_NODE").is_ok_and(|node| node == "0") {
+        return Some("ELAVA_NODE=0 says so".to_owned());
+    }
     let is_root = std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
     if !is_root {
         return Some("namespaces and cgroups take root".to_owned());

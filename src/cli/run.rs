@@ -136,7 +136,7 @@ fn gauges(fleet: &Arc<Fleet>, backups: Option<Arc<Backups>>, aws: Arc<Aws>) -> s
             let failures = i64::try_from(outcomes.failures).unwrap_or(i64::MAX);
             let when = "When the newest backup was made; 0 where there is none";
             gauges.push(("backup_last_success_timestamp_seconds", when, newest));
-            gauges.push(("backup_failures", "Backups that failed since the start", failures));
+            gauges.push(("backup_failures", "Backups that failed since one was made", failures));
         }
         server::metrics::Readings { gauges, calls: aws.calls().into_iter().flat_map(outcomes).collect() }
     })

@@ -32,6 +32,7 @@ pub enum BackupError {
 pub struct Outcomes {
     /// When the newest was made, also by an earlier process.
     pub newest: Option<Timestamp>,
+    /// In a row.
     pub failures: u64,
 }
 
@@ -109,7 +110,7 @@ impl Backups {
         let report = self.write(store, &path)?;
         let bytes = std::fs::metadata(&path).map_or(0, |file| file.len());
         tracing::info!(file = %path.display(), revision = report.revision.0, bytes, "backup");
-        self.outcome(|outcomes| outcomes.newest = Some(now));
+        self.outcome(|outcomes| *outcomes = Outcomes { newest: Some(now), failures: 0 });
         self.prune()?;
         Ok(self.every)
     }
