@@ -30,7 +30,7 @@ const EACH: usize = 50;
 const NAMESPACES: usize = 10;
 const QUIET: Duration = Duration::from_mins(2);
 /// For a machine of two cores, at [`EACH`] a CloudScan.
-const LONGEST: Duration = Duration::from_mins(60);
+const LONGEST: Duration = Duration::from_hours(1);
 
 fn scans() -> usize {
     std::env::var("SCANS").ok().and_then(|n| n.parse().ok()).unwrap_or(1_000)

@@ -37,7 +37,16 @@ enum Place {
     /// In a pod, as a user has it.
     Pod(Box<Installation>),
     /// As a process beside a control plane: not every machine can hold a node.
-    Process { operator: Operator, aws: Emulator, _proxy: Proxy, _cluster: Cluster, _dir: tempfile::TempDir },
+    Process(Box<Processes>),
+}
+
+struct Processes {
+    // In the order in which they must go.
+    operator: Operator,
+    _proxy: Proxy,
+    aws: Emulator,
+    _cluster: Cluster,
+    _dir: tempfile::TempDir,
 }
 
 struct Stage {
@@ -112,17 +121,14 @@ impl Stage {
         ];
         let operator = Operator::start(dir.path(), &cluster, environment).await;
         let kubectl = Kubectl::clone(&cluster);
-        Self {
-            place: Place::Process { operator, aws, _proxy: proxy, _cluster: cluster, _dir: dir },
-            kubectl,
-            started,
-        }
+        let processes = Processes { operator, _proxy: proxy, aws, _cluster: cluster, _dir: dir };
+        Self { place: Place::Process(Box::new(processes)), kubectl, started }
     }
 
     fn aws(&self) -> &Emulator {
         match &self.place {
             Place::Pod(pods) => &pods.aws,
-            Place::Process { aws, .. } => aws,
+            Place::Process(processes) => &processes.aws,
         }
     }
 
@@ -130,7 +136,7 @@ impl Stage {
     fn memory_kib(&self) -> (u64, u64) {
         match &self.place {
             Place::Pod(pods) => pods.memory_kib(),
-            Place::Process { operator, .. } => operator.process.memory_kib(),
+            Place::Process(processes) => processes.operator.process.memory_kib(),
         }
     }
 
@@ -140,7 +146,7 @@ impl Stage {
         println!("  export PATH={}:{}:$PATH", support::tools().display(), folder_of(&binary()));
         match &self.place {
             Place::Pod(_) => println!("  kubectl exec -n elava elava-0 -- elava status"),
-            Place::Process { operator, .. } => println!("  export ELAVA_STORE={}", operator.store().display()),
+            Place::Process(processes) => println!("  export ELAVA_STORE={}", processes.operator.store().display()),
         }
         println!("  export AWS_ENDPOINT_URL={} AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test", self.aws().url);
     }
@@ -177,9 +183,9 @@ impl Stage {
                 show(&format!("kubectl exec -n elava elava-0 -- elava {line}"));
                 pods.exec(&words(line))
             }
-            Place::Process { operator, .. } => {
+            Place::Process(processes) => {
                 show(&format!("elava {line}"));
-                operator.ask(&words(line))
+                processes.operator.ask(&words(line))
             }
         };
         let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -192,7 +198,7 @@ impl Stage {
         let question = ["get", "--type", "AWS::EC2::VPC"];
         let answer = match &self.place {
             Place::Pod(pods) => pods.ask(&question).expect("the operator answers"),
-            Place::Process { operator, .. } => operator.answer(&question),
+            Place::Process(processes) => processes.operator.answer(&question),
         };
         answer["revision"].as_u64().expect("a revision")
     }

@@ -1,7 +1,6 @@
 //! What a cloud answers: the first byte says as what, the rest is the body.
 #![no_main]
 
-use elava::inventory as _;
 use libfuzzer_sys::fuzz_target;
 
 #[allow(dead_code)]

@@ -4,7 +4,11 @@
 use elava::store::Store;
 use libfuzzer_sys::fuzz_target;
 
+/// redb panics on bytes that are none of its own; the store catches that and says so. What nobody catches is still found.
+static CAUGHT: std::sync::Once = std::sync::Once::new();
+
 fuzz_target!(|data: &[u8]| {
+    CAUGHT.call_once(|| std::panic::set_hook(Box::new(|_| {})));
     let dir = tempfile::tempdir_in("/dev/shm").expect("there is memory");
     let path = dir.path().join("elava.redb");
     let restored = Store::restore(&mut &*data, &path);

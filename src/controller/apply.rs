@@ -136,9 +136,10 @@ pub(super) async fn findings(
 
 /// The findings of this CloudScan that stand in the API server.
 fn standing(scan: &CloudScan, context: &Context) -> BTreeMap<String, Arc<ResourceFinding>> {
-    let (namespace, uid) = (scan.namespace(), scan.uid());
+    let (namespace, uid) = (&scan.metadata.namespace, &scan.metadata.uid);
     let mine = |object: &Arc<ResourceFinding>| {
-        object.namespace() == namespace && object.owner_references().iter().any(|o| Some(&o.uid) == uid.as_ref())
+        object.metadata.namespace == *namespace
+            && object.owner_references().iter().any(|o| Some(&o.uid) == uid.as_ref())
     };
     let objects = context.findings.state().into_iter().filter(mine);
     objects.map(|object| (object.name_any(), object)).collect()
