@@ -88,3 +88,47 @@ fn every_kind_of_finding_has_its_section_and_every_resolution_its_line() {
         assert!(finding.contains(&line), "docs/resourcefinding.md has no line {line}");
     }
 }
+
+/// As GitHub makes an anchor of a heading.
+fn anchor(heading: &str) -> String {
+    let text = heading.trim_start_matches('#').trim().to_lowercase();
+    let kept = text.chars().filter(|c| c.is_alphanumeric() || "_- ".contains(*c));
+    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
+#[test]
+fn every_link_between_pages_leads_somewhere() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut pages: Vec<String> = ["README", "CHANGELOG", "CONTRIBUTING", "SECURITY", "charts/elava/README"]
+        .iter()
+        .map(|page| format!("{page}.md"))
+        .collect();
+    for folder in ["docs", "docs/adr"] {
+        for entry in std::fs::read_dir(root.join(folder)).expect("the folder is there") {
+            let name = entry.expect("it can be read").file_name().into_string().expect("names are ASCII");
+            if std::path::Path::new(&name).extension().is_some_and(|extension| extension == "md") {
+                pages.push(format!("{folder}/{name}"));
+            }
+        }
+    }
+    let code = regex::Regex::new(r"(?s)```.*?```").expect("it is a pattern");
+    let link = regex::Regex::new(r"\]\(([^)\s#]*)(?:#([^)\s]+))?\)").expect("it is a pattern");
+    let mut links = 0;
+    for page in &pages {
+        let text = read(page);
+        let prose = code.replace_all(&text, "");
+        for found in link.captures_iter(&prose).filter(|found| !found[1].starts_with("http")) {
+            links += 1;
+            let here = root.join(page);
+            let target = if found[1].is_empty() { here } else { here.with_file_name("").join(&found[1]) };
+            assert!(target.exists(), "{page} links to {}, which is not there", &found[1]);
+            if let Some(wanted) = found.get(2).filter(|_| target.extension().is_some_and(|e| e == "md")) {
+                let text = std::fs::read_to_string(&target).expect("it is there");
+                let has =
+                    text.lines().filter(|line| line.starts_with('#')).any(|line| anchor(line) == wanted.as_str());
+                assert!(has, "{page} links to {}#{}, and there is no such heading", &found[1], wanted.as_str());
+            }
+        }
+    }
+    assert!(links > 50, "the pages are read: {links}");
+}

@@ -8,7 +8,10 @@ use libfuzzer_sys::fuzz_target;
 static CAUGHT: std::sync::Once = std::sync::Once::new();
 
 fuzz_target!(|data: &[u8]| {
-    CAUGHT.call_once(|| std::panic::set_hook(Box::new(|_| {})));
+    CAUGHT.call_once(|| match std::env::var_os("PRINT") {
+        Some(_) => drop(std::panic::take_hook()),
+        None => std::panic::set_hook(Box::new(|_| {})),
+    });
     let dir = tempfile::tempdir_in("/dev/shm").expect("there is memory");
     let path = dir.path().join("elava.redb");
     let restored = Store::restore(&mut &*data, &path);

@@ -15,7 +15,10 @@ static WHOLE: std::sync::LazyLock<Vec<u8>> = std::sync::LazyLock::new(|| {
 static CAUGHT: std::sync::Once = std::sync::Once::new();
 
 fuzz_target!(|damage: Vec<(u16, u8, u8)>| {
-    CAUGHT.call_once(|| std::panic::set_hook(Box::new(|_| {})));
+    CAUGHT.call_once(|| match std::env::var_os("PRINT") {
+        Some(_) => drop(std::panic::take_hook()),
+        None => std::panic::set_hook(Box::new(|_| {})),
+    });
     let mut file = WHOLE.clone();
     for (page, at, with) in damage {
         let place = (usize::from(page) * 256 + usize::from(at)) % file.len();

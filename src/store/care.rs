@@ -11,7 +11,7 @@ use super::life::{self, KEY, Lives};
 use super::log::{self, LOG};
 use super::record::{COVER, CoverRow, EntryKind, NO_RID, RUN, Rid, Run, SUSPECT, ScopeNo, decode};
 use super::state::State;
-use super::{Published, Store, StoreError, document, fold_until, named};
+use super::{Published, Store, StoreError, document, fold_until, named, unless_damaged};
 use crate::inventory::{Revision, Suspect};
 
 /// What takes the room of the file.
@@ -104,15 +104,17 @@ impl Store {
     /// Reads everything: every checksum, every document, and whether the tables agree with each other.
     pub fn check(&self) -> Result<CheckReport, StoreError> {
         let Published { state, txn } = self.inner.shared.published()?;
-        let mut check = Check { txn: &txn, state: &state, report: CheckReport::default() };
-        check.report.revision = state.revision;
-        check.log()?;
-        check.fold()?;
-        check.lives()?;
-        check.tombstones()?;
-        check.ledger()?;
-        check.rest()?;
-        Ok(check.report)
+        unless_damaged(|| {
+            let mut check = Check { txn: &txn, state: &state, report: CheckReport::default() };
+            check.report.revision = state.revision;
+            check.log()?;
+            check.fold()?;
+            check.lives()?;
+            check.tombstones()?;
+            check.ledger()?;
+            check.rest()?;
+            Ok(check.report)
+        })
     }
 }
 

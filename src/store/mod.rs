@@ -344,11 +344,21 @@ impl Shared {
     }
 }
 
+impl Drop for Shared {
+    /// redb writes as it closes, and panics where the file makes no sense.
+    fn drop(&mut self) {
+        let db = self.db.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(db))).is_err() {
+            tracing::error!(store = %self.path.display(), "the file could not be closed well: it is damaged");
+        }
+    }
+}
+
 /// The database of a file; what is wrong with it is told apart.
 fn open_db(path: &Path, open: &Open) -> Result<Database, StoreError> {
     let mut builder = Database::builder();
     builder.set_cache_size(CACHE_BYTES);
-    open(&builder).map_err(|error| match error {
+    let told_apart = |error| match error {
         redb::DatabaseError::DatabaseAlreadyOpen => {
             StoreError::Locked { path: path.to_owned(), socket: socket_beside(path) }
         }
@@ -358,16 +368,21 @@ fn open_db(path: &Path, open: &Open) -> Result<Database, StoreError> {
             StoreError::Io { path: path.to_owned(), source }
         }
         other => StoreError::NotAStore { path: path.to_owned(), source: Box::new(other) },
-    })
+    };
+    unless_damaged(|| open(&builder).map_err(told_apart))
+}
+
+/// redb does not verify its pages on plain reads, and panics on some that make no sense.
+fn unless_damaged<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+    done.unwrap_or(Err(StoreError::Damaged { table: "of the database itself" }))
 }
 
 fn read_db(db: &Database, path: &Path) -> Result<(State, Found), StoreError> {
-    // redb does not verify its pages on plain reads, and panics on some that make no sense.
-    let loaded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+    unless_damaged(|| {
         check_schema(db, path)?;
         load(db)
-    }));
-    loaded.unwrap_or(Err(StoreError::Damaged { table: "of the database itself" }))
+    })
 }
 
 /// The sweep as it follows the last of its scope. One that began before that ended is refused, unless the clock was
@@ -799,10 +814,12 @@ fn check_bounds(sweep: &Sweep) -> Result<(), StoreError> {
 
 /// Looks at a file that is there before it is opened to be written: redb marks a file that it opens.
 fn refuse_other_schemas(path: &Path) -> Result<(), StoreError> {
-    // What can't be read so (it is new, locked, was not closed well, is no database) is told apart later.
-    let Ok(db) = Database::builder().set_cache_size(1 << 20).open_read_only(path) else { return Ok(()) };
-    let txn = db.begin_read()?;
-    if txn.list_tables()?.next().is_none() { Ok(()) } else { refuse_other_schema(&txn, path) }
+    unless_damaged(|| {
+        // What can't be read so (it is new, locked, was not closed well, is no database) is told apart later.
+        let Ok(db) = Database::builder().set_cache_size(1 << 20).open_read_only(path) else { return Ok(()) };
+        let txn = db.begin_read()?;
+        if txn.list_tables()?.next().is_none() { Ok(()) } else { refuse_other_schema(&txn, path) }
+    })
 }
 
 fn refuse_other_schema(txn: &ReadTransaction, path: &Path) -> Result<(), StoreError> {

@@ -1040,6 +1040,33 @@ fn the_file_of_every_schema_opens_and_answers_as_when_it_was_made() {
     }
 }
 
+/// `make fuzz` found that redb panics on some.
+#[test]
+fn a_flipped_byte_anywhere_in_a_file_is_an_error_or_a_flaw_and_never_a_panic() {
+    let packed = std::fs::read(format!("{FIXTURES}/schema-1.redb.zst")).unwrap();
+    let whole = zstd::decode_all(&*packed).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("elava.redb");
+    let clock: Clock = Arc::new(|| "2027-01-01T00:00:00Z".parse().unwrap());
+    let mut refused = 0;
+    for at in (0..whole.len()).step_by(149) {
+        let mut file = whole.clone();
+        file[at] ^= 0x55;
+        std::fs::write(&path, &file).unwrap();
+        match Store::open_existing(&path, clock.clone()) {
+            Ok(store) => drop(store.check()),
+            Err(error) => {
+                refused += 1;
+                assert!(
+                    ["NotAStore", "StoreDamaged", "StoreFailed", "StoreSchema"].contains(&error.reason()),
+                    "{at}: {error}"
+                );
+            }
+        }
+    }
+    assert!(refused > 0, "some bytes matter");
+}
+
 #[test]
 fn a_schema_that_is_not_known_is_refused_and_nothing_is_touched() {
     for (schema, told) in [(0_u32, "scan again"), (SCHEMA + 1, "a newer Elava wrote it")] {
