@@ -34,7 +34,7 @@ fuzz: ## Every parser of outside input, FUZZ_SECONDS (60) each
 
 e2e: tools ## The chart in pods on a real node, and what happens to pods; prints how long each recovery took
 	$(CARGO) build --bin elava --test e2e
-	ELAVA_TOOLS="$$(e2e/tools/install.sh)" $(CARGO) test --test e2e -- --include-ignored --nocapture --test-threads=1 pods::
+	ELAVA_TOOLS="$$(e2e/tools/install.sh)" $(CARGO) test --test e2e -- --include-ignored --nocapture --test-threads=1 pods:: upgrades::
 
 IMAGE ?= ghcr.io/elava/elava:$$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 image: ## An OCI image of the release build as elava.tar, and its bill of materials: no engine is needed

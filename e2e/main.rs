@@ -17,4 +17,5 @@ mod pods;
 mod query_api;
 mod sharing;
 mod truth;
+mod upgrades;
 mod webhook;

@@ -1,0 +1,155 @@
+//! What a release goes through on a real node: upgrade, rollback, a file of another version, a second operator,
+//! uninstall, and restore.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use crate::pods::{Life, STORE, TEAM, is_there_a_node};
+use crate::support::cluster::chart;
+use crate::support::eventually;
+use crate::support::node::{Installation, NAMESPACE, POD, put};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_is_upgraded_rolled_back_restored_and_taken_away() {
+    if !is_there_a_node() {
+        return;
+    }
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let oldest = std::fs::read(fixtures.join("tests/stores/schema-1.redb.zst")).unwrap();
+    let oldest = zstd::decode_all(&*oldest).unwrap();
+    let pods = Installation::prepare().await;
+    let volume = pods.node.volume("store");
+    let store = volume.join(STORE);
+
+    // The chart as it was in commit db1ec5e, on a volume that holds the oldest file.
+    put(&store, &oldest);
+    let old_chart = fixtures.join("e2e/fixtures/chart-db1ec5e.tgz");
+    pods.helm("install", &old_chart, &["--wait", "--timeout", "120s"]).unwrap();
+    let past = |life: &Life| life.pods.ask(&["at", "4"]).unwrap()["resources"].clone();
+    let mut life = Life::begin(pods).await;
+    life.pods.wait_for_open(TEAM, &life.open.clone()).await;
+    let then = past(&life);
+    assert!(then.as_array().is_some_and(|then| !then.is_empty()), "the oldest file answers: {then}");
+    life.remember().await;
+
+    let (before, since) = (life.pods.uid().unwrap(), Instant::now());
+    life.pods.helm("upgrade", &chart(), &["--wait", "--timeout", "120s", "--set", "log.filter=debug"]).unwrap();
+    life.until_another_pod_is_ready(&before).await;
+    life.goes_on("helm upgrade from the chart of db1ec5e", since).await;
+    assert_eq!(past(&life), then);
+    let (before, since) = (life.pods.uid().unwrap(), Instant::now());
+    life.pods.node.helm(&["rollback", "elava", "1", "--namespace", NAMESPACE, "--wait", "--timeout", "120s"]);
+    life.until_another_pod_is_ready(&before).await;
+    life.goes_on("helm rollback", since).await;
+    assert_eq!(past(&life), then);
+    life.pods.helm("upgrade", &chart(), &["--wait", "--timeout", "120s"]).unwrap();
+    life.pods.until_ready().await;
+
+    newer_file(&mut life, &store).await;
+    two_on_one_volume(&mut life, &store).await;
+    let backup = life.pods.node.kubectl(&["exec", "-n", NAMESPACE, POD, "--", "elava", "store", "backup"]);
+    assert!(backup.status.success(), "{}", String::from_utf8_lossy(&backup.stderr));
+
+    // Without the operator nothing waits for it.
+    life.pods.node.helm(&["uninstall", "elava", "--namespace", NAMESPACE, "--wait"]);
+    let left = life.pods.node.run(&["get", "crds,cloudscans,pvc", "-A", "-o", "name"]);
+    for kept in ["cloudscans.elava.dev", "cloudscan.elava.dev/one", "persistentvolumeclaim/store-elava-0"] {
+        assert!(left.contains(kept), "{kept} is kept: {left}");
+    }
+    restored(&mut life, &backup.stdout).await;
+
+    life.pods.node.helm(&["uninstall", "elava", "--namespace", NAMESPACE, "--wait"]);
+    for namespace in [TEAM, NAMESPACE] {
+        life.pods.node.run(&["delete", "namespace", namespace, "--timeout=60s"]);
+    }
+}
+
+/// A file that a newer Elava wrote is refused, and stays as it is.
+async fn newer_file(life: &mut Life, store: &Path) {
+    const META: redb::TableDefinition<&str, &[u8]> = redb::TableDefinition::new("meta");
+    life.pods.scale(0).await;
+    let mine = std::fs::read(store).unwrap();
+    let database = redb::Database::open(store).unwrap();
+    let txn = database.begin_write().unwrap();
+    txn.open_table(META).unwrap().insert("schema", 99_u32.to_be_bytes().as_slice()).unwrap();
+    txn.commit().unwrap();
+    drop(database);
+    let newer = std::fs::read(store).unwrap();
+    life.pods.node.run(&["scale", "statefulset/elava", "-n", NAMESPACE, "--replicas=1"]);
+    let refused = || async {
+        let output = life.pods.node.kubectl(&["logs", POD, "-n", NAMESPACE]);
+        let log = String::from_utf8_lossy(&output.stdout).into_owned();
+        if log.contains("a newer Elava wrote it") { Ok(()) } else { Err(log) }
+    };
+    eventually("the older binary says that the file is newer, and what to do", refused).await;
+    life.pods.scale(0).await;
+    assert!(std::fs::read(store).unwrap() == newer, "nothing was touched");
+    let since = Instant::now();
+    put(store, &mine);
+    life.pods.scale(1).await;
+    life.goes_on("the file was a newer Elava's, until the right one was back", since).await;
+}
+
+/// The second of two on one volume refuses, and says why.
+async fn two_on_one_volume(life: &mut Life, store: &Path) {
+    let set = life.pods.node.run(&["get", "statefulset", "elava", "-n", NAMESPACE, "-o=json"]);
+    let set: Value = serde_json::from_str(&set).unwrap();
+    let mut spec = set["spec"]["template"]["spec"].clone();
+    let claim = json!({"name": "store", "persistentVolumeClaim": {"claimName": format!("store-{POD}")}});
+    match spec["volumes"].as_array_mut() {
+        Some(volumes) => volumes.push(claim),
+        None => spec["volumes"] = json!([claim]),
+    }
+    spec["restartPolicy"] = json!("Never");
+    let second = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "second", "namespace": NAMESPACE}, "spec": spec,
+    });
+    let size = std::fs::metadata(store).unwrap().len();
+    life.pods.node.apply(&second.to_string()).unwrap();
+    let since = Instant::now();
+    life.pods.node.run(&[
+        "wait",
+        "--for=jsonpath={.status.phase}=Failed",
+        "pod/second",
+        "-n",
+        NAMESPACE,
+        "--timeout=60s",
+    ]);
+    let log = life.pods.node.run(&["logs", "second", "-n", NAMESPACE]);
+    assert!(log.contains("another process"), "{log}");
+    assert!(std::fs::metadata(store).unwrap().len() >= size);
+    life.pods.node.run(&["delete", "pod", "second", "-n", NAMESPACE]);
+    life.goes_on("a second operator wanted the same volume", since).await;
+}
+
+/// From a backup into an empty installation.
+async fn restored(life: &mut Life, backup: &[u8]) {
+    life.pods.node.run(&["delete", "pvc", &format!("store-{POD}"), "-n", NAMESPACE]);
+    life.pods.node.run(&["delete", "pv", "store"]);
+    life.pods.node.volume("empty");
+    let backups: PathBuf = life.pods.node.volume("backups");
+    put(&backups.join("of-yesterday.backup"), backup);
+    let since = Instant::now();
+    let restoring = ["--set", "backup.enabled=true", "--set", "restore.from=of-yesterday.backup"];
+    life.pods.install(&restoring);
+    // Revisions go on 2^32 later: what was answered is answered as before.
+    life.goes_on("a backup was restored into an empty installation", since).await;
+    // Restarted with the same values, it restores nothing again.
+    let before = life.pods.uid().unwrap();
+    let since = Instant::now();
+    life.pods.node.run(&["delete", "pod", POD, "-n", NAMESPACE]);
+    life.until_another_pod_is_ready(&before).await;
+    life.goes_on("the restored one was restarted", since).await;
+    // And the first scheduled backup was made.
+    let made = || async {
+        let names: Vec<String> = std::fs::read_dir(&backups)
+            .unwrap()
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .filter(|name| name.starts_with("elava-") && name.ends_with(".backup"))
+            .collect();
+        if names.is_empty() { Err(format!("{names:?}")) } else { Ok(()) }
+    };
+    eventually("a backup is made by itself", made).await;
+}
