@@ -21,7 +21,8 @@ pub const TEAM: &str = "team-a";
 const SCAN: &str = "one";
 pub const STORE: &str = "elava.redb";
 
-/// Lines of the log that say the same, at most: more is a loop.
+/// Lines of the log that say the same, at most, beside one for each ten seconds that something was away: more is a
+/// loop.
 const SAME_LINES: usize = 20;
 
 fn outage() -> Duration {
@@ -116,10 +117,12 @@ impl Life {
                 panic!("a line of the log is no JSON: {line}")
             };
             if line["level"] == "ERROR" || line["level"] == "WARN" {
-                *counts.entry(line["message"].as_str().unwrap_or_default().to_owned()).or_default() += 1;
+                let what = format!("{} {}", line["message"].as_str().unwrap_or_default(), line["object"]);
+                *counts.entry(what).or_default() += 1;
             }
         }
-        let looped: Vec<_> = counts.into_iter().filter(|(_, count)| *count > SAME_LINES).collect();
+        let most = SAME_LINES + usize::try_from(outage().as_secs() / 10).unwrap_or_default();
+        let looped: Vec<_> = counts.into_iter().filter(|(_, count)| *count > most).collect();
         assert!(looped.is_empty(), "after {what} the log repeats itself: {looped:?}");
     }
 
