@@ -6,26 +6,12 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::support::operator::binary;
-use crate::support::tools;
+use crate::support::node::build_image;
 
 /// Digest and files of an image, and its bill of materials.
 fn built(dir: &Path, name: &str) -> (String, BTreeMap<String, Value>, Value) {
     let (image, bill) = (dir.join(format!("{name}.tar")), dir.join(format!("{name}.json")));
-    let debs = tools().join("image-packages");
-    std::fs::create_dir_all(&debs).unwrap();
-    let output = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/image/build.py"))
-        .arg(binary())
-        .args(["--offered", "--compression", "1", "--name", "localhost/elava:test", "--debs"])
-        .arg(debs)
-        .arg("--output")
-        .arg(&image)
-        .arg("--sbom")
-        .arg(&bill)
-        .output()
-        .unwrap();
-    let (said, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{error}");
+    let said = build_image(&image, &["--sbom", &bill.display().to_string()]);
     let digest = said.split_whitespace().nth(1).unwrap().to_owned();
     // By a reader that is not ours.
     let listing = r"

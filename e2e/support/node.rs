@@ -174,20 +174,27 @@ pub fn image() -> &'static Path {
     static IMAGE: OnceLock<PathBuf> = OnceLock::new();
     IMAGE.get_or_init(|| {
         let path = binary().with_file_name("elava-image.tar");
-        let debs = tools().join("image-packages");
-        std::fs::create_dir_all(&debs).expect("the cache is writable");
-        let output = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("image/build.py"))
-            .arg(binary())
-            .args(["--name", "localhost/elava:test", "--offered", "--compression", "1", "--output"])
-            .arg(&path)
-            .arg("--debs")
-            .arg(debs)
-            .output()
-            .expect("python3 runs");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "image/build.py: {said}");
+        build_image(&path, &[]);
         path
     })
+}
+
+/// Builds the image of that binary, and gives what the script said.
+pub fn build_image(path: &Path, more: &[&str]) -> String {
+    let debs = tools().join("image-packages");
+    std::fs::create_dir_all(&debs).expect("the cache is writable");
+    let output = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("image/build.py"))
+        .arg(binary())
+        .args(["--name", "localhost/elava:test", "--offered", "--compression", "1", "--output"])
+        .arg(path)
+        .arg("--debs")
+        .arg(debs)
+        .args(more)
+        .output()
+        .expect("python3 runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "image/build.py: {said}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// The chart on a node, with a cloud that its pod can reach.
