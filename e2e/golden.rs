@@ -37,7 +37,13 @@ fn blurred(text: &str, ids: &[(&str, &str)]) -> String {
     // Columns are as wide as what was blurred in them.
     let gaps = Regex::new(r"(\S) {2,}").expect("it is a pattern");
     let lines = text.lines().map(|line| gaps.replace_all(line.trim_end(), "$1  ").into_owned());
-    lines.collect::<Vec<_>>().join("\n") + "\n"
+    let mut lines: Vec<String> = lines.collect();
+    // kubectl sorts events by their time in whole seconds: those of one second come in any order.
+    if let Some(events) = lines.iter().position(|line| line == "Events:") {
+        let rows = lines.len().min(events + 3);
+        lines[rows..].sort();
+    }
+    lines.join("\n") + "\n"
 }
 
 fn is_golden(name: &str, seen: &str) {
