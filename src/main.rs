@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+/// A scan makes and drops a hundred small pieces for each resource, on all threads.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[tokio::main]
 async fn main() -> ExitCode {
     elava::cli::main().await

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use elava::cloud::aws::Aws;
-use elava::cloud::{AccountTarget, Credentials, Provider, Session, TypeInfo};
+use elava::cloud::{AccountTarget, Credentials, Listing, Provider, Session, TypeInfo};
 use elava::inventory::{AccountId, Confirmation, Reason, Region, ResourceType, Scope};
 
 use crate::support::aws::Emulator;
@@ -110,7 +110,7 @@ async fn every_type_is_listed_with_its_tags_and_answers_alike_when_it_is_asked_b
     let mut wrong = Vec::new();
     for info in &types {
         let scope = scope(&*session, &proxy.url, info);
-        let listing = session.list(&scope).await;
+        let listing = Listing::of(session.list(&scope)).await;
         if let Some(error) = &listing.error {
             wrong.push(format!("{}: the listing failed: {error}", info.name));
             continue;
@@ -128,7 +128,7 @@ async fn every_type_is_listed_with_its_tags_and_answers_alike_when_it_is_asked_b
         if String::from_utf8_lossy(seen.attributes.as_bytes()).contains("hunter2") {
             wrong.push(format!("{}: a secret is kept", info.name));
         }
-        let again = session.list(&scope).await;
+        let again = Listing::of(session.list(&scope)).await;
         if again.observations.iter().find(|o| o.id == *id) != Some(seen) {
             wrong.push(format!("{}: it differs in the next look", info.name));
         }
@@ -213,7 +213,7 @@ async fn denied(aws: &Emulator, user: &str, policy: &serde_json::Value) -> BTree
     let mut denied = BTreeSet::new();
     for info in provider.types().iter().filter(|info| !UNKNOWN_TO_ITS_IAM.contains(&info.name)) {
         let scope = scope(&*session, &aws.url, info);
-        let listing = session.list(&scope).await;
+        let listing = Listing::of(session.list(&scope)).await;
         match listing.error {
             None => {}
             Some(error) if error.reason == Reason::Denied => {

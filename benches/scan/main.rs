@@ -8,6 +8,10 @@
 
 mod responder;
 
+/// As the operator has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -188,12 +192,18 @@ fn places(size: Size) -> Vec<(String, &'static str)> {
     (0..size.accounts).flat_map(|n| REGIONS.map(|region| (account(n), region))).collect()
 }
 
+/// Each a task, so that all cores have something to do; some at once.
+async fn each<T: Send + 'static>(jobs: impl IntoIterator<Item: Future<Output = T> + Send + 'static>) -> Vec<T> {
+    let tasks = futures::stream::iter(jobs).map(tokio::spawn).buffer_unordered(AT_ONCE);
+    tasks.map(|done| done.expect("no job panics")).collect().await
+}
+
 /// Reads every page, and looks for nothing in it but the next token.
 async fn bare(url: &str, size: Size) -> Taken {
     let client = reqwest::Client::new();
     let started = Instant::now();
     let read = |(account, region): (String, &'static str)| {
-        let client = client.clone();
+        let (client, url) = (client.clone(), url.to_owned());
         async move {
             let mut token = String::new();
             loop {
@@ -202,7 +212,7 @@ async fn bare(url: &str, size: Size) -> Taken {
                 let body =
                     format!("Action=DescribeInstances&Version=2016-11-15&MaxResults=1000&NextToken={token}");
                 let answer =
-                    client.post(url).header("authorization", signed).body(body).send().await.expect("it answers");
+                    client.post(&url).header("authorization", signed).body(body).send().await.expect("it answers");
                 let body = answer.bytes().await.expect("all of it");
                 // It stands at the end.
                 let tail = String::from_utf8_lossy(&body[body.len().saturating_sub(200)..]).into_owned();
@@ -213,7 +223,7 @@ async fn bare(url: &str, size: Size) -> Taken {
             }
         }
     };
-    futures::stream::iter(places(size)).for_each_concurrent(AT_ONCE, read).await;
+    each(places(size).into_iter().map(read)).await;
     taken(size, started)
 }
 
@@ -230,7 +240,7 @@ fn taken(size: Size, started: Instant) -> Taken {
 async fn sdk(url: &str, size: Size) -> Taken {
     let http = aws_smithy_http_client::Builder::new().build_http();
     let started = Instant::now();
-    let seen = AtomicUsize::new(0);
+    let seen = Arc::new(AtomicUsize::new(0));
     let read = |(account, region): (String, &'static str)| {
         let keys = Keys::new(format!("ELAVA{account}"), "secret", None, None, "bench");
         let config = SdkConfig::builder()
@@ -241,7 +251,7 @@ async fn sdk(url: &str, size: Size) -> Taken {
             .credentials_provider(aws_credential_types::provider::SharedCredentialsProvider::new(keys))
             .build();
         let client = aws_sdk_ec2::Client::new(&config);
-        let seen = &seen;
+        let seen = seen.clone();
         async move {
             let mut pages = client.describe_instances().max_results(1000).into_paginator().send();
             while let Some(page) = pages.next().await {
@@ -251,8 +261,8 @@ async fn sdk(url: &str, size: Size) -> Taken {
             }
         }
     };
-    futures::stream::iter(places(size)).for_each_concurrent(AT_ONCE, read).await;
-    assert_eq!(seen.into_inner(), size.resources());
+    each(places(size).into_iter().map(read)).await;
+    assert_eq!(seen.load(Ordering::Relaxed), size.resources());
     taken(size, started)
 }
 
@@ -261,7 +271,7 @@ async fn elava(url: &str, size: Size) -> Taken {
     let store = Store::open(&dir.path().join("elava.redb"), system_clock()).expect("a new store");
     let provider: Arc<dyn Provider> = Arc::new(Aws::default());
     let endpoint: Arc<str> = url.into();
-    let mut accounts: Vec<(AccountScanner, Subscription)> = (0..size.accounts)
+    let accounts: Vec<(AccountScanner, Subscription)> = (0..size.accounts)
         .map(|number| {
             let id = AccountId::new(account(number));
             let subscription = Subscription {
@@ -284,33 +294,35 @@ async fn elava(url: &str, size: Size) -> Taken {
                 suspended: false,
                 loss: LossLimits::DEFAULT,
                 confirmations: 2,
+                released: Vec::new(),
                 requested_at: None,
                 generation: 1,
             };
-            (AccountScanner::new(provider.clone(), store.clone(), id, endpoint.clone()), subscription)
+            let scanner = AccountScanner::new(provider.clone(), store.clone(), id, endpoint.clone());
+            (scanner.without_first_sights(), subscription)
         })
         .collect();
     let started = Instant::now();
-    round(&mut accounts).await;
+    let accounts = round(accounts).await;
     let first = taken(size, started);
     let count =
         store.snapshot(elava::inventory::Moment::Now).expect("now").count(&elava::inventory::Filter::default());
     assert_eq!(count, size.resources(), "all of it is there");
     let before = store.revision();
     let started = Instant::now();
-    round(&mut accounts).await;
+    round(accounts).await;
     let again = started.elapsed().as_secs_f64();
     assert_eq!(store.revision(), before, "nothing changed");
     Taken { again_seconds: Some(again), peak_mb: peak_mb(), ..first }
 }
 
-async fn round(accounts: &mut [(AccountScanner, Subscription)]) {
-    futures::stream::iter(accounts)
-        .for_each_concurrent(AT_ONCE, |(scanner, subscription)| async move {
-            let round = scanner.round(std::slice::from_ref(subscription), true, &|_, _| {}).await;
-            assert!(round.scopes.values().all(|scope| scope.outcome.is_complete()), "{:?}", round.scopes);
-        })
-        .await;
+async fn round(accounts: Vec<(AccountScanner, Subscription)>) -> Vec<(AccountScanner, Subscription)> {
+    let look = |(mut scanner, subscription): (AccountScanner, Subscription)| async move {
+        let round = scanner.round(std::slice::from_ref(&subscription), true, &|_, _| {}).await;
+        assert!(round.scopes.values().all(|scope| scope.outcome.is_complete()), "{:?}", round.scopes);
+        (scanner, subscription)
+    };
+    each(accounts.into_iter().map(look)).await
 }
 
 /// A few accounts are enough to tell its rate.

@@ -48,7 +48,7 @@ use crate::inventory::Timestamp;
         json_path = ".status.conditions[?(@.type=='InventoryComplete')].status",
         name = "Complete",
         type_ = "string",
-        description = "Every scope is known to be current"
+        description = "Every scope was listed whole the last time"
     ),
     printcolumn(json_path = ".status.lastScan.endTime", name = "Last Scan", type_ = "date"),
     printcolumn(
@@ -62,7 +62,8 @@ use crate::inventory::Timestamp;
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CloudScanSpec {
     /// interval is the time from one look to the next, as a duration such as `30s`, `5m` or `1h30m`;
-    /// types that change slowly (VPCs, images, key pairs) are looked at every twelfth interval.
+    /// types that change slowly (VPCs, images, key pairs) are looked at every twelfth interval,
+    /// those that hardly ever do (certificates, keys) every seventy-second.
     /// Absent means 5m.
     #[serde(default = "five_minutes")]
     #[schemars(length(max = 32))]
@@ -342,6 +343,12 @@ pub struct RequiredTag {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Disappearance {
+    /// confirmations is how many complete looks in a row must miss a resource whose API can't be asked
+    /// for one by its id, before it has disappeared. Absent means 2.
+    #[serde(default = "two")]
+    #[schemars(range(min = 1, max = 10))]
+    pub confirmations: u8,
+
     /// massLoss says when so much is missing at once that the look is doubted before the cloud is:
     /// such a look concludes nothing, and the next one must miss the same again.
     #[serde(default)]
@@ -476,13 +483,17 @@ impl Default for Orphans {
     }
 }
 
+fn two() -> u8 {
+    2
+}
+
 fn seven_days() -> String {
     "168h".to_owned()
 }
 
 impl Default for Disappearance {
     fn default() -> Self {
-        Self { mass_loss: MassLoss::default(), keep: seven_days(), ignore: Vec::new() }
+        Self { confirmations: two(), mass_loss: MassLoss::default(), keep: seven_days(), ignore: Vec::new() }
     }
 }
 

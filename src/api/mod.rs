@@ -15,12 +15,17 @@ pub use exemption::*;
 pub use finding::*;
 pub use settings::SpecError;
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomResourceDefinition, JSON};
 use kube::CustomResourceExt;
 
 pub const GROUP: &str = "elava.dev";
+/// The generation that nobody has observed.
+const NOT_OBSERVED: i64 = -1;
 /// Any new value asks for a scan now.
 pub const RECONCILE_REQUESTED_AT: &str = "elava.dev/reconcile-requested-at";
+/// On a CloudScan: accounts, or scopes as `account/region/type`, by commas: what the mass-loss breaker holds there is
+/// gone.
+pub const RELEASE_HELD: &str = "elava.dev/release-held";
 /// On a ResourceFinding: somebody knows of it. Its value says who, or what is done.
 pub const ACKNOWLEDGED: &str = "elava.dev/acknowledged";
 /// What a CEL rule lets through where kinds of findings are named.
@@ -33,7 +38,20 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
     for version in &mut finding.spec.versions {
         version.subresources = None;
     }
-    [CloudScan::crd(), finding, FindingExemption::crd()].into_iter().map(without_nullable).collect()
+    let (scan, exemption) = (not_observed_yet(CloudScan::crd()), not_observed_yet(FindingExemption::crd()));
+    [scan, finding, exemption].into_iter().map(without_nullable).collect()
+}
+
+/// Until the operator has seen an object, its status says so: by kstatus one without a status is well, and what waits
+/// for it would not wait.
+fn not_observed_yet(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
+    for version in &mut crd.spec.versions {
+        let schema = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut());
+        let properties = schema.and_then(|schema| schema.properties.as_mut());
+        let status = properties.and_then(|properties| properties.get_mut("status")).expect("it has a status");
+        status.default = Some(JSON(serde_json::json!({"observedGeneration": NOT_OBSERVED})));
+    }
+    crd
 }
 
 /// schemars says `nullable` of every `Option`. Without it the API server drops an explicit null, so

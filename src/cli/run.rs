@@ -10,10 +10,14 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use futures::FutureExt;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::care::KeepArgs;
+use super::telemetry;
 use crate::cloud::aws::{Aws, CallCounts};
 use crate::controller::{self, AllowedEndpoints, Identity, Settings};
 use crate::policy::Prices;
@@ -21,6 +25,7 @@ use crate::scanner::Fleet;
 use crate::server;
 use crate::server::aggregated::Service;
 use crate::server::backups::Backups;
+use crate::server::metrics::{Others, single};
 use crate::store::{Store, socket_beside, system_clock};
 
 #[derive(Debug, Args)]
@@ -80,10 +85,13 @@ pub struct RunArgs {
     /// is away; the conditions and our own lines say it better)
     #[arg(long, env = "ELAVA_LOG", default_value = "info,aws_config=error,kube_client=off")]
     log: String,
+    /// Where traces are sent by OTLP over HTTP, such as http://otel-collector:4318; without it, nowhere
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
+    otlp_endpoint: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum LogFormat {
+pub(super) enum LogFormat {
     Json,
     Text,
 }
@@ -119,36 +127,45 @@ fn service(text: &str) -> Result<Service, String> {
 }
 
 /// What the metrics show beside the store.
-fn gauges(fleet: &Arc<Fleet>, backups: Option<Arc<Backups>>, aws: Arc<Aws>) -> server::metrics::Gauges {
-    let fleet = Arc::downgrade(fleet);
-    Arc::new(move || {
-        let accounts = fleet.upgrade().map_or(0, |fleet| fleet.accounts());
-        let accounts = i64::try_from(accounts).unwrap_or(i64::MAX);
-        let outcomes = |((service, operation), counts): ((&'static str, &'static str), CallCounts)| {
-            let CallCounts { made, throttled, failed } = counts;
+fn others(
+    fleet: &Arc<Fleet>,
+    backups: Option<Arc<Backups>>,
+    aws: Arc<Aws>,
+    meters: controller::Meters,
+    store: Store,
+) -> Others {
+    let (looking, scanning) = (Arc::downgrade(fleet), fleet.meters().clone());
+    let accounts = move || looking.upgrade().map(|fleet| fleet.accounts()).unwrap_or_default();
+    let register = move |registry: &mut Registry| {
+        scanning.register(registry);
+        meters.register(registry);
+        let calls = Family::<[(&'static str, &'static str); 3], Counter>::default();
+        for ((service, operation), CallCounts { made, throttled, failed }) in aws.calls() {
             let answered = made.saturating_sub(throttled + failed);
-            [("answered", answered), ("throttled", throttled), ("failed", failed)]
-                .map(|(outcome, count)| (service, operation, outcome, count))
-        };
-        let mut gauges = vec![("accounts", "Accounts that are looked at", accounts)];
+            for (outcome, count) in [("answered", answered), ("throttled", throttled), ("failed", failed)] {
+                let labels = [("service", service), ("operation", operation), ("outcome", outcome)];
+                calls.get_or_create(&labels).inc_by(count);
+            }
+        }
+        registry.register("cloud_calls", "Calls to clouds, each retry one, since the operator started", calls);
         if let Some(outcomes) = backups.as_ref().map(|backups| backups.outcomes()) {
             let newest = outcomes.newest.map_or(0, |time| time.as_millis() / 1000);
-            let failures = i64::try_from(outcomes.failures).unwrap_or(i64::MAX);
             let when = "When the newest backup was made; 0 where there is none";
-            gauges.push(("backup_last_success_timestamp_seconds", when, newest));
-            gauges.push(("backup_failures", "Backups that failed since one was made", failures));
+            single(registry, "backup_last_success_timestamp_seconds", when, newest);
+            let failures = i64::try_from(outcomes.failures).unwrap_or(i64::MAX);
+            single(registry, "backup_failures", "Backups that failed since one was made", failures);
         }
-        server::metrics::Readings { gauges, calls: aws.calls().into_iter().flat_map(outcomes).collect() }
-    })
+        if let Ok(waiting) = controller::notify::all_waiting(&store) {
+            let waiting = i64::try_from(waiting).unwrap_or(i64::MAX);
+            single(registry, "webhook_waiting", "Events that wait for the receivers of webhooks", waiting);
+        }
+    };
+    Others { accounts: Box::new(accounts), register: Box::new(register) }
 }
 
 pub async fn run(args: RunArgs) -> anyhow::Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_new(&args.log).context("--log")?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match args.log_format {
-        LogFormat::Json => log.json().flatten_event(true).init(),
-        LogFormat::Text => log.init(),
-    }
+    let _telemetry =
+        telemetry::start(args.log_format, &args.log, args.otlp_endpoint.as_deref().filter(|url| !url.is_empty()))?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
 
@@ -186,8 +203,9 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let backups = args
         .backup_dir
         .map(|folder| Arc::new(Backups::new(folder, args.backup_every, usize::from(args.backup_keep))));
-    let gauges = gauges(&fleet, backups.clone(), aws.clone());
-    let http = tokio::spawn(server::serve_http(listener, store.clone(), gauges));
+    let meters = controller::Meters::default();
+    let others = others(&fleet, backups.clone(), aws.clone(), meters.clone(), store.clone());
+    let http = tokio::spawn(server::serve_http(listener, store.clone(), others));
     let questions = tokio::spawn(server::serve_socket(unix, store.clone()).into_future());
 
     let backing_up = backups.map(|backups| tokio::spawn(backups.run(store.clone())));
@@ -212,6 +230,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         prices,
         identity,
         namespaces: args.watch_namespace,
+        meters,
     };
     let controller = controller::run(client, store.clone(), fleet.clone(), finished, settings, stop);
     tokio::pin!(controller);

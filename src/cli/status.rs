@@ -78,7 +78,7 @@ fn problems(scan: &CloudScan, now: Timestamp) -> Vec<Problem> {
         since,
         message,
     };
-    let Some(status) = &scan.status else {
+    let Some(status) = scan.status.as_ref().filter(|status| !status.conditions.is_empty()) else {
         let message = "no operator has taken it up: does one run, and does it watch this namespace?";
         return vec![problem(
             "NotTakenUp",

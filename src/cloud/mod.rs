@@ -4,12 +4,16 @@
 //! listing shows is an [`Observation`]; what goes wrong is a [`CloudError`] with a bounded reason, the
 //! action that was missing, and what to do.
 
+// What only some services need has no use without them.
+#[cfg_attr(not(feature = "services"), allow(dead_code, unused_imports, unused_macros))]
 pub mod aws;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use futures::StreamExt;
+use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
 use crate::inventory::{AccountId, Confirmation, IdReuse, Observation, Reason, Region, Scope, TagSet};
@@ -135,11 +139,27 @@ pub struct Members {
     pub list: Vec<Member>,
 }
 
-/// One listing: what was seen, and the error that cut it short.
+/// One listing, page by page as the cloud answers: an error is the last, and without one it was complete.
+pub type Pages<'a> = BoxStream<'a, Result<Vec<Observation>, CloudError>>;
+
+/// A listing in one piece: what was seen, and the error that cut it short.
 #[derive(Debug)]
 pub struct Listing {
     pub observations: Vec<Observation>,
     pub error: Option<CloudError>,
+}
+
+impl Listing {
+    pub async fn of(mut pages: Pages<'_>) -> Self {
+        let mut listing = Self { observations: Vec::new(), error: None };
+        while let Some(page) = pages.next().await {
+            match page {
+                Ok(observations) => listing.observations.extend(observations),
+                Err(error) => listing.error = Some(error),
+            }
+        }
+        listing
+    }
 }
 
 #[async_trait]
@@ -157,7 +177,7 @@ pub trait Session: Send + Sync {
     fn identity(&self) -> &Identity;
     /// The regions to look at, after the target's include and exclude.
     async fn regions(&self) -> Result<Vec<Region>, CloudError>;
-    async fn list(&self, scope: &Scope) -> Listing;
+    fn list<'a>(&'a self, scope: &'a Scope) -> Pages<'a>;
     /// Asks for one id. `None` means that the cloud says it does not exist.
     async fn read_by_id(&self, scope: &Scope, id: &str) -> Result<Option<Observation>, CloudError>;
     /// Asks again for the tags of some resources by a call that fails instead of answering nothing.

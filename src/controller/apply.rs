@@ -13,6 +13,7 @@ use super::assess::{self, Assessment};
 use super::build::{self, MANAGER};
 use super::notify;
 use super::pace::Pace;
+use super::standing::Findings;
 use super::status::Counts;
 use super::{Context, ReconcileError, lock, timely};
 use crate::api::{ACKNOWLEDGED, CloudScan, ResourceFinding};
@@ -135,14 +136,9 @@ pub(super) async fn findings(
 }
 
 /// The findings of this CloudScan that stand in the API server.
-fn standing(scan: &CloudScan, context: &Context) -> BTreeMap<String, Arc<ResourceFinding>> {
-    let (namespace, uid) = (&scan.metadata.namespace, &scan.metadata.uid);
-    let mine = |object: &Arc<ResourceFinding>| {
-        object.metadata.namespace == *namespace
-            && object.owner_references().iter().any(|o| Some(&o.uid) == uid.as_ref())
-    };
-    let objects = context.findings.state().into_iter().filter(mine);
-    objects.map(|object| (object.name_any(), object)).collect()
+fn standing(scan: &CloudScan, context: &Context) -> Findings {
+    let namespace = scan.namespace().unwrap_or_default();
+    context.findings.of(&namespace, &scan.name_any(), scan.metadata.uid.as_deref())
 }
 
 /// Each CloudScan has its own: what its rules remember is what it may see.
@@ -212,7 +208,7 @@ fn strays(
     scan: &CloudScan,
     lifecycle: &Lifecycle,
     wanted: &BTreeMap<String, ResourceFinding>,
-    standing: &BTreeMap<String, Arc<ResourceFinding>>,
+    standing: &Findings,
 ) -> Vec<String> {
     let conditions = scan.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
     if !conditions.iter().any(|c| c.type_ == "FirstScanComplete" && c.status == "True") {
@@ -224,11 +220,10 @@ fn strays(
 
 /// How many findings an exemption holds back now.
 pub(super) fn held_back(context: &Context, exemption: &ObjectRef<crate::api::FindingExemption>) -> usize {
-    let by_it = |object: &Arc<ResourceFinding>| {
-        object.namespace() == exemption.namespace
-            && object.status.as_ref().is_some_and(|s| s.exemption.as_deref() == Some(exemption.name.as_str()))
+    let by_it = |object: &ResourceFinding| {
+        object.status.as_ref().is_some_and(|s| s.exemption.as_deref() == Some(exemption.name.as_str()))
     };
-    context.findings.state().iter().filter(|object| by_it(object)).count()
+    context.findings.count(exemption.namespace.as_deref().unwrap_or_default(), by_it)
 }
 
 /// An event that was published already is published.

@@ -10,7 +10,7 @@ use kube::{Resource, ResourceExt};
 use super::validate::Valid;
 use crate::api::{
     AwsProvider, CloudScan, FindingOwner, FindingState, FindingStatus, GROUP, RECONCILE_REQUESTED_AT,
-    ResourceFinding, Since,
+    RELEASE_HELD, ResourceFinding, Since,
 };
 use crate::cloud::{AccountTarget, Credentials, Member, Members};
 use crate::inventory::{AccountId, FindingKind, Region, ResourceKey, Revision, Severity, Timestamp, Viewer};
@@ -19,8 +19,6 @@ use crate::scanner::Subscription;
 
 /// The name that owns what the operator applies, and that its events carry.
 pub const MANAGER: &str = "elava";
-/// Sweeps that must agree where an API has no read by id.
-const CONFIRMATIONS: u32 = 2;
 /// Kubernetes' own bound on an event's note.
 const MAX_NOTE: usize = 1024;
 /// What a finding's JSON may take, without managed fields: thousands of them lie in etcd.
@@ -109,11 +107,16 @@ pub fn subscriptions(
         interval: valid.interval,
         suspended: valid.suspended,
         loss: valid.loss,
-        confirmations: CONFIRMATIONS,
+        confirmations: scan.spec.disappearance.confirmations.into(),
+        released: scan.annotations().get(RELEASE_HELD).map(|named| released(named)).unwrap_or_default(),
         requested_at: scan.annotations().get(RECONCILE_REQUESTED_AT).cloned(),
         generation: scan.metadata.generation.unwrap_or_default(),
     };
     targets.into_iter().map(subscribe).collect()
+}
+
+fn released(named: &str) -> Vec<String> {
+    named.split(',').map(str::trim).filter(|one| !one.is_empty()).map(str::to_owned).collect()
 }
 
 /// `<kind>-<slug of id>-<8 hex>`: the same cause has the same name for ever.

@@ -1,7 +1,7 @@
 //! FindingExemptions: which are in force, and what they say of themselves.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -48,9 +48,16 @@ pub(super) async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + 
 }
 
 async fn reconcile(exemption: Arc<FindingExemption>, context: Arc<Context>) -> Result<Action, ReconcileError> {
+    let began = Instant::now();
+    let done = reconciled(&exemption, &context).await;
+    context.meters.reconciled("exemption", began.elapsed(), done.as_ref());
+    done
+}
+
+async fn reconciled(exemption: &FindingExemption, context: &Context) -> Result<Action, ReconcileError> {
     let now = context.store.now();
-    let held_back = apply::held_back(&context, &ObjectRef::from_obj(&*exemption));
-    let status = status(&exemption, held_back, now);
+    let held_back = apply::held_back(context, &ObjectRef::from_obj(exemption));
+    let status = status(exemption, held_back, now);
     if exemption.status.as_ref() != Some(&status) {
         let mut object = FindingExemption::new(&exemption.name_any(), exemption.spec.clone());
         object.status = Some(status);

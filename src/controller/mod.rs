@@ -9,8 +9,10 @@ pub mod assess;
 pub mod build;
 mod dereference;
 mod exempt;
+mod meters;
 pub mod notify;
 mod pace;
+mod standing;
 mod status;
 pub mod validate;
 mod watched;
@@ -18,7 +20,7 @@ mod watched;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt};
 use kube::api::{Patch, PatchParams};
@@ -33,6 +35,7 @@ use crate::inventory::Viewer;
 use crate::policy::{Evaluator, Prices};
 use crate::scanner::Fleet;
 use crate::store::{Store, StoreError};
+pub use meters::Meters;
 pub use validate::AllowedEndpoints;
 use watched::watched;
 
@@ -82,12 +85,13 @@ struct Context {
     client: Client,
     store: Store,
     fleet: Arc<Fleet>,
-    findings: reflector::Store<ResourceFinding>,
+    findings: Arc<standing::Standing>,
     exemptions: reflector::Store<FindingExemption>,
     evaluators: Mutex<BTreeMap<Viewer, Arc<Mutex<Evaluator>>>>,
     prices: Arc<Prices>,
     notifiers: notify::Notifiers,
     pace: pace::Pace,
+    meters: Meters,
     endpoints: AllowedEndpoints,
     identity: Identity,
     existing: watch::Receiver<Option<BTreeSet<Viewer>>>,
@@ -111,6 +115,7 @@ pub struct Settings {
     pub identity: Identity,
     /// Those whose CloudScans are taken up; all where none is named.
     pub namespaces: Vec<String>,
+    pub meters: Meters,
 }
 
 /// Runs until `stop` is done.
@@ -127,17 +132,18 @@ pub async fn run(
     let mut list = Existing { found: BTreeSet::new(), sender: existing_sender };
     // A change of status is our own doing.
     let spec_or_request = predicates::generation.combine(predicates::annotations);
-    let Settings { endpoints, webhooks, prices, identity, namespaces } = settings;
+    let Settings { endpoints, webhooks, prices, identity, namespaces, meters } = settings;
     let scan_stream = watched::<CloudScan>(&client, &namespaces)
         .inspect_ok(move |event| list.see(event))
         .inspect_err(|error| tracing::warn!("watching CloudScans: {error}"))
         .reflect(scan_writer)
         .applied_objects()
         .predicate_filter(spec_or_request, PredicateConfig::default());
-    let (findings, finding_writer) = reflector::store();
+    let findings = Arc::new(standing::Standing::default());
+    let stand = findings.clone();
     let finding_stream = watched::<ResourceFinding>(&client, &namespaces)
         .inspect_err(|error| tracing::warn!("watching ResourceFindings: {error}"))
-        .reflect(finding_writer)
+        .inspect_ok(move |event| stand.see(event))
         .touched_objects();
     let (exemptions, exemption_writer) = reflector::store();
     // One that is gone opens what it held back.
@@ -166,6 +172,7 @@ pub async fn run(
         prices: Arc::new(prices),
         notifiers: notify::Notifiers::new(webhooks, delivering),
         pace: pace::Pace::new(),
+        meters,
         endpoints,
         identity,
         existing,
@@ -247,12 +254,19 @@ async fn retain(context: Arc<Context>) {
 }
 
 async fn reconcile(scan: Arc<CloudScan>, context: Arc<Context>) -> Result<Action, ReconcileError> {
-    let scan = &*scan;
+    let began = Instant::now();
+    let done = reconciled(&scan, &context).await;
+    context.meters.reconciled("cloudscan", began.elapsed(), done.as_ref());
+    done
+}
+
+#[tracing::instrument(name = "reconcile", skip_all, fields(cloudscan = %build::viewer(scan)))]
+async fn reconciled(scan: &CloudScan, context: &Context) -> Result<Action, ReconcileError> {
     if scan.metadata.deletion_timestamp.is_some() {
         return Ok(Action::await_change());
     }
     let viewer = build::viewer(scan);
-    let credentials = dereference::credentials(scan, &context).await?;
+    let credentials = dereference::credentials(scan, context).await?;
     let provider = context.fleet.provider();
     let types = provider.types();
     let valid = validate::validate(&scan.spec, &types, &context.endpoints);
@@ -284,9 +298,9 @@ async fn reconcile(scan: Arc<CloudScan>, context: Arc<Context>) -> Result<Action
             unconnected = context.fleet.set(&viewer, subscriptions).await.err();
         }
         if unconnected.is_none() {
-            forget_other_accounts(&context, &viewer).await?;
+            forget_other_accounts(context, &viewer).await?;
         }
-        if !exists(&context, &viewer) {
+        if !exists(context, &viewer) {
             // Deleted while this ran: what was just set would be nobody's.
             let _ = context.fleet.set(&viewer, Vec::new()).await;
             return Ok(Action::await_change());
@@ -296,10 +310,10 @@ async fn reconcile(scan: Arc<CloudScan>, context: Arc<Context>) -> Result<Action
         // That nobody gets into an account that is suspended or closed is no news, and says nothing of it.
         reports.retain(|report| report.account.as_ref().is_none_or(|account| !inactive.contains(account)));
         let mut rules = valid.rules.clone();
-        rules.exemptions = exempt::of_namespace(scan.namespace().as_deref(), &context);
-        published = apply::findings(scan, &rules, &context).await.map(Some);
+        rules.exemptions = exempt::of_namespace(scan.namespace().as_deref(), context);
+        published = apply::findings(scan, &rules, context).await.map(Some);
     }
-    let delivery = notify::deliver(scan, &context).await?;
+    let delivery = notify::deliver(scan, context).await?;
     let (counts, more) = match published.as_ref().ok().and_then(Option::as_ref) {
         Some(published) => (Some(published.counts.clone()), published.more),
         None => (None, false),
@@ -317,7 +331,7 @@ async fn reconcile(scan: Arc<CloudScan>, context: Arc<Context>) -> Result<Action
         clock_lag: context.store.clock_lag(),
         now: context.store.now(),
     });
-    update_status(scan, status, &context).await?;
+    update_status(scan, status, context).await?;
     published?;
     lock(&context.failures).remove(&viewer);
     Ok(Action::requeue(match (more, unconnected) {

@@ -238,6 +238,12 @@ async fn prepared(
     Ok(key.and_then(|key| Ok((key, context.notifiers.http()?))))
 }
 
+/// Events of all CloudScans that wait for their receivers.
+pub fn all_waiting(store: &Store) -> Result<usize, StoreError> {
+    let of = |viewer| store.count_notes(&viewer, OUTBOX);
+    store.note_viewers()?.into_iter().map(of).sum()
+}
+
 fn clear(store: &Store, viewer: &Viewer) -> Result<(), StoreError> {
     let notes: Vec<_> = store.notes(viewer, OUTBOX)?.into_keys().map(|name| (name, None)).collect();
     store.write_notes(viewer, &notes)

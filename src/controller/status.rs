@@ -10,7 +10,7 @@ use super::notify::Delivery;
 use super::validate::Refusal;
 use crate::api::{
     AccountStatus, CloudScan, CloudScanStatus, FindingCounts, KindCount, LastScan, MAX_ACCOUNTS_IN_STATUS,
-    PartCount,
+    PartCount, RELEASE_HELD,
 };
 use crate::cloud::CloudError;
 use crate::inventory::{AccountId, CLOCK_TOLERANCE, FindingKind, Reason, ResourceType, Revision, Timestamp};
@@ -407,8 +407,14 @@ fn inventory_complete(found: &Found) -> Told {
                     causes.entry((reason.as_str(), what)).or_default().push(place);
                 }
                 None if look.held => {
-                    let what =
-                        "so much was missing at once that the look is doubted; the next one decides".to_owned();
+                    let what = if look.awaits_release {
+                        format!(
+                            "all over the account much is missing that nothing can be asked about: if it is gone, annotate \
+                             the CloudScan with {RELEASE_HELD}={account}"
+                        )
+                    } else {
+                        "so much was missing at once that the look is doubted; the next one decides".to_owned()
+                    };
                     causes.entry(("MassLossHeld", what)).or_default().push(place);
                 }
                 None => {}
@@ -571,6 +577,7 @@ mod tests {
                 message: "no".to_owned(),
             }),
             held: false,
+            awaits_release: false,
             ended: Timestamp::from_millis(1),
         };
         AccountReport {

@@ -17,7 +17,9 @@ where
     K: Resource<Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Send + 'static,
     K::DynamicType: Default,
 {
-    let one = |api: Api<K>| watch(api, watcher::Config::default()).default_backoff();
+    // Who set which field is half of an object, and nobody here asks.
+    let bare = |object: &mut K| object.managed_fields_mut().clear();
+    let one = move |api: Api<K>| watch(api, watcher::Config::default()).default_backoff().modify(bare);
     if namespaces.is_empty() {
         return one(Api::all(client.clone())).boxed();
     }

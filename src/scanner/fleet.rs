@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 
-use super::{AccountReport, AccountScanner, Subscription, remembered};
+use super::{AccountReport, AccountScanner, Meters, Subscription, remembered};
 use crate::cloud::{AccountTarget, CloudError, Members, Provider};
 use crate::inventory::{AccountId, Scope, Timestamp, Viewer};
 use crate::store::{Store, StoreError};
@@ -56,6 +56,7 @@ pub struct Fleet {
     unnamed: Mutex<BTreeMap<Viewer, (AccountTarget, AccountId)>>,
     /// The accounts of organisations, as they were listed last.
     listed: Mutex<BTreeMap<Viewer, Listed>>,
+    meters: Meters,
     /// Tells who should hear that a round has ended.
     finished: mpsc::Sender<Viewer>,
 }
@@ -66,7 +67,8 @@ impl Fleet {
         // A hint to look again: one that finds the queue full is made up for by the next round.
         let (finished, receiver) = mpsc::channel(1024);
         let (tasks, unnamed, listed) = (Mutex::default(), Mutex::default(), Mutex::default());
-        (Arc::new(Self { provider, store, tasks, unnamed, listed, finished }), receiver)
+        let meters = Meters::default();
+        (Arc::new(Self { provider, store, tasks, unnamed, listed, meters, finished }), receiver)
     }
 
     pub fn provider(&self) -> &Arc<dyn Provider> {
@@ -241,9 +243,13 @@ impl Fleet {
         self.lock().values().filter_map(|task| lock(&task.reports).get(viewer).cloned()).collect()
     }
 
+    pub fn meters(&self) -> &Meters {
+        &self.meters
+    }
+
     /// Accounts with a task.
-    pub fn accounts(&self) -> usize {
-        self.lock().len()
+    pub fn accounts(&self) -> Vec<AccountId> {
+        self.lock().keys().map(|(_, account)| account.clone()).collect()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<AccountKey, Task>> {
@@ -256,7 +262,9 @@ impl Fleet {
         let reports: Arc<Mutex<BTreeMap<Viewer, AccountReport>>> = Arc::default();
         let wake = Arc::new(Notify::new());
         let scanner =
-            AccountScanner::new(self.provider.clone(), self.store.clone(), account.clone(), endpoint.clone());
+            AccountScanner::new(self.provider.clone(), self.store.clone(), account.clone(), endpoint.clone())
+                .metered_by(self.meters.clone())
+                .without_first_sights();
         let running =
             run(scanner, wanted.clone(), wake.clone(), reports.clone(), self.finished.clone(), self.store.clone());
         let handle = tokio::spawn(running);

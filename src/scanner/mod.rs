@@ -3,12 +3,14 @@
 //! - [`round`]: one round over the scopes of an account that are due. The same code serves the
 //!   operator's tasks and `elava scan`.
 //! - [`fleet`]: the tasks of all accounts, and what they know for each CloudScan.
+//! - [`meters`]: what it measures of itself.
 //! - [`remembered`]: what was wanted, for a restart while the API server is away.
 //!
 //! A round lists first and concludes last: only when every due scope has been listed is it known
 //! whether so much vanished at once that the look is to be doubted before the cloud is.
 
 mod fleet;
+mod meters;
 mod remembered;
 mod round;
 
@@ -16,6 +18,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 pub use fleet::{Fleet, list_members};
+pub use meters::Meters;
 pub use round::{AccountScanner, Progress, Round};
 
 use crate::cloud::{AccountTarget, CloudError, Identity};
@@ -33,6 +36,9 @@ pub struct Subscription {
     pub loss: LossLimits,
     /// Sweeps that must agree where an API has no read by id.
     pub confirmations: u32,
+    /// Accounts, or scopes as `account/region/type`, of which somebody says that what the mass-loss breaker holds
+    /// there is gone.
+    pub released: Vec<String>,
     /// Changes when a scan is asked for now.
     pub requested_at: Option<String>,
     /// The generation of the spec that this was made from.
@@ -46,6 +52,8 @@ pub struct ScopeReport {
     pub error: Option<CloudError>,
     /// The mass-loss breaker holds what this look missed.
     pub held: bool,
+    /// And goes on to, until somebody says that it is gone.
+    pub awaits_release: bool,
     pub ended: Timestamp,
 }
 

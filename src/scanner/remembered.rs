@@ -28,6 +28,7 @@ struct Remembered {
     loss_percent: u32,
     loss_minimum: u32,
     confirmations: u32,
+    released: Vec<String>,
     requested_at: Option<String>,
     generation: i64,
 }
@@ -49,6 +50,7 @@ pub(super) fn remember(store: &Store, viewer: &Viewer, wanted: &[Subscription]) 
             loss_percent: s.loss.percent,
             loss_minimum: s.loss.minimum,
             confirmations: s.confirmations,
+            released: s.released.clone(),
             requested_at: s.requested_at.clone(),
             generation: s.generation,
         })
@@ -108,6 +110,7 @@ pub(super) fn recall(store: &Store, types: &[TypeInfo]) -> Result<Vec<(Viewer, V
             suspended: r.suspended,
             loss: LossLimits { percent: r.loss_percent, minimum: r.loss_minimum },
             confirmations: r.confirmations,
+            released: r.released,
             requested_at: r.requested_at,
             generation: r.generation,
         };

@@ -5,20 +5,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 
-use super::{AccountReport, ScopeReport, StoreTrouble, Subscription};
-use crate::cloud::{CloudError, Listing, Provider, Session, TypeInfo};
+use super::{AccountReport, Meters, ScopeReport, StoreTrouble, Subscription};
+use crate::cloud::{CloudError, Provider, Session, TypeInfo};
 use crate::inventory::{
     Absence, AccountId, Change, ChangeKind, Confirmation, GLOBAL_REGION, LossLimits, Observation, Outcome, Reason,
     Region, ResourceType, Scope, Sweep, TagSet, Tags, Timestamp, Viewer,
 };
-use crate::store::{Store, StoreError};
+use crate::store::{Missed, Recorded, Store, StoreError};
 
 /// Scopes of one account that are listed at once. Four fifths of a listing is waiting for AWS; more
 /// would only meet the account's request buckets.
 const SCOPES_IN_FLIGHT: usize = 6;
 /// Reads by id in flight, for one scope.
 const READS_IN_FLIGHT: usize = 4;
+/// Documents of a listing that are held before they are recorded as a page of it, whatever is still to come.
+const PAGE_BYTES: usize = 1 << 20;
 /// A scope that stays empty is looked at half as often after each look, down to a twelfth and to this.
 const EMPTY_CADENCE: Duration = Duration::from_hours(1);
 const EMPTY_FACTOR: u32 = 12;
@@ -66,18 +69,77 @@ pub struct AccountScanner {
     /// What an organisation's policy denies: the norm for a dozen regions, and changed by hand.
     denied_by_policy: BTreeSet<Scope>,
     handled_requests: BTreeMap<Viewer, Option<String>>,
+    page_bytes: usize,
+    tells_first_sights: bool,
+    meters: Meters,
     pub reports: BTreeMap<Viewer, AccountReport>,
 }
 
 /// One scope, looked at.
 struct Looked {
     info: TypeInfo,
+    /// With what is not recorded yet.
     sweep: Sweep,
+    listed: Recorded,
+    /// What its pages changed, and those of listings that failed before it.
+    changes: Vec<Change>,
+    /// Why a page could not be recorded: the look is not gone on with then.
+    unrecorded: Option<StoreError>,
+    /// How many lived in the scope before.
+    live_before: usize,
+    /// What is held can be proven by no look.
+    awaits_release: bool,
     prover: Option<Viewer>,
-    session: Option<Arc<dyn Session>>,
+    session: Arc<dyn Session>,
     error: Option<CloudError>,
     /// CloudScans whose own credentials failed on it.
     failed: Vec<(Viewer, Outcome, CloudError)>,
+}
+
+impl Looked {
+    fn shown(&self) -> usize {
+        self.listed.shown() + self.sweep.observations.len()
+    }
+
+    /// All of it was seen, and is or can be recorded.
+    fn is_whole(&self) -> bool {
+        self.sweep.outcome.is_complete() && self.unrecorded.is_none()
+    }
+}
+
+/// A look, and what became of it in the store.
+struct Committed {
+    looked: Looked,
+    /// How many resources it showed.
+    shown: usize,
+    /// Why it is not recorded.
+    error: Option<StoreError>,
+}
+
+/// What one listing of a scope came to.
+struct Listed {
+    started: Timestamp,
+    recorded: Recorded,
+    unrecorded: Option<StoreError>,
+    /// Those that are not recorded yet.
+    observations: Vec<Observation>,
+    error: Option<CloudError>,
+}
+
+impl Listed {
+    fn shown(&self) -> usize {
+        self.recorded.shown() + self.observations.len()
+    }
+
+    fn outcome(&self) -> Outcome {
+        match &self.error {
+            // What could not be recorded was not gone on with.
+            None if self.unrecorded.is_some() => Outcome::Partial(Reason::Interrupted),
+            None => Outcome::Complete,
+            Some(error) if self.shown() == 0 => Outcome::Failed(error.reason),
+            Some(error) => Outcome::Partial(error.reason),
+        }
+    }
 }
 
 impl AccountScanner {
@@ -92,8 +154,29 @@ impl AccountScanner {
             empty: BTreeMap::new(),
             denied_by_policy: BTreeSet::new(),
             handled_requests: BTreeMap::new(),
+            page_bytes: PAGE_BYTES,
+            tells_first_sights: true,
+            meters: Meters::default(),
             reports: BTreeMap::new(),
         }
+    }
+
+    /// Records listings in pages of so many bytes.
+    #[must_use]
+    pub fn in_pages_of(self, page_bytes: usize) -> Self {
+        Self { page_bytes, ..self }
+    }
+
+    /// Leaves out of its rounds what was there before the first look: a million of them tell nobody anything.
+    #[must_use]
+    pub fn without_first_sights(self) -> Self {
+        Self { tells_first_sights: false, ..self }
+    }
+
+    /// Counts with these.
+    #[must_use]
+    pub fn metered_by(self, meters: Meters) -> Self {
+        Self { meters, ..self }
     }
 
     /// When the next scope is due; none when there is nothing to look at.
@@ -102,6 +185,7 @@ impl AccountScanner {
     }
 
     /// One round: everything that is due, or all of it.
+    #[tracing::instrument(name = "scan", skip_all, fields(account = %self.account))]
     pub async fn round(&mut self, subscriptions: &[Subscription], all: bool, progress: Progress<'_>) -> Round {
         let started = self.store.now();
         self.forget_others(subscriptions);
@@ -115,48 +199,69 @@ impl AccountScanner {
 
         let total = due.len();
         let mut round = Round::default();
-        let mut waiting = Vec::new();
-        let mut live_before = 0;
+        let mut waiting: Vec<Looked> = Vec::new();
+        let mine = |scope: &Scope| scope.account == self.account && scope.endpoint == self.endpoint;
+        let (live_before, missed_before) = self.store.lives_among(mine);
         let mut listings = {
             let this = &*self;
             let ready = &ready;
             let look = move |(scope, cadence)| this.look(scope, cadence, ready);
             futures::stream::iter(due.iter().cloned()).map(look).buffer_unordered(SCOPES_IN_FLIGHT)
         };
+        let mut commits = FuturesUnordered::new();
         let mut done = 0;
         progress(0, total);
         let mut settled = Vec::new();
-        while let Some(looked) = listings.next().await {
-            done += 1;
-            progress(done, total);
-            live_before += self.store.live_count(&looked.sweep.scope);
-            // What missed something waits until the whole account is known: see the module's header.
-            if looked.sweep.outcome.is_complete() && !self.store.missed_by(&looked.sweep).is_empty() {
-                waiting.push(looked);
-            } else {
-                settled.push(self.commit(looked).await);
+        loop {
+            // While some wait for the disk others are listed, but no more than are held in memory anyway.
+            tokio::select! {
+                Some(looked) = listings.next(), if commits.len() < SCOPES_IN_FLIGHT => {
+                    done += 1;
+                    progress(done, total);
+                    // What missed something waits until the whole account is known: see the module's header.
+                    if looked.is_whole() && !self.missed(&looked).is_empty() {
+                        waiting.push(looked);
+                    } else {
+                        commits.push(self.commit(looked));
+                    }
+                }
+                Some(committed) = commits.next() => settled.push(committed),
+                else => break,
             }
         }
-        drop(listings);
-        let newly = |looked: &Looked| {
-            self.store.missed_by(&looked.sweep).iter().filter(|(_, missed_before)| !missed_before).count()
-        };
-        let limits = |looked: &Looked| limits_of(&ready, &looked.sweep.scope);
-        let account_limits =
-            waiting.iter().map(limits).reduce(LossLimits::strictest).unwrap_or(LossLimits::DEFAULT);
-        let missing: usize = waiting.iter().map(newly).sum();
-        let account_held = account_limits.exceeded(missing, live_before);
-        for mut looked in waiting {
-            let missing = newly(&looked);
-            let live = self.store.live_count(&looked.sweep.scope);
-            looked.sweep.held = missing > 0 && (account_held || limits(&looked).exceeded(missing, live));
+        drop((listings, commits));
+        let missed: Vec<Vec<Missed>> = waiting.iter().map(|looked| self.missed(looked)).collect();
+        let account_limits = waiting
+            .iter()
+            .map(|looked| limits_of(&ready, &looked.sweep.scope))
+            .reduce(LossLimits::strictest)
+            .unwrap_or(LossLimits::DEFAULT);
+        let newly = |missed: &Vec<Missed>| missed.iter().filter(|m| !m.is_suspect).count();
+        let account_held = account_limits.exceeded(missed.iter().map(newly).sum(), live_before);
+        // Counted with what was missed before, also where nothing was looked at now: where no API can be asked for one,
+        // a second look is no proof.
+        let elsewhere = missed_before
+            .iter()
+            .filter(|(scope, _)| !waiting.iter().any(|looked| looked.sweep.scope == ***scope))
+            .map(|(_, count)| count);
+        let lost = missed.iter().map(Vec::len).sum::<usize>() + elsewhere.sum::<usize>();
+        let account_lost = account_limits.exceeded(lost, live_before);
+        for (mut looked, missed) in waiting.into_iter().zip(missed) {
+            let scope = &looked.sweep.scope;
+            let new = newly(&missed);
+            let limits = limits_of(&ready, scope);
+            let is_new = new > 0 && (account_held || limits.exceeded(new, looked.live_before));
+            let has_no_proof = matches!(looked.info.confirmation, Confirmation::Sweeps(_)) && account_lost;
+            let is_unproven = has_no_proof && missed.iter().any(|m| m.is_held) && !self.is_released(&ready, scope);
+            looked.sweep.held = is_new || is_unproven;
+            looked.awaits_release = looked.sweep.held && has_no_proof;
             if !looked.sweep.held {
                 self.confirm(&mut looked).await;
             }
             settled.push(self.commit(looked).await);
         }
-        for (looked, committed) in settled {
-            self.settle(looked, committed, &ready, &mut round);
+        for committed in settled {
+            self.settle(committed, &ready, &mut round);
         }
         self.finish(started, subscriptions, &ready, &round);
         round
@@ -363,6 +468,9 @@ impl AccountScanner {
     }
 
     /// Lists one scope with the credentials of the CloudScan whose turn it is, or the next whose work.
+    #[tracing::instrument(
+        name = "look", skip_all, fields(region = %scope.region, resource_type = %scope.resource_type, outcome)
+    )]
     async fn look(&self, scope: Scope, cadence: Duration, ready: &[Ready]) -> Looked {
         let mut candidates: Vec<&Ready> =
             ready.iter().filter(|r| !r.subscription.suspended && r.scopes.contains_key(&scope)).collect();
@@ -372,88 +480,167 @@ impl AccountScanner {
         };
         candidates.sort_by_key(|r| !proof_is_due(r));
         let info = candidates[0].scopes[&scope];
-        let mut failed = Vec::new();
-        let mut best: Option<(Listing, Timestamp, &Ready)> = None;
-        for candidate in candidates {
-            let started = self.store.now();
-            let listing = candidate.session.list(&scope).await;
-            let complete = listing.error.is_none();
-            if let Some(error) = &listing.error {
-                failed.push((candidate.subscription.viewer.clone(), outcome_of(&listing), error.clone()));
-            }
-            if complete || best.as_ref().is_none_or(|(b, ..)| b.observations.len() < listing.observations.len()) {
-                best = Some((listing, started, candidate));
-            }
-            if complete {
-                break;
-            }
-        }
-        let (listing, started, by) = best.expect("a due scope has a candidate");
-        let outcome = outcome_of(&listing);
-        let error = listing.error;
-        let sweep = Sweep {
+        let live_before = self.store.live_count(&scope);
+        let blank = Sweep {
             scope,
-            started,
-            ended: self.store.now(),
+            started: now,
+            ended: now,
             cadence: (!cadence.is_zero()).then_some(cadence),
             shape: info.shape,
             ids: info.ids,
             confirmation: info.confirmation,
-            outcome,
-            observations: listing.observations,
+            // Until it is known how it ends.
+            outcome: Outcome::Partial(Reason::Interrupted),
+            observations: Vec::new(),
             absences: BTreeMap::new(),
             held: false,
-            skew_millis: by.session.skew_millis(),
+            skew_millis: 0,
         };
+        let mut failed = Vec::new();
+        let mut best: Option<(Listed, &Ready)> = None;
+        let mut changes = Vec::new();
+        for candidate in candidates {
+            let mut listed = self.list(&blank, &info, &*candidate.session).await;
+            changes.append(&mut listed.recorded.take_changes());
+            let is_last = listed.error.is_none() || listed.unrecorded.is_some();
+            if let Some(error) = &listed.error {
+                failed.push((candidate.subscription.viewer.clone(), listed.outcome(), error.clone()));
+            }
+            if is_last || best.as_ref().is_none_or(|(b, _)| b.shown() < listed.shown()) {
+                best = Some((listed, candidate));
+            }
+            if is_last {
+                break;
+            }
+        }
+        let (listed, by) = best.expect("a due scope has a candidate");
+        let outcome = listed.outcome();
+        tracing::Span::current().record("outcome", outcome.as_str());
+        let Listed { started, recorded, unrecorded, observations, error } = listed;
+        let skew_millis = by.session.skew_millis();
+        let sweep = Sweep { started, ended: self.store.now(), outcome, observations, skew_millis, ..blank };
         let mut looked = Looked {
             info,
             sweep,
+            listed: recorded,
+            changes,
+            unrecorded,
+            live_before,
+            awaits_release: false,
             prover: outcome.is_complete().then(|| by.subscription.viewer.clone()),
-            session: Some(by.session.clone()),
+            session: by.session.clone(),
             error,
             failed,
         };
-        self.verify_no_tags(&mut looked).await;
+        if looked.is_whole() && !self.missed(&looked).is_empty() {
+            self.put_aside(&mut looked).await;
+        }
         looked
+    }
+
+    /// One listing. What of it is more than a page is recorded as it comes.
+    async fn list(&self, blank: &Sweep, info: &TypeInfo, session: &dyn Session) -> Listed {
+        let mut listed = Listed {
+            started: self.store.now(),
+            recorded: Recorded::default(),
+            unrecorded: None,
+            observations: Vec::new(),
+            error: None,
+        };
+        let mut pages = session.list(&blank.scope);
+        while let Some(page) = pages.next().await {
+            match page {
+                Err(error) => listed.error = Some(error),
+                Ok(mut observations) => {
+                    self.verify_no_tags(&blank.scope, info, session, &mut observations).await;
+                    listed.observations.append(&mut observations);
+                }
+            }
+            // The rest of one that failed must not come after the pages of another listing.
+            let is_cut_off = listed.error.is_some() && listed.recorded.shown() > 0;
+            let is_due = is_cut_off || bytes_of(&listed.observations) >= self.page_bytes;
+            if !is_due || listed.observations.is_empty() {
+                continue;
+            }
+            let observations = std::mem::take(&mut listed.observations);
+            let (started, skew_millis) = (listed.started, session.skew_millis());
+            let page = Sweep { started, ended: self.store.now(), observations, skew_millis, ..blank.clone() };
+            if let Err(error) = self.record_page(page, &mut listed.recorded).await {
+                listed.unrecorded = Some(error);
+                break;
+            }
+        }
+        listed
+    }
+
+    async fn record_page(&self, page: Sweep, recorded: &mut Recorded) -> Result<(), StoreError> {
+        let mut so_far = std::mem::take(recorded);
+        *recorded = blocking(&self.store, move |store| {
+            store.record_page(&page, &mut so_far)?;
+            Ok(so_far)
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// What a look that waits for the others showed is recorded meanwhile, where that is much.
+    async fn put_aside(&self, looked: &mut Looked) {
+        if bytes_of(&looked.sweep.observations) >= self.page_bytes / 4 {
+            let observations = std::mem::take(&mut looked.sweep.observations);
+            let page = Sweep { observations, ..looked.sweep.clone() };
+            looked.unrecorded = self.record_page(page, &mut looked.listed).await.err();
+            looked.changes.append(&mut looked.listed.take_changes());
+        }
+    }
+
+    fn missed(&self, looked: &Looked) -> Vec<Missed> {
+        self.store.missed_by(&looked.sweep, &looked.listed)
     }
 
     /// EC2 answers empty tag sets under load: where there are none, and it is not known already that there
     /// are none, they are asked again by a call that fails instead, and are unknown when that fails.
-    async fn verify_no_tags(&self, looked: &mut Looked) {
-        let Some(session) = looked.session.clone().filter(|_| looked.info.verify_tag_loss) else { return };
-        let scope = looked.sweep.scope.clone();
+    async fn verify_no_tags(
+        &self,
+        scope: &Scope,
+        info: &TypeInfo,
+        session: &dyn Session,
+        observations: &mut [Observation],
+    ) {
+        if !info.verify_tag_loss {
+            return;
+        }
         let is_empty = |tags: &Tags| tags.known().is_some_and(TagSet::is_empty);
-        let mut doubted: Vec<&mut Observation> = looked
-            .sweep
-            .observations
+        let mut doubted: Vec<&mut Observation> = observations
             .iter_mut()
             .filter(|o| is_empty(&o.tags) && o.end_state.is_none())
-            .filter(|o| !self.store.known_tags(&scope, &o.id).is_some_and(|known| is_empty(&known)))
+            .filter(|o| !self.store.known_tags(scope, &o.id).is_some_and(|known| is_empty(&known)))
             .collect();
         if doubted.is_empty() {
             return;
         }
         let ids: Vec<&str> = doubted.iter().map(|o| o.id.as_str()).collect();
-        let mut answer = session.read_tags(&scope, &ids).await.unwrap_or_default();
+        let mut answer = session.read_tags(scope, &ids).await.unwrap_or_default();
         for observation in &mut doubted {
             observation.tags = answer.remove(&observation.id).map_or(Tags::Unknown, Tags::Known);
         }
     }
 
     /// Asks by id for each that the listing missed.
+    #[tracing::instrument(name = "confirm", skip_all)]
     async fn confirm(&self, looked: &mut Looked) {
-        let (Some(session), Confirmation::ReadById) = (&looked.session, looked.info.confirmation) else { return };
-        let missed = self.store.missed_by(&looked.sweep);
-        let scope = &looked.sweep.scope;
-        let read = |(id, _): (Arc<str>, bool)| async move {
+        let Confirmation::ReadById = looked.info.confirmation else { return };
+        let missed = self.missed(looked);
+        let (session, scope) = (&*looked.session, &looked.sweep.scope);
+        let read = |Missed { id, .. }: Missed| async move {
             let answer = session.read_by_id(scope, &id).await;
             (id, answer)
         };
         let answers: Vec<_> =
             futures::stream::iter(missed).map(read).buffer_unordered(READS_IN_FLIGHT).collect().await;
+        let mut found = Vec::new();
         for (id, answer) in answers {
             match answer {
-                Ok(Some(observation)) => looked.sweep.observations.push(observation),
+                Ok(Some(observation)) => found.push(observation),
                 Ok(None) => {
                     looked.sweep.absences.insert(id.to_string(), Absence::NotFound);
                 }
@@ -464,40 +651,73 @@ impl AccountScanner {
             }
         }
         // What is read by id may come without its tags as well.
-        self.verify_no_tags(looked).await;
+        self.verify_no_tags(scope, &looked.info, session, &mut found).await;
+        looked.sweep.observations.append(&mut found);
         looked.sweep.ended = self.store.now();
     }
 
-    async fn commit(&self, looked: Looked) -> (Looked, Result<Vec<Change>, StoreError>) {
-        let prover = looked.prover.clone();
-        let sweep = looked.sweep.clone();
-        let committed = blocking(&self.store, move |store| store.commit(&sweep, prover.as_ref())).await;
-        (looked, committed.map(|delta| delta.changes))
+    /// What was seen is let go of once it is recorded.
+    #[tracing::instrument(name = "commit", skip_all)]
+    async fn commit(&self, mut looked: Looked) -> Committed {
+        let shown = looked.shown();
+        let observations = std::mem::take(&mut looked.sweep.observations);
+        let mut sweep = Sweep { observations, ..looked.sweep.clone() };
+        let (recorded, prover) = (std::mem::take(&mut looked.listed), looked.prover.clone());
+        let unrecorded = looked.unrecorded.take();
+        if unrecorded.is_some() {
+            // The ledger hears that it was cut off, if anything can be written at all.
+            sweep = Sweep {
+                outcome: Outcome::Partial(Reason::Interrupted),
+                observations: Vec::new(),
+                absences: BTreeMap::new(),
+                held: false,
+                ..sweep
+            };
+        }
+        let committed =
+            blocking(&self.store, move |store| store.commit_rest(&sweep, &recorded, prover.as_ref())).await;
+        let error = match committed {
+            Ok(delta) => {
+                looked.changes.extend(delta.changes);
+                unrecorded
+            }
+            Err(error) => unrecorded.or(Some(error)),
+        };
+        if !self.tells_first_sights {
+            looked.changes.retain(|change| !change.baseline);
+        }
+        Committed { looked, shown, error }
     }
 
-    fn settle(
-        &mut self,
-        looked: Looked,
-        committed: Result<Vec<Change>, StoreError>,
-        ready: &[Ready],
-        round: &mut Round,
-    ) {
-        let Looked { sweep, error, failed, .. } = looked;
+    /// Somebody who sees the scope says of it, or of its account, that what is held there is gone.
+    fn is_released(&self, ready: &[Ready], scope: &Scope) -> bool {
+        let of_scope = format!("{}/{}/{}", scope.account, scope.region, scope.resource_type);
+        let sees = |r: &&Ready| {
+            !r.subscription.suspended
+                && r.scopes.contains_key(scope)
+                && self.store.proven(&r.subscription.viewer, scope).is_some()
+        };
+        let released = ready.iter().filter(sees).flat_map(|r| &r.subscription.released);
+        released.into_iter().any(|released| *released == scope.account.as_str() || *released == of_scope)
+    }
+
+    fn settle(&mut self, committed: Committed, ready: &[Ready], round: &mut Round) {
+        let Committed { looked, shown, error: unrecorded } = committed;
+        let Looked { sweep, error, failed, awaits_release, changes, .. } = looked;
         if sweep.outcome.is_complete() {
-            if sweep.observations.is_empty() && self.store.live_count(&sweep.scope) == 0 {
+            if shown == 0 && self.store.live_count(&sweep.scope) == 0 {
                 *self.empty.entry(sweep.scope.clone()).or_default() += 1;
             } else {
                 self.empty.remove(&sweep.scope);
             }
         }
-        match committed {
-            Ok(changes) => {
-                if changes.iter().any(|c| c.change == ChangeKind::Appeared && !c.baseline) {
-                    self.wake(&sweep.scope.region);
-                }
-                round.changes.extend(changes);
-            }
-            Err(error) => {
+        if changes.iter().any(|c| c.change == ChangeKind::Appeared && !c.baseline) {
+            self.wake(&sweep.scope.region);
+        }
+        round.changes.extend(changes);
+        match unrecorded {
+            None => self.meters.looked(sweep.outcome),
+            Some(error) => {
                 tracing::error!(scope = %sweep.scope, reason = error.reason(), "not recorded: {error}");
                 let message = format!("{}: {error}", sweep.scope);
                 round.store_errors.push(StoreTrouble { reason: error.reason(), message });
@@ -513,7 +733,8 @@ impl AccountScanner {
             let cadence = if is_denied { cadence.max(DENIED_CADENCE) } else { cadence };
             self.next_due.insert(sweep.scope.clone(), sweep.started.plus(jittered(cadence, &sweep.scope)));
         }
-        let report = ScopeReport { outcome: sweep.outcome, error, held: sweep.held, ended: sweep.ended };
+        let Sweep { outcome, held, ended, .. } = sweep;
+        let report = ScopeReport { outcome, error, held, awaits_release, ended };
         for Ready { subscription, scopes, .. } in ready {
             if !scopes.contains_key(&sweep.scope) || subscription.suspended {
                 continue;
@@ -560,6 +781,7 @@ impl AccountScanner {
         if round.scopes.is_empty() {
             return;
         }
+        self.meters.scanned(ended.since(started));
         tracing::info!(
             account = %self.account,
             scopes = round.scopes.len(),
@@ -589,12 +811,8 @@ fn limits_of(ready: &[Ready], scope: &Scope) -> LossLimits {
         .unwrap_or(LossLimits::DEFAULT)
 }
 
-fn outcome_of(listing: &Listing) -> Outcome {
-    match &listing.error {
-        None => Outcome::Complete,
-        Some(error) if listing.observations.is_empty() => Outcome::Failed(error.reason),
-        Some(error) => Outcome::Partial(error.reason),
-    }
+fn bytes_of(observations: &[Observation]) -> usize {
+    observations.iter().map(|observation| observation.attributes.as_bytes().len()).sum()
 }
 
 /// Up to a tenth later, the same for a scope each time: a thousand scopes must not all knock at once,

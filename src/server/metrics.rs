@@ -1,56 +1,56 @@
 //! Metrics in the OpenMetrics format. No label holds an object's name, an id or an error's text.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use prometheus_client::encoding::text::encode;
-use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Registry, Unit};
 
-use crate::inventory::{Filter, Moment, ResourceType, ScopeStatus, Snapshot, Viewer};
+use crate::inventory::{AccountId, Filter, Moment, ResourceType, ScopeStatus, Snapshot, Viewer};
 use crate::policy::MonthlyCost;
 use crate::policy::lifecycle::{self, FINDINGS, Record};
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, StoreSnapshot};
 
-/// What somebody else counts.
-#[derive(Debug, Default)]
-pub struct Readings {
-    /// Name, help, value.
-    pub gauges: Vec<(&'static str, &'static str, i64)>,
-    /// Calls to clouds: service, operation, outcome, how many since the start.
-    pub calls: Vec<(&'static str, &'static str, &'static str, u64)>,
+/// What others know and count, asked at every scrape.
+pub struct Others {
+    /// Those that are looked at, got into or not.
+    pub accounts: Box<dyn Fn() -> Vec<AccountId> + Send + Sync>,
+    pub register: Box<dyn Fn(&mut Registry) + Send + Sync>,
 }
 
-/// Asked at every scrape.
-pub type Gauges = Arc<dyn Fn() -> Readings + Send + Sync>;
-
-pub fn render(store: &Store, gauges: &Gauges) -> Result<String, StoreError> {
+pub fn render(store: &Store, others: &Others) -> Result<String, StoreError> {
     let snapshot = store.snapshot(Moment::Now)?;
     let mut registry = Registry::with_prefix("elava");
-    let single = |registry: &mut Registry, name: &str, help: &str, value: i64| {
-        let gauge = Gauge::<i64>::default();
-        gauge.set(value);
-        registry.register(name, help, gauge);
-    };
+    let version = Family::<[(&'static str, &'static str); 1], Gauge>::default();
+    version.get_or_create(&[("version", env!("CARGO_PKG_VERSION"))]).set(1);
+    registry.register("build_info", "1; which version runs", version);
     let revision = i64::try_from(snapshot.revision().0).unwrap_or(i64::MAX);
     single(&mut registry, "store_revision", "The newest revision of the store", revision);
     let waiting = "Deltas that wait for the disk";
     single(&mut registry, "store_waiting", waiting, store.waiting());
     let full = "1 while the volume has no room: nothing is recorded, reads go on";
     single(&mut registry, "store_full", full, i64::from(store.is_full()));
-    let readings = gauges();
-    for (name, help, value) in readings.gauges {
-        single(&mut registry, name, help, value);
+    let (file, free) = store.room();
+    for (name, help, bytes) in [
+        ("store_size", "Bytes of the store's file", file),
+        ("store_free", "Bytes that are free on the store's volume", free),
+    ] {
+        if let Some(bytes) = bytes {
+            let gauge = Gauge::<i64>::default();
+            gauge.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+            registry.register_with_unit(name, help, Unit::Bytes, gauge);
+        }
     }
-    let calls = Family::<Vec<(&'static str, &'static str)>, Counter>::default();
-    for (service, operation, outcome, count) in readings.calls {
-        let labels = vec![("service", service), ("operation", operation), ("outcome", outcome)];
-        calls.get_or_create(&labels).inc_by(count);
+    if let Some(bytes) = resident_bytes() {
+        let gauge = Gauge::<i64>::default();
+        gauge.set(bytes);
+        let help = "Bytes of memory that the operator takes";
+        registry.register_with_unit("process_resident_memory", help, Unit::Bytes, gauge);
     }
-    registry.register("cloud_calls", "Calls to clouds, each retry one, since the operator started", calls);
+    store.meters().register(&mut registry);
+    (others.register)(&mut registry);
 
     let (mut by_kind, mut by_account, mut by_owner) = (Sums::new(), Sums::new(), Sums::new());
     for viewer in store.note_viewers()? {
@@ -91,7 +91,46 @@ pub fn render(store: &Store, gauges: &Gauges) -> Result<String, StoreError> {
     single(&mut registry, "suspects", "Resources that a look missed and nothing has confirmed as gone", suspects);
     family(&mut registry, "resources", "Resources that are there now", "type", by_type);
 
-    let mut by_status: BTreeMap<String, i64> = BTreeMap::new();
+    scopes(&mut registry, &snapshot, (others.accounts)());
+
+    let mut text = String::new();
+    encode(&mut text, &registry).expect("writing to a string does not fail");
+    Ok(text)
+}
+
+/// One value without labels.
+pub fn single(registry: &mut Registry, name: &str, help: &str, value: i64) {
+    let gauge = Gauge::<i64>::default();
+    gauge.set(value);
+    registry.register(name, help, gauge);
+}
+
+/// What is known of the scopes of an account.
+#[derive(Default)]
+struct Looks {
+    by_status: BTreeMap<&'static str, i64>,
+    /// When one of them was last looked at whole.
+    last: i64,
+}
+
+impl Looks {
+    fn not_current(&self) -> i64 {
+        self.by_status.iter().filter(|(status, _)| **status != "Current").map(|(_, count)| count).sum()
+    }
+
+    fn add(&mut self, other: &Looks) {
+        for (status, count) in &other.by_status {
+            *self.by_status.entry(status).or_default() += count;
+        }
+        self.last = self.last.max(other.last);
+    }
+}
+
+fn scopes(registry: &mut Registry, snapshot: &StoreSnapshot, accounts: Vec<AccountId>) {
+    single(registry, "accounts", "Accounts that are looked at", i64::try_from(accounts.len()).unwrap_or(i64::MAX));
+    // One that nobody has got into yet has no scopes, and was never looked at.
+    let mut by_account: BTreeMap<String, Looks> =
+        accounts.into_iter().map(|account| (account.to_string(), Looks::default())).collect();
     for view in snapshot.scopes() {
         let status = match view.status {
             ScopeStatus::Current => "Current",
@@ -99,13 +138,52 @@ pub fn render(store: &Store, gauges: &Gauges) -> Result<String, StoreError> {
             ScopeStatus::NeverLooked => "NeverLooked",
             ScopeStatus::NotWatched => continue,
         };
-        *by_status.entry(status.to_owned()).or_default() += 1;
+        let looks = by_account.entry(view.scope.account.to_string()).or_default();
+        *looks.by_status.entry(status).or_default() += 1;
+        let last = view.watermark.map_or(0, |watermark| watermark.to.as_millis() / 1000);
+        looks.last = looks.last.max(last);
     }
-    family(&mut registry, "scopes", "Scopes that are watched, by what is known of them", "status", by_status);
+    let mut all = Looks::default();
+    for looks in by_account.values() {
+        all.add(looks);
+    }
+    let by_status = all.by_status.iter().map(|(status, count)| ((*status).to_owned(), *count)).collect();
+    family(registry, "scopes", "Scopes that are watched, by what is known of them", "status", by_status);
 
-    let mut text = String::new();
-    encode(&mut text, &registry).expect("writing to a string does not fail");
-    Ok(text)
+    let shares = Family::<[(&'static str, String); 2], Gauge>::default();
+    let last = Family::<[(&'static str, String); 1], Gauge>::default();
+    for (account, looks) in worst(by_account) {
+        for (status, count) in &looks.by_status {
+            shares.get_or_create(&[("account", account.clone()), ("status", (*status).to_owned())]).set(*count);
+        }
+        last.get_or_create(&[("account", account)]).set(looks.last);
+    }
+    registry.register("account_scopes", "The same by account", shares);
+    let help = "When a scope of the account was last listed whole; 0 where none was";
+    registry.register_with_unit("account_last_complete_look_timestamp", help, Unit::Seconds, last);
+}
+
+/// The accounts of which least is known; the rest are one, which is as old as its newest.
+fn worst(by_account: BTreeMap<String, Looks>) -> Vec<(String, Looks)> {
+    let mut accounts: Vec<(String, Looks)> = by_account.into_iter().collect();
+    accounts.sort_by_key(|(_, looks)| (-looks.not_current(), looks.last));
+    let rest = accounts.split_off(accounts.len().min(MAX_VALUES));
+    if !rest.is_empty() {
+        let mut others = Looks::default();
+        for (_, looks) in &rest {
+            others.add(looks);
+        }
+        accounts.push(("(others)".to_owned(), others));
+    }
+    accounts
+}
+
+/// None where the system does not tell.
+fn resident_bytes() -> Option<i64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kilobytes: i64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kilobytes * 1024)
 }
 
 /// By name, how many and what they cost.
@@ -142,6 +220,20 @@ fn family(registry: &mut Registry, name: &str, help: &str, label: &'static str, 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_many_accounts_those_are_named_of_which_least_is_known() {
+        let looks = |stale: i64, last: i64| Looks { by_status: [("Current", 5), ("Stale", stale)].into(), last };
+        let accounts = (0..80).map(|n| (format!("{n:012}"), looks(i64::from(n == 77), 1_000 - n))).collect();
+        let named = worst(accounts);
+        assert_eq!(named.len(), MAX_VALUES + 1);
+        assert_eq!(named[0].0, format!("{:012}", 77));
+        assert_eq!(named[1].0, format!("{:012}", 79), "then by age");
+        let (name, others) = named.last().unwrap();
+        assert_eq!((name.as_str(), others.by_status["Current"]), ("(others)", 5 * 30));
+        let sum: i64 = named.iter().map(|(_, looks)| looks.not_current()).sum();
+        assert_eq!(sum, 1, "none is lost");
+    }
 
     #[test]
     fn no_label_has_more_values_than_it_may_and_none_of_the_cost_is_lost() {

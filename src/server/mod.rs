@@ -15,6 +15,7 @@ pub mod query;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -25,29 +26,28 @@ use axum::routing::get;
 use tokio::net::{TcpListener, UnixListener};
 
 use crate::store::{Store, StoreError};
-use metrics::Gauges;
+use metrics::Others;
 
 #[derive(Clone)]
 struct Health {
     store: Store,
-    gauges: Gauges,
+    others: Arc<Others>,
 }
 
 /// `/livez`, `/readyz` and `/metrics`, until the task is dropped.
-pub async fn serve_http(listener: TcpListener, store: Store, gauges: Gauges) -> std::io::Result<()> {
+pub async fn serve_http(listener: TcpListener, store: Store, others: Others) -> std::io::Result<()> {
     // Scanning and answering go on while the API server is away, so neither depends on it.
     let app = Router::new()
         .route("/livez", get(live))
         .route("/readyz", get(live))
         .route("/metrics", get(scrape))
-        .with_state(Health { store, gauges });
+        .with_state(Health { store, others: Arc::new(others) });
     axum::serve(listener, app).await
 }
 
 /// A store whose disk failed is opened again by itself; where that goes on failing, a restart may do.
 async fn live(State(health): State<Health>) -> Response {
-    let poisoned = tokio::task::spawn_blocking(move || health.store.is_poisoned()).await.unwrap_or(true);
-    if poisoned {
+    if health.store.is_poisoned() {
         (StatusCode::SERVICE_UNAVAILABLE, StoreError::Poisoned.to_string()).into_response()
     } else {
         "ok".into_response()
@@ -55,7 +55,7 @@ async fn live(State(health): State<Health>) -> Response {
 }
 
 async fn scrape(State(health): State<Health>) -> Response {
-    match tokio::task::spawn_blocking(move || metrics::render(&health.store, &health.gauges)).await {
+    match tokio::task::spawn_blocking(move || metrics::render(&health.store, &health.others)).await {
         Ok(Ok(text)) => {
             ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
                 .into_response()

@@ -95,7 +95,12 @@ impl Drop for Keeper {
 /// Drops what is not to be kept, where somebody said what is.
 fn retain(shared: &Shared, queue: &Queue, stop: &AtomicBool) {
     let Some(retention) = *shared.retention.lock().unwrap_or_else(PoisonError::into_inner) else { return };
-    match retention::retain(shared, queue, retention, || stop.load(Ordering::Acquire)) {
+    let retained = retention::retain(shared, queue, retention, || stop.load(Ordering::Acquire));
+    if let Ok(report) = &retained {
+        shared.meters.retention_freed.inc_by(report.bytes_freed);
+        shared.meters.retention_last.set(shared.now().as_millis() / 1000);
+    }
+    match retained {
         Ok(report) if report == retention::RetentionReport::default() => {}
         Ok(report) => tracing::info!(
             days_thinned = report.days_thinned,

@@ -6,12 +6,13 @@
 //! - [`state`]: state at a revision, the fold of the log; [`heads`]: what lives, in it; [`id_index`] and
 //!   [`tag_index`]: by id, by tag.
 //! - [`whereabouts`]: ids over all scopes of a type, for what moves.
-//! - [`plan`]: sweep -> delta, pure; [`draft`]: a delta on its way into the file.
+//! - [`commit`]: a sweep, whole or page by page; [`plan`]: sweep -> delta, pure; [`draft`]: a delta on its way into the file.
 //! - [`checkpoint`]: the state at some revisions, so that not all of the log must be folded.
 //! - [`mutants`]: faults that the tests must notice.
 //! - [`writer`]: the one thread that writes; [`keeper`]: the one that looks after the file beside it.
 //! - [`retention`]: what of the past is kept.
 //! - [`ledger`]: runs of sweeps; which moments are known.
+//! - [`meters`]: what it measures of itself.
 //! - [`lease`]: how long a reader may hold the file.
 //! - [`snapshot`]: reading, at any moment.
 //! - [`seen`]: what viewers see, and for which times.
@@ -46,6 +47,7 @@ macro_rules! each_table {
 mod backup;
 mod care;
 mod checkpoint;
+mod commit;
 mod document;
 mod draft;
 mod error;
@@ -59,6 +61,7 @@ mod lease;
 mod ledger;
 mod life;
 mod log;
+mod meters;
 mod mutants;
 mod plan;
 mod record;
@@ -74,7 +77,6 @@ mod watch;
 mod whereabouts;
 mod writer;
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, RandomState};
 use std::path::{Path, PathBuf};
@@ -86,25 +88,25 @@ use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable};
 
 pub use backup::BackupReport;
 pub use care::{CheckReport, Flaw, StoreStats, TableStats};
+pub use commit::{Missed, Recorded};
 pub use error::{FileOp, StoreError};
 pub use export::{ExportFormat, ExportTable};
+pub use meters::Meters;
 pub use record::{Rid, ScopeNo};
 pub use retention::{Retention, RetentionReport};
 pub use seen::{CoverTimes, SeenScope, Touched};
 pub use snapshot::{Line, ScopedDiff, StoreSnapshot};
 pub use watch::{Watch, WatchBatch};
 
-use crate::inventory::{Change, Outcome, ResourceType, Revision, Scope, Sweep, Tags, Timestamp, Viewer};
+use crate::inventory::{Change, Outcome, ResourceType, Revision, Scope, Tags, Timestamp, Viewer};
 use document::{Dictionaries, Trainer};
 use draft::Draft;
 use keeper::Keeper;
 use lease::Leases;
 use life::{Life, Lives};
 use log::LOG;
-use plan::Ended;
 use record::{
-    COVER, CoverRow, DICT, EntryKind, LOOK, LookRow, MAX_DOCUMENT_BYTES, MAX_ID_BYTES, META, NOTE, RUN, Run,
-    SCHEMA, SCOPE, SUSPECT, SYM, decode,
+    COVER, CoverRow, DICT, EntryKind, LOOK, LookRow, META, NOTE, RUN, Run, SCHEMA, SCOPE, SUSPECT, SYM, decode,
 };
 use retention::Kept;
 use state::{Beginnings, Moves, Names, State};
@@ -220,6 +222,7 @@ struct Shared {
     checkpointing: Mutex<()>,
     /// What of the past the keeper keeps: everything, until somebody says so.
     retention: Mutex<Option<Retention>>,
+    meters: Meters,
     /// A write failed: what is on disk is not known, so nothing more is written until it was opened again.
     poisoned: AtomicBool,
 }
@@ -385,22 +388,6 @@ fn read_db(db: &Database, path: &Path) -> Result<(State, Found), StoreError> {
     })
 }
 
-/// The sweep as it follows the last of its scope. One that began before that ended is refused, unless the clock was
-/// set back meanwhile: then it is dated no earlier, and no more precisely than by how much.
-fn in_order(sweep: &Sweep, last_ended: Timestamp, now: Timestamp) -> Result<Cow<'_, Sweep>, StoreError> {
-    if sweep.started >= last_ended {
-        return Ok(Cow::Borrowed(sweep));
-    }
-    if now >= last_ended {
-        let scope = Box::new(sweep.scope.clone());
-        return Err(StoreError::Overlapping { scope, started: sweep.started, last_ended });
-    }
-    let ended = sweep.ended.max(last_ended);
-    let moved = i64::try_from(ended.since(sweep.ended).as_millis()).unwrap_or(i64::MAX);
-    let skew_millis = sweep.skew_millis.saturating_sub(moved);
-    Ok(Cow::Owned(Sweep { started: last_ended, ended, skew_millis, ..sweep.clone() }))
-}
-
 impl Store {
     /// Opens the store at `path`, or makes it.
     pub fn open(path: &Path, clock: Clock) -> Result<Self, StoreError> {
@@ -457,6 +444,7 @@ impl Store {
             since_checkpoint: AtomicUsize::new(0),
             checkpointing: Mutex::default(),
             retention: Mutex::new(None),
+            meters: Meters::default(),
             poisoned: AtomicBool::new(false),
         });
         let io = |source| StoreError::Io { path: path.to_owned(), source };
@@ -499,17 +487,18 @@ impl Store {
         self.state().time.since(self.now())
     }
 
-    /// Ids that live in the sweep's scope and that the sweep did not show, with whether each was
-    /// missed before.
-    pub fn missed_by(&self, sweep: &Sweep) -> Vec<(Arc<str>, bool)> {
+    /// How many resources live in the open scopes of some, and how many of them a look missed, by scope.
+    pub fn lives_among(&self, is_among: impl Fn(&Scope) -> bool) -> (usize, BTreeMap<Arc<Scope>, usize>) {
         let state = self.state();
-        let Some(number) = state.scope_numbers.get(&sweep.scope) else { return Vec::new() };
-        let seen: BTreeSet<&str> = sweep.observations.iter().map(|o| o.id.as_str()).collect();
-        let lives = state.scopes[number].order.iter().map(|rid| (*rid, state.id(*rid)));
-        lives
-            .filter(|(_, id)| !seen.contains(id))
-            .map(|(rid, id)| (id.into(), state.suspects.contains_key(&rid)))
-            .collect()
+        let among = state.scopes.values().filter(|scope| scope.is_open() && is_among(&scope.scope));
+        let mut missed = BTreeMap::new();
+        for rid in state.suspects.keys() {
+            let scope = &state.scopes[&state.head(*rid).scope];
+            if scope.is_open() && is_among(&scope.scope) {
+                *missed.entry(scope.scope.clone()).or_default() += 1;
+            }
+        }
+        (among.map(|scope| scope.order.len()).sum(), missed)
     }
 
     /// Number of resources that live in a scope.
@@ -549,90 +538,6 @@ impl Store {
     pub fn covers(&self) -> Vec<(Viewer, Arc<Scope>)> {
         let state = self.state();
         state.scopes.values().flat_map(|s| s.covers.viewers().map(|v| (v.clone(), s.scope.clone()))).collect()
-    }
-
-    /// Commits a sweep. `prover` is the viewer whose credentials made it: a complete one proves its cover.
-    ///
-    /// Returns once everything is durable. An unchanged sweep writes no row per resource: it lengthens
-    /// a run of the ledger, in the file at most once a minute.
-    pub fn commit(&self, sweep: &Sweep, prover: Option<&Viewer>) -> Result<Delta, StoreError> {
-        check_bounds(sweep)?;
-        let _alone = self.lock(&sweep.scope);
-        let epoch = self.inner.shared.epoch();
-        let Published { state: mut seen, txn } = self.inner.shared.published()?;
-        let number = scope_number(&mut seen, &sweep.scope);
-        let scope = &seen.scopes[&number];
-        let last_ended = scope.run.as_ref().map_or(Timestamp::MIN, |run| run.last_ended);
-        let sweep = &*in_order(sweep, last_ended, self.now())?;
-
-        let mut draft = Draft::new(sweep.scope.clone(), sweep.ended);
-        draft.run = Some(ledger::record(scope.run.as_ref(), sweep));
-        draft.proof = prover.filter(|_| sweep.outcome.is_complete()).cloned();
-        let cover = draft.proof.as_ref().map(|viewer| (viewer, scope.covers.get(viewer).map(|c| c.proven)));
-        if !scope.is_open() {
-            draft.entries.push(EntryKind::ScopeOpened { started: sweep.started });
-            // The planner must see it as open: what is new to a re-opened scope is baseline.
-            seen.scope_mut(number).intervals.push((sweep.started, None));
-        }
-        match cover {
-            Some((viewer, None)) => draft.entries.push(EntryKind::CoverGained { viewer: viewer.as_str().into() }),
-            Some((_, Some(proven))) => draft.is_proof_due = self.now().since(proven) >= PROOF_FLUSH,
-            None => {}
-        }
-        let last_ended = |id: &str| {
-            let found = life::last_ended(&txn, (number, &sweep.scope), id)?;
-            Ok(found.map(|(rid, revision, tombstone)| Ended { rid, revision, tombstone }))
-        };
-        let elsewhere = |id: &str| {
-            let shared = &self.inner.shared;
-            shared.whereabouts.elsewhere(&seen, || shared.state(), &sweep.scope, id)
-        };
-        draft.plan = plan::plan(&seen, number, sweep, last_ended, elsewhere)?;
-        self.encode_documents(&txn, &seen, &mut draft)?;
-        let cadence_seconds = sweep.cadence.map(|cadence| cadence.as_secs());
-        let look = LookRow { started: sweep.started, ended: sweep.ended, cadence_seconds };
-        let mut changes = Vec::new();
-        let mut revision = seen.revision;
-        for piece in draft.pieces(PIECE_BYTES, look) {
-            let delta = self.ask(Request::Record(Box::new(piece), epoch))?;
-            revision = delta.revision;
-            changes.extend(delta.changes);
-        }
-        Ok(Delta { revision, changes })
-    }
-
-    /// Compresses what the plan has to say, on the caller's thread.
-    fn encode_documents(&self, txn: &ReadTransaction, seen: &State, draft: &mut Draft) -> Result<(), StoreError> {
-        let attributes =
-            || draft.plan.steps.iter().filter_map(|s| Some(s.action.version()?.attributes.as_bytes()));
-        if attributes().next().is_none() {
-            return Ok(());
-        }
-        // Before anything is written: one document that is too large must not stop the writer.
-        if let Some(actual) = attributes().map(<[u8]>::len).find(|l| *l > MAX_DOCUMENT_BYTES) {
-            let what = format!("the document of a resource of {}", draft.scope);
-            return Err(StoreError::TooLarge { what, actual, bound: MAX_DOCUMENT_BYTES });
-        }
-        let resource_type = &draft.scope.resource_type;
-        let dictionaries = self.inner.shared.trainer().sample(resource_type, attributes());
-        let log = txn.open_table(LOG)?;
-        let mut encoder = document::Encoder::new(resource_type, &dictionaries);
-        for planned in &mut draft.plan.steps {
-            let is_new = matches!(planned.action, plan::Action::Appear { .. });
-            let held = match &planned.before {
-                plan::Before::Life(rid) if !is_new => Some((*rid, seen.head(*rid).document)),
-                plan::Before::Ended(ended) if !is_new => Some((ended.rid, ended.tombstone.document)),
-                _ => None,
-            };
-            if let Some(version) = planned.action.version_mut() {
-                // One that can't be read is no reason not to write: this one is then written in full.
-                let base = held.and_then(|(rid, held)| {
-                    document::full(held, &dictionaries, |revision| log::document(&log, revision, rid)).ok()
-                });
-                version.document = encoder.encode(version.attributes.as_bytes(), base);
-            }
-        }
-        Ok(())
     }
 
     /// A scope's delta is planned alone.
@@ -723,6 +628,21 @@ impl Store {
         Ok(out)
     }
 
+    /// How many notes of a viewer have a name that begins with `prefix`.
+    pub fn count_notes(&self, viewer: &Viewer, prefix: &str) -> Result<usize, StoreError> {
+        let table = self.inner.shared.published()?.txn.open_table(NOTE)?;
+        let mut count = 0;
+        for row in table.range((viewer.as_str(), prefix)..)? {
+            let (key, _) = row?;
+            let (row_viewer, name) = key.value();
+            if row_viewer != viewer.as_str() || !name.starts_with(prefix) {
+                break;
+            }
+            count += 1;
+        }
+        Ok(count)
+    }
+
     /// Everybody who has notes.
     pub fn note_viewers(&self) -> Result<BTreeSet<Viewer>, StoreError> {
         let table = self.inner.shared.published()?.txn.open_table(NOTE)?;
@@ -773,6 +693,16 @@ impl Store {
         self.inner.writer.queue().waiting()
     }
 
+    pub fn meters(&self) -> &Meters {
+        &self.inner.shared.meters
+    }
+
+    /// Bytes of the file, and bytes that are free on its volume; none where that can't be told.
+    pub fn room(&self) -> (Option<u64>, Option<u64>) {
+        let file = std::fs::metadata(self.path()).ok().map(|file| file.len());
+        (file, (self.inner.shared.room)())
+    }
+
     /// Writes what is only in memory of the ledger, and a checkpoint where opening would have much to fold.
     /// Called before the process ends.
     pub fn flush(&self) -> Result<(), StoreError> {
@@ -800,16 +730,6 @@ fn scope_number(state: &mut State, scope: &Scope) -> ScopeNo {
     let number = ScopeNo::try_from(state.scopes.len()).expect("fewer than 2^32 scopes");
     state.add_scope(number, Arc::new(scope.clone()));
     number
-}
-
-fn check_bounds(sweep: &Sweep) -> Result<(), StoreError> {
-    for observation in &sweep.observations {
-        if observation.id.len() > MAX_ID_BYTES {
-            let what = format!("an id of {}", sweep.scope);
-            return Err(StoreError::TooLarge { what, actual: observation.id.len(), bound: MAX_ID_BYTES });
-        }
-    }
-    Ok(())
 }
 
 /// Looks at a file that is there before it is opened to be written: redb marks a file that it opens.

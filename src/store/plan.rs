@@ -2,6 +2,7 @@
 //! rule of truth.md about absence, end states and lives can be tested here with a table.
 
 use std::cmp::Ordering;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -99,36 +100,36 @@ pub(super) struct Plan {
     pub counted: Vec<(Rid, Suspect)>,
 }
 
+/// What the planner asks of beyond the lives of the scope.
+pub(super) struct Beyond<'a> {
+    /// The last life of an id that does not live.
+    pub last_ended: &'a dyn Fn(&str) -> Result<Option<Ended>, StoreError>,
+    /// The life that an id has in another open scope of the type.
+    pub elsewhere: &'a dyn Fn(&str) -> Option<Rid>,
+}
+
 struct Planner<'a> {
     state: &'a State,
     sweep: &'a Sweep,
     baseline: bool,
+    has_ends: bool,
     last_complete: Option<Timestamp>,
-    elsewhere: &'a dyn Fn(&str) -> Option<Rid>,
+    beyond: &'a Beyond<'a>,
     plan: Plan,
 }
 
-/// `last_ended` finds the last life of an id that does not live, `elsewhere` the life that an id has in
-/// another open scope of the type.
+/// `recorded` are lives that an earlier page of the same look showed.
 pub(super) fn plan(
     state: &State,
     scope: ScopeNo,
     sweep: &Sweep,
-    last_ended: impl Fn(&str) -> Result<Option<Ended>, StoreError>,
-    elsewhere: impl Fn(&str) -> Option<Rid>,
+    recorded: &HashSet<Rid>,
+    beyond: &Beyond,
 ) -> Result<Plan, StoreError> {
-    let scope = &state.scopes[&scope];
-    let mut planner = Planner {
-        state,
-        sweep,
-        baseline: scope.is_baseline(),
-        last_complete: scope.last_complete,
-        elsewhere: &elsewhere,
-        plan: Plan::default(),
-    };
+    let mut planner = Planner::new(state, scope, sweep, beyond);
     let seen = by_id(&sweep.observations);
     let mut seen = seen.into_iter().peekable();
-    let mut lives = state.heads.each(&scope.order).peekable();
+    let mut lives = state.heads.each(&state.scopes[&scope].order).peekable();
     // Both are in the order of the ids: one walk over the two.
     loop {
         let order = match (seen.peek(), lives.peek()) {
@@ -140,19 +141,27 @@ pub(super) fn plan(
         let looked = if order.is_le() { seen.next() } else { None };
         let life = if order.is_ge() { lives.next() } else { None };
         match (looked, life) {
-            (Some(seen), Some(life)) => planner.seen(&life, &seen),
-            (Some(seen), None) => {
-                let ended = if scope.has_ends { last_ended(&seen.observation.id)? } else { None };
-                planner.new_or_back(&seen, ended);
-            }
+            (Some(seen), life) => planner.shown(&seen, life.as_ref())?,
             // Only a complete look may conclude anything from absence.
             (None, Some(life))
-                if sweep.outcome.is_complete() || mutants::is_awake("a partial look ends lives") =>
+                if (sweep.outcome.is_complete() && !recorded.contains(&life.rid))
+                    || mutants::is_awake("a partial look ends lives") =>
             {
                 planner.missed(&life);
             }
             (None, _) => {}
         }
+    }
+    Ok(planner.plan)
+}
+
+/// What a page of a look shows. A scope may have hundreds of pages, so its lives are looked for, not walked.
+pub(super) fn page(state: &State, scope: ScopeNo, page: &Sweep, beyond: &Beyond) -> Result<Plan, StoreError> {
+    let mut planner = Planner::new(state, scope, page, beyond);
+    for seen in by_id(&page.observations) {
+        let rid = state.find(scope, &seen.observation.id);
+        let life = rid.map(|rid| Living { rid, head: state.head(rid), id: state.id(rid) });
+        planner.shown(&seen, life.as_ref())?;
     }
     Ok(planner.plan)
 }
@@ -196,7 +205,30 @@ fn by_id(observations: &[Observation]) -> Vec<Seen<'_>> {
     last
 }
 
-impl Planner<'_> {
+impl<'a> Planner<'a> {
+    fn new(state: &'a State, scope: ScopeNo, sweep: &'a Sweep, beyond: &'a Beyond<'a>) -> Self {
+        let scope = &state.scopes[&scope];
+        Self {
+            state,
+            sweep,
+            baseline: scope.is_baseline(),
+            has_ends: scope.has_ends,
+            last_complete: scope.last_complete,
+            beyond,
+            plan: Plan::default(),
+        }
+    }
+
+    fn shown(&mut self, seen: &Seen<'_>, life: Option<&Living<'_>>) -> Result<(), StoreError> {
+        if let Some(life) = life {
+            self.seen(life, seen);
+        } else {
+            let ended = if self.has_ends { (self.beyond.last_ended)(&seen.observation.id)? } else { None };
+            self.new_or_back(seen, ended);
+        }
+        Ok(())
+    }
+
     fn push(&mut self, observation: &Observation, before: Before, action: Action) {
         self.plan.steps.push(Planned {
             id: observation.id.as_str().into(),
@@ -366,7 +398,7 @@ impl Planner<'_> {
 
     /// The life in another account or region that goes on under an id that is never reused.
     fn elsewhere(&self, id: &str) -> Option<Rid> {
-        if self.sweep.ids == IdReuse::Unique { (self.elsewhere)(id) } else { None }
+        if self.sweep.ids == IdReuse::Unique { (self.beyond.elsewhere)(id) } else { None }
     }
 
     /// Where a life that ends goes on: only what appeared elsewhere after it can be it.

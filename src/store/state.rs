@@ -304,13 +304,18 @@ impl State {
 
     /// The life that goes on under an id.
     pub fn rid(&self, scope: ScopeNo, id: &str) -> Option<Rid> {
-        let scope = self.scopes.get(&scope)?;
-        if scope.order.len() < FEW {
-            let order = &scope.order;
-            return order.binary_search_by(|rid| self.id(*rid).cmp(id)).ok().map(|at| order[at]);
+        let known = self.scopes.get(&scope)?;
+        if known.order.len() < FEW {
+            return self.find(scope, id);
         }
-        let index = scope.index.get_or_init(|| Arc::new(IdIndex::of(&scope.order, |rid| self.id(rid))));
+        let index = known.index.get_or_init(|| Arc::new(IdIndex::of(&known.order, |rid| self.id(rid))));
         index.find(id, |rid| self.id(rid) == id)
+    }
+
+    /// The same without an index, for who changes the scope with every question: each change drops the index.
+    pub fn find(&self, scope: ScopeNo, id: &str) -> Option<Rid> {
+        let order = &self.scopes.get(&scope)?.order;
+        order.binary_search_by(|rid| self.id(*rid).cmp(id)).ok().map(|at| order[at])
     }
 
     pub fn id(&self, rid: Rid) -> &str {

@@ -8,10 +8,11 @@ use rand::{RngExt, SeedableRng};
 
 use super::checkpoint::{CKPT, CKPT_REST};
 use super::life::{END, KEY, LIFE};
+use super::record::{MAX_DOCUMENT_BYTES, MAX_ID_BYTES};
 use super::*;
 use crate::inventory::{
     Absence, AccountId, ChangeKind, Confirmation, EndCause, Filter, History, IdReuse, Moment, Observation,
-    Presence, Reason, Region, ResourceKey, ResourceType, ScopeStatus, Snapshot,
+    Presence, Reason, Region, Resource, ResourceKey, ResourceType, ScopeStatus, Snapshot, Sweep,
 };
 
 pub(crate) fn scope(region: &str) -> Scope {
@@ -618,6 +619,95 @@ fn a_look_at_a_huge_scope_is_recorded_in_pieces_and_concludes_with_the_last() {
     assert!(bed.store().check().unwrap().flaws.is_empty());
 }
 
+/// Everything that is known now, with its documents.
+fn known(bed: &Bed) -> Vec<(String, String, Tags, Presence, bool)> {
+    let snapshot = bed.store().snapshot(Moment::Now).unwrap();
+    let all = Filter { ended_since: Some(Timestamp::MIN), ..Filter::default() };
+    let told = |r: Resource| {
+        let attributes = snapshot.attributes(&r).unwrap().to_string();
+        (r.key.id.to_string(), attributes, r.tags, r.presence, r.baseline)
+    };
+    snapshot.resources(&all).unwrap().into_iter().map(told).collect()
+}
+
+#[test]
+fn page_by_page_it_comes_to_the_same_as_in_one_piece() {
+    let viewer = Viewer::from("team/one");
+    for seed in 0..30 {
+        let mut dice = SmallRng::seed_from_u64(seed);
+        let (whole, paged) = (Bed::new(), Bed::new());
+        for look in 0..6 {
+            let ids: Vec<u32> = (0..40).filter(|_| dice.random_bool(0.7)).collect();
+            let observations: Vec<Observation> = ids
+                .iter()
+                .map(|id| {
+                    let tags: &[(&str, &str)] = if dice.random_bool(0.5) { &[("owner", "a")] } else { &[] };
+                    let mut one = observation(&format!("vol-{id}"), tags, dice.random_range(8..11));
+                    one.end_state = dice.random_bool(0.05).then(|| "deleting".to_owned());
+                    one
+                })
+                .collect();
+            let outcome =
+                if dice.random_bool(0.8) { Outcome::Complete } else { Outcome::Partial(Reason::Throttled) };
+            let page_of = dice.random_range(1..12);
+            for bed in [&whole, &paged] {
+                bed.pass(3600);
+                let mut sweep = sweep(bed.store().now().minus(Duration::from_secs(1)));
+                sweep.outcome = outcome;
+                sweep.observations.clone_from(&observations);
+                let mut recorded = Recorded::default();
+                if std::ptr::eq(bed, &raw const paged) {
+                    let mut pages: Vec<_> = observations.chunks(page_of).map(<[_]>::to_vec).collect();
+                    sweep.observations = pages.pop().unwrap_or_default();
+                    for observations in pages {
+                        let page = Sweep { observations, ..sweep.clone() };
+                        bed.store().record_page(&page, &mut recorded).unwrap();
+                    }
+                }
+                let missed = bed.store().missed_by(&sweep, &recorded);
+                sweep.absences = missed.iter().map(|m| (m.id.to_string(), Absence::NotFound)).collect();
+                bed.store().commit_rest(&sweep, &recorded, Some(&viewer)).unwrap();
+                assert_eq!(recorded.shown() + sweep.observations.len(), observations.len());
+            }
+            assert_eq!(known(&whole), known(&paged), "seed {seed}, look {look}");
+        }
+        assert!(paged.store().check().unwrap().flaws.is_empty());
+    }
+}
+
+#[test]
+fn pages_that_show_nothing_new_take_no_revision_and_their_look_is_one_run() {
+    let bed = Bed::new();
+    let here: Vec<Observation> = (0..30).map(|id| observation(&format!("vol-{id}"), &[], 8)).collect();
+    bed.see(&here);
+    let before = bed.store().revision();
+    bed.pass(3600);
+    let sweep = sweep(bed.store().now().minus(Duration::from_secs(1)));
+    let mut recorded = Recorded::default();
+    for page in here.chunks(7) {
+        let page = Sweep { observations: page.to_vec(), ..sweep.clone() };
+        bed.store().record_page(&page, &mut recorded).unwrap();
+    }
+    assert!(bed.store().missed_by(&sweep, &recorded).is_empty());
+    bed.store().commit_rest(&sweep, &recorded, None).unwrap();
+    assert_eq!(bed.store().revision(), before);
+    // Where a page changed something, the end of its look is in the file with it, whatever it says itself.
+    bed.pass(3600);
+    let sweep = self::sweep(bed.store().now().minus(Duration::from_secs(1)));
+    let mut recorded = Recorded::default();
+    let more: Vec<Observation> = (0..31).map(|id| observation(&format!("vol-{id}"), &[], 8)).collect();
+    let page = Sweep { observations: more, ..sweep.clone() };
+    bed.store().record_page(&page, &mut recorded).unwrap();
+    bed.store().commit_rest(&sweep, &recorded, None).unwrap();
+    let txn = bed.store().inner.shared.db().unwrap().begin_read().unwrap();
+    assert!(txn.open_table(LOOK).unwrap().iter().unwrap().next().is_none(), "no look is under way");
+    let runs = txn.open_table(RUN).unwrap();
+    let last: Run = decode("run", runs.iter().unwrap().next_back().unwrap().unwrap().1.value()).unwrap();
+    assert_eq!((last.outcome, last.last_ended), (Outcome::Complete, sweep.ended));
+    // Without what is recorded the same would have ended them all.
+    assert_eq!(bed.store().missed_by(&sweep, &Recorded::default()).len(), 31);
+}
+
 #[test]
 fn a_look_that_was_cut_off_between_its_pieces_is_partial_and_interrupted() {
     let mut bed = Bed::new();
@@ -626,16 +716,12 @@ fn a_look_that_was_cut_off_between_its_pieces_is_partial_and_interrupted() {
     let mut sweep = sweep(bed.store().now().minus(Duration::from_secs(1)));
     sweep.observations = large(0..60);
     sweep.absences.insert("vol-old".to_owned(), Absence::NotFound);
-    // The process dies after the first piece.
-    let store = bed.store();
-    let mut draft = Draft::new(sweep.scope.clone(), sweep.ended);
-    let state = store.state();
-    draft.plan = plan::plan(&state, 0, &sweep, |_| Ok(None), |_| None).unwrap();
-    draft.run = Some(ledger::record(state.scopes[&0].run.as_ref(), &sweep));
-    store.encode_documents(&store.inner.shared.published().unwrap().txn, &state, &mut draft).unwrap();
-    let look = LookRow { started: sweep.started, ended: sweep.ended, cadence_seconds: None };
-    let first = draft.pieces(PIECE_BYTES, look).remove(0);
-    store.ask(Request::Record(Box::new(first), 0)).unwrap();
+    // The process dies after the first page.
+    let mut recorded = Recorded::default();
+    let page = Sweep { observations: large(0..30), ..sweep.clone() };
+    bed.store().record_page(&page, &mut recorded).unwrap();
+    assert_eq!(recorded.shown(), 30);
+    drop(recorded);
     let runs = |bed: &Bed| -> Vec<Outcome> {
         bed.store().flush().unwrap();
         let txn = bed.store().inner.shared.db().unwrap().begin_read().unwrap();

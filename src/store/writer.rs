@@ -334,7 +334,8 @@ impl Worker {
     fn record(&mut self, next: &mut State, batch: &mut Batch, mut draft: Draft, now: Timestamp) -> Delta {
         let number = scope_number(next, &draft.scope);
         let time = now.max(next.time);
-        let must_write = draft.must_write();
+        // The end of a look of which pages are in the file goes there, too, whatever it says.
+        let must_write = draft.must_write() || (draft.run.is_some() && self.open_looks.contains(&number));
         let (run, proof) = (draft.run.take(), draft.proof.take());
         let look = draft.look;
         let mut drafted = Drafted::number(draft, number, time, next, &mut self.numbers);
@@ -415,8 +416,10 @@ impl Worker {
         if mutants::is_awake("the sync is skipped") {
             txn.set_durability(redb::Durability::None).expect("it is a new transaction");
         }
+        let began = Instant::now();
         batch.write(&txn, current, next)?;
         txn.commit()?;
+        self.shared.meters.commit_seconds.observe(began.elapsed().as_secs_f64());
         Ok(())
     }
 }

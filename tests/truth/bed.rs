@@ -67,6 +67,7 @@ impl Bed {
             suspended: false,
             loss: LossLimits::DEFAULT,
             confirmations: 2,
+            released: Vec::new(),
             requested_at: None,
             generation: 1,
         };
@@ -74,6 +75,13 @@ impl Bed {
             AccountScanner::new(provider.clone(), store.clone(), AccountId::new(account.as_str()), endpoint);
         let hands = aws.hands(&account, IRELAND).await;
         Self { account, hands, store, now, provider, scanner, subscription, _dir: dir }
+    }
+
+    /// One that has looked at nothing yet.
+    pub fn another_scanner(&self) -> AccountScanner {
+        let target = &self.subscription.target;
+        let account = AccountId::new(self.account.as_str());
+        AccountScanner::new(self.provider.clone(), self.store.clone(), account, target.endpoint.clone())
     }
 
     pub fn pass(&self, span: Duration) {

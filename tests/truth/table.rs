@@ -325,6 +325,106 @@ async fn mass_loss(stage: &mut Stage<'_>) {
     stage.assert_witnessed();
 }
 
+async fn mass_loss_that_nothing_can_prove(stage: &mut Stage<'_>) {
+    let mut secrets = Vec::new();
+    for number in 0..12 {
+        secrets.push(stage.hands().secret(&format!("elava-all-{number}"), OWNED).await);
+    }
+    stage.look().await;
+    let rule = stage.fault(|c| c.action == "ListSecrets", Fault::Hide(secrets.clone()));
+    for _ in 0..3 {
+        let round = stage.look().await;
+        assert!(round.scopes.values().any(|scope| scope.awaits_release), "looks that agree prove nothing");
+        stage.assert_live(&secrets);
+    }
+    stage.proxy.heal(rule);
+    stage.look().await;
+    assert!(secrets.iter().all(|id| stage.bed.recorded()[id].suspect.is_none()));
+    for secret in &secrets {
+        stage.hands().delete_secret(secret).await;
+    }
+    for _ in 0..3 {
+        stage.look().await;
+    }
+    stage.assert_live(&secrets);
+    stage.bed.subscription.released = vec![stage.bed.account.clone()];
+    stage.witness().await;
+    stage.look().await;
+    stage.look().await;
+    assert!(secrets.iter().all(|id| stage.end(id) == Some(EndCause::Absent)), "somebody says that they are gone");
+    stage.assert_witnessed();
+    // What is lost anew is held all the same, also where that is all that is looked at.
+    let mut more = Vec::new();
+    for number in 0..12 {
+        more.push(stage.hands().secret(&format!("elava-more-{number}"), OWNED).await);
+    }
+    stage.look().await;
+    stage.fault(|c| c.action == "ListSecrets", Fault::Hide(more.clone()));
+    assert!(stage.look().await.scopes.values().any(|scope| scope.held && scope.awaits_release));
+    stage.assert_live(&more);
+}
+
+async fn mass_loss_of_a_part(stage: &mut Stage<'_>) {
+    let mut secrets = Vec::new();
+    for number in 0..12 {
+        secrets.push(stage.hands().secret(&format!("elava-part-{number}"), OWNED).await);
+    }
+    let volumes = stage.volumes(60).await;
+    stage.look().await;
+    for secret in &secrets {
+        stage.hands().delete_secret(secret).await;
+    }
+    let round = stage.look().await;
+    assert!(round.scopes.values().any(|scope| scope.held && !scope.awaits_release), "all of the scope at once");
+    stage.look().await;
+    stage.look().await;
+    assert!(
+        secrets.iter().all(|id| stage.end(id) == Some(EndCause::Absent)),
+        "it is no loss all over the account"
+    );
+    stage.assert_live(&volumes);
+}
+
+/// Somebody's role may look into the first page only, and somebody else's into all.
+async fn another_goes_on(stage: &mut Stage<'_>) {
+    stage.bed.scanner = stage.bed.another_scanner().in_pages_of(1);
+    let volumes = stage.volumes(8).await;
+    let rule = stage.fault(
+        |c| c.action == "DescribeVolumes" && c.page == 2,
+        Fault::Refuse { status: 403, code: "UnauthorizedOperation", message: "no".to_owned() },
+    );
+    let cut_off = stage.look().await;
+    assert_eq!(outcome(&cut_off, VOLUME, IRELAND), Outcome::Partial(Reason::Denied));
+    let seen = stage.bed.recorded().len();
+    assert!(seen > 0, "what was seen is recorded");
+    stage.proxy.heal(rule);
+    stage.witness().await;
+    stage.hands().delete_volume(&volumes[0]).await;
+    let whole = stage.look().await;
+    assert_eq!(outcome(&whole, VOLUME, IRELAND), Outcome::Complete);
+    assert_eq!(stage.end(&volumes[0]).is_some(), stage.bed.recorded().contains_key(&volumes[0]));
+    stage.assert_live(&volumes[1..]);
+    stage.assert_witnessed();
+}
+
+async fn huge_scope(stage: &mut Stage<'_>) {
+    stage.bed.scanner = stage.bed.another_scanner().in_pages_of(1);
+    let volumes = stage.volumes(7).await;
+    let first = stage.look().await;
+    assert_eq!(first.changes.iter().filter(|c| volumes.contains(&c.resource.id.to_string())).count(), 7);
+    assert!(first.changes.iter().all(|c| c.baseline));
+    let before = stage.bed.store.revision();
+    stage.look().await;
+    assert_eq!(stage.bed.store.revision(), before, "pages that show nothing new change nothing");
+    stage.witness().await;
+    stage.hands().delete_volume(&volumes[3]).await;
+    stage.look().await;
+    assert_eq!(stage.end(&volumes[3]), Some(EndCause::Absent));
+    let left: Vec<String> = volumes.iter().filter(|id| **id != volumes[3]).cloned().collect();
+    stage.assert_live(&left);
+    stage.assert_witnessed();
+}
+
 async fn end_state(stage: &mut Stage<'_>) {
     let (instance, _) = stage.hands().instance(OWNED).await;
     stage.look().await;
@@ -507,6 +607,10 @@ rows! {
     first_look: "the first complete look, also after it was closed" => "first seen, not appeared";
     eventually_consistent: "missing from one listing, back in the next" => "a suspect until confirmed";
     mass_loss: "more than 20 % and at least 10 vanish at once" => "held until a second look agrees";
+    mass_loss_that_nothing_can_prove: "the same all over the account, of what has no read by id" => "held until somebody says that it is gone";
+    mass_loss_of_a_part: "the same of a part of the account" => "looks that agree decide";
+    another_goes_on: "a page fails of what is recorded page by page" => "what was seen is recorded, nothing disappears";
+    huge_scope: "a scope of many pages, recorded page by page" => "the same as in one piece";
     end_state: "a listed end state" => "the end of that life, once";
     empty_tags: "tags come back empty under load" => "a loss counts when DescribeTags confirms it";
     tag_call_fails: "the tag call of one resource fails" => "unknown: the last known set goes on";

@@ -6,18 +6,22 @@
 //! (e2e/tools/aws/shapes.py); this walks a body along it. What the model does not name is dropped, as the
 //! CLI does.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::LazyLock;
 
-use roxmltree::Node;
+use quick_xml::Reader;
+use quick_xml::events::{BytesRef, BytesStart, Event};
 use serde::Deserialize;
 use serde_json::{Map, Number, Value};
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConvertError {
     #[error("the answer is not XML")]
-    Xml(#[from] roxmltree::Error),
+    Xml(#[from] quick_xml::Error),
+    #[error("the answer is not XML: {0}")]
+    NotXml(&'static str),
     #[error("the answer is not JSON")]
     Json(#[from] serde_json::Error),
     #[error("the answer is not CBOR")]
@@ -28,14 +32,15 @@ pub(super) enum ConvertError {
     Scalar { path: String, kind: &'static str, text: String },
 }
 
+/// The shapes of a service as `shapes.json` has them: by name.
 #[derive(Deserialize)]
-struct Service {
-    operations: BTreeMap<String, Output>,
-    shapes: BTreeMap<String, Shape>,
+struct Model {
+    operations: BTreeMap<String, Operation>,
+    shapes: BTreeMap<String, Described>,
 }
 
 #[derive(Deserialize)]
-struct Output {
+struct Operation {
     shape: String,
     wrapper: Option<String>,
     payload: Option<String>,
@@ -43,12 +48,10 @@ struct Output {
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Shape {
+enum Described {
+    /// Name -> its name on the wire, its shape.
     Structure {
         members: BTreeMap<String, (String, String)>,
-        /// Name and shape of the members that an element stands for.
-        #[serde(skip)]
-        by_element: HashMap<String, Vec<(String, String)>>,
     },
     List {
         item: String,
@@ -61,17 +64,96 @@ enum Shape {
     },
 }
 
-static TABLE: LazyLock<BTreeMap<String, Service>> = LazyLock::new(|| {
-    let mut table: BTreeMap<String, Service> = serde_json::from_str(include_str!("shapes.json"))
-        .expect("shapes.json is generated in this shape; a test reads it");
-    for shape in table.values_mut().flat_map(|service| service.shapes.values_mut()) {
-        if let Shape::Structure { members, by_element } = shape {
-            for (name, (wire, member)) in members {
-                by_element.entry(wire.clone()).or_default().push((name.clone(), member.clone()));
+/// The same as a body is walked along it: by number.
+struct Service {
+    operations: BTreeMap<String, Output>,
+    shapes: Vec<Shape>,
+}
+
+struct Output {
+    shape: Of,
+    wrapper: Option<String>,
+    /// The member that the whole body is.
+    payload: Option<Member>,
+}
+
+/// What a value is of.
+#[derive(Clone, Copy)]
+enum Of {
+    Shape(usize),
+    Text,
+    Boolean,
+    Integer,
+    Float,
+    Timestamp,
+    /// JSON that no model describes.
+    Document,
+}
+
+#[derive(Clone)]
+struct Member {
+    name: String,
+    of: Of,
+}
+
+enum Shape {
+    /// By their names on the wire.
+    Structure(HashMap<Box<str>, Member>),
+    List {
+        item: Of,
+        flattened: bool,
+    },
+    Map {
+        key: String,
+        value: String,
+        of: Of,
+        flattened: bool,
+    },
+}
+
+impl From<Model> for Service {
+    fn from(model: Model) -> Self {
+        let numbers: HashMap<&str, usize> = model.shapes.keys().map(String::as_str).zip(0..).collect();
+        let of = |name: &str| match name {
+            "boolean" => Of::Boolean,
+            "integer" => Of::Integer,
+            "float" => Of::Float,
+            "timestamp" => Of::Timestamp,
+            "document" => Of::Document,
+            name => numbers.get(name).copied().map_or(Of::Text, Of::Shape),
+        };
+        let member = |name: &str, shape: &str| Member { name: name.to_owned(), of: of(shape) };
+        let shape = |described: &Described| match described {
+            Described::Structure { members } => {
+                let by_wire = |(name, (wire, shape)): (&String, &(String, String))| {
+                    (wire.as_str().into(), member(name, shape))
+                };
+                Shape::Structure(members.iter().map(by_wire).collect())
             }
-        }
+            Described::List { item, flattened } => Shape::List { item: of(item), flattened: *flattened },
+            Described::Map { key, value: (value, shape), flattened } => {
+                Shape::Map { key: key.clone(), value: value.clone(), of: of(shape), flattened: *flattened }
+            }
+        };
+        let payload = |operation: &Operation| {
+            let name = operation.payload.as_deref()?;
+            let Described::Structure { members } = &model.shapes[&operation.shape] else { return None };
+            members.get(name).map(|(_, shape)| member(name, shape))
+        };
+        let output = |operation: &Operation| Output {
+            shape: of(&operation.shape),
+            wrapper: operation.wrapper.clone(),
+            payload: payload(operation),
+        };
+        let operations = model.operations.iter().map(|(name, operation)| (name.clone(), output(operation)));
+        Self { operations: operations.collect(), shapes: model.shapes.values().map(shape).collect() }
     }
-    table
+}
+
+static TABLE: LazyLock<BTreeMap<String, Service>> = LazyLock::new(|| {
+    let table: BTreeMap<String, Model> = serde_json::from_str(include_str!("shapes.json"))
+        .expect("shapes.json is generated in this shape; a test reads it");
+    table.into_iter().map(|(name, model)| (name, model.into())).collect()
 });
 
 /// Where in an answer something stands: written out only where that is wrong.
@@ -96,16 +178,19 @@ const MAX_DEPTH: u32 = 64;
 pub(super) fn convert(service: &str, operation: &str, body: &[u8]) -> Result<Value, ConvertError> {
     let service = &TABLE[service];
     let output = &service.operations[operation];
+    let path = Path::Operation(operation);
     match body.iter().find(|byte| !byte.is_ascii_whitespace()) {
-        Some(b'{') => {
-            service.json_value(&output.shape, serde_json::from_slice(body)?, &Path::Operation(operation), 0)
-        }
+        Some(b'{') => service.json_value(output.shape, serde_json::from_slice(body)?, &path, 0),
         // A map, of whatever length.
         Some(0xa0..=0xbf) => {
             let body: ciborium::Value = ciborium::from_reader(body)?;
-            service.json_value(&output.shape, json(body), &Path::Operation(operation), 0)
+            service.json_value(output.shape, json(body), &path, 0)
         }
-        _ => from_xml(service, output, operation, body),
+        _ => {
+            // The lossy conversion is slow, and only rarely needed.
+            let text = std::str::from_utf8(body).map_or_else(|_| String::from_utf8_lossy(body), Cow::Borrowed);
+            Walk { service, reader: reader(&text) }.answer(output, &path)
+        }
     }
 }
 
@@ -128,7 +213,7 @@ fn json(value: ciborium::Value) -> Value {
 }
 
 impl Service {
-    fn json_value(&self, shape: &str, value: Value, path: &Path, depth: u32) -> Result<Value, ConvertError> {
+    fn json_value(&self, of: Of, value: Value, path: &Path, depth: u32) -> Result<Value, ConvertError> {
         if depth > MAX_DEPTH {
             return Err(too_deep(path));
         }
@@ -136,42 +221,40 @@ impl Service {
             let text = value.to_string().chars().take(100).collect();
             ConvertError::Scalar { path: path.to_string(), kind, text }
         };
-        match (self.shapes.get(shape), value) {
-            (Some(Shape::Structure { members, .. }), Value::Object(mut fields)) => {
+        let shape = match of {
+            Of::Shape(number) => &self.shapes[number],
+            Of::Timestamp => {
+                let at = match &value {
+                    Value::Number(seconds) => seconds.as_f64().and_then(from_seconds).map(printed),
+                    Value::String(text) => rfc3339(text),
+                    _ => None,
+                };
+                return at.map(Value::String).ok_or_else(|| wrong("time", &value));
+            }
+            Of::Boolean if !value.is_boolean() => return Err(wrong("boolean", &value)),
+            Of::Integer | Of::Float if !value.is_number() => return Err(wrong("number", &value)),
+            Of::Text if !value.is_string() => return Err(wrong("text", &value)),
+            _ => return Ok(value),
+        };
+        match (shape, value) {
+            (Shape::Structure(members), Value::Object(fields)) => {
                 let mut object = Map::new();
-                for (name, (wire, member)) in members {
-                    // JSON says in two ways that there is none.
-                    if let Some(found) = fields.remove(wire).filter(|found| !found.is_null()) {
-                        let path = Path::Member(path, name);
-                        object.insert(name.clone(), self.json_value(member, found, &path, depth + 1)?);
-                    }
+                // JSON says in two ways that there is none.
+                for (wire, found) in fields.into_iter().filter(|(_, found)| !found.is_null()) {
+                    let Some(Member { name, of }) = members.get(wire.as_str()) else { continue };
+                    let path = Path::Member(path, name);
+                    object.insert(name.clone(), self.json_value(*of, found, &path, depth + 1)?);
                 }
                 Ok(Value::Object(object))
             }
-            (Some(Shape::List { item, .. }), Value::Array(items)) => {
-                items.into_iter().map(|found| self.json_value(item, found, path, depth + 1)).collect()
+            (Shape::List { item, .. }, Value::Array(items)) => {
+                items.into_iter().map(|found| self.json_value(*item, found, path, depth + 1)).collect()
             }
-            (Some(Shape::Map { value: (_, inner), .. }), Value::Object(fields)) => {
-                let convert = |(key, found)| Ok((key, self.json_value(inner, found, path, depth + 1)?));
+            (Shape::Map { of, .. }, Value::Object(fields)) => {
+                let convert = |(key, found)| Ok((key, self.json_value(*of, found, path, depth + 1)?));
                 fields.into_iter().map(convert).collect::<Result<_, _>>().map(Value::Object)
             }
-            (Some(_), value) => Err(wrong("list or object as the model says", &value)),
-            (None, value) => match (shape, &value) {
-                ("timestamp", Value::Number(seconds)) => {
-                    let at = seconds.as_f64().and_then(from_seconds);
-                    at.map(|at| Value::String(printed(at))).ok_or_else(|| wrong("time", &value))
-                }
-                ("timestamp", Value::String(text)) => {
-                    rfc3339(text).map(Value::String).ok_or_else(|| wrong("time", &value))
-                }
-                ("boolean", Value::Bool(_))
-                | ("integer" | "float", Value::Number(_))
-                | ("string", Value::String(_))
-                | ("document", _) => Ok(value),
-                ("boolean", _) => Err(wrong("boolean", &value)),
-                ("integer" | "float", _) => Err(wrong("number", &value)),
-                _ => Err(wrong("text", &value)),
-            },
+            (_, value) => Err(wrong("list or object as the model says", &value)),
         }
     }
 }
@@ -180,131 +263,235 @@ fn too_deep(path: &Path) -> ConvertError {
     ConvertError::Scalar { path: path.to_string(), kind: "described object", text: "too deep".into() }
 }
 
-fn from_xml(service: &Service, output: &Output, operation: &str, body: &[u8]) -> Result<Value, ConvertError> {
-    let text = String::from_utf8_lossy(body);
-    let document = roxmltree::Document::parse(&text)?;
-    let mut root = document.root_element();
-    if let Some(wrapper) = &output.wrapper {
-        root = children(root, wrapper).next().ok_or_else(|| ConvertError::Wrapper(wrapper.clone()))?;
-    }
-    // S3 answers GetBucketLocation with a bare scalar root.
-    if root.tag_name().name() == "LocationConstraint" {
-        return Ok(serde_json::json!({ "LocationConstraint": root.text() }));
-    }
-    if let Some(payload) = &output.payload
-        && let Some(Shape::Structure { members, .. }) = service.shapes.get(&output.shape)
-        && let Some((_, shape)) = members.get(payload)
-    {
-        let found = value(service, shape, root, &Path::Operation(operation), 0)?;
-        return Ok(Value::Object([(payload.clone(), found)].into_iter().collect()));
-    }
-    value(service, &output.shape, root, &Path::Operation(operation), 0)
+/// One walk over an XML body. A page of EC2's has 4 MB, so nothing of it is held but what comes of it.
+struct Walk<'a> {
+    service: &'a Service,
+    reader: Reader<&'a [u8]>,
 }
 
-fn children<'a, 'i>(node: Node<'a, 'i>, name: &str) -> impl Iterator<Item = Node<'a, 'i>> {
-    node.children().filter(move |child| child.is_element() && child.tag_name().name() == name)
+fn reader(text: &str) -> Reader<&[u8]> {
+    let mut reader = Reader::from_str(text);
+    reader.config_mut().expand_empty_elements = true;
+    reader
 }
 
-fn value(
-    service: &Service,
-    shape: &str,
-    node: Node<'_, '_>,
-    path: &Path,
-    depth: u32,
-) -> Result<Value, ConvertError> {
-    if depth > MAX_DEPTH {
-        return Err(too_deep(path));
+/// What an element that is walked may have in it.
+enum Inside<'a> {
+    Element(BytesStart<'a>),
+    Text(Cow<'a, str>),
+    End,
+}
+
+impl<'a> Walk<'a> {
+    fn answer(mut self, output: &Output, path: &Path) -> Result<Value, ConvertError> {
+        let root = loop {
+            match self.inside()? {
+                Inside::Element(root) => break root,
+                Inside::Text(text) if text.trim().is_empty() => {}
+                Inside::Text(_) | Inside::End => return Err(ConvertError::NotXml("it begins with no element")),
+            }
+        };
+        let found = if let Some(wrapper) = &output.wrapper {
+            self.wrapped(wrapper, output.shape, path)?
+        } else if root.local_name().as_ref() == "LocationConstraint" {
+            // S3 answers GetBucketLocation with a bare scalar root.
+            let text = self.text()?;
+            let location = if text.is_empty() { Value::Null } else { Value::String(text.into_owned()) };
+            serde_json::json!({ "LocationConstraint": location })
+        } else if let Some(Member { name, of }) = &output.payload {
+            let found = self.value(*of, path, 0)?;
+            Value::Object([(name.clone(), found)].into_iter().collect())
+        } else {
+            self.value(output.shape, path, 0)?
+        };
+        loop {
+            match self.reader.read_event()? {
+                Event::Eof => return Ok(found),
+                Event::Comment(_) | Event::PI(_) => {}
+                Event::Text(text) if text.trim().is_empty() => {}
+                _ => return Err(ConvertError::NotXml("something stands behind its end")),
+            }
+        }
     }
-    match service.shapes.get(shape) {
-        None => scalar(shape, node.text().unwrap_or(""), path),
-        Some(Shape::Structure { by_element, .. }) => {
-            let mut object = Map::new();
-            for child in node.children().filter(Node::is_element) {
-                for (name, member) in by_element.get(child.tag_name().name()).into_iter().flatten() {
-                    let path = Path::Member(path, name);
-                    add_member(service, (name, member), child, &path, depth, &mut object)?;
+
+    /// The next of what stands in the element that was begun last.
+    fn inside(&mut self) -> Result<Inside<'a>, ConvertError> {
+        loop {
+            return Ok(match self.reader.read_event()? {
+                Event::Start(element) => Inside::Element(element),
+                Event::End(_) => Inside::End,
+                Event::Text(text) => Inside::Text(text.xml10_content()),
+                Event::CData(text) => Inside::Text(text.xml10_content()),
+                Event::GeneralRef(reference) => Inside::Text(referred(&reference)?),
+                Event::Comment(_) | Event::PI(_) | Event::Decl(_) => continue,
+                Event::Empty(_) => unreachable!("empty elements are expanded"),
+                Event::DocType(_) => return Err(ConvertError::NotXml("it has a document type")),
+                Event::Eof => return Err(ConvertError::NotXml("it is cut off")),
+            });
+        }
+    }
+
+    fn skip(&mut self, element: &BytesStart) -> Result<(), ConvertError> {
+        self.reader.read_to_end(element.name())?;
+        Ok(())
+    }
+
+    /// The text of the element that was begun last, up to its end.
+    fn text(&mut self) -> Result<Cow<'a, str>, ConvertError> {
+        let mut all = Cow::Borrowed("");
+        loop {
+            match self.inside()? {
+                Inside::End => return Ok(all),
+                Inside::Element(element) => self.skip(&element)?,
+                Inside::Text(text) if all.is_empty() => all = text,
+                Inside::Text(text) => all.to_mut().push_str(&text),
+            }
+        }
+    }
+
+    /// The first element of a name in the one that was begun last.
+    fn wrapped(&mut self, name: &str, of: Of, path: &Path) -> Result<Value, ConvertError> {
+        let mut found = None;
+        while let Some(element) = self.element()? {
+            if found.is_none() && element.local_name().as_ref() == name {
+                found = Some(self.value(of, path, 0)?);
+            } else {
+                self.skip(&element)?;
+            }
+        }
+        found.ok_or_else(|| ConvertError::Wrapper(name.to_owned()))
+    }
+
+    /// The next element in the one that was begun last; none at its end.
+    fn element(&mut self) -> Result<Option<BytesStart<'a>>, ConvertError> {
+        loop {
+            match self.inside()? {
+                Inside::Element(element) => return Ok(Some(element)),
+                Inside::End => return Ok(None),
+                Inside::Text(_) => {}
+            }
+        }
+    }
+
+    /// The element that was begun last, up to its end.
+    fn value(&mut self, of: Of, path: &Path, depth: u32) -> Result<Value, ConvertError> {
+        if depth > MAX_DEPTH {
+            return Err(too_deep(path));
+        }
+        let Of::Shape(number) = of else { return scalar(of, &self.text()?, path) };
+        let service = self.service;
+        match &service.shapes[number] {
+            Shape::Structure(members) => {
+                let mut object = Map::new();
+                while let Some(element) = self.element()? {
+                    match members.get(element.local_name().as_ref()) {
+                        Some(member) => self.member(member, &element, path, depth, &mut object)?,
+                        None => self.skip(&element)?,
+                    }
                 }
+                Ok(Value::Object(object))
             }
-            Ok(Value::Object(object))
-        }
-        Some(Shape::List { item, .. }) => {
-            let items = node.children().filter(Node::is_element);
-            items
-                .map(|child| value(service, item, child, path, depth + 1))
-                .collect::<Result<_, _>>()
-                .map(Value::Array)
-        }
-        Some(Shape::Map { key, value: inner, .. }) => {
-            let mut object = Map::new();
-            for entry in node.children().filter(Node::is_element) {
-                map_entry(service, key, inner, entry, path, depth, &mut object)?;
+            Shape::List { item, .. } => {
+                let mut items = Vec::new();
+                while self.element()?.is_some() {
+                    items.push(self.value(*item, path, depth + 1)?);
+                }
+                Ok(Value::Array(items))
             }
-            Ok(Value::Object(object))
+            Shape::Map { key, value, of, .. } => {
+                let mut object = Map::new();
+                while self.element()?.is_some() {
+                    self.map_entry((key, value), *of, path, depth, &mut object)?;
+                }
+                Ok(Value::Object(object))
+            }
         }
+    }
+
+    /// One element of a member: all of it, or one of the elements that a flattened list or map is made of.
+    fn member(
+        &mut self,
+        Member { name, of }: &Member,
+        element: &BytesStart,
+        path: &Path,
+        depth: u32,
+        object: &mut Map<String, Value>,
+    ) -> Result<(), ConvertError> {
+        let path = &Path::Member(path, name);
+        let service = self.service;
+        let shape = if let Of::Shape(number) = of { Some(&service.shapes[*number]) } else { None };
+        match shape {
+            Some(Shape::List { item, flattened: true }) => {
+                let one = self.value(*item, path, depth + 1)?;
+                let list = object.entry(name.clone()).or_insert_with(|| Value::Array(Vec::new()));
+                list.as_array_mut().expect("it is made here").push(one);
+            }
+            Some(Shape::Map { key, value, of, flattened: true }) => {
+                let entries = object.entry(name.clone()).or_insert_with(|| Value::Object(Map::new()));
+                let entries = entries.as_object_mut().expect("it is made here");
+                self.map_entry((key, value), *of, path, depth, entries)?;
+            }
+            // Of two the first counts.
+            _ if object.contains_key(name) => self.skip(element)?,
+            _ => {
+                let value = self.value(*of, path, depth + 1)?;
+                object.insert(name.clone(), value);
+            }
+        }
+        Ok(())
+    }
+
+    fn map_entry(
+        &mut self,
+        (key, value): (&str, &str),
+        of: Of,
+        path: &Path,
+        depth: u32,
+        object: &mut Map<String, Value>,
+    ) -> Result<(), ConvertError> {
+        let (mut name, mut found) = (None, None);
+        while let Some(element) = self.element()? {
+            let wire = element.local_name();
+            if name.is_none() && wire.as_ref() == key {
+                name = Some(self.text()?.into_owned());
+            } else if found.is_none() && wire.as_ref() == value {
+                found = Some(self.value(of, path, depth + 1)?);
+            } else {
+                self.skip(&element)?;
+            }
+        }
+        if let Some(found) = found {
+            object.insert(name.unwrap_or_default(), found);
+        }
+        Ok(())
     }
 }
 
-/// One element of a member: all of it, or one of the elements that a flattened list or map is made of.
-fn add_member(
-    service: &Service,
-    (name, shape): (&String, &str),
-    node: Node<'_, '_>,
-    path: &Path,
-    depth: u32,
-    object: &mut Map<String, Value>,
-) -> Result<(), ConvertError> {
-    match service.shapes.get(shape) {
-        Some(Shape::List { item, flattened: true }) => {
-            let one = value(service, item, node, path, depth + 1)?;
-            let list = object.entry(name.clone()).or_insert_with(|| Value::Array(Vec::new()));
-            list.as_array_mut().expect("it is made here").push(one);
-        }
-        Some(Shape::Map { key, value: inner, flattened: true }) => {
-            let entries = object.entry(name.clone()).or_insert_with(|| Value::Object(Map::new()));
-            let entries = entries.as_object_mut().expect("it is made here");
-            map_entry(service, key, inner, node, path, depth, entries)?;
-        }
-        // Of two the first counts.
-        _ if object.contains_key(name) => {}
-        _ => {
-            object.insert(name.clone(), value(service, shape, node, path, depth + 1)?);
-        }
+/// `&amp;`, `&#xD;`: what XML itself names, and nothing else.
+fn referred(reference: &BytesRef) -> Result<Cow<'static, str>, ConvertError> {
+    if let Some(char) = reference.resolve_char_ref()? {
+        return Ok(Cow::Owned(char.to_string()));
     }
-    Ok(())
+    let text = quick_xml::escape::resolve_predefined_entity(reference);
+    text.map(Cow::Borrowed).ok_or(ConvertError::NotXml("it refers to what it does not have"))
 }
 
-fn map_entry(
-    service: &Service,
-    key: &str,
-    (wire, shape): &(String, String),
-    entry: Node<'_, '_>,
-    path: &Path,
-    depth: u32,
-    object: &mut Map<String, Value>,
-) -> Result<(), ConvertError> {
-    let name = children(entry, key).next().and_then(|n| n.text()).unwrap_or("").to_owned();
-    if let Some(node) = children(entry, wire).next() {
-        object.insert(name, value(service, shape, node, path, depth + 1)?);
-    }
-    Ok(())
-}
-
-fn scalar(kind: &str, text: &str, path: &Path) -> Result<Value, ConvertError> {
+fn scalar(of: Of, text: &str, path: &Path) -> Result<Value, ConvertError> {
     let wrong = |kind| ConvertError::Scalar { path: path.to_string(), kind, text: text.to_owned() };
-    Ok(match kind {
-        "boolean" => match text {
+    Ok(match of {
+        Of::Boolean => match text {
             "true" => Value::Bool(true),
             "false" => Value::Bool(false),
             _ => return Err(wrong("boolean")),
         },
-        "integer" => Value::Number(text.trim().parse::<i64>().map_err(|_| wrong("integer"))?.into()),
-        "float" => {
+        Of::Integer => Value::Number(text.trim().parse::<i64>().map_err(|_| wrong("integer"))?.into()),
+        Of::Float => {
             let number =
                 text.trim().parse::<f64>().ok().and_then(Number::from_f64).ok_or_else(|| wrong("number"))?;
             Value::Number(number)
         }
-        "timestamp" => Value::String(rfc3339(text).ok_or_else(|| wrong("time"))?),
-        _ => Value::String(text.to_owned()),
+        Of::Timestamp => Value::String(rfc3339(text).ok_or_else(|| wrong("time"))?),
+        Of::Text | Of::Document | Of::Shape(_) => Value::String(text.to_owned()),
     })
 }
 
@@ -411,7 +598,33 @@ mod tests {
     }
 
     #[test]
+    fn text_comes_in_pieces_and_is_put_together() {
+        let volume = |inside: &str| {
+            let body = format!(
+                "<?xml version=\"1.0\"?>\n<!-- a --><DescribeVolumesResponse><volumeSet><item>{inside}</item></volumeSet>\
+                 </DescribeVolumesResponse>\n"
+            );
+            convert("ec2", "DescribeVolumes", body.as_bytes()).map(|mut found| found["Volumes"][0].take())
+        };
+        let pieces =
+            "<volumeId>a&lt;b &#x26; <![CDATA[<c>]]>&#13;\r\nd<!-- e -->f</volumeId><volumeId>later</volumeId>";
+        assert_eq!(volume(pieces).unwrap(), json!({"VolumeId": "a<b & <c>\r\ndf"}), "of two the first counts");
+        assert_eq!(volume("<volumeId/><other><volumeId>x</volumeId></other>").unwrap(), json!({"VolumeId": ""}));
+        assert_eq!(volume("<ns:volumeId xmlns:ns='n'>v</ns:volumeId>").unwrap(), json!({"VolumeId": "v"}));
+        assert!(volume("<volumeId>&unknown;</volumeId>").is_err());
+        assert!(volume("<volumeId>x</size>").is_err(), "what ends is not what began");
+    }
+
+    #[test]
     fn what_is_not_an_answer_is_an_error_not_an_empty_listing() {
+        let whole = "<DescribeVolumesResponse><volumeSet><item><volumeId>v</volumeId></item></volumeSet></DescribeVolumesResponse>";
+        assert!(convert("ec2", "DescribeVolumes", whole.as_bytes()).is_ok());
+        for end in 0..whole.len() {
+            let cut = convert("ec2", "DescribeVolumes", &whole.as_bytes()[..end]);
+            assert!(cut.is_err(), "cut off after {end} bytes: {cut:?}");
+        }
+        assert!(convert("ec2", "DescribeVolumes", format!("{whole}\n<more/>").as_bytes()).is_err());
+        assert!(convert("ec2", "DescribeVolumes", format!("<!DOCTYPE x>{whole}").as_bytes()).is_err());
         assert!(convert("ec2", "DescribeVolumes", b"<html>proxy").is_err());
         assert!(convert("rds", "DescribeDBInstances", b"<DescribeDBInstancesResponse/>").is_err());
         let bad = b"<DescribeVolumesResponse><volumeSet><item><size>many</size></item></volumeSet></DescribeVolumesResponse>";

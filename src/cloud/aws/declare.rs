@@ -155,7 +155,7 @@ macro_rules! send {
             attempts.wait().await;
             let capture = regional.capture();
             let sent = capture.body.of(request.clone().customize().interceptor(capture.clone()).send()).await;
-            let answer = regional.answer($service, $operation, &capture, sent.map(drop));
+            let answer = regional.answer($service, $operation, &capture, sent.map(drop)).await;
             let failed = answer.as_ref().err().and_then($crate::cloud::aws::error::Failure::reason);
             if !attempts.is_to_be_repeated(failed) {
                 break answer;

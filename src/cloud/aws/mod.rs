@@ -16,10 +16,12 @@ mod organization;
 mod services;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::pin::pin;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use async_stream::try_stream;
 use async_trait::async_trait;
 use aws_config::identity::IdentityCache;
 use aws_config::retry::RetryConfig;
@@ -34,10 +36,11 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use futures::future::BoxFuture;
-use futures::{StreamExt, TryStreamExt};
+use futures::{Stream, StreamExt, TryStreamExt};
 use serde_json::Value;
+use tokio::sync::Semaphore;
 
-use super::{AccountTarget, CloudError, Credentials, Identity, Listing, Members, Provider, Session, TypeInfo};
+use super::{AccountTarget, CloudError, Credentials, Identity, Members, Pages, Provider, Session, TypeInfo};
 use crate::inventory::{AccountId, Observation, Reason, Region, Scope, TagSet, Tags};
 use call::{Capture, Seen};
 use declare::{ById, Declaration, TagSource, Which, at_path, items, next_page, remove, tag_set, text, time_field};
@@ -55,6 +58,9 @@ const CALL_TIMEOUT: Duration = Duration::from_mins(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Objects of one listing in flight that need calls of their own.
 const TAG_CALLS: usize = 8;
+/// Less is converted where it is.
+const LARGE_BODY: usize = 64 << 10;
+const MANY_OBJECTS: usize = 100;
 /// The most pages of one listing: a token that never ends must not either.
 const MAX_PAGES: usize = 10_000;
 
@@ -71,7 +77,12 @@ fn declaration(scope: &Scope) -> &'static Declaration {
 #[derive(Debug)]
 pub struct Aws {
     governor: Arc<Governor>,
+    /// Pages that are worked on at once.
+    cores: Arc<Semaphore>,
     http: SharedHttpClient,
+    /// The process's own chain of credentials, by endpoint. It has clients of its own, which a thousand accounts
+    /// share.
+    chains: Mutex<BTreeMap<Arc<str>, SdkConfig>>,
 }
 
 impl Default for Aws {
@@ -86,7 +97,49 @@ impl Aws {
         let http = aws_smithy_http_client::Builder::new()
             .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::AwsLc))
             .build_https();
-        Self { governor: Arc::new(Governor::new(share)), http: KeepingClient::over(http) }
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Self {
+            governor: Arc::new(Governor::new(share)),
+            cores: Arc::new(Semaphore::new(cores)),
+            http: KeepingClient::over(http),
+            chains: Mutex::default(),
+        }
+    }
+
+    /// Who asks before any role is assumed.
+    async fn base(&self, target: &AccountTarget) -> SdkConfig {
+        let is_chain = target.credentials == Credentials::Chain;
+        if is_chain && let Some(known) = self.chains().get(&target.endpoint) {
+            return known.clone();
+        }
+        let mut loader = aws_config::defaults(BehaviorVersion::latest())
+            .http_client(self.http.clone())
+            // One for all clients of the session: each would ask for credentials of its own.
+            .identity_cache(IdentityCache::lazy().build())
+            .retry_config(RetryConfig::standard())
+            .timeout_config(
+                TimeoutConfig::builder()
+                    .connect_timeout(CONNECT_TIMEOUT)
+                    .operation_attempt_timeout(ATTEMPT_TIMEOUT)
+                    .operation_timeout(CALL_TIMEOUT)
+                    .build(),
+            );
+        if let Credentials::Static { access_key_id, secret_access_key, session_token } = &target.credentials {
+            let keys = Keys::new(access_key_id, secret_access_key, session_token.clone(), None, "Secret");
+            loader = loader.credentials_provider(keys);
+        }
+        if !target.endpoint.is_empty() {
+            loader = loader.endpoint_url(&*target.endpoint);
+        }
+        let base = loader.load().await;
+        if is_chain {
+            self.chains().insert(target.endpoint.clone(), base.clone());
+        }
+        base
+    }
+
+    fn chains(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, SdkConfig>> {
+        self.chains.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Calls since the process began.
@@ -114,26 +167,7 @@ impl Provider for Aws {
         if let Credentials::Unavailable(why) = &target.credentials {
             return Err(CloudError::new(Reason::InvalidCredentials, why.clone()));
         }
-        let mut loader = aws_config::defaults(BehaviorVersion::latest())
-            .http_client(self.http.clone())
-            // One for all clients of the session: each would ask for credentials of its own.
-            .identity_cache(IdentityCache::lazy().build())
-            .retry_config(RetryConfig::standard())
-            .timeout_config(
-                TimeoutConfig::builder()
-                    .connect_timeout(CONNECT_TIMEOUT)
-                    .operation_attempt_timeout(ATTEMPT_TIMEOUT)
-                    .operation_timeout(CALL_TIMEOUT)
-                    .build(),
-            );
-        if let Credentials::Static { access_key_id, secret_access_key, session_token } = &target.credentials {
-            let keys = Keys::new(access_key_id, secret_access_key, session_token.clone(), None, "Secret");
-            loader = loader.credentials_provider(keys);
-        }
-        if !target.endpoint.is_empty() {
-            loader = loader.endpoint_url(&*target.endpoint);
-        }
-        let mut base = loader.load().await;
+        let mut base = self.base(target).await;
         if base.region().is_none() {
             let region = home_region(&target.include_regions);
             base = base.into_builder().region(aws_config::Region::new(region)).build();
@@ -147,15 +181,23 @@ impl Provider for Aws {
                 }
                 // Refreshes by itself before it expires: the SDK caches what a provider gives.
                 let provider = assume.configure(&base).build().await;
-                base.into_builder().credentials_provider(SharedCredentialsProvider::new(provider)).build()
+                let builder = base.into_builder().credentials_provider(SharedCredentialsProvider::new(provider));
+                // Of its own: a cache never forgets a provider.
+                builder.identity_cache(IdentityCache::lazy().build()).build()
             }
         };
-        let identity = identify(&config, target).await?;
+        let identity = identify(&config, target).await.inspect_err(|error| {
+            // It may be another by now, such as a file that was written anew.
+            if target.credentials == Credentials::Chain && error.reason == Reason::InvalidCredentials {
+                self.chains().remove(&target.endpoint);
+            }
+        })?;
         let session = AwsSession {
             identity,
             target: target.clone(),
             config,
             governor: self.governor.clone(),
+            cores: self.cores.clone(),
             seen: Arc::default(),
         };
         Ok(Arc::new(session))
@@ -222,6 +264,7 @@ struct AwsSession {
     target: AccountTarget,
     config: SdkConfig,
     governor: Arc<Governor>,
+    cores: Arc<Semaphore>,
     seen: Arc<Seen>,
 }
 
@@ -232,6 +275,7 @@ pub(super) struct Regional {
     account: AccountId,
     region: Arc<str>,
     governor: Arc<Governor>,
+    cores: Arc<Semaphore>,
     seen: Arc<Seen>,
 }
 
@@ -246,6 +290,12 @@ macro_rules! clients {
 }
 
 clients! {
+    ec2: aws_sdk_ec2,
+    organizations: aws_sdk_organizations,
+}
+
+#[cfg(feature = "services")]
+clients! {
     acm: aws_sdk_acm,
     apigateway: aws_sdk_apigateway,
     autoscaling: aws_sdk_autoscaling,
@@ -254,7 +304,6 @@ clients! {
     cloudfront: aws_sdk_cloudfront,
     cloudwatch: aws_sdk_cloudwatch,
     dynamodb: aws_sdk_dynamodb,
-    ec2: aws_sdk_ec2,
     ecr: aws_sdk_ecr,
     ecs: aws_sdk_ecs,
     efs: aws_sdk_efs,
@@ -270,7 +319,6 @@ clients! {
     lambda: aws_sdk_lambda,
     logs: aws_sdk_cloudwatchlogs,
     opensearch: aws_sdk_opensearch,
-    organizations: aws_sdk_organizations,
     rds: aws_sdk_rds,
     redshift: aws_sdk_redshift,
     route53: aws_sdk_route53,
@@ -286,10 +334,17 @@ impl Regional {
         let config = session.config.to_builder().region(aws_config::Region::new(region.to_owned()));
         // The governor repeats what is worth it, so that every attempt takes its turn.
         let config = config.retry_config(RetryConfig::disabled()).build();
-        let (governor, seen) = (session.governor.clone(), session.seen.clone());
-        Self { config, account: session.identity.account.clone(), region: region.into(), governor, seen }
+        Self {
+            config,
+            account: session.identity.account.clone(),
+            region: region.into(),
+            governor: session.governor.clone(),
+            cores: session.cores.clone(),
+            seen: session.seen.clone(),
+        }
     }
 
+    #[cfg(feature = "services")]
     fn s3(&self) -> aws_sdk_s3::Client {
         // Endpoints that are not AWS's rarely answer for bucket host names.
         let path_style = self.config.endpoint_url().is_some();
@@ -298,6 +353,7 @@ impl Regional {
     }
 
     /// The same account in another region.
+    #[cfg(feature = "services")]
     fn elsewhere(&self, region: &str) -> Self {
         let region = if region.is_empty() { &self.region } else { region };
         Self {
@@ -305,7 +361,25 @@ impl Regional {
             account: self.account.clone(),
             region: region.into(),
             governor: self.governor.clone(),
+            cores: self.cores.clone(),
             seen: self.seen.clone(),
+        }
+    }
+
+    /// What takes long on a thread of its own: a page of a thousand instances takes a twentieth of a second, in which
+    /// its task would hold up all others of its thread. More at once than there are cores would only take memory.
+    async fn aside<T: Send + 'static>(&self, is_long: bool, work: impl FnOnce() -> T + Send + 'static) -> T {
+        if !is_long {
+            return work();
+        }
+        let _turn = self.cores.acquire().await.expect("it is never closed");
+        match tokio::task::spawn_blocking(work).await {
+            Ok(done) => done,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The process ends: nobody waits for this any more.
+                Err(_) => std::future::pending().await,
+            },
         }
     }
 
@@ -318,10 +392,10 @@ impl Regional {
     }
 
     /// The converted body of an answer, or what its error means.
-    fn answer<E>(
+    async fn answer<E>(
         &self,
-        service: &str,
-        operation: &str,
+        service: &'static str,
+        operation: &'static str,
         capture: &Capture,
         sent: Result<(), SdkError<E, HttpResponse>>,
     ) -> Result<Value, Failure>
@@ -330,7 +404,10 @@ impl Regional {
     {
         let action = action(service, operation);
         sent.map_err(|error| classify(&error, &action))?;
-        convert::convert(service, operation, &capture.body.take())
+        let body = capture.body.take();
+        let is_large = body.len() > LARGE_BODY;
+        self.aside(is_large, move || convert::convert(service, operation, &body))
+            .await
             .map_err(|error| Failure::Error(CloudError::new(Reason::Malformed, format!("{action}: {error}"))))
     }
 }
@@ -364,9 +441,10 @@ impl AwsSession {
 /// Turns described objects into observations: tags, place, and without what is volatile or secret.
 async fn observe(
     regional: &Regional,
-    declaration: &Declaration,
+    declaration: &'static Declaration,
     objects: Vec<Value>,
 ) -> Result<Vec<Observation>, CloudError> {
+    let is_many = objects.len() > MANY_OBJECTS;
     let complete = |object| complete(regional, declaration, object);
     let completed = futures::stream::iter(objects).map(complete).buffered(TAG_CALLS);
     let completed: Vec<Option<Value>> = completed.try_collect().await?;
@@ -377,8 +455,11 @@ async fn observe(
         let tagged = |object| tagged(regional, declaration, object);
         futures::stream::iter(completed).map(tagged).buffered(TAG_CALLS).collect().await
     };
-    let seen = tagged.into_iter().filter_map(|(object, tags)| Some(observation(declaration, object, tags?)));
-    seen.collect()
+    let seen = move || {
+        let seen = tagged.into_iter().filter_map(|(object, tags)| Some(observation(declaration, object, tags?)));
+        seen.collect()
+    };
+    regional.aside(is_many, seen).await
 }
 
 /// With what the listing lacks. `None`: it vanished between the listing and the further calls.
@@ -513,28 +594,29 @@ fn as_error(failure: Failure, declaration: &Declaration) -> CloudError {
 }
 
 /// All pages of a listing, or of the part of it that is within something.
-async fn list_within(
-    regional: &Regional,
-    declaration: &Declaration,
+fn pages_within<'a>(
+    regional: &'a Regional,
+    declaration: &'static Declaration,
     within: Option<String>,
-    observations: &mut Vec<Observation>,
-) -> Result<(), Failure> {
-    let mut token = None;
-    let mut seen_tokens = BTreeSet::new();
-    for _ in 0..MAX_PAGES {
-        let which = Which::Page { within: within.clone(), token: token.take() };
-        let mut answer = (declaration.fetch)(regional, which).await?;
-        token = next_page(&answer, declaration.next_page);
-        let objects = items(&mut answer, declaration.items);
-        observations.extend(observe(regional, declaration, objects).await.map_err(Failure::Error)?);
-        match &token {
-            None => return Ok(()),
-            Some(token) if !seen_tokens.insert(token.clone()) => break,
-            Some(_) => {}
+) -> impl Stream<Item = Result<Vec<Observation>, Failure>> + Send + 'a {
+    try_stream! {
+        let mut token = None;
+        let mut seen_tokens = BTreeSet::new();
+        for _ in 0..MAX_PAGES {
+            let which = Which::Page { within: within.clone(), token: token.take() };
+            let mut answer = (declaration.fetch)(regional, which).await?;
+            token = next_page(&answer, declaration.next_page);
+            let objects = items(&mut answer, declaration.items);
+            yield observe(regional, declaration, objects).await.map_err(Failure::Error)?;
+            match &token {
+                None => return,
+                Some(token) if !seen_tokens.insert(token.clone()) => break,
+                Some(_) => {}
+            }
         }
+        let message = format!("the pages of {} do not end", declaration.name);
+        Err(Failure::Error(CloudError::new(Reason::Malformed, message)))?;
     }
-    let message = format!("the pages of {} do not end", declaration.name);
-    Err(Failure::Error(CloudError::new(Reason::Malformed, message)))
 }
 
 #[async_trait]
@@ -576,27 +658,28 @@ impl Session for AwsSession {
         Ok(wanted.into_iter().filter(|region| !exclude.contains(region)).collect())
     }
 
-    async fn list(&self, scope: &Scope) -> Listing {
+    fn list<'a>(&'a self, scope: &'a Scope) -> Pages<'a> {
         let declaration = declaration(scope);
         let regional = self.regional(scope);
-        let mut observations = Vec::new();
-        let within = match declaration.within {
-            None => vec![None],
-            Some(within) => match within(&regional).await {
-                Ok(within) => within.into_iter().map(Some).collect(),
-                Err(failure) => return Listing { observations, error: Some(as_error(failure, declaration)) },
-            },
-        };
-        for within in within {
-            let error = match list_within(&regional, declaration, within.clone(), &mut observations).await {
-                Ok(()) => continue,
-                // What it is listed in is gone meanwhile, and with it all that was there.
-                Err(Failure::NotFound { .. }) if within.is_some() => continue,
-                Err(failure) => as_error(failure, declaration),
+        let pages = try_stream! {
+            let within = match declaration.within {
+                None => vec![None],
+                Some(within) => within(&regional).await?.into_iter().map(Some).collect(),
             };
-            return Listing { observations, error: Some(error) };
-        }
-        Listing { observations, error: None }
+            for within in within {
+                let is_within = within.is_some();
+                let mut pages = pin!(pages_within(&regional, declaration, within));
+                while let Some(page) = pages.next().await {
+                    match page {
+                        Ok(observations) => yield observations,
+                        // What it is listed in is gone meanwhile, and with it all that was there.
+                        Err(Failure::NotFound { .. }) if is_within => break,
+                        Err(failure) => Err(failure)?,
+                    }
+                }
+            }
+        };
+        pages.map_err(move |failure| as_error(failure, declaration)).boxed()
     }
 
     async fn read_by_id(&self, scope: &Scope, id: &str) -> Result<Option<Observation>, CloudError> {

@@ -175,8 +175,8 @@ impl Oracle {
 fn lives(store: &Store, moment: Moment) -> BTreeMap<String, Life> {
     let snapshot = store.snapshot(moment).unwrap();
     let every = Filter { ended_since: Some(Timestamp::MIN), include_unwatched: true, ..Filter::default() };
-    let life = |resource: crate::inventory::Resource| {
-        let crate::inventory::Resource { first_seen, baseline: is_baseline, birth, .. } = resource;
+    let life = |resource: Resource| {
+        let Resource { first_seen, baseline: is_baseline, birth, .. } = resource;
         let life = match resource.end {
             Some(end) => Life::Ended {
                 first_seen,
