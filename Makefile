@@ -10,13 +10,16 @@ E2E_THREADS ?= 2
 BUILD = $(CARGO) build --bin elava --example demo
 ELAVA = "$$($(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/debug/elava"
 
-.PHONY: help generate fmt lint test e2e fuzz image demo bench bench-control-plane bench-query bench-scan bench-store soak truth tools
+.PHONY: help docs generate fmt lint test e2e fuzz image demo bench bench-control-plane bench-query bench-scan bench-store soak truth tools
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 tools: ## Build the pinned control plane, helm and the AWS emulator into the cache
 	@e2e/tools/install.sh > /dev/null
+
+docs: tools ## The docs as a site in target/book
+	@"$$(e2e/tools/install.sh)/mdbook/bin/mdbook" build docs
 
 demo: tools ## The main job end to end on real parts; KEEP=1 leaves it running
 	$(BUILD)
@@ -51,7 +54,7 @@ lint: ## Formatting and lints, as CI has them
 
 generate: tools ## Make again what is generated: CRDs, the chart's copy, kustomize's manifests, the AWS shapes
 	$(BUILD)
-	$(ELAVA) crds --dir crds
+	$(ELAVA) crds --dir crds --reference docs/reference
 	cp crds/elava.dev_*.yaml charts/elava/files/crds/
 	$(ELAVA) types --output markdown > docs/types.md
 	python3 charts/readme.py
@@ -89,7 +92,7 @@ bench-scan: tools ## A million resources of 100 accounts over HTTP, beside the S
 	ELAVA_TOOLS="$$(e2e/tools/install.sh)" TABLE=$(CURDIR)/docs/benchmark-scan.md $(CARGO) bench --bench scan
 
 bench-query: tools ## Questions to the query API through a real API server; RESOURCES (1000000) sets the size; writes docs/benchmark-query.md
-	ELAVA_TOOLS="$$(e2e/tools/install.sh)" TABLE=$(CURDIR)/docs/benchmark-query.md \
+	RESOURCES=$${RESOURCES:-1000000} ELAVA_TOOLS="$$(e2e/tools/install.sh)" TABLE=$(CURDIR)/docs/benchmark-query.md \
 	  $(CARGO) bench --no-default-features --features serve --bench query
 
 bench-control-plane: tools ## 1,000 CloudScans (SCANS) and 50 findings each through a real API server; writes docs/benchmark-control-plane.md; 20 min

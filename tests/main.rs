@@ -14,5 +14,6 @@ mod house;
 mod image;
 mod manifests;
 mod scan;
+mod site;
 mod truth;
 mod types;

@@ -2,9 +2,9 @@
 # Brings the real parts that the tests and the demo run on: kube-apiserver, kube-controller-manager,
 # kubectl, etcd and helm, built by Go from pinned sources, and an AWS emulator (moto) and DuckDB, each in
 # a Python environment of its own. For root also what a node is made of: kubelet, kube-proxy, containerd,
-# CNI's plugins and CoreDNS from pinned sources, runc and nft from Debian. All of it lies in one cache folder
-# that is named by the hash of the pins, so it is built once. Prints that folder on standard output, and what
-# it does on standard error.
+# CNI's plugins and CoreDNS from pinned sources, runc and nft from Debian. Where there is apt, Prometheus and
+# promtool from Debian, too. All of it lies in one cache folder that is named by the hash of the pins, so it is
+# built once. Prints that folder on standard output, and what it does on standard error.
 #
 #   ELAVA_CACHE         where to keep it (default: ~/.cache/elava)
 #   KUBEBUILDER_ASSETS  a folder that has kube-apiserver, etcd or kubectl already
@@ -116,6 +116,31 @@ node() {
 }
 node
 
+# Checks the alerts and answers the dashboard's queries. It links libc alone, so the one package is enough, and an
+# ordinary user may fetch it where apt has its lists.
+prometheus() {
+  # In that folder, and not beside it: a node that is made later begins the folder anew.
+  local complete=$tools/debian/prometheus-complete fetched=$tools/prometheus-debs
+  local without="What needs Prometheus says so and goes on without"
+  [[ -e $complete ]] && return
+  if ! command -v apt-get > /dev/null || ! command -v dpkg > /dev/null; then
+    say "no Prometheus: this machine lacks apt-get and dpkg, by which it comes from Debian. $without"
+    return
+  fi
+  say "fetching Prometheus from Debian's package"
+  rm -rf "$fetched" && mkdir -p "$fetched"
+  fetch_prometheus() { (cd "$fetched" && apt-get download -qq prometheus >&2); }
+  if ! fetch_prometheus && ! { ((EUID == 0)) && apt-get update -qq >&2 && fetch_prometheus; }; then
+    say "no Prometheus: apt-get can't fetch it, see above (without lists: apt-get update, as root). $without"
+    rm -rf "$fetched"
+    return
+  fi
+  dpkg -x "$fetched"/prometheus_*.deb "$tools/debian"
+  rm -rf "$fetched"
+  touch "$complete"
+}
+prometheus
+
 # environment FOLDER MODULE-FOLDER WHAT: a Python environment of its own
 environment() {
   local folder=$1 requirements=$2/requirements.txt what=$3
@@ -133,5 +158,16 @@ environment "$tools/aws" aws "the AWS emulator"
 duckdb=$cache/duckdb-$(sha256sum duckdb/requirements.txt | cut -c1-16)
 environment "$duckdb" duckdb "DuckDB"
 ln -sfn "$duckdb" "$tools/duckdb"
+
+# mdbook: from its own source by cargo, without what serves and watches; unoptimised it is built in a minute.
+mdbook_version=0.5.4
+mdbook=$cache/mdbook-$mdbook_version
+if [[ ! -x $mdbook/bin/mdbook ]]; then
+  say "building mdbook $mdbook_version, which makes the site of the docs"
+  CARGO_TARGET_DIR=$mdbook/target cargo install --quiet --locked --debug --no-default-features --features search \
+    --version "$mdbook_version" --root "$mdbook" mdbook >&2
+  rm -rf "$mdbook/target"
+fi
+ln -sfn "$mdbook" "$tools/mdbook"
 
 echo "$tools"
