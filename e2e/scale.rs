@@ -1,0 +1,63 @@
+//! What many CloudScans take of memory: a gate, so that no change makes each of a thousand dearer unnoticed.
+//! `make bench-control-plane` measures the whole of it.
+
+use serde_json::json;
+
+use crate::support::eventually;
+use crate::support::proxy::{Call, Fault};
+use crate::support::world::{IRELAND, World};
+
+const SCANS: usize = 60;
+/// Findings of each.
+const EACH: usize = 10;
+/// What one takes, with its account, its session, its findings and its part of every buffer: half as much again as was
+/// measured when this was set.
+const KIB_EACH: u64 = 900;
+
+/// Untagged volumes, other ones for each account.
+fn volumes(call: &Call) -> String {
+    let item = |n: usize| {
+        format!(
+            "<item><volumeId>vol-{}{n:05}</volumeId><size>8</size><status>available</status>\
+             <createTime>2026-01-01T00:00:00.000Z</createTime></item>",
+            call.account
+        )
+    };
+    let items: String = (0..EACH).map(item).collect();
+    format!(
+        "<DescribeVolumesResponse xmlns=\"http://ec2.amazonaws.com/doc/2016-11-15/\"><requestId>r</requestId>\
+         <volumeSet>{items}</volumeSet></DescribeVolumesResponse>"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cloud_scan_takes_no_more_memory_than_it_did() {
+    let world = World::start_with(vec![("ELAVA_API_SHARE", "1".to_owned())]).await;
+    world.proxy.fault(|call| call.action == "DescribeVolumes" && !call.is_by_id(), Fault::Make(volumes));
+    let apply = |n: usize| {
+        let account = format!("{:012}", 400_000_000_000 + n);
+        let mut spec = world.scan_spec(&[&account]);
+        spec["provider"]["aws"]["regions"] = json!({"include": [IRELAND]});
+        spec["resourceTypes"] = json!({"include": ["AWS::EC2::Volume"]});
+        spec["findings"] = json!({"exclude": ["Orphaned"]});
+        world.apply_scan("team-a", &format!("scan-{n}"), &spec);
+    };
+    let all_told = async |scans: usize| {
+        let told = || async {
+            let open = world.open_findings("team-a").await.len();
+            if open == scans * EACH { Ok(()) } else { Err(format!("{open} findings stand")) }
+        };
+        eventually("every finding of every CloudScan stands", told).await;
+    };
+    // What the first few bring is taken once: connections, tables, pools of threads.
+    let few = SCANS / 10;
+    (0..few).for_each(apply);
+    all_told(few).await;
+    let (_, before) = world.operator.process.memory_kib();
+    (few..SCANS).for_each(apply);
+    all_told(SCANS).await;
+    let (_, after) = world.operator.process.memory_kib();
+    let each = after.saturating_sub(before) / (SCANS - few) as u64;
+    println!("{before} KiB with {few} CloudScans, {after} KiB with {SCANS}: {each} KiB each");
+    assert!(each <= KIB_EACH, "a CloudScan takes {each} KiB of memory, more than {KIB_EACH}");
+}
