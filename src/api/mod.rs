@@ -19,8 +19,8 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomR
 use kube::CustomResourceExt;
 
 pub const GROUP: &str = "elava.dev";
-/// The generation that nobody has observed.
-const NOT_OBSERVED: i64 = -1;
+/// The generation that a status speaks of before the operator has seen its object.
+pub const NOT_OBSERVED: i64 = -1;
 /// Any new value asks for a scan now.
 pub const RECONCILE_REQUESTED_AT: &str = "elava.dev/reconcile-requested-at";
 /// On a CloudScan: accounts, or scopes as `account/region/type`, by commas: what the mass-loss breaker holds there is

@@ -14,7 +14,7 @@ use kube::{Api, ResourceExt};
 use serde::Serialize;
 
 use super::{INCOMPLETE, Output, OutputArgs, print};
-use crate::api::{CloudScan, CloudScanStatus};
+use crate::api::{CloudScan, CloudScanStatus, NOT_OBSERVED};
 use crate::inventory::Timestamp;
 use crate::server::query::API_VERSION;
 
@@ -78,7 +78,8 @@ fn problems(scan: &CloudScan, now: Timestamp) -> Vec<Problem> {
         since,
         message,
     };
-    let Some(status) = scan.status.as_ref().filter(|status| !status.conditions.is_empty()) else {
+    let Some(status) = scan.status.as_ref().filter(|status| status.observed_generation != Some(NOT_OBSERVED))
+    else {
         let message = "no operator has taken it up: does one run, and does it watch this namespace?";
         return vec![problem(
             "NotTakenUp",
@@ -243,7 +244,9 @@ mod tests {
     #[test]
     fn what_is_well_is_silent_and_what_is_wrong_is_told_once() {
         const THEN: &str = "2026-11-26T11:30:00Z";
-        assert_eq!(told(&json!({}), &Value::Null), ["NotTakenUp 2026-11-26T11:00:00Z"]);
+        for untold in [Value::Null, json!({"observedGeneration": -1})] {
+            assert_eq!(told(&json!({}), &untold), ["NotTakenUp 2026-11-26T11:00:00Z"]);
+        }
         let well = json!({"conditions": [
             condition("Ready", "True", "Scanning", THEN), condition("Stalled", "False", "NotStalled", THEN),
             condition("InventoryComplete", "Unknown", "Scanning", THEN),
