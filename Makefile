@@ -89,7 +89,8 @@ bench-store: ## The goals of the store beside designs without one: writes docs/b
 	  $(CARGO) bench --no-default-features --bench goals
 
 bench-scan: tools ## A million resources of 100 accounts over HTTP, beside the SDK alone and boto3; writes docs/benchmark-scan.md
-	ELAVA_TOOLS="$$(e2e/tools/install.sh)" TABLE=$(CURDIR)/docs/benchmark-scan.md $(CARGO) bench --bench scan
+	ELAVA_TOOLS="$$(e2e/tools/install.sh)" TABLE=$(CURDIR)/docs/benchmark-scan.md \
+	  $(CARGO) bench --no-default-features --features operator --bench scan
 
 bench-query: tools ## Questions to the query API through a real API server; RESOURCES (1000000) sets the size; writes docs/benchmark-query.md
 	RESOURCES=$${RESOURCES:-1000000} ELAVA_TOOLS="$$(e2e/tools/install.sh)" TABLE=$(CURDIR)/docs/benchmark-query.md \
