@@ -75,7 +75,11 @@ async fn where_namespaces_are_named_the_others_are_out_of_reach() {
     for namespace in ["team-a", "team-b"] {
         world.wait_for_open(namespace, &[format!("Untagged {bare}")]).await;
     }
-    assert_eq!(world.scan("team-c", "one").await.status, None, "nobody takes it up");
+    let status = world.scan("team-c", "one").await.status.unwrap_or_default();
+    assert!(
+        status.observed_generation == Some(-1) && status.conditions.is_empty(),
+        "nobody takes it up: {status:?}"
+    );
     let can = |args: &[&str]| {
         let ask = ["auth", "can-i", "list", "cloudscans.elava.dev", "--as=system:serviceaccount:elava:elava"];
         world.cluster.kubectl(&[&ask, args].concat()).status.success()
