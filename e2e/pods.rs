@@ -245,7 +245,11 @@ async fn too_little_memory(life: &mut Life) {
     let killed = || async {
         let output = life.pods.node.kubectl(&["get", "pod", POD, "-n", NAMESPACE, path]);
         let why = String::from_utf8_lossy(&output.stdout).into_owned();
-        if why.contains("OOMKilled") { Ok(()) } else { Err(why) }
+        if why.contains("OOMKilled") {
+            return Ok(());
+        }
+        let pod = life.pods.node.kubectl(&["get", "pod", POD, "-n", NAMESPACE, "-o=jsonpath={.status}"]);
+        Err(format!("{why} {}", String::from_utf8_lossy(&pod.stdout)))
     };
     eventually("it is out of memory", killed).await;
     let since = Instant::now();

@@ -18,6 +18,7 @@ use futures::StreamExt;
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
 use kube::api::{ApiResource, DynamicObject, ListParams};
+use kube::runtime::utils::Backoff;
 use kube::runtime::{WatchStreamExt, reflector, watcher};
 use kube::{Api, Client, ResourceExt};
 use rand::rngs::SmallRng;
@@ -417,6 +418,22 @@ fn churn(shown: &mut BTreeMap<String, u64>, dice: &mut SmallRng) {
     }
 }
 
+/// By default a client that met three restarts within a minute waits for half a minute each time that it is refused,
+/// the 410 that tells it to list again among them: that would be what is waited for here.
+struct EverySecond;
+
+impl Iterator for EverySecond {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        Some(Duration::from_secs(1))
+    }
+}
+
+impl Backoff for EverySecond {
+    fn reset(&mut self) {}
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reflector_stays_right_over_thousands_of_changes_restarts_and_a_compaction() {
     let mut served = Served::start().await;
@@ -433,7 +450,7 @@ async fn a_reflector_stays_right_over_thousands_of_changes_restarts_and_a_compac
     ] {
         let writer = reflector::store::Writer::new(resources());
         let reader = writer.as_reader();
-        let stream = reflector(writer, watcher(served.api(namespace), config)).default_backoff();
+        let stream = reflector(writer, watcher(served.api(namespace), config.timeout(20))).backoff(EverySecond);
         running.push(tokio::spawn(stream.for_each(|_| futures::future::ready(()))));
         readers.push((namespace, reader));
     }
