@@ -18,7 +18,6 @@ use futures::StreamExt;
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
 use kube::api::{ApiResource, DynamicObject, ListParams};
-use kube::runtime::utils::Backoff;
 use kube::runtime::{WatchStreamExt, reflector, watcher};
 use kube::{Api, Client, ResourceExt};
 use rand::rngs::SmallRng;
@@ -418,22 +417,6 @@ fn churn(shown: &mut BTreeMap<String, u64>, dice: &mut SmallRng) {
     }
 }
 
-/// By default a client that met three restarts within a minute waits for half a minute each time that it is refused,
-/// the 410 that tells it to list again among them: that would be what is waited for here.
-struct EverySecond;
-
-impl Iterator for EverySecond {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        Some(Duration::from_secs(1))
-    }
-}
-
-impl Backoff for EverySecond {
-    fn reset(&mut self) {}
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reflector_stays_right_over_thousands_of_changes_restarts_and_a_compaction() {
     let mut served = Served::start().await;
@@ -450,7 +433,7 @@ async fn a_reflector_stays_right_over_thousands_of_changes_restarts_and_a_compac
     ] {
         let writer = reflector::store::Writer::new(resources());
         let reader = writer.as_reader();
-        let stream = reflector(writer, watcher(served.api(namespace), config.timeout(20))).backoff(EverySecond);
+        let stream = reflector(writer, watcher(served.api(namespace), config)).default_backoff();
         running.push(tokio::spawn(stream.for_each(|_| futures::future::ready(()))));
         readers.push((namespace, reader));
     }
@@ -528,7 +511,12 @@ async fn a_reflector_stays_right_over_thousands_of_changes_restarts_and_a_compac
     // Nobody goes on from what was compacted.
     let path = format!("{APIS}/namespaces/team-a/cloudresources?watch=1&resourceVersion=5");
     let expired = served.cluster.kubectl(&["get", "--raw", &path]);
-    assert!(told(&expired).contains("not kept") || told(&expired).contains("Expired"), "{}", told(&expired));
+    let event = String::from_utf8_lossy(&expired.stdout).into_owned();
+    assert!(
+        event.contains(r#""type":"ERROR""#) && event.contains("Expired"),
+        "an event says so: {}",
+        told(&expired)
+    );
     for task in running {
         task.abort();
     }

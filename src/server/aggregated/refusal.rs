@@ -54,6 +54,10 @@ impl Refusal {
         Self::new(StatusCode::GONE, "Expired", message)
     }
 
+    pub fn is_expired(&self) -> bool {
+        self.code == StatusCode::GONE
+    }
+
     pub fn too_many() -> Self {
         let message = "too many questions at once: ask again in a second";
         let refusal = Self::new(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", message);

@@ -333,19 +333,9 @@ pub(super) fn resources(
         ));
     }
     let start = start(&options)?;
-    let snapshot = match start {
-        Start::After(revision) => {
-            let now = store.snapshot(Moment::Now)?;
-            if revision < now.revision() {
-                // Single changes since then must still be there, and the state of then.
-                now.touched_since(revision)?;
-                store.snapshot(Moment::Revision(revision))?
-            } else {
-                store.revision_at(Moment::Revision(revision))?;
-                now
-            }
-        }
-        Start::All { .. } => store.snapshot(Moment::Now)?,
+    let snapshot = match beginning(store, start) {
+        Ok(snapshot) => snapshot,
+        Err(refusal) => return expired(refusal),
     };
     let mut seen = Seen::new(snapshot, &wanted);
     let mut bookmarks = Bookmarks::new(&options, seen.snapshot.revision());
@@ -378,6 +368,33 @@ pub(super) fn resources(
         Ok(seen.snapshot.revision())
     };
     Ok(run(store, &options, form, permit, step))
+}
+
+/// The state from which a watch of resources goes on.
+fn beginning(store: &Store, start: Start) -> Result<StoreSnapshot, Refusal> {
+    let now = store.snapshot(Moment::Now)?;
+    match start {
+        Start::After(revision) if revision < now.revision() => {
+            // Single changes since then must still be there, and the state of then.
+            now.touched_since(revision)?;
+            Ok(store.snapshot(Moment::Revision(revision))?)
+        }
+        Start::After(revision) => {
+            store.revision_at(Moment::Revision(revision))?;
+            Ok(now)
+        }
+        Start::All { .. } => Ok(now),
+    }
+}
+
+/// A resource version that is not kept ends a watch by an event, as kube-apiserver's does: kube-rs asks again from the
+/// same version for ever where the request itself is refused.
+fn expired(refusal: Refusal) -> Result<Response, Refusal> {
+    if !refusal.is_expired() {
+        return Err(refusal);
+    }
+    let line = format!("{}\n", json!({"type": "ERROR", "object": refusal.status()}));
+    Ok(([("content-type", "application/json")], line).into_response())
 }
 
 fn tell(
@@ -413,10 +430,16 @@ pub(super) fn changes(
     }
     let start = start(&options)?;
     let mut told = match start {
-        Start::After(revision) => store.revision_at(Moment::Revision(revision))?.0,
+        Start::After(revision) => match store.revision_at(Moment::Revision(revision)) {
+            Ok((revision, _)) => revision,
+            Err(error) => return expired(error.into()),
+        },
         Start::All { .. } => span(store, &wanted)?.0,
     };
-    store.snapshot(Moment::Now)?.steps_after(told, told, &|_, _| false)?;
+    let is_kept = store.snapshot(Moment::Now)?.steps_after(told, told, &|_, _| false);
+    if let Err(error) = is_kept {
+        return expired(error.into());
+    }
     let mut is_initial = start == Start::All { with_bookmark: true };
     let mut bookmarks = Bookmarks::new(&options, told);
     let own = store.clone();
