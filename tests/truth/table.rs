@@ -385,8 +385,8 @@ async fn mass_loss_of_a_part(stage: &mut Stage<'_>) {
     stage.assert_live(&volumes);
 }
 
-/// Somebody's role may look into the first page only, and somebody else's into all.
-async fn another_goes_on(stage: &mut Stage<'_>) {
+/// The second page is denied after the first was recorded.
+async fn a_page_fails_of_many(stage: &mut Stage<'_>) {
     stage.bed.scanner = stage.bed.another_scanner().in_pages_of(1);
     let volumes = stage.volumes(8).await;
     let rule = stage.fault(
@@ -609,7 +609,7 @@ rows! {
     mass_loss: "more than 20 % and at least 10 vanish at once" => "held until a second look agrees";
     mass_loss_that_nothing_can_prove: "the same all over the account, of what has no read by id" => "held until somebody says that it is gone";
     mass_loss_of_a_part: "the same of a part of the account" => "looks that agree decide";
-    another_goes_on: "a page fails of what is recorded page by page" => "what was seen is recorded, nothing disappears";
+    a_page_fails_of_many: "a page fails of what is recorded page by page" => "what was seen is recorded, nothing disappears";
     huge_scope: "a scope of many pages, recorded page by page" => "the same as in one piece";
     end_state: "a listed end state" => "the end of that life, once";
     empty_tags: "tags come back empty under load" => "a loss counts when DescribeTags confirms it";
