@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 /// A scan makes and drops a hundred small pieces for each resource, on all threads.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 #[tokio::main]
 async fn main() -> ExitCode {

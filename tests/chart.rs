@@ -100,6 +100,15 @@ fn kustomize_makes_the_same_objects() {
         (Some("query-api"), vec!["--set", "queryAPI.enabled=true"]),
         (Some("backup"), vec!["--set", "backup.enabled=true"]),
         (Some("network-policy"), vec!["--set", "networkPolicy.enabled=true"]),
+        (
+            Some("monitoring"),
+            vec![
+                "--set",
+                "monitoring.serviceMonitor.enabled=true,monitoring.prometheusRule.enabled=true",
+                "--set",
+                "monitoring.dashboard.enabled=true",
+            ],
+        ),
     ];
     for (component, settings) in cases {
         let dir =

@@ -2,6 +2,9 @@
 
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -76,6 +79,47 @@ fn run(dir: &Path, args: &[&str]) -> Output {
 
 fn of_type<'a>(list: &'a Value, resource_type: &str) -> Vec<&'a Value> {
     list.as_array().unwrap().iter().filter(|c| c["resource"]["type"] == resource_type).collect()
+}
+
+/// What a pod identity or a container's role gives is fetched as JSON, whenever it is about to run out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn credentials_that_run_out_in_the_middle_of_a_look_are_fetched_anew() {
+    const OWN: &str = "123456789012";
+    let desk = Desk::new().await;
+    desk.aws.hands(OWN, IRELAND).await.volume(OWNED).await;
+    desk.write(&json!({
+        "provider": {"aws": {
+            "endpointURL": desk.proxy.url, "accounts": [{"id": OWN}], "regions": {"include": [IRELAND]},
+        }},
+        "resourceTypes": {"include": ["AWS::EC2::Volume", "AWS::EC2::VPC"]},
+    }));
+    let fetched = Arc::new(AtomicUsize::new(0));
+    let counted = fetched.clone();
+    let give = move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+        // The SDK takes what ends so soon for ended.
+        let soon = jiff::Timestamp::now() + Duration::from_secs(5);
+        async move {
+            let keys =
+                json!({"AccessKeyId": "a", "SecretAccessKey": "b", "Token": "c", "Expiration": soon.to_string()});
+            ([("content-type", "application/json")], keys.to_string())
+        }
+    };
+    let agent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", agent.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(agent, axum::Router::new().fallback(give)).await });
+    let scan = Command::new(binary())
+        .args(["scan", "-f", "cloudscan.yaml", "--store", "elava.redb", "-o", "json"])
+        .current_dir(desk.dir.path())
+        .env("AWS_CONTAINER_CREDENTIALS_FULL_URI", url)
+        .env("AWS_EC2_METADATA_DISABLED", "true")
+        .env_remove("ELAVA_STORE")
+        .output()
+        .unwrap();
+    let told: Value = serde_json::from_slice(&scan.stdout).unwrap_or_default();
+    assert_eq!(told["complete"], true, "{told}: {}", String::from_utf8_lossy(&scan.stderr));
+    assert_eq!(of_type(&told["changes"], "AWS::EC2::Volume").len(), 1);
+    assert!(fetched.load(Ordering::Relaxed) > 2, "for the identity, and then for each listing");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -10,7 +10,7 @@ mod responder;
 
 /// As the operator has it.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;

@@ -148,7 +148,10 @@ fn others(
             }
         }
         registry.register("cloud_calls", "Calls to clouds, each retry one, since the operator started", calls);
-        if let Some(outcomes) = backups.as_ref().map(|backups| backups.outcomes()) {
+        if let Some(backups) = &backups {
+            let outcomes = backups.outcomes();
+            let every = i64::try_from(backups.every().as_secs()).unwrap_or(i64::MAX);
+            single(registry, "backup_interval_seconds", "How long after a backup the next is made", every);
             let newest = outcomes.newest.map_or(0, |time| time.as_millis() / 1000);
             let when = "When the newest backup was made; 0 where there is none";
             single(registry, "backup_last_success_timestamp_seconds", when, newest);

@@ -129,7 +129,7 @@ impl SourceArgs {
     ) -> anyhow::Result<()> {
         self.refuse_cluster()?;
         match self.open()? {
-            Source::File(store) => Ok(in_process(&store, out)?),
+            Source::File(store) => in_process(&store, out)?,
             Source::Socket(socket) => {
                 let query = serde_urlencoded::to_string(question)?;
                 let context = || format!("asking the operator at {}", socket.display());
@@ -141,9 +141,10 @@ impl SourceArgs {
                         out.write_all(bytes)?;
                     }
                 }
-                Ok(())
             }
         }
+        // Nobody hears of what can't be written when the process ends.
+        Ok(out.flush()?)
     }
 }
 

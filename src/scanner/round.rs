@@ -81,6 +81,8 @@ struct Looked {
     /// With what is not recorded yet.
     sweep: Sweep,
     listed: Recorded,
+    /// What lived in the scope and a whole look did not show.
+    missed: Vec<Missed>,
     /// What its pages changed, and those of listings that failed before it.
     changes: Vec<Change>,
     /// Why a page could not be recorded: the look is not gone on with then.
@@ -219,7 +221,7 @@ impl AccountScanner {
                     done += 1;
                     progress(done, total);
                     // What missed something waits until the whole account is known: see the module's header.
-                    if looked.is_whole() && !self.missed(&looked).is_empty() {
+                    if looked.is_whole() && !looked.missed.is_empty() {
                         waiting.push(looked);
                     } else {
                         commits.push(self.commit(looked));
@@ -230,29 +232,28 @@ impl AccountScanner {
             }
         }
         drop((listings, commits));
-        let missed: Vec<Vec<Missed>> = waiting.iter().map(|looked| self.missed(looked)).collect();
         let account_limits = waiting
             .iter()
             .map(|looked| limits_of(&ready, &looked.sweep.scope))
             .reduce(LossLimits::strictest)
             .unwrap_or(LossLimits::DEFAULT);
-        let newly = |missed: &Vec<Missed>| missed.iter().filter(|m| !m.is_suspect).count();
-        let account_held = account_limits.exceeded(missed.iter().map(newly).sum(), live_before);
+        let newly = |looked: &Looked| looked.missed.iter().filter(|m| !m.is_suspect).count();
+        let account_held = account_limits.exceeded(waiting.iter().map(newly).sum(), live_before);
         // Counted with what was missed before, also where nothing was looked at now: where no API can be asked for one,
         // a second look is no proof.
-        let elsewhere = missed_before
-            .iter()
-            .filter(|(scope, _)| !waiting.iter().any(|looked| looked.sweep.scope == ***scope))
-            .map(|(_, count)| count);
-        let lost = missed.iter().map(Vec::len).sum::<usize>() + elsewhere.sum::<usize>();
+        let here: BTreeSet<&Scope> = waiting.iter().map(|looked| &looked.sweep.scope).collect();
+        let elsewhere =
+            missed_before.iter().filter(|(scope, _)| !here.contains(&***scope)).map(|(_, count)| count);
+        let lost = waiting.iter().map(|looked| looked.missed.len()).sum::<usize>() + elsewhere.sum::<usize>();
         let account_lost = account_limits.exceeded(lost, live_before);
-        for (mut looked, missed) in waiting.into_iter().zip(missed) {
+        for mut looked in waiting {
             let scope = &looked.sweep.scope;
-            let new = newly(&missed);
+            let new = newly(&looked);
             let limits = limits_of(&ready, scope);
             let is_new = new > 0 && (account_held || limits.exceeded(new, looked.live_before));
             let has_no_proof = matches!(looked.info.confirmation, Confirmation::Sweeps(_)) && account_lost;
-            let is_unproven = has_no_proof && missed.iter().any(|m| m.is_held) && !self.is_released(&ready, scope);
+            let is_unproven =
+                has_no_proof && looked.missed.iter().any(|m| m.is_held) && !self.is_released(&ready, scope);
             looked.sweep.held = is_new || is_unproven;
             looked.awaits_release = looked.sweep.held && has_no_proof;
             if !looked.sweep.held {
@@ -506,7 +507,9 @@ impl AccountScanner {
             if let Some(error) = &listed.error {
                 failed.push((candidate.subscription.viewer.clone(), listed.outcome(), error.clone()));
             }
-            if is_last || best.as_ref().is_none_or(|(b, _)| b.shown() < listed.shown()) {
+            // What was seen before its pages were recorded must not come after them.
+            let is_newer = listed.recorded.shown() > 0;
+            if is_last || is_newer || best.as_ref().is_none_or(|(b, _)| b.shown() < listed.shown()) {
                 best = Some((listed, candidate));
             }
             if is_last {
@@ -523,6 +526,7 @@ impl AccountScanner {
             info,
             sweep,
             listed: recorded,
+            missed: Vec::new(),
             changes,
             unrecorded,
             live_before,
@@ -532,8 +536,11 @@ impl AccountScanner {
             error,
             failed,
         };
-        if looked.is_whole() && !self.missed(&looked).is_empty() {
-            self.put_aside(&mut looked).await;
+        if looked.is_whole() {
+            looked.missed = self.store.missed_by(&looked.sweep, &looked.listed);
+            if !looked.missed.is_empty() {
+                self.put_aside(&mut looked).await;
+            }
         }
         looked
     }
@@ -593,10 +600,6 @@ impl AccountScanner {
         }
     }
 
-    fn missed(&self, looked: &Looked) -> Vec<Missed> {
-        self.store.missed_by(&looked.sweep, &looked.listed)
-    }
-
     /// EC2 answers empty tag sets under load: where there are none, and it is not known already that there
     /// are none, they are asked again by a call that fails instead, and are unknown when that fails.
     async fn verify_no_tags(
@@ -629,7 +632,7 @@ impl AccountScanner {
     #[tracing::instrument(name = "confirm", skip_all)]
     async fn confirm(&self, looked: &mut Looked) {
         let Confirmation::ReadById = looked.info.confirmation else { return };
-        let missed = self.missed(looked);
+        let missed = std::mem::take(&mut looked.missed);
         let (session, scope) = (&*looked.session, &looked.sweep.scope);
         let read = |Missed { id, .. }: Missed| async move {
             let answer = session.read_by_id(scope, &id).await;

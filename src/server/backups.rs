@@ -70,6 +70,10 @@ impl Backups {
         Self { folder, every, keep, outcomes: Mutex::default() }
     }
 
+    pub fn every(&self) -> Duration {
+        self.every
+    }
+
     pub fn outcomes(&self) -> Outcomes {
         *self.outcomes.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -90,8 +90,13 @@ impl Bed {
 
     /// A look at everything, twenty minutes on: nothing is young.
     pub async fn look(&mut self) -> Round {
+        self.look_for(&[self.subscription.clone()]).await
+    }
+
+    /// The same for several CloudScans.
+    pub async fn look_for(&mut self, subscriptions: &[Subscription]) -> Round {
         self.pass(Duration::from_mins(20));
-        let round = self.scanner.round(std::slice::from_ref(&self.subscription), true, &|_, _| {}).await;
+        let round = self.scanner.round(subscriptions, true, &|_, _| {}).await;
         assert!(round.store_errors.is_empty(), "{:?}", round.store_errors);
         round
     }

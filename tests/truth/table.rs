@@ -5,11 +5,12 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use elava::cloud::Provider;
 use elava::cloud::aws::Aws;
-use elava::inventory::{EndCause, Moment, Outcome, Presence, Reason, ScopeStatus, Snapshot, TagSet, Tags};
+use elava::inventory::{EndCause, Moment, Outcome, Presence, Reason, ScopeStatus, Snapshot, TagSet, Tags, Viewer};
 use elava::scanner::Round;
 use futures::FutureExt;
 
@@ -407,6 +408,55 @@ async fn a_page_fails_of_many(stage: &mut Stage<'_>) {
     stage.assert_witnessed();
 }
 
+/// The first of two CloudScans is denied a page after its first was recorded; the second gets all of them.
+async fn a_page_fails_of_one_of_two(stage: &mut Stage<'_>) {
+    stage.bed.scanner = stage.bed.another_scanner().in_pages_of(1);
+    let volumes = stage.volumes(8).await;
+    let first = stage.bed.subscription.clone();
+    let mut second = first.clone();
+    second.viewer = Viewer::new("team-b/two");
+    let both = [first, second];
+    stage.bed.look_for(&both).await;
+    stage.witness().await;
+    stage.hands().delete_volume(&volumes[7]).await;
+    stage.hands().untag(&volumes[0], &["owner"]).await;
+    let listings = AtomicUsize::new(0);
+    let is_first = move |c: &Call| is_listing(c) && c.page == 2 && listings.fetch_add(1, Ordering::Relaxed) == 0;
+    let rule = stage.fault(is_first, refuse(403, "UnauthorizedOperation", "no"));
+    let round = stage.bed.look_for(&both).await;
+    assert_eq!(stage.proxy.hits(rule), 1);
+    assert_eq!(outcome(&round, VOLUME, IRELAND), Outcome::Complete, "the second saw all of it");
+    assert_eq!(stage.end(&volumes[7]), Some(EndCause::Absent));
+    stage.assert_live(&volumes[1..7]);
+    assert_eq!(stage.bed.recorded()[&volumes[0]].tags, Tags::Known(TagSet::default()));
+    let untagged = round.changes.iter().filter(|c| *c.resource.id == *volumes[0]).count();
+    assert_eq!(untagged, 1, "what both pages showed is told once");
+    stage.assert_witnessed();
+}
+
+/// S3 is asked for the beginning of a name.
+async fn names_that_begin_alike(stage: &mut Stage<'_>) {
+    let name = format!("alike-{}", stage.bed.account);
+    let others = [format!("{name}-1"), format!("{name}-2")];
+    for bucket in [&name, &others[0], &others[1]] {
+        stage.hands().bucket(bucket, OWNED).await;
+    }
+    stage.look().await;
+    stage.hands().s3.delete_bucket().bucket(&name).send().await.unwrap();
+    stage.witness().await;
+    let is_mine = stage.bed.is_mine();
+    let tags_asked = |stage: &Stage<'_>| {
+        let log = stage.proxy.log();
+        log.iter().filter(|l| is_mine(&l.call) && l.call.action == "GetBucketTagging").count()
+    };
+    let before = tags_asked(stage);
+    stage.look().await;
+    assert_eq!(stage.end(&name), Some(EndCause::Absent));
+    assert_eq!(tags_asked(stage) - before, 2, "by the listing, for each that it shows, and not again");
+    stage.assert_live(&others);
+    stage.assert_witnessed();
+}
+
 async fn huge_scope(stage: &mut Stage<'_>) {
     stage.bed.scanner = stage.bed.another_scanner().in_pages_of(1);
     let volumes = stage.volumes(7).await;
@@ -610,6 +660,8 @@ rows! {
     mass_loss_that_nothing_can_prove: "the same all over the account, of what has no read by id" => "held until somebody says that it is gone";
     mass_loss_of_a_part: "the same of a part of the account" => "looks that agree decide";
     a_page_fails_of_many: "a page fails of what is recorded page by page" => "what was seen is recorded, nothing disappears";
+    a_page_fails_of_one_of_two: "the same, and another CloudScan gets them all" => "the whole truth, each change told once";
+    names_that_begin_alike: "a name that others begin with is asked for" => "it is gone, and of the others nothing is asked";
     huge_scope: "a scope of many pages, recorded page by page" => "the same as in one piece";
     end_state: "a listed end state" => "the end of that life, once";
     empty_tags: "tags come back empty under load" => "a loss counts when DescribeTags confirms it";

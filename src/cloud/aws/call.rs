@@ -9,12 +9,49 @@ use aws_smithy_runtime_api::client::interceptors::Intercept;
 use aws_smithy_runtime_api::client::interceptors::context::{
     AfterDeserializationInterceptorContextRef, BeforeTransmitInterceptorContextRef,
 };
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::config_bag::ConfigBag;
 use aws_smithy_types::date_time::{DateTime, Format};
+use aws_smithy_types::error::metadata::ProvideErrorMetadata;
+use serde_json::Value;
 
-use super::http::Kept;
-use crate::inventory::CLOCK_TOLERANCE;
+use super::convert::{self, ConvertError};
+use super::error::{Failure, classify};
+use super::http::{Body, Kept};
+use crate::cloud::CloudError;
+use crate::inventory::{CLOCK_TOLERANCE, Reason};
+
+/// A success, as it came.
+pub(super) struct Answered {
+    service: &'static str,
+    operation: &'static str,
+    body: Body,
+}
+
+impl Answered {
+    /// It takes long to convert.
+    pub fn is_long(&self) -> bool {
+        self.body.is_long()
+    }
+
+    /// As the object that the AWS CLI prints.
+    pub fn converted(&self) -> Result<Value, Failure> {
+        convert::convert(self.service, self.operation, self.body.bytes()).map_err(|error| self.malformed(&error))
+    }
+
+    /// The same, with the objects at the path handed out one by one where the answer can be read so.
+    pub fn convert_each(&self, path: &[&str], take: &mut dyn FnMut(Value)) -> Result<Value, Failure> {
+        convert::convert_each(self.service, self.operation, self.body.bytes(), path, take)
+            .map_err(|error| self.malformed(&error))
+    }
+
+    fn malformed(&self, error: &ConvertError) -> Failure {
+        let message = format!("{}: {error}", action(self.service, self.operation));
+        Failure::Error(CloudError::new(Reason::Malformed, message))
+    }
+}
 
 /// Keeps the body of the last answer, and counts attempts: each is a call that AWS bills and limits.
 #[derive(Clone, Debug)]
@@ -45,6 +82,38 @@ impl Seen {
 impl Capture {
     pub fn new(seen: Arc<Seen>) -> Self {
         Self { body: Kept::default(), seen }
+    }
+
+    /// The body of the answer to the call, or what its error means.
+    pub fn answered<E>(
+        &self,
+        service: &'static str,
+        operation: &'static str,
+        sent: Result<(), SdkError<E, HttpResponse>>,
+    ) -> Result<Answered, Failure>
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+    {
+        sent.map_err(|error| classify(&error, &action(service, operation)))?;
+        Ok(Answered { service, operation, body: self.body.take() })
+    }
+}
+
+/// The permission that a call needs: IAM has names of its own for some services and calls.
+/// <https://docs.aws.amazon.com/service-authorization/latest/reference/reference_policies_actions-resources-contextkeys.html>
+fn action(service: &str, operation: &str) -> String {
+    let prefix = match service {
+        "elbv2" => "elasticloadbalancing",
+        "efs" => "elasticfilesystem",
+        "emr" => "elasticmapreduce",
+        "opensearch" => "es",
+        "stepfunctions" => "states",
+        "apigateway" => return "apigateway:GET".to_owned(),
+        _ => service,
+    };
+    match operation {
+        "ListBuckets" => "s3:ListAllMyBuckets".to_owned(),
+        _ => format!("{prefix}:{operation}"),
     }
 }
 

@@ -176,6 +176,29 @@ impl fmt::Display for Path<'_> {
 const MAX_DEPTH: u32 = 64;
 
 pub(super) fn convert(service: &str, operation: &str, body: &[u8]) -> Result<Value, ConvertError> {
+    converted(service, operation, body, None)
+}
+
+/// Hands out each object of the list at the path as soon as it is read, and returns the rest of the answer: a page
+/// of EC2's has a thousand, and all of them as trees take ten times as much memory as their text. What comes in one
+/// piece (JSON, CBOR, a list without an element around it) stays in the rest.
+pub(super) fn convert_each(
+    service: &str,
+    operation: &str,
+    body: &[u8],
+    path: &[&str],
+    take: &mut dyn FnMut(Value),
+) -> Result<Value, ConvertError> {
+    converted(service, operation, body, Some(Items { path, take }))
+}
+
+/// Where the objects of a listing stand, from here on, and who takes them.
+struct Items<'a> {
+    path: &'a [&'a str],
+    take: &'a mut dyn FnMut(Value),
+}
+
+fn converted(service: &str, operation: &str, body: &[u8], items: Option<Items>) -> Result<Value, ConvertError> {
     let service = &TABLE[service];
     let output = &service.operations[operation];
     let path = Path::Operation(operation);
@@ -189,7 +212,7 @@ pub(super) fn convert(service: &str, operation: &str, body: &[u8]) -> Result<Val
         _ => {
             // The lossy conversion is slow, and only rarely needed.
             let text = std::str::from_utf8(body).map_or_else(|_| String::from_utf8_lossy(body), Cow::Borrowed);
-            Walk { service, reader: reader(&text) }.answer(output, &path)
+            Walk { service, reader: reader(&text) }.answer(output, items, &path)
         }
     }
 }
@@ -212,7 +235,21 @@ fn json(value: ciborium::Value) -> Value {
     }
 }
 
+impl Items<'_> {
+    /// Within a member of what they are in.
+    fn behind(self, member: &str) -> Option<Self> {
+        let (step, further) = self.path.split_first()?;
+        (*step == member).then_some(Self { path: further, take: self.take })
+    }
+}
+
 impl Service {
+    /// Its elements stand among the other members, with nothing around them.
+    fn is_flattened(&self, of: Of) -> bool {
+        let Of::Shape(number) = of else { return false };
+        matches!(self.shapes[number], Shape::List { flattened: true, .. } | Shape::Map { flattened: true, .. })
+    }
+
     fn json_value(&self, of: Of, value: Value, path: &Path, depth: u32) -> Result<Value, ConvertError> {
         if depth > MAX_DEPTH {
             return Err(too_deep(path));
@@ -283,7 +320,7 @@ enum Inside<'a> {
 }
 
 impl<'a> Walk<'a> {
-    fn answer(mut self, output: &Output, path: &Path) -> Result<Value, ConvertError> {
+    fn answer(mut self, output: &Output, items: Option<Items>, path: &Path) -> Result<Value, ConvertError> {
         let root = loop {
             match self.inside()? {
                 Inside::Element(root) => break root,
@@ -292,17 +329,18 @@ impl<'a> Walk<'a> {
             }
         };
         let found = if let Some(wrapper) = &output.wrapper {
-            self.wrapped(wrapper, output.shape, path)?
+            self.wrapped(wrapper, output.shape, items, path)?
         } else if root.local_name().as_ref() == "LocationConstraint" {
             // S3 answers GetBucketLocation with a bare scalar root.
             let text = self.text()?;
             let location = if text.is_empty() { Value::Null } else { Value::String(text.into_owned()) };
             serde_json::json!({ "LocationConstraint": location })
         } else if let Some(Member { name, of }) = &output.payload {
-            let found = self.value(*of, path, 0)?;
+            let within = items.and_then(|items| items.behind(name));
+            let found = self.value_but_items(*of, within, path, 0)?;
             Value::Object([(name.clone(), found)].into_iter().collect())
         } else {
-            self.value(output.shape, path, 0)?
+            self.value_but_items(output.shape, items, path, 0)?
         };
         loop {
             match self.reader.read_event()? {
@@ -350,11 +388,17 @@ impl<'a> Walk<'a> {
     }
 
     /// The first element of a name in the one that was begun last.
-    fn wrapped(&mut self, name: &str, of: Of, path: &Path) -> Result<Value, ConvertError> {
+    fn wrapped(
+        &mut self,
+        name: &str,
+        of: Of,
+        mut items: Option<Items>,
+        path: &Path,
+    ) -> Result<Value, ConvertError> {
         let mut found = None;
         while let Some(element) = self.element()? {
             if found.is_none() && element.local_name().as_ref() == name {
-                found = Some(self.value(of, path, 0)?);
+                found = Some(self.value_but_items(of, items.take(), path, 0)?);
             } else {
                 self.skip(&element)?;
             }
@@ -370,6 +414,60 @@ impl<'a> Walk<'a> {
                 Inside::End => return Ok(None),
                 Inside::Text(_) => {}
             }
+        }
+    }
+
+    /// The element that was begun last, up to its end, without the objects that are handed out.
+    fn value_but_items(
+        &mut self,
+        of: Of,
+        items: Option<Items>,
+        path: &Path,
+        depth: u32,
+    ) -> Result<Value, ConvertError> {
+        let service = self.service;
+        let (Some(items), Of::Shape(number)) = (items, of) else { return self.value(of, path, depth) };
+        match (&service.shapes[number], items.path) {
+            (Shape::List { item, .. }, []) => {
+                while self.element()?.is_some() {
+                    (items.take)(self.value(*item, path, depth + 1)?);
+                }
+                Ok(Value::Null)
+            }
+            // One object is as a list of one.
+            (_, []) => {
+                (items.take)(self.value(of, path, depth)?);
+                Ok(Value::Null)
+            }
+            (Shape::List { item, .. }, further) => {
+                while self.element()?.is_some() {
+                    let within = Items { path: further, take: &mut *items.take };
+                    let mut rest = self.value_but_items(*item, Some(within), path, depth + 1)?;
+                    super::declare::items(&mut rest, further).into_iter().for_each(&mut *items.take);
+                }
+                Ok(Value::Null)
+            }
+            (Shape::Structure(members), [step, further @ ..]) => {
+                let mut object = Map::new();
+                while let Some(element) = self.element()? {
+                    match members.get(element.local_name().as_ref()) {
+                        Some(Member { name, of }) if name == step && !service.is_flattened(*of) => {
+                            if object.contains_key(name) {
+                                self.skip(&element)?;
+                                continue;
+                            }
+                            let within = Items { path: further, take: &mut *items.take };
+                            let path = &Path::Member(path, name);
+                            let rest = self.value_but_items(*of, Some(within), path, depth + 1)?;
+                            object.insert(name.clone(), rest);
+                        }
+                        Some(member) => self.member(member, &element, path, depth, &mut object)?,
+                        None => self.skip(&element)?,
+                    }
+                }
+                Ok(Value::Object(object))
+            }
+            (Shape::Map { .. }, _) => self.value(of, path, depth),
         }
     }
 
@@ -527,6 +625,7 @@ pub(super) fn counted_time(count: &Value) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::declare::items;
     use super::*;
     use serde_json::json;
 
@@ -613,6 +712,59 @@ mod tests {
         assert_eq!(volume("<ns:volumeId xmlns:ns='n'>v</ns:volumeId>").unwrap(), json!({"VolumeId": "v"}));
         assert!(volume("<volumeId>&unknown;</volumeId>").is_err());
         assert!(volume("<volumeId>x</size>").is_err(), "what ends is not what began");
+    }
+
+    #[test]
+    fn objects_that_are_handed_out_one_by_one_are_those_of_the_whole() {
+        let instances = "<DescribeInstancesResponse><requestId>r</requestId><reservationSet>\
+             <item><ownerId>o</ownerId><instancesSet><item><instanceId>a</instanceId><tagSet><item><key>k</key>\
+             <value>v</value></item></tagSet></item><item><instanceId>b</instanceId></item></instancesSet></item>\
+             <item><instancesSet/></item><item><instancesSet><item><instanceId>c</instanceId></item></instancesSet>\
+             <instancesSet><item><instanceId>later</instanceId></item></instancesSet></item></reservationSet>\
+             <nextToken>t</nextToken></DescribeInstancesResponse>";
+        let databases = "<DescribeDBInstancesResponse><DescribeDBInstancesResult><Marker>m</Marker><DBInstances>\
+             <DBInstance><DBInstanceIdentifier>a</DBInstanceIdentifier></DBInstance></DBInstances>\
+             </DescribeDBInstancesResult><ResponseMetadata/></DescribeDBInstancesResponse>";
+        let distributions = "<DistributionList><Items><DistributionSummary><Id>E1</Id></DistributionSummary>\
+             <DistributionSummary><Id>E2</Id></DistributionSummary></Items><NextMarker>n</NextMarker></DistributionList>";
+        let tables = r#"{"TableNames": ["a", "b"], "LastEvaluatedTableName": "b"}"#;
+        let flat = "<ListQueuesResult><QueueUrls>a</QueueUrls><QueueUrls>b</QueueUrls></ListQueuesResult>";
+        // How many are handed out, and how many stay in the rest.
+        let cases: [(&str, &str, &str, &[&str], (usize, usize)); 7] = [
+            ("ec2", "DescribeInstances", instances, &["Reservations", "Instances"], (3, 0)),
+            ("ec2", "DescribeInstances", "<DescribeInstancesResponse/>", &["Reservations", "Instances"], (0, 0)),
+            ("rds", "DescribeDBInstances", databases, &["DBInstances"], (1, 0)),
+            ("cloudfront", "ListDistributions", distributions, &["DistributionList", "Items"], (2, 0)),
+            ("cloudfront", "ListDistributions", distributions, &["DistributionList"], (1, 0)),
+            ("dynamodb", "ListTables", tables, &["TableNames"], (0, 2)),
+            ("sqs", "ListQueues", flat, &["QueueUrls"], (0, 2)),
+        ];
+        let without = |mut answer: Value, path: &[&str]| {
+            let list = path[..path.len() - 1].iter().fold(&mut answer, |value, step| &mut value[*step]);
+            if let Some(fields) = list.as_object_mut() {
+                fields.remove(path[path.len() - 1]);
+            } else {
+                *list = Value::Null;
+            }
+            answer
+        };
+        for (service, operation, body, path, (handed_out, left)) in cases {
+            let each = |body: &[u8]| {
+                let mut each = Vec::new();
+                let mut rest = convert_each(service, operation, body, path, &mut |object| each.push(object))?;
+                let others = without(rest.clone(), path);
+                let counts = (each.len(), items(&mut rest.clone(), path).len());
+                each.extend(items(&mut rest, path));
+                Ok::<_, ConvertError>((each, others, counts))
+            };
+            let mut whole = convert(service, operation, body.as_bytes()).unwrap();
+            let others = without(whole.clone(), path);
+            let objects = items(&mut whole, path);
+            assert_eq!(each(body.as_bytes()).unwrap(), (objects, others, (handed_out, left)), "{operation}");
+            for end in 0..body.len() {
+                assert!(each(&body.as_bytes()[..end]).is_err(), "{operation}, cut off after {end} bytes");
+            }
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use futures::future::BoxFuture;
 use serde_json::Value;
 
 use super::Regional;
+use super::call::Answered;
 use super::error::Failure;
 use crate::cloud::{CadenceClass, TypeInfo};
 use crate::inventory::{Confirmation, IdReuse, TagSet, Tags, Timestamp};
@@ -21,8 +22,20 @@ pub(super) enum Which {
     Id(String),
 }
 
-/// The converted answer of one call.
-pub(super) type Answer<'a> = BoxFuture<'a, Result<Value, Failure>>;
+/// What a call lists.
+pub(super) enum Listed {
+    AsItCame(Answered),
+    /// Where its type had something to add.
+    Completed(Value),
+}
+
+impl From<Answered> for Listed {
+    fn from(answered: Answered) -> Self {
+        Self::AsItCame(answered)
+    }
+}
+
+pub(super) type Answer<'a> = BoxFuture<'a, Result<Listed, Failure>>;
 
 /// Where the tags of a type are.
 #[derive(Clone, Copy)]
@@ -120,6 +133,12 @@ impl Declaration {
         cadence: CadenceClass::Fast,
     };
 
+    /// Whether a listing shows all that is kept of an object, with no further call.
+    pub fn tells_all(&self) -> bool {
+        let has_tags = matches!(self.tags, TagSource::Inline(_) | TagSource::Untaggable);
+        has_tags && self.describe.is_none() && self.enrich.is_none()
+    }
+
     pub fn info(&self) -> TypeInfo {
         TypeInfo {
             name: self.name,
@@ -145,8 +164,8 @@ impl Declaration {
     }
 }
 
-/// One call in the governor's time: `send!(regional, "rds" "DescribeDBInstances", request)`.
-macro_rules! send {
+/// One call in the governor's time: `ask!(regional, "rds" "DescribeDBInstances", request)`, with its answer as it came.
+macro_rules! ask {
     ($regional:expr, $service:literal $operation:literal, $request:expr) => {{
         let regional: &$crate::cloud::aws::Regional = $regional;
         let request = $request;
@@ -155,11 +174,22 @@ macro_rules! send {
             attempts.wait().await;
             let capture = regional.capture();
             let sent = capture.body.of(request.clone().customize().interceptor(capture.clone()).send()).await;
-            let answer = regional.answer($service, $operation, &capture, sent.map(drop)).await;
+            let answer = capture.answered($service, $operation, sent.map(drop));
             let failed = answer.as_ref().err().and_then($crate::cloud::aws::error::Failure::reason);
             if !attempts.is_to_be_repeated(failed) {
                 break answer;
             }
+        }
+    }};
+}
+
+/// The same, with its answer as the object that the AWS CLI prints.
+macro_rules! send {
+    ($regional:expr, $service:literal $operation:literal, $request:expr) => {{
+        let regional: &$crate::cloud::aws::Regional = $regional;
+        match $crate::cloud::aws::declare::ask!(regional, $service $operation, $request) {
+            Ok(answered) => regional.converted(answered).await,
+            Err(failure) => Err(failure),
         }
     }};
 }
@@ -182,13 +212,13 @@ macro_rules! list {
                     #[allow(unreachable_patterns)]
                     $crate::cloud::aws::declare::Which::Id(_) => unreachable!("no read by id is declared"),
                 };
-                $crate::cloud::aws::declare::send!(regional, $service $operation, request)
+                $crate::cloud::aws::declare::ask!(regional, $service $operation, request).map(Into::into)
             })
         }
     };
 }
 
-pub(super) use {list, send};
+pub(super) use {ask, list, send};
 
 /// The objects of an answer: `["Reservations", "Instances"]` flattens two lists.
 pub(super) fn items(answer: &mut Value, path: &[&str]) -> Vec<Value> {

@@ -5,6 +5,7 @@
 //! content, which halves the work of a listing. Errors, and all else, it gets as they are.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use aws_smithy_runtime_api::client::http::{
     HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient, SharedHttpConnector,
@@ -14,13 +15,43 @@ use aws_smithy_runtime_api::client::result::ConnectorError;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::body::SdkBody;
 use aws_smithy_types::byte_stream::ByteStream;
+use hyper::body::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Smaller XML is not worth it.
-const LARGE: usize = 16 << 10;
+const BARE: usize = 16 << 10;
+/// Less is converted where it is read.
+const LONG: usize = 64 << 10;
+/// More waits for its turn. Few answers are as large: a page of 300 instances.
+const LARGE: usize = 1 << 20;
+/// About the largest answer there is: 1,000 instances.
+const PAGE: usize = 8 << 20;
+/// How long a large body waits for its turn. Then it is read without one: that others are slow must cost memory rather
+/// than the call.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// A body as it came.
+#[derive(Debug, Default)]
+pub(super) struct Body {
+    bytes: Bytes,
+    /// Until it is let go of.
+    _turn: Option<OwnedSemaphorePermit>,
+}
+
+impl Body {
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// It takes long to convert.
+    pub fn is_long(&self) -> bool {
+        self.bytes.len() > LONG
+    }
+}
 
 /// The body of the call that runs in this task.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Kept(Arc<Mutex<Vec<u8>>>);
+pub(super) struct Kept(Arc<Mutex<Body>>);
 
 tokio::task_local! {
     static KEPT: Kept;
@@ -32,21 +63,25 @@ impl Kept {
         KEPT.scope(self.clone(), call).await
     }
 
-    pub fn take(&self) -> Vec<u8> {
+    pub fn take(&self) -> Body {
         std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn put(&self, body: Vec<u8>) {
+    fn put(&self, body: Body) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = body;
     }
 }
 
 #[derive(Debug)]
-pub(super) struct KeepingClient(SharedHttpClient);
+pub(super) struct KeepingClient {
+    client: SharedHttpClient,
+    large: Arc<Semaphore>,
+}
 
 impl KeepingClient {
-    pub fn over(client: SharedHttpClient) -> SharedHttpClient {
-        SharedHttpClient::new(Self(client))
+    /// So many large bodies are in memory at once, of all accounts, unless those that are take long.
+    pub fn over(client: SharedHttpClient, large_bodies: usize) -> SharedHttpClient {
+        SharedHttpClient::new(Self { client, large: Arc::new(Semaphore::new(large_bodies)) })
     }
 }
 
@@ -56,16 +91,21 @@ impl HttpClient for KeepingClient {
         settings: &HttpConnectorSettings,
         components: &RuntimeComponents,
     ) -> SharedHttpConnector {
-        SharedHttpConnector::new(Keeping(self.0.http_connector(settings, components)))
+        let connector = self.client.http_connector(settings, components);
+        SharedHttpConnector::new(Keeping { connector, large: self.large.clone() })
     }
 }
 
 #[derive(Debug)]
-struct Keeping(SharedHttpConnector);
+struct Keeping {
+    connector: SharedHttpConnector,
+    large: Arc<Semaphore>,
+}
 
 impl HttpConnector for Keeping {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let answer = self.0.call(request);
+        let answer = self.connector.call(request);
+        let large = self.large.clone();
         let Ok(kept) = KEPT.try_with(Clone::clone) else { return answer };
         HttpConnectorFuture::new(async move {
             let mut answer = answer.await?;
@@ -73,15 +113,14 @@ impl HttpConnector for Keeping {
                 return Ok(answer);
             }
             let body = std::mem::replace(answer.body_mut(), SdkBody::empty());
-            let read = ByteStream::new(body).collect().await;
-            let body = read.map_err(|error| ConnectorError::io(error.into()))?.to_vec();
-            let passed_on = match without_content(&body) {
+            let body = read(body, large, PATIENCE).await?;
+            let passed_on = match without_content(body.bytes()) {
                 Some(bare) => {
                     // The SDK compares it; a body that was cut short failed above.
                     answer.headers_mut().remove("content-length");
-                    bare
+                    bare.into()
                 }
-                None => body.clone(),
+                None => body.bytes.clone(),
             };
             *answer.body_mut() = SdkBody::from(passed_on);
             kept.put(body);
@@ -90,12 +129,32 @@ impl HttpConnector for Keeping {
     }
 }
 
+/// All of it in one piece. What has arrived of a large one stays with the connection until its turn comes.
+async fn read(body: SdkBody, large: Arc<Semaphore>, patience: Duration) -> Result<Body, ConnectorError> {
+    let told = body.content_length().and_then(|length| usize::try_from(length).ok()).unwrap_or_default();
+    let mut arriving = ByteStream::new(body);
+    let mut bytes = Vec::with_capacity(told.min(LARGE));
+    let mut turn = None;
+    let mut is_asked_for = false;
+    while let Some(piece) = arriving.next().await {
+        bytes.extend_from_slice(&piece.map_err(|error| ConnectorError::io(error.into()))?);
+        if bytes.len() > LARGE && !is_asked_for {
+            is_asked_for = true;
+            let asked = tokio::time::timeout(patience, large.clone().acquire_owned()).await;
+            turn = asked.ok().and_then(Result::ok);
+            // No more than a page can have, whatever is told.
+            bytes.reserve(told.min(PAGE).saturating_sub(bytes.len()));
+        }
+    }
+    Ok(Body { bytes: bytes.into(), _turn: turn })
+}
+
 /// JSON, or a large answer of EC2, as one that holds nothing.
 fn without_content(body: &[u8]) -> Option<Vec<u8>> {
     if body.first() == Some(&b'{') {
         return Some(b"{}".to_vec());
     }
-    if body.len() < LARGE {
+    if body.len() < BARE {
         return None;
     }
     let head = std::str::from_utf8(&body[..512]).ok()?;
@@ -112,9 +171,30 @@ fn without_content(body: &[u8]) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
 
+    #[tokio::test]
+    async fn a_large_body_waits_for_its_turn_and_a_small_one_for_nothing() {
+        let large = Arc::new(Semaphore::new(1));
+        let big = || SdkBody::from(vec![b'x'; 2 * LARGE]);
+        let long = Duration::from_hours(1);
+        let first = read(big(), large.clone(), long).await.unwrap();
+        assert_eq!(first.bytes().len(), 2 * LARGE);
+        let mut second = std::pin::pin!(read(big(), large.clone(), long));
+        assert!(futures::poll!(&mut second).is_pending(), "the first is still held");
+        let small = read(SdkBody::from("small"), large.clone(), long).await.unwrap();
+        assert_eq!(small.bytes(), b"small");
+        drop(first);
+        let second = second.await.unwrap();
+        assert_eq!(large.available_permits(), 0);
+        // Nobody lets go of it.
+        let third = read(big(), large.clone(), Duration::from_millis(1)).await.unwrap();
+        assert_eq!(third.bytes().len(), 2 * LARGE);
+        drop((second, third));
+        assert_eq!(large.available_permits(), 1);
+    }
+
     #[test]
     fn json_and_what_is_large_and_of_ec2_go_on_without_their_content() {
-        let large = "<item/>".repeat(LARGE);
+        let large = "<item/>".repeat(BARE);
         let ec2 = format!(
             "<?xml version=\"1.0\"?>\n<DescribeVolumesResponse xmlns=\"http://ec2.amazonaws.com/doc/2016-11-15/\">{large}"
         );

@@ -32,9 +32,6 @@ use aws_credential_types::Credentials as Keys;
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_smithy_http_client::tls;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
-use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
-use aws_smithy_runtime_api::client::result::SdkError;
-use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use futures::future::BoxFuture;
 use futures::{Stream, StreamExt, TryStreamExt};
 use serde_json::Value;
@@ -42,8 +39,10 @@ use tokio::sync::Semaphore;
 
 use super::{AccountTarget, CloudError, Credentials, Identity, Members, Pages, Provider, Session, TypeInfo};
 use crate::inventory::{AccountId, Observation, Reason, Region, Scope, TagSet, Tags};
-use call::{Capture, Seen};
-use declare::{ById, Declaration, TagSource, Which, at_path, items, next_page, remove, tag_set, text, time_field};
+use call::{Answered, Capture, Seen};
+use declare::{
+    ById, Declaration, Listed, TagSource, Which, at_path, items, next_page, remove, tag_set, text, time_field,
+};
 use error::{Failure, classify};
 use governor::{Attempts, Governor};
 use http::KeepingClient;
@@ -58,8 +57,11 @@ const CALL_TIMEOUT: Duration = Duration::from_mins(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Objects of one listing in flight that need calls of their own.
 const TAG_CALLS: usize = 8;
+/// Large bodies of all accounts that are in memory at once: so many for each core that converts them, up to a bound
+/// that a pod without a limit of CPU has memory for, on whatever node.
+const LARGE_BODIES: usize = 4;
+const MOST_LARGE_BODIES: usize = 16;
 /// Less is converted where it is.
-const LARGE_BODY: usize = 64 << 10;
 const MANY_OBJECTS: usize = 100;
 /// The most pages of one listing: a token that never ends must not either.
 const MAX_PAGES: usize = 10_000;
@@ -79,7 +81,10 @@ pub struct Aws {
     governor: Arc<Governor>,
     /// Pages that are worked on at once.
     cores: Arc<Semaphore>,
+    /// For whoever reads the answers: credentials are fetched in the middle of a look as well.
     http: SharedHttpClient,
+    /// The same, that keeps bodies for what is recorded.
+    keeping: SharedHttpClient,
     /// The process's own chain of credentials, by endpoint. It has clients of its own, which a thousand accounts
     /// share.
     chains: Mutex<BTreeMap<Arc<str>, SdkConfig>>,
@@ -101,7 +106,8 @@ impl Aws {
         Self {
             governor: Arc::new(Governor::new(share)),
             cores: Arc::new(Semaphore::new(cores)),
-            http: KeepingClient::over(http),
+            http: http.clone(),
+            keeping: KeepingClient::over(http, (LARGE_BODIES * cores).min(MOST_LARGE_BODIES)),
             chains: Mutex::default(),
         }
     }
@@ -198,6 +204,7 @@ impl Provider for Aws {
             config,
             governor: self.governor.clone(),
             cores: self.cores.clone(),
+            keeping: self.keeping.clone(),
             seen: Arc::default(),
         };
         Ok(Arc::new(session))
@@ -265,6 +272,7 @@ struct AwsSession {
     config: SdkConfig,
     governor: Arc<Governor>,
     cores: Arc<Semaphore>,
+    keeping: SharedHttpClient,
     seen: Arc<Seen>,
 }
 
@@ -333,7 +341,7 @@ impl Regional {
     fn new(session: &AwsSession, region: &str) -> Self {
         let config = session.config.to_builder().region(aws_config::Region::new(region.to_owned()));
         // The governor repeats what is worth it, so that every attempt takes its turn.
-        let config = config.retry_config(RetryConfig::disabled()).build();
+        let config = config.retry_config(RetryConfig::disabled()).http_client(session.keeping.clone()).build();
         Self {
             config,
             account: session.identity.account.clone(),
@@ -391,42 +399,10 @@ impl Regional {
         Capture::new(self.seen.clone())
     }
 
-    /// The converted body of an answer, or what its error means.
-    async fn answer<E>(
-        &self,
-        service: &'static str,
-        operation: &'static str,
-        capture: &Capture,
-        sent: Result<(), SdkError<E, HttpResponse>>,
-    ) -> Result<Value, Failure>
-    where
-        E: ProvideErrorMetadata + std::error::Error + 'static,
-    {
-        let action = action(service, operation);
-        sent.map_err(|error| classify(&error, &action))?;
-        let body = capture.body.take();
-        let is_large = body.len() > LARGE_BODY;
-        self.aside(is_large, move || convert::convert(service, operation, &body))
-            .await
-            .map_err(|error| Failure::Error(CloudError::new(Reason::Malformed, format!("{action}: {error}"))))
-    }
-}
-
-/// The permission that a call needs: IAM has names of its own for some services and calls.
-/// <https://docs.aws.amazon.com/service-authorization/latest/reference/reference_policies_actions-resources-contextkeys.html>
-fn action(service: &str, operation: &str) -> String {
-    let prefix = match service {
-        "elbv2" => "elasticloadbalancing",
-        "efs" => "elasticfilesystem",
-        "emr" => "elasticmapreduce",
-        "opensearch" => "es",
-        "stepfunctions" => "states",
-        "apigateway" => return "apigateway:GET".to_owned(),
-        _ => service,
-    };
-    match operation {
-        "ListBuckets" => "s3:ListAllMyBuckets".to_owned(),
-        _ => format!("{prefix}:{operation}"),
+    /// The answer as the object that the AWS CLI prints.
+    async fn converted(&self, answered: Answered) -> Result<Value, Failure> {
+        let is_long = answered.is_long();
+        self.aside(is_long, move || answered.converted()).await
     }
 }
 
@@ -499,25 +475,33 @@ fn end_state(declaration: &Declaration, object: &Value) -> Option<String> {
 /// An object with its tags; no tags at all: it vanished between the listing and the call for them.
 async fn tagged(regional: &Regional, declaration: &Declaration, mut object: Value) -> (Value, Option<Tags>) {
     let tags = match declaration.tags {
-        TagSource::Inline(field) => {
-            let tags = tag_set(object.get(field));
-            remove(&mut object, field);
-            Some(Tags::Known(tags))
-        }
-        TagSource::Untaggable => Some(Tags::Untaggable),
         // What has ended has no more to tell.
-        _ if end_state(declaration, &object).is_some() => Some(Tags::Unknown),
-        TagSource::Calls(..) => Some(Tags::Unknown),
-        TagSource::Call(call) => match call(regional, &object).await {
-            Ok(tags) => Some(tags),
-            Err(Failure::NotFound { .. }) => None,
-            Err(Failure::Error(error)) => {
-                tracing::debug!(id = text(&object, declaration.id), %error, "its tags are unknown");
-                Some(Tags::Unknown)
+        TagSource::Call(call) if end_state(declaration, &object).is_none() => {
+            match call(regional, &object).await {
+                Ok(tags) => Some(tags),
+                Err(Failure::NotFound { .. }) => None,
+                Err(Failure::Error(error)) => {
+                    tracing::debug!(id = text(&object, declaration.id), %error, "its tags are unknown");
+                    Some(Tags::Unknown)
+                }
             }
-        },
+        }
+        _ => Some(own_tags(declaration, &mut object)),
     };
     (object, tags)
+}
+
+/// The tags that an object itself tells, taken out of it.
+fn own_tags(declaration: &Declaration, object: &mut Value) -> Tags {
+    match declaration.tags {
+        TagSource::Inline(field) => {
+            let tags = tag_set(object.get(field));
+            remove(object, field);
+            Tags::Known(tags)
+        }
+        TagSource::Untaggable => Tags::Untaggable,
+        TagSource::Call(_) | TagSource::Calls(..) => Tags::Unknown,
+    }
 }
 
 type TagCalls = for<'a> fn(&'a Regional, Vec<String>) -> BoxFuture<'a, Result<BTreeMap<String, TagSet>, Failure>>;
@@ -593,6 +577,45 @@ fn as_error(failure: Failure, declaration: &Declaration) -> CloudError {
     }
 }
 
+/// One page of a listing, and the token of the next. Of an answer about one id only that one: some listings take the
+/// beginning of a name.
+async fn page(
+    regional: &Regional,
+    declaration: &'static Declaration,
+    which: Which,
+) -> Result<(Vec<Observation>, Option<String>), Failure> {
+    let only = if let Which::Id(id) = &which { Some(id.clone()) } else { None };
+    let is_asked_for = move |object: &Value| only.as_ref().is_none_or(|id| text(object, declaration.id) == id);
+    let mut rest = match (declaration.fetch)(regional, which).await? {
+        Listed::Completed(answer) => answer,
+        // A thousand objects of megabytes: each becomes an observation before the next is read.
+        Listed::AsItCame(answered) if declaration.tells_all() => {
+            let is_long = answered.is_long();
+            let convert = move || {
+                let mut observations = Vec::new();
+                let mut take = |mut object| {
+                    if !is_asked_for(&object) {
+                        return;
+                    }
+                    let tags = own_tags(declaration, &mut object);
+                    observations.push(observation(declaration, object, tags));
+                };
+                let mut rest = answered.convert_each(declaration.items, &mut take)?;
+                let token = next_page(&rest, declaration.next_page);
+                items(&mut rest, declaration.items).into_iter().for_each(take);
+                let observations = observations.into_iter().collect::<Result<_, _>>().map_err(Failure::Error)?;
+                Ok((observations, token))
+            };
+            return regional.aside(is_long, convert).await;
+        }
+        Listed::AsItCame(answered) => regional.converted(answered).await?,
+    };
+    let token = next_page(&rest, declaration.next_page);
+    let mut objects = items(&mut rest, declaration.items);
+    objects.retain(is_asked_for);
+    Ok((observe(regional, declaration, objects).await.map_err(Failure::Error)?, token))
+}
+
 /// All pages of a listing, or of the part of it that is within something.
 fn pages_within<'a>(
     regional: &'a Regional,
@@ -604,10 +627,9 @@ fn pages_within<'a>(
         let mut seen_tokens = BTreeSet::new();
         for _ in 0..MAX_PAGES {
             let which = Which::Page { within: within.clone(), token: token.take() };
-            let mut answer = (declaration.fetch)(regional, which).await?;
-            token = next_page(&answer, declaration.next_page);
-            let objects = items(&mut answer, declaration.items);
-            yield observe(regional, declaration, objects).await.map_err(Failure::Error)?;
+            let observations;
+            (observations, token) = page(regional, declaration, which).await?;
+            yield observations;
             match &token {
                 None => return,
                 Some(token) if !seen_tokens.insert(token.clone()) => break,
@@ -685,25 +707,20 @@ impl Session for AwsSession {
     async fn read_by_id(&self, scope: &Scope, id: &str) -> Result<Option<Observation>, CloudError> {
         let declaration = declaration(scope);
         let regional = self.regional(scope);
-        let objects = match declaration.by_id {
+        let found = match declaration.by_id {
             ById::Sweeps => {
                 let message = format!("{} has no read by id: complete sweeps must agree", declaration.name);
                 return Err(CloudError::new(Reason::Malformed, message));
             }
-            ById::Describe(shown) => vec![shown(id)],
-            ById::Listing => match (declaration.fetch)(&regional, Which::Id(id.to_owned())).await {
-                Ok(mut answer) => {
-                    let mut objects = items(&mut answer, declaration.items);
-                    objects.retain(|object| text(object, declaration.id) == id);
-                    objects
-                }
+            ById::Describe(shown) => observe(&regional, declaration, vec![shown(id)]).await?,
+            ById::Listing => match page(&regional, declaration, Which::Id(id.to_owned())).await {
+                Ok((found, _)) => found,
                 Err(Failure::NotFound { .. }) => return Ok(None),
                 Err(Failure::Error(error)) => return Err(error),
             },
         };
         // Another may have its name by now.
-        let found = observe(&regional, declaration, objects).await?.pop();
-        Ok(found.filter(|observation| observation.id == id))
+        Ok(found.into_iter().find(|observation| observation.id == id))
     }
 
     async fn read_tags(&self, scope: &Scope, ids: &[&str]) -> Result<BTreeMap<String, TagSet>, CloudError> {

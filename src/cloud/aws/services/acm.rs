@@ -4,7 +4,7 @@ use aws_sdk_acm::types::{Filters, KeyAlgorithm};
 use serde_json::json;
 
 use crate::cloud::CadenceClass;
-use crate::cloud::aws::declare::{ById, Declaration, TagSource, Which, described, send, tags_in, text};
+use crate::cloud::aws::declare::{ById, Declaration, TagSource, Which, ask, described, send, tags_in, text};
 
 pub(super) const TYPES: &[Declaration] = &[Declaration {
     name: "AWS::CertificateManager::Certificate",
@@ -16,7 +16,7 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
             let every = KeyAlgorithm::values().iter().map(|name| KeyAlgorithm::from(*name)).collect();
             let filter = Filters::builder().set_key_types(Some(every)).build();
             let request = regional.acm().list_certificates().includes(filter).max_items(1000);
-            send!(regional, "acm" "ListCertificates", request.set_next_token(token))
+            ask!(regional, "acm" "ListCertificates", request.set_next_token(token)).map(Into::into)
         })
     },
     items: &["CertificateSummaryList"],

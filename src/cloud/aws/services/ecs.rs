@@ -4,7 +4,7 @@ use aws_sdk_ecs::types::{ClusterField, ServiceField};
 use futures::future::BoxFuture;
 
 use crate::cloud::aws::Regional;
-use crate::cloud::aws::declare::{ById, Declaration, TagSource, Which, described, list, next_page, send};
+use crate::cloud::aws::declare::{ById, Declaration, TagSource, Which, ask, described, list, next_page, send};
 use crate::cloud::aws::error::Failure;
 
 pub(super) const TYPES: &[Declaration] = &[
@@ -46,7 +46,7 @@ pub(super) const TYPES: &[Declaration] = &[
             Box::pin(async move {
                 let Which::Page { within, token } = which else { unreachable!("it is described by id") };
                 let request = regional.ecs().list_services().set_cluster(within).max_results(100);
-                send!(regional, "ecs" "ListServices", request.set_next_token(token))
+                ask!(regional, "ecs" "ListServices", request.set_next_token(token)).map(Into::into)
             })
         },
         items: &["serviceArns"],

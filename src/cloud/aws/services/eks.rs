@@ -4,7 +4,9 @@ use futures::future::BoxFuture;
 use serde_json::json;
 
 use crate::cloud::aws::Regional;
-use crate::cloud::aws::declare::{ById, Declaration, TagSource, Which, described, list, next_page, send, text};
+use crate::cloud::aws::declare::{
+    ById, Declaration, Listed, TagSource, Which, described, list, next_page, send, text,
+};
 use crate::cloud::aws::error::Failure;
 
 pub(super) const TYPES: &[Declaration] = &[
@@ -44,7 +46,7 @@ pub(super) const TYPES: &[Declaration] = &[
                 let names = names.as_array().into_iter().flatten();
                 answer["nodegroups"] =
                     names.map(|name| json!({ "clusterName": cluster, "nodegroupName": name })).collect();
-                Ok(answer)
+                Ok(Listed::Completed(answer))
             })
         },
         items: &["nodegroups"],

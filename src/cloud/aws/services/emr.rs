@@ -3,7 +3,7 @@
 use aws_sdk_emr::types::ClusterState;
 use serde_json::json;
 
-use crate::cloud::aws::declare::{ById, Declaration, Which, described, send, text};
+use crate::cloud::aws::declare::{ById, Declaration, Which, ask, described, send, text};
 
 pub(super) const TYPES: &[Declaration] = &[Declaration {
     name: "AWS::EMR::Cluster",
@@ -20,7 +20,7 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
                 ClusterState::Terminating,
             ];
             let request = regional.emr().list_clusters().set_cluster_states(Some(running.to_vec()));
-            send!(regional, "emr" "ListClusters", request.set_marker(token))
+            ask!(regional, "emr" "ListClusters", request.set_marker(token)).map(Into::into)
         })
     },
     items: &["Clusters"],

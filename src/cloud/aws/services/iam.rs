@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::cloud::CadenceClass;
 use crate::cloud::aws::Regional;
 use crate::cloud::aws::declare::{
-    ById, Declaration, TagSource, Which, described, list, next_page, send, tags_in, text,
+    ById, Declaration, TagSource, Which, ask, described, list, next_page, send, tags_in, text,
 };
 use crate::cloud::aws::error::Failure;
 
@@ -81,7 +81,7 @@ pub(super) const TYPES: &[Declaration] = &[
             Box::pin(async move {
                 let Which::Page { within, token } = which else { unreachable!("sweeps confirm it") };
                 let request = regional.iam().list_access_keys().set_user_name(within).max_items(PAGE);
-                send!(regional, "iam" "ListAccessKeys", request.set_marker(token))
+                ask!(regional, "iam" "ListAccessKeys", request.set_marker(token)).map(Into::into)
             })
         },
         items: &["AccessKeyMetadata"],
