@@ -90,7 +90,8 @@ impl Bed {
 
     /// A look at everything, twenty minutes on: nothing is young.
     pub async fn look(&mut self) -> Round {
-        self.look_for(&[self.subscription.clone()]).await
+        let subscription = self.subscription.clone();
+        self.look_for(&[subscription]).await
     }
 
     /// The same for several CloudScans.

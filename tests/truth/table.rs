@@ -4,8 +4,8 @@
 //! `cargo test --test integration truth::table -- --nocapture` prints the table.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use elava::cloud::Provider;
@@ -434,6 +434,51 @@ async fn a_page_fails_of_one_of_two(stage: &mut Stage<'_>) {
     stage.assert_witnessed();
 }
 
+/// The volume that [`seen_later`] shows.
+static SEEN_TWICE: OnceLock<String> = OnceLock::new();
+
+/// One page with a large document, of another owner than before, and more to come.
+fn seen_later(_: &Call) -> String {
+    let id = SEEN_TWICE.get().map_or("", String::as_str);
+    let attached =
+        "<item><instanceId>i-0123456789abcdef0</instanceId><device>/dev/sdf</device></item>".repeat(100);
+    format!(
+        "<DescribeVolumesResponse xmlns=\"http://ec2.amazonaws.com/doc/2016-11-15/\"><requestId>r</requestId><volumeSet><item>\
+         <volumeId>{id}</volumeId><size>8</size><attachmentSet>{attached}</attachmentSet>\
+         <tagSet><item><key>owner</key><value>b</value></item></tagSet></item></volumeSet>\
+         <nextToken>proxy-more-5</nextToken></DescribeVolumesResponse>"
+    )
+}
+
+/// Of two CloudScans each is denied the second page: the first had nothing recorded yet, and had seen more.
+async fn both_are_cut_off(stage: &mut Stage<'_>) {
+    let volumes = stage.volumes(8).await;
+    let first = stage.bed.subscription.clone();
+    let mut second = first.clone();
+    second.viewer = Viewer::new("team-b/two");
+    let both = [first, second];
+    stage.bed.look_for(&both).await;
+    let log = stage.proxy.log();
+    let is_mine = stage.bed.is_mine();
+    let shown = log
+        .iter()
+        .rfind(|l| is_mine(&l.call) && is_listing(&l.call) && l.call.page == 1 && l.call.region == IRELAND);
+    let shown = &shown.expect("it was listed").body;
+    let twice = volumes.iter().find(|id| shown.contains(id.as_str())).expect("the first page shows some");
+    SEEN_TWICE.set(twice.clone()).expect("this row is played once");
+    stage.bed.scanner = stage.bed.another_scanner().in_pages_of(4 << 10);
+    let pages = AtomicUsize::new(0);
+    let later = move |c: &Call| is_listing(c) && c.page == 1 && pages.fetch_add(1, Ordering::Relaxed) == 1;
+    let later = stage.fault(later, Fault::Make(seen_later));
+    let denied = stage.fault(|c| is_listing(c) && c.page == 2, refuse(403, "UnauthorizedOperation", "no"));
+    stage.witness().await;
+    let round = stage.bed.look_for(&both).await;
+    assert_eq!((stage.proxy.hits(later), stage.proxy.hits(denied)), (1, 2));
+    assert_eq!(outcome(&round, VOLUME, IRELAND), Outcome::Partial(Reason::Denied));
+    assert_eq!(owner(&stage.bed.recorded()[twice]), Some("b"), "what was seen last stands");
+    stage.assert_witnessed();
+}
+
 /// S3 is asked for the beginning of a name.
 async fn names_that_begin_alike(stage: &mut Stage<'_>) {
     let name = format!("alike-{}", stage.bed.account);
@@ -661,6 +706,7 @@ rows! {
     mass_loss_of_a_part: "the same of a part of the account" => "looks that agree decide";
     a_page_fails_of_many: "a page fails of what is recorded page by page" => "what was seen is recorded, nothing disappears";
     a_page_fails_of_one_of_two: "the same, and another CloudScan gets them all" => "the whole truth, each change told once";
+    both_are_cut_off: "the same, and the other one's is cut off, too" => "what was seen last stands";
     names_that_begin_alike: "a name that others begin with is asked for" => "it is gone, and of the others nothing is asked";
     huge_scope: "a scope of many pages, recorded page by page" => "the same as in one piece";
     end_state: "a listed end state" => "the end of that life, once";
