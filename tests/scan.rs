@@ -65,16 +65,16 @@ impl Desk {
     }
 }
 
+/// Without credentials.
+fn command(dir: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(binary());
+    command.args(args).current_dir(dir).env("AWS_EC2_METADATA_DISABLED", "true").env_remove("ELAVA_STORE");
+    command
+}
+
 fn run(dir: &Path, args: &[&str]) -> Output {
-    Command::new(binary())
-        .args(args)
-        .current_dir(dir)
-        .env("AWS_ACCESS_KEY_ID", "somebody")
-        .env("AWS_SECRET_ACCESS_KEY", "somebody")
-        .env("AWS_EC2_METADATA_DISABLED", "true")
-        .env_remove("ELAVA_STORE")
-        .output()
-        .expect("elava runs")
+    let keys = [("AWS_ACCESS_KEY_ID", "somebody"), ("AWS_SECRET_ACCESS_KEY", "somebody")];
+    command(dir, args).envs(keys).output().expect("elava runs")
 }
 
 fn of_type<'a>(list: &'a Value, resource_type: &str) -> Vec<&'a Value> {
@@ -108,14 +108,11 @@ async fn credentials_that_run_out_in_the_middle_of_a_look_are_fetched_anew() {
     let agent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", agent.local_addr().unwrap());
     tokio::spawn(async move { axum::serve(agent, axum::Router::new().fallback(give)).await });
-    let scan = Command::new(binary())
-        .args(["scan", "-f", "cloudscan.yaml", "--store", "elava.redb", "-o", "json"])
-        .current_dir(desk.dir.path())
+    let args = ["scan", "-f", "cloudscan.yaml", "--store", "elava.redb", "-o", "json"];
+    let scan = command(desk.dir.path(), &args)
         .env("AWS_CONTAINER_CREDENTIALS_FULL_URI", url)
-        .env("AWS_EC2_METADATA_DISABLED", "true")
-        .env_remove("ELAVA_STORE")
         .output()
-        .unwrap();
+        .expect("elava runs");
     let told: Value = serde_json::from_slice(&scan.stdout).unwrap_or_default();
     assert_eq!(told["complete"], true, "{told}: {}", String::from_utf8_lossy(&scan.stderr));
     assert_eq!(of_type(&told["changes"], "AWS::EC2::Volume").len(), 1);

@@ -94,6 +94,12 @@ impl Bed {
         self.look_for(&[subscription]).await
     }
 
+    /// The CloudScan, and another team's of the same.
+    pub fn two_cloud_scans(&self) -> [Subscription; 2] {
+        let second = Subscription { viewer: Viewer::new("team-b/two"), ..self.subscription.clone() };
+        [self.subscription.clone(), second]
+    }
+
     /// The same for several CloudScans.
     pub async fn look_for(&mut self, subscriptions: &[Subscription]) -> Round {
         self.pass(Duration::from_mins(20));

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use elava::cloud::Provider;
 use elava::cloud::aws::Aws;
-use elava::inventory::{EndCause, Moment, Outcome, Presence, Reason, ScopeStatus, Snapshot, TagSet, Tags, Viewer};
+use elava::inventory::{EndCause, Moment, Outcome, Presence, Reason, ScopeStatus, Snapshot, TagSet, Tags};
 use elava::scanner::Round;
 use futures::FutureExt;
 
@@ -412,10 +412,7 @@ async fn a_page_fails_of_many(stage: &mut Stage<'_>) {
 async fn a_page_fails_of_one_of_two(stage: &mut Stage<'_>) {
     stage.bed.scanner = stage.bed.another_scanner().in_pages_of(1);
     let volumes = stage.volumes(8).await;
-    let first = stage.bed.subscription.clone();
-    let mut second = first.clone();
-    second.viewer = Viewer::new("team-b/two");
-    let both = [first, second];
+    let both = stage.bed.two_cloud_scans();
     stage.bed.look_for(&both).await;
     stage.witness().await;
     stage.hands().delete_volume(&volumes[7]).await;
@@ -453,10 +450,7 @@ fn seen_later(_: &Call) -> String {
 /// Of two CloudScans each is denied the second page: the first had nothing recorded yet, and had seen more.
 async fn both_are_cut_off(stage: &mut Stage<'_>) {
     let volumes = stage.volumes(8).await;
-    let first = stage.bed.subscription.clone();
-    let mut second = first.clone();
-    second.viewer = Viewer::new("team-b/two");
-    let both = [first, second];
+    let both = stage.bed.two_cloud_scans();
     stage.bed.look_for(&both).await;
     let log = stage.proxy.log();
     let is_mine = stage.bed.is_mine();

@@ -61,7 +61,7 @@ const TAG_CALLS: usize = 8;
 /// that a pod without a limit of CPU has memory for, on whatever node.
 const LARGE_BODIES: usize = 4;
 const MOST_LARGE_BODIES: usize = 16;
-/// Less is converted where it is.
+/// Fewer become observations where they are.
 const MANY_OBJECTS: usize = 100;
 /// The most pages of one listing: a token that never ends must not either.
 const MAX_PAGES: usize = 10_000;
