@@ -97,7 +97,7 @@ bench-query: tools ## Questions to the query API through a real API server; RESO
 	RESOURCES=$${RESOURCES:-1000000} ELAVA_TOOLS="$$(e2e/tools/install.sh)" TABLE=$(CURDIR)/docs/benchmark-query.md \
 	  $(CARGO) bench --no-default-features --features serve --bench query
 
-bench-control-plane: tools ## 1,000 CloudScans (SCANS) and 50 findings each through a real API server; writes docs/benchmark-control-plane.md; 20 min
+bench-control-plane: tools ## 1,000 CloudScans (SCANS) and 50 findings each through a real API server; writes docs/benchmark-control-plane.md; 25 min
 	$(CARGO) build --bin elava --example control-plane
 	ELAVA_TOOLS="$$(e2e/tools/install.sh)" TABLE=$(CURDIR)/docs/benchmark-control-plane.md $(CARGO) run --example control-plane
 
