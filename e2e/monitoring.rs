@@ -101,6 +101,13 @@ async fn prometheus_answers_the_whole_dashboard_and_no_alert_fires_where_all_is_
     let is: BTreeSet<String> = is.into_iter().map(str::to_owned).collect();
     assert_eq!(is, documented, "docs/metrics.md has the metrics that there are");
 
+    for line in [
+        r#"elava_cloudscans{suspended="false"} 1"#,
+        r#"elava_cloudscan_conditions{condition="Ready",status="True"} 1"#,
+    ] {
+        assert!(scraped.lines().any(|is| is == line), "{line} is none of {scraped}");
+    }
+
     let Some(program) = program("prometheus") else { return };
     let prometheus = Prometheus::start(&program, world.dir.path(), &world.operator.url());
     let dashboard = std::fs::read_to_string(Path::new(ROOT).join("charts/elava/files/dashboard.json")).unwrap();

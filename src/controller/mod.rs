@@ -133,6 +133,7 @@ pub async fn run(
     // A change of status is our own doing.
     let spec_or_request = predicates::generation.combine(predicates::annotations);
     let Settings { endpoints, webhooks, prices, identity, namespaces, meters } = settings;
+    meters.count(scans.clone());
     let scan_stream = watched::<CloudScan>(&client, &namespaces)
         .inspect_ok(move |event| list.see(event))
         .inspect_err(|error| tracing::warn!("watching CloudScans: {error}"))

@@ -209,6 +209,19 @@ pub fn newly_told<'a>(before: Option<&CloudScanStatus>, after: &'a CloudScanStat
         .collect()
 }
 
+/// Every type of condition that is told.
+pub const TYPES: [&str; 9] = [
+    "Ready",
+    "Reconciling",
+    "Stalled",
+    "FirstScanComplete",
+    "CredentialsValid",
+    "InventoryComplete",
+    "ClockSkew",
+    "WebhookDelivered",
+    "FindingsDecided",
+];
+
 struct Told {
     type_: &'static str,
     status: &'static str,
@@ -217,6 +230,7 @@ struct Told {
 }
 
 fn told(type_: &'static str, status: &'static str, reason: &str, message: impl Into<String>) -> Told {
+    debug_assert!(TYPES.contains(&type_), "{type_} is one of TYPES");
     Told { type_, status, reason: reason.to_owned(), message: message.into() }
 }
 
