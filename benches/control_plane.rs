@@ -9,6 +9,7 @@
 #[path = "../e2e/support/mod.rs"]
 mod support;
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 use std::sync::Arc;
@@ -29,6 +30,8 @@ use support::world::{IRELAND, World};
 const EACH: usize = 50;
 const NAMESPACES: usize = 10;
 const QUIET: Duration = Duration::from_mins(2);
+/// Kinds of requests that are named.
+const MOST: usize = 6;
 /// For a machine of two cores, at [`EACH`] a CloudScan.
 const LONGEST: Duration = Duration::from_hours(1);
 
@@ -78,24 +81,53 @@ fn account(n: usize) -> String {
     format!("{:012}", 100_000_000_000 + n)
 }
 
-/// What the API server was asked by everybody, and what etcd holds.
+/// What the API server was asked by everybody, by verb and kind, and what etcd holds.
 struct Load {
-    requests: f64,
+    requests: BTreeMap<String, f64>,
     etcd_bytes: f64,
 }
 
 impl Load {
     async fn now(world: &World) -> Self {
-        let sum = |text: &str, name: &str| -> f64 {
-            let of_it = |line: &&str| line.starts_with(name) && !line.contains("subresource=\"metrics\"");
-            text.lines().filter(of_it).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
-        };
         let metrics = world.cluster.run(&["get", "--raw=/metrics"]);
+        let mut requests = BTreeMap::<String, f64>::new();
+        for line in metrics.lines().filter(|line| line.starts_with("apiserver_request_total{")) {
+            let label =
+                |name: &str| line.split(&format!("{name}=\"")).nth(1).and_then(|rest| rest.split('"').next());
+            let (kind, part) = (label("resource").unwrap_or_default(), label("subresource").unwrap_or_default());
+            // This is how the figure itself is read.
+            if part == "metrics" {
+                continue;
+            }
+            let what = format!(
+                "{} {kind}{}{part}",
+                label("verb").unwrap_or_default(),
+                if part.is_empty() { "" } else { "/" }
+            );
+            *requests.entry(what).or_default() += value(line);
+        }
         let etcd = std::fs::read_to_string(world.dir.path().join("cluster/etcd-url")).unwrap();
         let etcd = reqwest::get(format!("{etcd}/metrics")).await.unwrap().text().await.unwrap();
-        let requests = sum(&metrics, "apiserver_request_total{");
-        Self { requests, etcd_bytes: sum(&etcd, "etcd_mvcc_db_total_size_in_use_in_bytes") }
+        let bytes = etcd.lines().filter(|line| line.starts_with("etcd_mvcc_db_total_size_in_use_in_bytes"));
+        Self { requests, etcd_bytes: bytes.map(value).sum() }
     }
+
+    /// Requests a minute since then, and the most of them by what they are.
+    fn since(&self, before: &Load, time: Duration) -> (f64, String) {
+        let minutes = time.as_secs_f64() / 60.0;
+        let of = |(what, count): (&String, &f64)| {
+            ((count - before.requests.get(what).copied().unwrap_or_default()) / minutes, what.clone())
+        };
+        let mut by_what: Vec<(f64, String)> = self.requests.iter().map(of).collect();
+        by_what.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let most = by_what.iter().take(MOST).map(|(count, what)| format!("{what} {count:.0}"));
+        (by_what.iter().map(|(count, _)| count).sum(), most.collect::<Vec<_>>().join(", "))
+    }
+}
+
+/// Of a line of metrics.
+fn value(line: &str) -> f64 {
+    line.rsplit(' ').next().and_then(|value| value.parse().ok()).unwrap_or_default()
 }
 
 /// How long another user of the API server waits, until it is told to stop: all of its waits.
@@ -187,8 +219,9 @@ async fn measure() {
     // The last events and statuses are written.
     tokio::time::sleep(QUIET / 4).await;
     let after = Load::now(&world).await;
-    let per_minute = (after.requests - before.requests) / total.as_secs_f64() * 60.0;
-    row("requests to the API server meanwhile, a minute, all users", format!("{per_minute:.0}"));
+    let (requests, most) = after.since(&before, total);
+    row("requests to the API server meanwhile, a minute, all users", format!("{requests:.0}"));
+    row("of these, most are", most);
     row("another user's `get`, p99, before and meanwhile", format!("{alone:.1} ms, {beside:.1} ms"));
     let bytes = after.etcd_bytes - before.etcd_bytes;
     row("bytes in etcd for it all", format!("{:.0} MB", bytes / 1e6));
@@ -199,8 +232,9 @@ async fn measure() {
     let before = Load::now(&world).await;
     tokio::time::sleep(QUIET).await;
     let after = Load::now(&world).await;
-    let quiet = (after.requests - before.requests) / QUIET.as_secs_f64() * 60.0;
-    row("requests a minute while nothing happens, all users", format!("{quiet:.0}"));
+    let (requests, most) = after.since(&before, QUIET);
+    row("requests a minute while nothing happens, all users", format!("{requests:.0}"));
+    row("of these, most are", most);
 
     // What was deleted meanwhile is back: every CloudScan was reconciled.
     world.operator.kill();

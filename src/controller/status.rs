@@ -170,7 +170,9 @@ pub fn summarize(found: &Found) -> CloudScanStatus {
     ];
     let conditions = conditions.into_iter().chain(findings_decided(found)).chain(webhook_delivered(found));
     status.conditions = conditions.map(|told| told.into_condition(&before, generation, found.now)).collect();
-    status
+    // Revisions come from all CloudScans: to say the same of a newer one would be a patch for nothing.
+    let of_the_older = CloudScanStatus { revision: before.revision, ..status.clone() };
+    if of_the_older == before { before } else { status }
 }
 
 /// What the calls so far come to in thirty days, once an hour of them is known.
@@ -783,6 +785,14 @@ mod tests {
         scan.status = Some(first.clone());
         let later = summarize(&Found { now: Timestamp::from_millis(9), ..found(&scan, 1, &good) });
         assert_eq!(later, first, "nothing changes while nothing happens");
+        let at = |revision| Some(Counts { revision: Revision(revision), ..Counts::default() });
+        scan.status = Some(summarize(&Found { counts: at(7), ..found(&scan, 1, &good) }));
+        let of_others = summarize(&Found { counts: at(8), ..found(&scan, 1, &good) });
+        assert_eq!(Some(of_others), scan.status, "what others' looks recorded is nothing to say");
+        let more = [report("1", &[Outcome::Complete]), report("2", &[Outcome::Complete])];
+        let changed = summarize(&Found { counts: at(9), ..found(&scan, 2, &more) });
+        assert_eq!(changed.revision, Some(9), "what is said anew is of the revision that it was read at");
+        scan.status = Some(first.clone());
         let bad = [report("1", &[Outcome::Failed(Reason::Denied)])];
         let broken = summarize(&Found { now: Timestamp::from_millis(9), ..found(&scan, 1, &bad) });
         let told: Vec<&str> = newly_told(Some(&first), &broken).iter().map(|c| c.reason.as_str()).collect();
