@@ -203,6 +203,9 @@ async fn a_pod_that_anything_happens_to_goes_on_where_it_was() {
     let since = Instant::now();
     life.goes_on("the cloud was away", since).await;
 
+    let since = Instant::now();
+    life.pods.node.until_pods_start().await;
+    println!("{:>6.1} s  until the rest of the cluster was back as well", since.elapsed().as_secs_f64());
     too_little_memory(&mut life).await;
     a_full_volume(&mut life, &volume).await;
     println!("{}", life.pods.node.run(&["get", "pods,pvc,cloudscans,resourcefindings", "-A"]));

@@ -15,7 +15,7 @@ use super::cluster::chart;
 use super::desk::Desk;
 use super::kubectl::Kubectl;
 use super::operator::binary;
-use super::process::Process;
+use super::process::{Process, tail};
 use super::proxy::Proxy;
 use super::{DEADLINE, eventually, tools};
 
@@ -122,6 +122,35 @@ impl Node {
         eventually("the API server answers", ready).await;
     }
 
+    /// The controllers, the scheduler and the kubelet are connected again. After an outage each tries once in 30 to 60 s
+    /// (client-go's reflectors), and once more where the API server was still starting: none of that is the
+    /// operator's time.
+    pub async fn until_pods_start(&self) {
+        let labels = json!({"app": "canary"});
+        let canary = json!({
+            "apiVersion": "apps/v1", "kind": "StatefulSet",
+            "metadata": {"name": "canary", "namespace": "default"},
+            "spec": {
+                "serviceName": "canary", "selector": {"matchLabels": labels},
+                "template": {
+                    "metadata": {"labels": labels},
+                    "spec": {"terminationGracePeriodSeconds": 0, "containers": [
+                        {"name": "pause", "image": "localhost/pause:1", "imagePullPolicy": "Never"},
+                    ]},
+                },
+            },
+        });
+        self.apply(&canary.to_string()).expect("the canary is good");
+        let ready = || async {
+            let path = "-o=jsonpath={.status.readyReplicas}";
+            let output = self.kubectl(&["get", "statefulset/canary", "-n", "default", path]);
+            let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+            if out == "1" { Ok(()) } else { Err(format!("{out}{err}")) }
+        };
+        eventually("a pod is made, scheduled and started", ready).await;
+        self.run(&["delete", "statefulset/canary", "-n", "default"]);
+    }
+
     /// Gives the image to containerd, where the kubelet finds it.
     pub fn load(&self, image: &Path) {
         let output = self.script(&["ctr", "images", "import", "--local", &image.display().to_string()]);
@@ -156,10 +185,14 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        if std::thread::panicking()
-            && let Some(kept) = std::env::var_os("ELAVA_KEEP_LOGS")
-        {
-            let _ = Command::new("cp").arg("-r").arg(self.state.join("logs")).arg(kept).status();
+        if std::thread::panicking() {
+            let logs = self.state.join("logs");
+            for component in ["init", "apiserver", "kcm", "scheduler", "kubelet", "containerd"] {
+                eprintln!("{}", tail(component, &logs.join(format!("{component}.log"))));
+            }
+            if let Some(kept) = std::env::var_os("ELAVA_KEEP_LOGS") {
+                let _ = Command::new("cp").arg("-r").arg(logs).arg(kept).status();
+            }
         }
         self.script(&["down"]);
     }

@@ -75,10 +75,7 @@ impl Process {
 
     /// The end of its log, for a failure that must be understood.
     pub fn tail(&self) -> String {
-        let log = self.log();
-        let lines: Vec<&str> = log.lines().collect();
-        let tail = lines[lines.len().saturating_sub(TAIL)..].join("\n");
-        format!("--- {} (last of {} lines) ---\n{tail}\n", self.name, lines.len())
+        tail(&self.name, &self.log)
     }
 
     /// Peak and present resident memory, in KiB.
@@ -90,6 +87,14 @@ impl Process {
         };
         (field("VmHWM:").unwrap_or(0), field("VmRSS:").unwrap_or(0))
     }
+}
+
+/// The end of that log, for a failure that must be understood.
+pub fn tail(name: &str, log: &Path) -> String {
+    let log = std::fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = log.lines().collect();
+    let tail = lines[lines.len().saturating_sub(TAIL)..].join("\n");
+    format!("--- {name} (last of {} lines) ---\n{tail}\n", lines.len())
 }
 
 impl Drop for Process {
