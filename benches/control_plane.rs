@@ -162,6 +162,13 @@ async fn findings(client: &kube::Client) -> usize {
     count
 }
 
+/// How many scopes are known as they are.
+async fn current_scopes(operator: &str) -> f64 {
+    let Ok(answer) = reqwest::get(format!("{operator}/metrics")).await else { return 0.0 };
+    let metrics = answer.text().await.unwrap_or_default();
+    metrics.lines().filter(|line| line.starts_with("elava_scopes{status=\"Current\"}")).map(value).sum()
+}
+
 async fn until<F: Future<Output = bool>>(what: &str, mut is_so: impl FnMut() -> F) -> Duration {
     let started = Instant::now();
     while !is_so().await {
@@ -197,6 +204,10 @@ async fn measure() {
     let busy = Arc::new(AtomicBool::new(false));
     let user = tokio::spawn(another_user(world.client.clone(), busy.clone()));
     let started = Instant::now();
+    let operator = world.operator.url();
+    let looked_at = tokio::spawn(async move {
+        until("every account is looked at", || async { current_scopes(&operator).await >= scans as f64 }).await
+    });
     for n in 0..scans {
         let mut spec = world.scan_spec(&[&account(n)]);
         spec["provider"]["aws"]["regions"] = json!({"include": [IRELAND]});
@@ -210,6 +221,7 @@ async fn measure() {
         api.patch(&name, &PatchParams::apply("bench").force(), &Patch::Apply(&scan)).await.unwrap();
     }
     row(&format!("applying {scans} CloudScans"), format!("{:.0} s", started.elapsed().as_secs_f64()));
+    row("until every account has been looked at", format!("{:.0} s", looked_at.await.unwrap().as_secs_f64()));
     let wanted = scans * EACH;
     until("every finding stands", || async { findings(&world.client).await >= wanted }).await;
     busy.store(true, Ordering::Relaxed);

@@ -1,10 +1,10 @@
-//! What many CloudScans take of memory: a gate, so that no change makes each of a thousand dearer unnoticed.
-//! `make bench-control-plane` measures the whole of it.
+//! What many CloudScans take of memory: a gate, so that no change makes each of a thousand dearer unnoticed; and that
+//! none waits for the findings of others. `make bench-control-plane` measures the whole of it.
 
 use serde_json::json;
 
 use crate::support::eventually;
-use crate::support::proxy::{Call, Fault};
+use crate::support::proxy::{Call, Fault, Logged};
 use crate::support::world::{IRELAND, World};
 
 const SCANS: usize = 60;
@@ -14,8 +14,13 @@ const EACH: usize = 10;
 /// measured when this was set.
 const KIB_EACH: u64 = 400;
 
+/// So many CloudScans write findings at once.
+const WRITING: usize = 4;
+/// Findings of each of these: seconds of writing.
+const MANY: usize = 500;
+
 /// Untagged volumes, other ones for each account.
-fn volumes(call: &Call) -> String {
+fn volumes<const EACH: usize>(call: &Call) -> String {
     let item = |n: usize| {
         format!(
             "<item><volumeId>vol-{}{n:05}</volumeId><size>8</size><status>available</status>\
@@ -30,18 +35,24 @@ fn volumes(call: &Call) -> String {
     )
 }
 
+fn account(n: usize) -> String {
+    format!("{:012}", 400_000_000_000 + n)
+}
+
+/// A CloudScan of the volumes of an account of its own, of which only the tags are complained of.
+fn apply(world: &World, n: usize) {
+    let mut spec = world.scan_spec(&[&account(n)]);
+    spec["provider"]["aws"]["regions"] = json!({"include": [IRELAND]});
+    spec["resourceTypes"] = json!({"include": ["AWS::EC2::Volume"]});
+    spec["findings"] = json!({"exclude": ["Orphaned"]});
+    world.apply_scan("team-a", &format!("scan-{n}"), &spec);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cloud_scan_takes_no_more_memory_than_it_did() {
     let world = World::start_with(vec![("ELAVA_API_SHARE", "1".to_owned())]).await;
-    world.proxy.fault(|call| call.action == "DescribeVolumes" && !call.is_by_id(), Fault::Make(volumes));
-    let apply = |n: usize| {
-        let account = format!("{:012}", 400_000_000_000 + n);
-        let mut spec = world.scan_spec(&[&account]);
-        spec["provider"]["aws"]["regions"] = json!({"include": [IRELAND]});
-        spec["resourceTypes"] = json!({"include": ["AWS::EC2::Volume"]});
-        spec["findings"] = json!({"exclude": ["Orphaned"]});
-        world.apply_scan("team-a", &format!("scan-{n}"), &spec);
-    };
+    world.proxy.fault(|call| call.action == "DescribeVolumes" && !call.is_by_id(), Fault::Make(volumes::<EACH>));
+    let apply = |n: usize| apply(&world, n);
     let all_told = async |scans: usize| {
         let told = || async {
             let open = world.open_findings("team-a").await.len();
@@ -60,4 +71,23 @@ async fn a_cloud_scan_takes_no_more_memory_than_it_did() {
     let each = after.saturating_sub(before) / (SCANS - few) as u64;
     println!("{before} KiB with {few} CloudScans, {after} KiB with {SCANS}: {each} KiB each");
     assert!(each <= KIB_EACH, "a CloudScan takes {each} KiB of memory, more than {KIB_EACH}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cloud_scan_is_looked_at_while_the_findings_of_others_are_written() {
+    let world = World::start().await;
+    world.proxy.fault(|call| call.action == "DescribeVolumes" && !call.is_by_id(), Fault::Make(volumes::<MANY>));
+    let written = async || world.open_findings("team-a").await.len();
+    (0..WRITING).for_each(|n| apply(&world, n));
+    let begun = || async { if written().await > 0 { Ok(()) } else { Err("no finding stands".to_owned()) } };
+    eventually("findings are being written", begun).await;
+    apply(&world, WRITING);
+    let last = account(WRITING);
+    let looked_at = || async {
+        let is_listed = |logged: &Logged| logged.call.account == last && logged.call.action == "DescribeVolumes";
+        if world.proxy.log().iter().any(is_listed) { Ok(()) } else { Err("nobody asked".to_owned()) }
+    };
+    eventually("the last one is looked at", looked_at).await;
+    let count = written().await;
+    assert!(count < WRITING * MANY / 2, "it was looked at only after {count} findings of others were written");
 }

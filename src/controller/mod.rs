@@ -28,19 +28,24 @@ use kube::runtime::controller::{Action, Config};
 use kube::runtime::reflector::{self, ObjectRef};
 use kube::runtime::{Controller, Predicate, PredicateConfig, WatchStreamExt, predicates, watcher};
 use kube::{Api, Client, ResourceExt};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::api::{CloudScan, FindingExemption, RECONCILE_REQUESTED_AT, ResourceFinding};
-use crate::inventory::Viewer;
+use crate::cloud::CloudError;
+use crate::inventory::{AccountId, Viewer};
 use crate::policy::{Evaluator, Prices};
 use crate::scanner::Fleet;
 use crate::store::{Store, StoreError};
 pub use meters::Meters;
 pub use validate::AllowedEndpoints;
+use validate::Valid;
 use watched::watched;
 
-/// CloudScans in work at once. One is a few milliseconds of evaluation and a handful of writes.
-const CONCURRENCY: u16 = 4;
+/// CloudScans whose tasks are set up at once. One is a Secret to read, and sometimes accounts to list.
+const TAKING_UP: usize = 16;
+/// CloudScans whose findings are evaluated and written at once. They share the pace of writes, so one may take long:
+/// meanwhile others are taken up, and looked at.
+const PUBLISHING: usize = 4;
 /// Several accounts of one CloudScan end their rounds together: one reconcile for all of them.
 const DEBOUNCE: Duration = Duration::from_millis(300);
 /// Client retries are on and its read timeout is none: without a deadline one call hangs a reconcile.
@@ -85,11 +90,14 @@ struct Context {
     client: Client,
     store: Store,
     fleet: Arc<Fleet>,
+    scans: reflector::Store<CloudScan>,
     findings: Arc<standing::Standing>,
     exemptions: reflector::Store<FindingExemption>,
     evaluators: Mutex<BTreeMap<Viewer, Arc<Mutex<Evaluator>>>>,
     prices: Arc<Prices>,
     notifiers: notify::Notifiers,
+    taking_up: Semaphore,
+    publishing: Semaphore,
     pace: pace::Pace,
     meters: Meters,
     endpoints: AllowedEndpoints,
@@ -167,11 +175,14 @@ pub async fn run(
         client,
         store,
         fleet,
+        scans: scans.clone(),
         findings,
         exemptions,
         evaluators: Mutex::default(),
         prices: Arc::new(prices),
         notifiers: notify::Notifiers::new(webhooks, delivering),
+        taking_up: Semaphore::new(TAKING_UP),
+        publishing: Semaphore::new(PUBLISHING),
         pace: pace::Pace::new(),
         meters,
         endpoints,
@@ -183,6 +194,13 @@ pub async fn run(
     let retaining = tokio::spawn(retain(context.clone()));
     let neighbours = scans.clone();
     let exempting = tokio::spawn(exempt::run(context.clone(), stop.clone()));
+    // Those in work end what they write; those that wait for their turn don't begin.
+    let (stopped, waiting) = (stop.clone(), context.clone());
+    let closing = tokio::spawn(async move {
+        stopped.await;
+        waiting.taking_up.close();
+        waiting.publishing.close();
+    });
     Controller::for_stream(scan_stream, scans)
         .owns_stream(finding_stream)
         .watches_stream(exemption_stream, move |exemption: FindingExemption| {
@@ -191,7 +209,8 @@ pub async fn run(
             near.map(|scan| ObjectRef::from_obj(&*scan)).collect::<Vec<_>>()
         })
         .reconcile_on(asked)
-        .with_config(Config::default().concurrency(CONCURRENCY).debounce(DEBOUNCE))
+        // As many at once as there are: what bounds them is in a reconcile.
+        .with_config(Config::default().debounce(DEBOUNCE))
         .graceful_shutdown_on(stop)
         .run(reconcile, on_error, context)
         .for_each(|result| async {
@@ -202,6 +221,7 @@ pub async fn run(
         .await;
     retaining.abort();
     exempting.abort();
+    closing.abort();
 }
 
 fn reference(viewer: &Viewer) -> ObjectRef<CloudScan> {
@@ -267,45 +287,25 @@ async fn reconciled(scan: &CloudScan, context: &Context) -> Result<Action, Recon
         return Ok(Action::await_change());
     }
     let viewer = build::viewer(scan);
-    let credentials = dereference::credentials(scan, context).await?;
-    let provider = context.fleet.provider();
-    let types = provider.types();
-    let valid = validate::validate(&scan.spec, &types, &context.endpoints);
-    let mut unconnected = None;
-    let mut unlisted = None;
-    let mut inactive = BTreeSet::new();
-    let mut accounts = 0;
-    let mut published = Ok(None);
-    let mut reports = Vec::new();
+    let valid = validate::validate(&scan.spec, &context.fleet.provider().types(), &context.endpoints);
+    let mut taken_up = TakenUp::default();
     if let Ok(valid) = &valid {
-        let endpoint = provider.default_endpoint();
-        let mut members = None;
-        if let Some(lister) = build::lister(&valid.aws, &credentials, &endpoint) {
-            let units = valid.aws.organization.as_ref().map(|o| o.units.as_slice()).unwrap_or_default();
-            let requested_at = scan.annotations().get(RECONCILE_REQUESTED_AT).map(String::as_str);
-            match context.fleet.members(&viewer, &lister, units, requested_at).await {
-                Ok((list, error)) => (members, unlisted) = (Some(list), error),
-                Err(error) => unconnected = Some(error),
-            }
-        }
-        if let Some(members) = &members {
-            let chosen = build::chosen(&valid.aws, members);
-            inactive = chosen.filter(|m| !m.is_active).map(|m| m.account.clone()).collect();
-        }
-        // Without any list nobody knows what is wanted: what was wanted before goes on.
-        if unconnected.is_none() {
-            let subscriptions = build::subscriptions(scan, valid, &credentials, &endpoint, members.as_ref());
-            accounts = subscriptions.len() - inactive.len();
-            unconnected = context.fleet.set(&viewer, subscriptions).await.err();
-        }
-        if unconnected.is_none() {
-            forget_other_accounts(context, &viewer).await?;
-        }
+        let Some(_turn) = context.meters.turn(&context.taking_up).await else { return Ok(Action::await_change()) };
+        taken_up = take_up(scan, valid, context).await?;
         if !exists(context, &viewer) {
             // Deleted while this ran: what was just set would be nobody's.
             let _ = context.fleet.set(&viewer, Vec::new()).await;
             return Ok(Action::await_change());
         }
+    }
+    let TakenUp { accounts, inactive, unconnected, unlisted } = taken_up;
+    let Some(_turn) = context.meters.turn(&context.publishing).await else { return Ok(Action::await_change()) };
+    if !is_current(scan, context) {
+        return Ok(Action::await_change());
+    }
+    let mut published = Ok(None);
+    let mut reports = Vec::new();
+    if let Ok(valid) = &valid {
         // Before the findings: what is said to be looked at must be told.
         reports = context.fleet.reports(&viewer);
         // That nobody gets into an account that is suspended or closed is no news, and says nothing of it.
@@ -342,6 +342,48 @@ async fn reconciled(scan: &CloudScan, context: &Context) -> Result<Action, Recon
     }))
 }
 
+/// What became of a spec.
+#[derive(Default)]
+struct TakenUp {
+    /// Accounts to look at.
+    accounts: usize,
+    /// Those that their organisation has suspended or closed.
+    inactive: BTreeSet<AccountId>,
+    /// Why nothing is looked at, or what was wanted before.
+    unconnected: Option<CloudError>,
+    /// Why an older list of an organisation's accounts stands.
+    unlisted: Option<CloudError>,
+}
+
+/// Hands what a CloudScan wants to the fleet.
+async fn take_up(scan: &CloudScan, valid: &Valid, context: &Context) -> Result<TakenUp, ReconcileError> {
+    let viewer = build::viewer(scan);
+    let credentials = dereference::credentials(scan, context).await?;
+    let endpoint = context.fleet.provider().default_endpoint();
+    let mut taken_up = TakenUp::default();
+    let mut members = None;
+    if let Some(lister) = build::lister(&valid.aws, &credentials, &endpoint) {
+        let units = valid.aws.organization.as_ref().map(|o| o.units.as_slice()).unwrap_or_default();
+        let requested_at = scan.annotations().get(RECONCILE_REQUESTED_AT).map(String::as_str);
+        match context.fleet.members(&viewer, &lister, units, requested_at).await {
+            Ok((list, error)) => (members, taken_up.unlisted) = (Some(list), error),
+            // Without any list nobody knows what is wanted: what was wanted before goes on.
+            Err(error) => return Ok(TakenUp { unconnected: Some(error), ..taken_up }),
+        }
+    }
+    if let Some(members) = &members {
+        let chosen = build::chosen(&valid.aws, members);
+        taken_up.inactive = chosen.filter(|m| !m.is_active).map(|m| m.account.clone()).collect();
+    }
+    let subscriptions = build::subscriptions(scan, valid, &credentials, &endpoint, members.as_ref());
+    taken_up.accounts = subscriptions.len() - taken_up.inactive.len();
+    match context.fleet.set(&viewer, subscriptions).await {
+        Ok(()) => forget_other_accounts(context, &viewer).await?,
+        Err(error) => taken_up.unconnected = Some(error),
+    }
+    Ok(taken_up)
+}
+
 async fn forget_other_accounts(context: &Context, viewer: &Viewer) -> Result<(), ReconcileError> {
     let (fleet, viewer) = (context.fleet.clone(), viewer.clone());
     let forgotten = tokio::task::spawn_blocking(move || fleet.forget_other_accounts(&viewer)).await;
@@ -350,6 +392,14 @@ async fn forget_other_accounts(context: &Context, viewer: &Viewer) -> Result<(),
 
 fn exists(context: &Context, viewer: &Viewer) -> bool {
     context.existing.borrow().as_ref().is_none_or(|existing| existing.contains(viewer))
+}
+
+/// Whether this is still what is wanted, after a wait. Where it is not, another reconcile is asked for already.
+fn is_current(scan: &CloudScan, context: &Context) -> bool {
+    let current = context.scans.get(&ObjectRef::from_obj(scan));
+    current.is_some_and(|current| {
+        (&current.metadata.uid, current.metadata.generation) == (&scan.metadata.uid, scan.metadata.generation)
+    })
 }
 
 /// One patch, when something is to be said; an event for each condition that says something else.

@@ -1,10 +1,11 @@
 //! The tasks of all accounts.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, mpsc};
 use tokio::task::JoinHandle;
 
 use super::{AccountReport, AccountScanner, Meters, Subscription, remembered};
@@ -17,6 +18,12 @@ type AccountKey = (Arc<str>, AccountId);
 
 /// A task that has nothing to look at (no credentials work) tries again so often.
 const RETRY: Duration = Duration::from_secs(30);
+
+/// Rounds that go on at once for each core. After a restart all accounts are due: listings of thousands together take
+/// memory for all of them, and answers come too late because nobody has the time to read them.
+const ROUNDS_A_CORE: usize = 32;
+/// A round that takes longer waits for its cloud: others do not wait for it.
+const LONGEST_TURN: Duration = Duration::from_secs(10);
 
 /// What a task is to look at.
 struct Wanted {
@@ -57,6 +64,7 @@ pub struct Fleet {
     /// The accounts of organisations, as they were listed last.
     listed: Mutex<BTreeMap<Viewer, Listed>>,
     meters: Meters,
+    turns: Arc<Semaphore>,
     /// Tells who should hear that a round has ended.
     finished: mpsc::Sender<Viewer>,
 }
@@ -68,7 +76,9 @@ impl Fleet {
         let (finished, receiver) = mpsc::channel(1024);
         let (tasks, unnamed, listed) = (Mutex::default(), Mutex::default(), Mutex::default());
         let meters = Meters::default();
-        (Arc::new(Self { provider, store, tasks, unnamed, listed, meters, finished }), receiver)
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let turns = Arc::new(Semaphore::new(ROUNDS_A_CORE * cores));
+        (Arc::new(Self { provider, store, tasks, unnamed, listed, meters, turns, finished }), receiver)
     }
 
     pub fn provider(&self) -> &Arc<dyn Provider> {
@@ -265,9 +275,15 @@ impl Fleet {
             AccountScanner::new(self.provider.clone(), self.store.clone(), account.clone(), endpoint.clone())
                 .metered_by(self.meters.clone())
                 .without_first_sights();
-        let running =
-            run(scanner, wanted.clone(), wake.clone(), reports.clone(), self.finished.clone(), self.store.clone());
-        let handle = tokio::spawn(running);
+        let running = Running {
+            wanted: wanted.clone(),
+            wake: wake.clone(),
+            reports: reports.clone(),
+            turns: self.turns.clone(),
+            finished: self.finished.clone(),
+            store: self.store.clone(),
+        };
+        let handle = tokio::spawn(running.run(scanner));
         Task { wanted, wake, reports, handle }
     }
 }
@@ -341,56 +357,97 @@ impl Drop for Fleet {
     }
 }
 
-async fn run(
-    mut scanner: AccountScanner,
+/// What a task works with: see [`Task`] and [`Fleet`].
+struct Running {
     wanted: Arc<Mutex<Wanted>>,
     wake: Arc<Notify>,
     reports: Arc<Mutex<BTreeMap<Viewer, AccountReport>>>,
+    turns: Arc<Semaphore>,
     finished: mpsc::Sender<Viewer>,
     store: Store,
-) {
-    loop {
-        let (left, is_last) = {
-            let wanted = lock(&wanted);
-            (wanted.left.clone(), wanted.list.is_empty())
-        };
-        if !left.is_empty() && !scanner.release(left.clone(), is_last).await {
-            tokio::time::sleep(RETRY).await;
-            continue;
-        }
-        let subscriptions = {
-            let mut wanted = lock(&wanted);
-            wanted.left.retain(|viewer| !left.contains(viewer));
-            wanted.ended = wanted.list.is_empty() && wanted.left.is_empty();
-            if wanted.ended {
-                return;
+}
+
+impl Running {
+    /// Until nobody wants the account any more.
+    async fn run(self, mut scanner: AccountScanner) {
+        loop {
+            let (left, is_last) = {
+                let wanted = lock(&self.wanted);
+                (wanted.left.clone(), wanted.list.is_empty())
+            };
+            if !left.is_empty() && !scanner.release(left.clone(), is_last).await {
+                tokio::time::sleep(RETRY).await;
+                continue;
             }
-            wanted.list.clone()
-        };
-        if subscriptions.is_empty() {
-            continue;
-        }
-        scanner.round(&subscriptions, false, &|_, _| {}).await;
-        {
-            // Only those still wanted: one that left meanwhile has no report.
-            let still: BTreeSet<Viewer> = lock(&wanted).list.iter().map(|s| s.viewer.clone()).collect();
-            let mut reports = lock(&reports);
-            *reports = scanner.reports.clone();
-            reports.retain(|viewer, _| still.contains(viewer));
-        }
-        for subscription in &subscriptions {
-            let _ = finished.try_send(subscription.viewer.clone());
-        }
-        let pause = scanner.next().map_or(RETRY, |next| next.since(store.now()));
-        let failed = scanner.reports.values().any(|r| matches!(r.credentials, Some(Err(_))));
-        let pause = if failed { pause.min(RETRY) } else { pause };
-        tokio::select! {
-            () = wake.notified() => {}
-            () = tokio::time::sleep(pause) => {}
+            // Before what is wanted is read: it may be something else by then.
+            let turn = self.turns.acquire().await.expect("nobody closes it");
+            let subscriptions = {
+                let mut wanted = lock(&self.wanted);
+                wanted.left.retain(|viewer| !left.contains(viewer));
+                wanted.ended = wanted.list.is_empty() && wanted.left.is_empty();
+                if wanted.ended {
+                    return;
+                }
+                wanted.list.clone()
+            };
+            if subscriptions.is_empty() {
+                continue;
+            }
+            in_turn(turn, LONGEST_TURN, scanner.round(&subscriptions, false, &|_, _| {})).await;
+            {
+                // Only those still wanted: one that left meanwhile has no report.
+                let still: BTreeSet<Viewer> = lock(&self.wanted).list.iter().map(|s| s.viewer.clone()).collect();
+                let mut reports = lock(&self.reports);
+                *reports = scanner.reports.clone();
+                reports.retain(|viewer, _| still.contains(viewer));
+            }
+            for subscription in &subscriptions {
+                let _ = self.finished.try_send(subscription.viewer.clone());
+            }
+            let pause = scanner.next().map_or(RETRY, |next| next.since(self.store.now()));
+            let failed = scanner.reports.values().any(|r| matches!(r.credentials, Some(Err(_))));
+            let pause = if failed { pause.min(RETRY) } else { pause };
+            tokio::select! {
+                () = self.wake.notified() => {}
+                () = tokio::time::sleep(pause) => {}
+            }
         }
     }
 }
 
+/// Does it all, and the first `longest` of it in its turn.
+async fn in_turn<T>(turn: SemaphorePermit<'_>, longest: Duration, round: impl Future<Output = T>) -> T {
+    let mut round = pin!(round);
+    tokio::select! {
+        done = &mut round => return done,
+        () = tokio::time::sleep(longest) => drop(turn),
+    }
+    round.await
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_round_has_its_turn_until_it_ends() {
+        let turns = Semaphore::new(1);
+        let turn = turns.acquire().await.unwrap();
+        let meanwhile = in_turn(turn, Duration::from_hours(1), async { turns.available_permits() }).await;
+        assert_eq!((meanwhile, turns.available_permits()), (0, 1));
+    }
+
+    #[tokio::test]
+    async fn a_round_that_takes_long_keeps_nobody_from_theirs() {
+        let turns = Semaphore::new(1);
+        let turn = turns.acquire().await.unwrap();
+        // This one lasts until another has had a turn.
+        let round = in_turn(turn, Duration::from_millis(1), async { drop(turns.acquire().await) });
+        let ended = tokio::time::timeout(Duration::from_mins(1), round).await;
+        assert!(ended.is_ok(), "the turn was never given back");
+    }
 }
