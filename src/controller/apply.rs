@@ -1,6 +1,7 @@
 //! What was built, carried out: findings and events written, where they differ from what stands.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use futures::StreamExt;
@@ -101,6 +102,10 @@ pub(super) async fn findings(
     failures.extend(failed);
     failures.extend(tell(scan, lifecycle, &written, counts, now, context).await);
     for name in &gone {
+        if hangs(&failures) {
+            failures.push((name.clone(), ReconcileError::Deadline));
+            continue;
+        }
         context.pace.turn().await;
         match timely(api.delete(name, &DeleteParams::default())).await {
             Ok(_) => {}
@@ -153,14 +158,18 @@ async fn write(
     pace: &Pace,
     objects: Vec<(String, ResourceFinding)>,
 ) -> (BTreeMap<String, ResourceFinding>, Vec<(String, ReconcileError)>) {
-    let apply = |(name, wanted): (String, ResourceFinding)| {
-        let api = api.clone();
-        async move {
-            pace.turn().await;
-            let patch = PatchParams::apply(MANAGER).force();
-            let applied = timely(api.patch(&name, &patch, &Patch::Apply(&wanted))).await;
-            (name, applied)
+    let has_hung = AtomicBool::new(false);
+    let apply = async |(name, wanted): (String, ResourceFinding)| {
+        if has_hung.load(Ordering::Relaxed) {
+            return (name, Err(ReconcileError::Deadline));
         }
+        pace.turn().await;
+        let patch = PatchParams::apply(MANAGER).force();
+        let applied = timely(api.patch(&name, &patch, &Patch::Apply(&wanted))).await;
+        if matches!(applied, Err(ReconcileError::Deadline)) {
+            has_hung.store(true, Ordering::Relaxed);
+        }
+        (name, applied)
     };
     let mut applying = futures::stream::iter(objects).map(apply).buffer_unordered(WRITES_IN_FLIGHT);
     let (mut written, mut failed) = (BTreeMap::new(), Vec::new());
@@ -171,6 +180,12 @@ async fn write(
         }
     }
     (written, failed)
+}
+
+/// Whether the API server has left a call without an answer. Where one hangs, an admission webhook perhaps, the next does
+/// too: hundreds in a row would keep others from their turn for hours.
+fn hangs(failures: &[(String, ReconcileError)]) -> bool {
+    failures.iter().any(|(_, error)| matches!(error, ReconcileError::Deadline))
 }
 
 /// One event for each transition of what was written.
@@ -196,7 +211,9 @@ async fn tell(
     let namespace = scan.namespace().unwrap_or_default();
     let mut failures = Vec::new();
     for (name, event) in events {
-        if let Err(error) = publish(context, &namespace, &event).await {
+        if hangs(&failures) {
+            failures.push((name, ReconcileError::Deadline));
+        } else if let Err(error) = publish(context, &namespace, &event).await {
             failures.push((name, error));
         }
     }

@@ -9,7 +9,6 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
-use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{ReconcileError, status};
 use crate::api::CloudScan;
@@ -22,7 +21,6 @@ const RECONCILE_BUCKETS: u16 = 13;
 pub struct Meters {
     outcomes: Family<[(&'static str, &'static str); 2], Counter>,
     seconds: Histogram,
-    waiting: Gauge,
     /// From when the controller runs.
     scans: Arc<OnceLock<Reflected<CloudScan>>>,
 }
@@ -32,10 +30,9 @@ impl Default for Meters {
         let meters = Self {
             outcomes: Family::default(),
             seconds: Histogram::new(exponential_buckets(0.005, 2.0, RECONCILE_BUCKETS)),
-            waiting: Gauge::default(),
             scans: Arc::default(),
         };
-        for controller in ["cloudscan", "exemption"] {
+        for controller in ["cloudscan", "exemption", "subscription"] {
             drop(meters.outcomes.get_or_create(&[("controller", controller), ("outcome", "ok")]));
         }
         meters
@@ -54,31 +51,20 @@ impl Meters {
         self.seconds.observe(took.as_secs_f64());
     }
 
-    /// Waits for a turn, and is counted meanwhile. None where there are no more turns: the operator stops.
-    pub(super) async fn turn<'a>(&self, turns: &'a Semaphore) -> Option<SemaphorePermit<'a>> {
-        self.waiting.inc();
-        let turn = turns.acquire().await;
-        self.waiting.dec();
-        turn.ok()
-    }
-
     /// These are counted at every scrape.
     pub(super) fn count(&self, scans: Reflected<CloudScan>) {
         self.scans.get_or_init(|| scans);
     }
 
     pub fn register(&self, registry: &mut Registry) {
-        let outcomes =
-            "Reconciles of CloudScans and FindingExemptions by how they ended, since the operator started";
+        let outcomes = "Reconciles by what they are of and how they ended, since the operator started";
         registry.register("reconciles", outcomes, self.outcomes.clone());
         registry.register_with_unit(
             "reconcile_duration",
-            "How long a reconcile took, its wait for a turn included",
+            "How long a reconcile took",
             Unit::Seconds,
             self.seconds.clone(),
         );
-        let waiting = "Reconciles of CloudScans that wait for their turn to be taken up, or to write findings";
-        registry.register("reconciles_waiting", waiting, self.waiting.clone());
         let scans = self.scans.get().map(Reflected::state).unwrap_or_default();
         register_scans(registry, scans.iter().map(Arc::as_ref));
     }
@@ -108,7 +94,6 @@ fn register_scans<'a>(registry: &mut Registry, scans: impl Iterator<Item = &'a C
 
 #[cfg(test)]
 mod tests {
-    use futures::FutureExt;
     use prometheus_client::encoding::text::encode;
     use serde_json::json;
 
@@ -128,23 +113,6 @@ mod tests {
             "status": {"conditions": conditions},
         }))
         .unwrap()
-    }
-
-    #[tokio::test]
-    async fn who_waits_for_a_turn_is_counted_until_there_is_one_or_the_operator_stops() {
-        let (meters, turns) = (Meters::default(), Semaphore::new(1));
-        let first = meters.turn(&turns).await;
-        assert!(first.is_some());
-        let mut second = Box::pin(meters.turn(&turns));
-        let mut third = Box::pin(meters.turn(&turns));
-        assert!(second.as_mut().now_or_never().is_none() && third.as_mut().now_or_never().is_none());
-        assert_eq!(meters.waiting.get(), 2);
-        drop(first);
-        assert!(second.await.is_some());
-        assert_eq!(meters.waiting.get(), 1);
-        turns.close();
-        assert!(third.await.is_none());
-        assert_eq!(meters.waiting.get(), 0);
     }
 
     #[test]

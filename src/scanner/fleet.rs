@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use futures::FutureExt;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, mpsc};
 use tokio::task::JoinHandle;
 
@@ -22,8 +24,10 @@ const RETRY: Duration = Duration::from_secs(30);
 /// Rounds that go on at once for each core. After a restart all accounts are due: listings of thousands together take
 /// memory for all of them, and answers come too late because nobody has the time to read them.
 const ROUNDS_A_CORE: usize = 32;
-/// A round that takes longer waits for its cloud: others do not wait for it.
-const LONGEST_TURN: Duration = Duration::from_secs(10);
+/// A round in which no scope ends for so long waits for its cloud: others don't wait for it.
+const QUIET: Duration = Duration::from_secs(3);
+/// Nor for one that goes on and on.
+const LONGEST_TURN: Duration = Duration::from_mins(1);
 
 /// What a task is to look at.
 struct Wanted {
@@ -381,6 +385,8 @@ impl Running {
             }
             // Before what is wanted is read: it may be something else by then.
             let turn = self.turns.acquire().await.expect("nobody closes it");
+            // What it was woken for meanwhile is read now.
+            let _ = self.wake.notified().now_or_never();
             let subscriptions = {
                 let mut wanted = lock(&self.wanted);
                 wanted.left.retain(|viewer| !left.contains(viewer));
@@ -393,7 +399,11 @@ impl Running {
             if subscriptions.is_empty() {
                 continue;
             }
-            in_turn(turn, LONGEST_TURN, scanner.round(&subscriptions, false, &|_, _| {})).await;
+            let ended = AtomicUsize::new(0);
+            let progress = |_, _| {
+                ended.fetch_add(1, Ordering::Relaxed);
+            };
+            in_turn(turn, QUIET, &ended, scanner.round(&subscriptions, false, &progress)).await;
             {
                 // Only those still wanted: one that left meanwhile has no report.
                 let still: BTreeSet<Viewer> = lock(&self.wanted).list.iter().map(|s| s.viewer.clone()).collect();
@@ -415,12 +425,27 @@ impl Running {
     }
 }
 
-/// Does it all, and the first `longest` of it in its turn.
-async fn in_turn<T>(turn: SemaphorePermit<'_>, longest: Duration, round: impl Future<Output = T>) -> T {
+/// Does it all, in its turn for as long as something ends in every `quiet`.
+async fn in_turn<T>(
+    turn: SemaphorePermit<'_>,
+    quiet: Duration,
+    ended: &AtomicUsize,
+    round: impl Future<Output = T>,
+) -> T {
     let mut round = pin!(round);
+    let started = Instant::now();
+    let too_long = async {
+        loop {
+            let before = ended.load(Ordering::Relaxed);
+            tokio::time::sleep(quiet).await;
+            if ended.load(Ordering::Relaxed) == before || started.elapsed() > LONGEST_TURN {
+                break;
+            }
+        }
+    };
     tokio::select! {
         done = &mut round => return done,
-        () = tokio::time::sleep(longest) => drop(turn),
+        () = too_long => drop(turn),
     }
     round.await
 }
@@ -431,22 +456,110 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use async_trait::async_trait;
+
     use super::*;
+    use crate::cloud::{Credentials, Session, TypeInfo};
+    use crate::inventory::{LossLimits, Reason};
+
+    /// Lets nobody in, and nobody know, until it is told to.
+    #[derive(Default)]
+    struct Gate {
+        waiting: AtomicUsize,
+        told: Notify,
+    }
+
+    #[async_trait]
+    impl Provider for Gate {
+        fn name(&self) -> &'static str {
+            "aws"
+        }
+
+        fn types(&self) -> Vec<TypeInfo> {
+            Vec::new()
+        }
+
+        fn default_endpoint(&self) -> String {
+            String::new()
+        }
+
+        async fn connect(&self, _: &AccountTarget) -> Result<Arc<dyn Session>, CloudError> {
+            self.waiting.fetch_add(1, Ordering::Relaxed);
+            self.told.notified().await;
+            Err(CloudError::new(Reason::Unreachable, "closed"))
+        }
+    }
+
+    fn subscription(account: String) -> Subscription {
+        Subscription {
+            viewer: Viewer::new("team-a/one"),
+            target: AccountTarget {
+                account: Some(AccountId::new(account)),
+                role_arn: None,
+                external_id: None,
+                credentials: Credentials::Chain,
+                endpoint: "".into(),
+                include_regions: Vec::new(),
+                exclude_regions: Vec::new(),
+            },
+            types: Vec::new(),
+            interval: Duration::from_mins(5),
+            suspended: false,
+            loss: LossLimits::DEFAULT,
+            confirmations: 2,
+            released: Vec::new(),
+            requested_at: None,
+            generation: 1,
+        }
+    }
 
     #[tokio::test]
-    async fn a_round_has_its_turn_until_it_ends() {
-        let turns = Semaphore::new(1);
+    async fn no_more_accounts_are_looked_at_at_once_than_there_are_turns() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store"), crate::store::system_clock()).unwrap();
+        let gate = Arc::new(Gate::default());
+        let (fleet, _finished) = Fleet::new(gate.clone(), store);
+        let turns = fleet.turns.available_permits();
+        let accounts = (0..=turns).map(|n| subscription(format!("{n:012}"))).collect();
+        fleet.set(&Viewer::new("team-a/one"), accounts).await.unwrap();
+        let waiting = || gate.waiting.load(Ordering::Relaxed);
+        while waiting() < turns {
+            tokio::task::yield_now().await;
+        }
+        // All tasks are of this thread: whoever could go on has.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(waiting(), turns);
+        gate.told.notify_one();
+        while waiting() <= turns {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_round_has_its_turn_for_as_long_as_something_ends() {
+        let (turns, ended) = (Semaphore::new(1), AtomicUsize::new(0));
+        let quiet = Duration::from_millis(20);
+        let round = async {
+            for _ in 0..20 {
+                ended.fetch_add(1, Ordering::Relaxed);
+                tokio::time::sleep(quiet / 4).await;
+            }
+            turns.available_permits()
+        };
         let turn = turns.acquire().await.unwrap();
-        let meanwhile = in_turn(turn, Duration::from_hours(1), async { turns.available_permits() }).await;
+        let meanwhile = in_turn(turn, quiet, &ended, round).await;
         assert_eq!((meanwhile, turns.available_permits()), (0, 1));
     }
 
     #[tokio::test]
-    async fn a_round_that_takes_long_keeps_nobody_from_theirs() {
-        let turns = Semaphore::new(1);
+    async fn a_round_in_which_nothing_ends_keeps_nobody_from_theirs() {
+        let (turns, nothing) = (Semaphore::new(1), AtomicUsize::new(0));
         let turn = turns.acquire().await.unwrap();
         // This one lasts until another has had a turn.
-        let round = in_turn(turn, Duration::from_millis(1), async { drop(turns.acquire().await) });
+        let round = async { drop(turns.acquire().await) };
+        let round = in_turn(turn, Duration::from_millis(1), &nothing, round);
         let ended = tokio::time::timeout(Duration::from_mins(1), round).await;
         assert!(ended.is_ok(), "the turn was never given back");
     }

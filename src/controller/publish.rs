@@ -1,0 +1,123 @@
+//! From the store to the API server: findings, events, what a webhook is told, and status.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use kube::api::{Api, Patch, PatchParams};
+use kube::runtime::controller::Action;
+use kube::runtime::reflector::ObjectRef;
+use kube::{Resource, ResourceExt};
+
+use super::{Context, FIRST_BACKOFF, RECHECK, ReconcileError, apply, build, exempt, lock, notify, status, timely};
+use crate::api::{CloudScan, CloudScanStatus};
+use crate::inventory::Viewer;
+
+/// The status of each CloudScan that was written last, with the version of the object that it was made from.
+#[derive(Default)]
+pub(super) struct Statuses(Mutex<BTreeMap<Viewer, (Option<String>, CloudScanStatus)>>);
+
+impl Statuses {
+    pub fn retain(&self, exists: impl Fn(&Viewer) -> bool) {
+        lock(&self.0).retain(|viewer, _| exists(viewer));
+    }
+
+    fn wrote(&self, scan: &CloudScan, status: CloudScanStatus) {
+        lock(&self.0).insert(build::viewer(scan), (scan.resource_version(), status));
+    }
+
+    /// With the status that was written last, where the watch has not brought it yet: what was said once, and since
+    /// when, would be said anew from what was there before.
+    fn upon(&self, scan: Arc<CloudScan>) -> Arc<CloudScan> {
+        let mut statuses = lock(&self.0);
+        let Some((made_from, status)) = statuses.remove(&build::viewer(&scan)) else { return scan };
+        if made_from != scan.resource_version() {
+            return scan;
+        }
+        statuses.insert(build::viewer(&scan), (made_from, status.clone()));
+        Arc::new(CloudScan { status: Some(status), ..(*scan).clone() })
+    }
+}
+
+pub(super) async fn reconcile(scan: Arc<CloudScan>, context: Arc<Context>) -> Result<Action, ReconcileError> {
+    let began = Instant::now();
+    let scan = context.statuses.upon(scan);
+    let done = reconciled(&scan, &context).await;
+    context.meters.reconciled("cloudscan", began.elapsed(), done.as_ref());
+    done
+}
+
+#[tracing::instrument(name = "reconcile", skip_all, fields(cloudscan = %build::viewer(scan)))]
+async fn reconciled(scan: &CloudScan, context: &Context) -> Result<Action, ReconcileError> {
+    if scan.metadata.deletion_timestamp.is_some() {
+        return Ok(Action::await_change());
+    }
+    let viewer = build::viewer(scan);
+    // Until a spec is taken up nothing is said of it.
+    let Some(subscribed) = context.subscriptions.of(scan) else { return Ok(Action::await_change()) };
+    let wanted = &subscribed.wanted;
+    let mut published = Ok(None);
+    let mut reports = Vec::new();
+    if let Ok(valid) = &subscribed.valid {
+        // Before the findings: what is said to be looked at must be told.
+        reports = context.fleet.reports(&viewer);
+        // That nobody gets into an account that is suspended or closed is no news, and says nothing of it.
+        reports.retain(|report| report.account.as_ref().is_none_or(|account| !wanted.inactive.contains(account)));
+        let mut rules = valid.rules.clone();
+        rules.exemptions = exempt::of_namespace(scan.namespace().as_deref(), context);
+        published = apply::findings(scan, &rules, context).await.map(Some);
+    }
+    let delivery = notify::deliver(scan, context).await?;
+    let (counts, more) = match published.as_ref().ok().and_then(Option::as_ref) {
+        Some(published) => (Some(published.counts.clone()), published.more),
+        None => (None, false),
+    };
+    let status = status::summarize(&status::Found {
+        scan,
+        refusal: subscribed.valid.as_ref().err(),
+        unconnected: wanted.unconnected.as_ref(),
+        unlisted: wanted.unlisted.as_ref(),
+        inactive: wanted.inactive.len(),
+        accounts: wanted.accounts,
+        reports: &reports,
+        counts,
+        delivery,
+        clock_lag: context.store.clock_lag(),
+        now: context.store.now(),
+    });
+    update_status(scan, status, context).await?;
+    published?;
+    context.publishing.succeeded(&viewer);
+    Ok(Action::requeue(if more { FIRST_BACKOFF } else { RECHECK }))
+}
+
+/// One patch, when something is to be said; an event for each condition that says something else.
+async fn update_status(
+    scan: &CloudScan,
+    status: CloudScanStatus,
+    context: &Context,
+) -> Result<(), ReconcileError> {
+    if scan.status.as_ref() == Some(&status) {
+        return Ok(());
+    }
+    // Writing findings takes a while, and a patch goes by name: another one of the same name is not spoken of.
+    let now_there = context.scans.get(&ObjectRef::from_obj(scan));
+    if now_there.is_none_or(|there| there.meta().uid != scan.meta().uid) {
+        return Ok(());
+    }
+    let namespace = scan.namespace().unwrap_or_default();
+    let now = context.store.now();
+    for condition in status::newly_told(scan.status.as_ref(), &status) {
+        let event = build::condition_event(scan, condition, now, &context.identity.instance);
+        apply::publish(context, &namespace, &event).await?;
+    }
+    let mut object = CloudScan::new(&scan.name_any(), scan.spec.clone());
+    object.status = Some(status.clone());
+    let mut patch = serde_json::to_value(&object).expect("a CloudScan is JSON");
+    patch.as_object_mut().expect("it is an object").remove("spec");
+    let api: Api<CloudScan> = Api::namespaced(context.client.clone(), &namespace);
+    timely(api.patch_status(&scan.name_any(), &PatchParams::apply(build::MANAGER).force(), &Patch::Apply(&patch)))
+        .await?;
+    context.statuses.wrote(scan, status);
+    Ok(())
+}

@@ -1,0 +1,129 @@
+//! From specs to what the scanner looks at. It waits for nobody's findings: a CloudScan is looked at once it is applied,
+//! whatever there is to write for others.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use kube::ResourceExt;
+use kube::runtime::controller::Action;
+use tokio::sync::mpsc;
+
+use super::validate::{Refusal, Valid, validate};
+use super::{Context, LONGEST_BACKOFF, RECHECK, ReconcileError, build, dereference, exists, lock};
+use crate::api::{CloudScan, RECONCILE_REQUESTED_AT};
+use crate::cloud::CloudError;
+use crate::inventory::{AccountId, Viewer};
+use crate::store::StoreError;
+
+/// What became of a spec.
+pub(super) struct Subscribed {
+    uid: Option<String>,
+    generation: Option<i64>,
+    pub valid: Result<Valid, Refusal>,
+    pub wanted: Wanted,
+}
+
+#[derive(Default)]
+pub(super) struct Wanted {
+    /// Accounts to look at.
+    pub accounts: usize,
+    /// Those that their organisation has suspended or closed.
+    pub inactive: BTreeSet<AccountId>,
+    /// Why nothing is looked at, or what was wanted before.
+    pub unconnected: Option<CloudError>,
+    /// Why an older list of an organisation's accounts stands.
+    pub unlisted: Option<CloudError>,
+}
+
+/// What became of each spec last, and who is told when that is known.
+pub(super) struct Subscriptions {
+    by_viewer: Mutex<BTreeMap<Viewer, Arc<Subscribed>>>,
+    told: mpsc::UnboundedSender<Viewer>,
+}
+
+impl Subscriptions {
+    pub fn new(told: mpsc::UnboundedSender<Viewer>) -> Self {
+        Self { by_viewer: Mutex::default(), told }
+    }
+
+    /// Of the spec as it is: none where it is not taken up yet. Whoever does so tells then.
+    pub fn of(&self, scan: &CloudScan) -> Option<Arc<Subscribed>> {
+        let subscribed = lock(&self.by_viewer).get(&build::viewer(scan)).cloned();
+        subscribed.filter(|s| (&s.uid, s.generation) == (&scan.metadata.uid, scan.metadata.generation))
+    }
+
+    pub fn retain(&self, exists: impl Fn(&Viewer) -> bool) {
+        lock(&self.by_viewer).retain(|viewer, _| exists(viewer));
+    }
+
+    fn take(&self, viewer: &Viewer, subscribed: Subscribed) {
+        lock(&self.by_viewer).insert(viewer.clone(), Arc::new(subscribed));
+        let _ = self.told.send(viewer.clone());
+    }
+}
+
+pub(super) async fn reconcile(scan: Arc<CloudScan>, context: Arc<Context>) -> Result<Action, ReconcileError> {
+    let began = Instant::now();
+    let done = reconciled(&scan, &context).await;
+    context.meters.reconciled("subscription", began.elapsed(), done.as_ref());
+    done
+}
+
+#[tracing::instrument(name = "subscribe", skip_all, fields(cloudscan = %build::viewer(scan)))]
+async fn reconciled(scan: &CloudScan, context: &Context) -> Result<Action, ReconcileError> {
+    if scan.metadata.deletion_timestamp.is_some() {
+        return Ok(Action::await_change());
+    }
+    let viewer = build::viewer(scan);
+    let valid = validate(&scan.spec, &context.fleet.provider().types(), &context.endpoints);
+    let wanted = match &valid {
+        Ok(valid) => subscribe(scan, valid, context).await?,
+        Err(_) => Wanted::default(),
+    };
+    if !exists(context, &viewer) {
+        // Deleted while this ran: what was just set would be nobody's.
+        let _ = context.fleet.set(&viewer, Vec::new()).await;
+        return Ok(Action::await_change());
+    }
+    let again = if wanted.unconnected.is_some() { LONGEST_BACKOFF / 10 } else { RECHECK };
+    let (uid, generation) = (scan.metadata.uid.clone(), scan.metadata.generation);
+    context.subscriptions.take(&viewer, Subscribed { uid, generation, valid, wanted });
+    context.subscribing.succeeded(&viewer);
+    Ok(Action::requeue(again))
+}
+
+/// Hands what a CloudScan wants to the fleet.
+async fn subscribe(scan: &CloudScan, valid: &Valid, context: &Context) -> Result<Wanted, ReconcileError> {
+    let viewer = build::viewer(scan);
+    let credentials = dereference::credentials(scan, context).await?;
+    let endpoint = context.fleet.provider().default_endpoint();
+    let mut wanted = Wanted::default();
+    let mut members = None;
+    if let Some(lister) = build::lister(&valid.aws, &credentials, &endpoint) {
+        let units = valid.aws.organization.as_ref().map(|o| o.units.as_slice()).unwrap_or_default();
+        let requested_at = scan.annotations().get(RECONCILE_REQUESTED_AT).map(String::as_str);
+        match context.fleet.members(&viewer, &lister, units, requested_at).await {
+            Ok((list, error)) => (members, wanted.unlisted) = (Some(list), error),
+            // Without any list nobody knows what is wanted: what was wanted before goes on.
+            Err(error) => return Ok(Wanted { unconnected: Some(error), ..wanted }),
+        }
+    }
+    if let Some(members) = &members {
+        let chosen = build::chosen(&valid.aws, members);
+        wanted.inactive = chosen.filter(|m| !m.is_active).map(|m| m.account.clone()).collect();
+    }
+    let subscriptions = build::subscriptions(scan, valid, &credentials, &endpoint, members.as_ref());
+    wanted.accounts = subscriptions.len() - wanted.inactive.len();
+    match context.fleet.set(&viewer, subscriptions).await {
+        Ok(()) => forget_other_accounts(context, &viewer).await?,
+        Err(error) => wanted.unconnected = Some(error),
+    }
+    Ok(wanted)
+}
+
+async fn forget_other_accounts(context: &Context, viewer: &Viewer) -> Result<(), ReconcileError> {
+    let (fleet, viewer) = (context.fleet.clone(), viewer.clone());
+    let forgotten = tokio::task::spawn_blocking(move || fleet.forget_other_accounts(&viewer)).await;
+    Ok(forgotten.unwrap_or(Err(StoreError::Poisoned))?)
+}
