@@ -34,8 +34,6 @@ const NOT_HERE: &[(&str, &str)] = &[
     ("kubectl create configmap elava-prices", "its file is made by the one before"),
     ("kubectl top ", "no metrics-server is here"),
     ("kubectl apply -f config/gitops/", "Argo CD and Flux are not here; e2e/gitops.rs does what they do"),
-    ("mv /var/lib/elava", "it moves a file in a pod; e2e/upgrades.rs does it"),
-    ("elava store restore elava.backup --store /var/lib/elava", "the same"),
     ("kubectl logs -n elava elava-0 --previous", "nothing has crashed"),
     ("kubectl logs -n elava elava-care", "of a pod that the page makes"),
     ("kubectl delete pod -n elava elava-care", "the same"),
@@ -114,6 +112,7 @@ impl Desk {
         let text = std::fs::read_to_string(&sample).unwrap();
         let here = format!("    aws:\n      endpointURL: {}\n", pods.endpoint);
         std::fs::write(&sample, text.replace("    aws:\n", &here)).unwrap();
+        std::fs::copy(&pods.values, dir.join("values.yaml")).unwrap();
         std::fs::set_permissions(&dir, PermissionsExt::from_mode(0o755)).unwrap();
         let word = |name: &str| regex::Regex::new(&format!(r"\b{}\b", regex::escape(name))).unwrap();
         // One that holds another goes first.

@@ -86,12 +86,17 @@ async fn where_namespaces_are_named_the_others_are_out_of_reach() {
     };
     assert!(can(&["-n", "team-a"]) && !can(&["-n", "team-c"]) && !can(&["-A"]));
 
-    let status = |namespace: &str| {
+    let elava = |environment: &[(&str, &str)], args: &[&str]| {
         let mut elava = std::process::Command::new(crate::support::operator::binary());
-        let elava = elava.args(["status", "--namespace", namespace]).env("KUBECONFIG", world.cluster.kubeconfig());
-        let output = elava.args(["--operator", &world.operator.url()]).output().unwrap();
+        let elava = elava.arg("status").args(args).env("KUBECONFIG", world.cluster.kubeconfig());
+        let elava = elava.envs(environment.iter().copied()).args(["--operator", &world.operator.url()]);
+        let output = elava.output().unwrap();
         (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
     };
+    let status = |namespace: &str| elava(&[], &["--namespace", namespace]);
+    // As in its pod, where nobody says it, it asks for what the operator watches.
+    let (code, text) = elava(&[("ELAVA_WATCH_NAMESPACE", "team-a,team-b")], &[]);
+    assert!(code == Some(0) && text.contains("Nothing is wrong."), "{code:?} {text}");
     let (code, text) = status("team-a");
     assert!(code == Some(0) && text.contains("Nothing is wrong."), "{code:?} {text}");
     let (code, text) = status("team-c");

@@ -26,8 +26,8 @@ const DEADLINE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
 pub struct StatusArgs {
-    /// Only the CloudScans in this namespace; may be repeated
-    #[arg(short, long, value_name = "NAMESPACE")]
+    /// Only the CloudScans in this namespace; may be repeated. In the operator's pod: those that it watches
+    #[arg(short, long, env = "ELAVA_WATCH_NAMESPACE", value_delimiter = ',', value_name = "NAMESPACE")]
     namespace: Vec<String>,
     /// Ask the operator itself, too, where it answers /readyz and /metrics
     #[arg(long, env = "ELAVA_OPERATOR", value_name = "URL")]

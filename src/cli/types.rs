@@ -195,6 +195,10 @@ fn statement(id: &str, actions: &BTreeSet<&str>) -> Value {
     json!({ "Sid": id, "Effect": "Allow", "Action": actions, "Resource": "*" })
 }
 
+/// The session tags of EKS Pod Identity go along when a role is assumed, which takes the second:
+/// <https://docs.aws.amazon.com/eks/latest/userguide/pod-id-abac.html>
+const TRUST: [&str; 2] = ["sts:AssumeRole", "sts:TagSession"];
+
 /// A StackSet brings it into every account of an organization.
 fn cloudformation(policy: &Value) -> Value {
     json!({
@@ -219,7 +223,7 @@ fn cloudformation(policy: &Value) -> Value {
                         "Statement": [{
                             "Effect": "Allow",
                             "Principal": { "AWS": { "Ref": "TrustedPrincipalArn" } },
-                            "Action": "sts:AssumeRole",
+                            "Action": TRUST,
                             "Condition": { "Fn::If": [
                                 "HasExternalId",
                                 { "StringEquals": { "sts:ExternalId": { "Ref": "ExternalId" } } },
@@ -258,7 +262,7 @@ resource "aws_iam_role" "elava" {{
       {{
         Effect    = "Allow"
         Principal = {{ AWS = var.elava_trusted_principal_arn }}
-        Action    = "sts:AssumeRole"
+        Action    = ["sts:AssumeRole", "sts:TagSession"]
       }},
       var.elava_external_id == null ? {{}} : {{
         Condition = {{ StringEquals = {{ "sts:ExternalId" = var.elava_external_id }} }}

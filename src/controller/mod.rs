@@ -251,8 +251,11 @@ impl Existing {
                     let _ = self.listing.send(viewer.clone());
                 }
             }
+            // Most of these are statuses: then the list is as it was.
             watcher::Event::Apply(scan) => {
-                self.found.insert(build::viewer(scan));
+                if !self.found.insert(build::viewer(scan)) {
+                    return;
+                }
             }
             watcher::Event::Delete(scan) => {
                 self.found.remove(&build::viewer(scan));
@@ -315,4 +318,29 @@ impl Failures {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_a_complete_list_all_of_it_is_taken_up_and_a_status_is_no_other_list() {
+        let (sender, mut existing) = watch::channel(None);
+        let (listing, mut listed) = mpsc::unbounded_channel();
+        let mut list = Existing { found: BTreeSet::new(), sender, listing };
+        let scan = |name: &str| CloudScan::new(name, serde_json::from_str(r#"{"provider": {}}"#).unwrap());
+        list.see(&watcher::Event::Init);
+        list.see(&watcher::Event::InitApply(scan("one")));
+        list.see(&watcher::Event::InitApply(scan("two")));
+        assert!(listed.try_recv().is_err() && existing.borrow_and_update().is_none(), "the list is not complete");
+        list.see(&watcher::Event::InitDone);
+        let all = BTreeSet::from([build::viewer(&scan("one")), build::viewer(&scan("two"))]);
+        assert_eq!(BTreeSet::from([listed.try_recv().unwrap(), listed.try_recv().unwrap()]), all);
+        assert_eq!(existing.borrow_and_update().as_ref(), Some(&all));
+        list.see(&watcher::Event::Apply(scan("one")));
+        assert!(!existing.has_changed().unwrap() && listed.try_recv().is_err());
+        list.see(&watcher::Event::Delete(scan("one")));
+        assert_eq!(existing.borrow_and_update().as_ref(), Some(&BTreeSet::from([build::viewer(&scan("two"))])));
+    }
 }

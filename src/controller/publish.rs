@@ -121,3 +121,32 @@ async fn update_status(
     context.statuses.wrote(scan, status);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scan(version: &str) -> CloudScan {
+        let mut scan = CloudScan::new("one", serde_json::from_str(r#"{"provider": {}}"#).unwrap());
+        scan.metadata.namespace = Some("team-a".to_owned());
+        scan.metadata.resource_version = Some(version.to_owned());
+        scan
+    }
+
+    fn resources(count: i64) -> CloudScanStatus {
+        CloudScanStatus { resources: Some(count), ..CloudScanStatus::default() }
+    }
+
+    #[test]
+    fn the_status_that_was_written_last_stands_until_the_watch_brings_another() {
+        let statuses = Statuses::default();
+        let seen = |scan: CloudScan| statuses.upon(Arc::new(scan)).status.as_ref().and_then(|s| s.resources);
+        assert_eq!(seen(scan("1")), None);
+        statuses.wrote(&scan("1"), resources(7));
+        // The watch is late, more than once.
+        assert_eq!((seen(scan("1")), seen(scan("1"))), (Some(7), Some(7)));
+        // It is there, and so is what somebody else wrote.
+        assert_eq!(seen(CloudScan { status: Some(resources(8)), ..scan("2") }), Some(8));
+        assert_eq!(seen(scan("1")), None, "what is past is forgotten");
+    }
+}

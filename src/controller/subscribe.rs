@@ -127,3 +127,36 @@ async fn forget_other_accounts(context: &Context, viewer: &Viewer) -> Result<(),
     let forgotten = tokio::task::spawn_blocking(move || fleet.forget_other_accounts(&viewer)).await;
     Ok(forgotten.unwrap_or(Err(StoreError::Poisoned))?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spec_that_was_not_taken_up_is_not_spoken_of_and_whoever_takes_it_up_tells() {
+        let (told, mut hears) = mpsc::unbounded_channel();
+        let subscriptions = Subscriptions::new(told);
+        let mut scan = CloudScan::new("one", serde_json::from_str(r#"{"provider": {}}"#).unwrap());
+        (scan.metadata.uid, scan.metadata.generation) = (Some("a".to_owned()), Some(1));
+        let viewer = build::viewer(&scan);
+        let take = |scan: &CloudScan| {
+            let refusal = Refusal { reason: "InvalidSpec", message: String::new() };
+            let (uid, generation) = (scan.metadata.uid.clone(), scan.metadata.generation);
+            subscriptions
+                .take(&viewer, Subscribed { uid, generation, valid: Err(refusal), wanted: Wanted::default() });
+        };
+        assert!(subscriptions.of(&scan).is_none());
+        take(&scan);
+        assert!(subscriptions.of(&scan).is_some());
+        assert_eq!(hears.try_recv().as_ref(), Ok(&viewer));
+        // Edited, and made anew under the same name.
+        scan.metadata.generation = Some(2);
+        assert!(subscriptions.of(&scan).is_none());
+        take(&scan);
+        scan.metadata.uid = Some("b".to_owned());
+        assert!(subscriptions.of(&scan).is_none());
+        subscriptions.retain(|_| false);
+        scan.metadata.uid = Some("a".to_owned());
+        assert!(subscriptions.of(&scan).is_none());
+    }
+}

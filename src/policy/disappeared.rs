@@ -16,6 +16,16 @@ const NAMED: usize = 5;
 /// A volume of an instance of a group of a stack: no chain is longer.
 const CHAIN: usize = 4;
 
+/// Types that end by complete looks in a row alone.
+pub const WITHOUT_READ_BY_ID: [&str; 6] = [
+    "AWS::Backup::BackupVault",
+    "AWS::CloudFront::Distribution",
+    "AWS::IAM::AccessKey",
+    "AWS::Lambda::Function",
+    "AWS::SecretsManager::Secret",
+    "AWS::StepFunctions::StateMachine",
+];
+
 pub(super) fn rule(input: &Input) -> Verdict {
     let Some(end) = &input.resource.end else { return Verdict::No };
     // Who did not cover the scope then must not learn of it; and after `keep` it is history.
@@ -28,6 +38,9 @@ pub(super) fn rule(input: &Input) -> Verdict {
     }
     let how = match &end.cause {
         EndCause::Listed(state) => format!("it is {state}"),
+        EndCause::Absent if WITHOUT_READ_BY_ID.contains(&key.resource_type.as_str()) => {
+            "complete looks did not show it; its API can't be asked for it by its id".to_owned()
+        }
         EndCause::Absent => "a complete look did not show it, and asked by id it does not exist".to_owned(),
         // Where to is for those to know who look there.
         EndCause::Moved(_) => "its id is seen in another account or region now: it was moved".to_owned(),

@@ -36,6 +36,7 @@ use crate::inventory::{
     Resource, ResourceKey, Revision, RuleSettings, Scope, Severity, Snapshot, TagSet, Timestamp, Viewer,
 };
 pub use cost::{MonthlyCost, Price, PriceError, PriceList, Prices, Unit};
+pub use disappeared::WITHOUT_READ_BY_ID;
 use graph::{Graph, Uses};
 pub use owner::Owner;
 use parents::{Parent, Role};
