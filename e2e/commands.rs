@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::pods::is_there_a_node;
 use crate::support::eventually;
-use crate::support::node::{Installation, NAMESPACE};
+use crate::support::node::{BACKUPS_CLAIM, Installation, NAMESPACE, STORE_CLAIM};
 use crate::support::operator::binary;
 use crate::support::tools;
 use crate::support::world::IRELAND;
@@ -183,8 +183,8 @@ async fn every_command_in_the_docs_runs() {
         return;
     }
     let pods = Installation::prepare().await;
-    pods.node.volume("store");
-    pods.node.volume("backups");
+    pods.node.volume("store", STORE_CLAIM);
+    pods.node.volume("backups", BACKUPS_CLAIM);
     pods.install(&["--set", "backup.enabled=true", "--set", "backup.storageClassName=local"]);
     let hands = pods.aws.hands(A, IRELAND).await;
     let volume = hands.volume(&[("owner", "team-data")]).await;

@@ -12,7 +12,7 @@ use std::time::Instant;
 use support::aws::{Emulator, Hands};
 use support::cluster::{Cluster, chart, serve_from_loopback};
 use support::kubectl::Kubectl;
-use support::node::{Installation, lacks};
+use support::node::{Installation, STORE_CLAIM, lacks};
 use support::operator::{Operator, binary};
 use support::proxy::Proxy;
 use support::world::{IRELAND, VIRGINIA};
@@ -86,7 +86,7 @@ impl Stage {
     async fn of_pods(started: Instant) -> Self {
         say(started, "building the image, and starting a node of Kubernetes and an AWS emulator");
         let pods = Installation::prepare().await;
-        pods.node.volume("store");
+        pods.node.volume("store", STORE_CLAIM);
         say(started, "installing the chart: CRDs, RBAC, and the pod");
         show(&format!("helm install elava charts/elava {SETTINGS} --wait"));
         // Where a real pod would ask AWS.

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::support::aws::Hands;
 use crate::support::cluster::chart;
 use crate::support::eventually;
-use crate::support::node::{Installation, NAMESPACE, POD, lacks};
+use crate::support::node::{Installation, NAMESPACE, POD, STORE_CLAIM, lacks};
 use crate::support::proxy::{Call, Fault};
 use crate::support::world::IRELAND;
 
@@ -144,7 +144,7 @@ async fn a_pod_that_anything_happens_to_goes_on_where_it_was() {
         return;
     }
     let pods = Installation::prepare().await;
-    let volume = pods.node.volume("store");
+    let volume = pods.node.volume("store", STORE_CLAIM);
     let installed = Instant::now();
     pods.install(&[]);
     println!("{:>6.1} s  helm install --wait", installed.elapsed().as_secs_f64());
@@ -314,7 +314,7 @@ async fn what_a_pod_takes_of_memory() {
         return;
     }
     let pods = Installation::prepare().await;
-    pods.node.volume("store");
+    pods.node.volume("store", STORE_CLAIM);
     pods.install(&[]);
     let mib = |pods: &Installation| {
         let (peak, now) = pods.memory_kib();

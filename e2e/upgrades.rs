@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::pods::{Life, STORE, TEAM, is_there_a_node};
 use crate::support::cluster::chart;
 use crate::support::eventually;
-use crate::support::node::{Installation, NAMESPACE, POD, put};
+use crate::support::node::{BACKUPS_CLAIM, Installation, NAMESPACE, POD, STORE_CLAIM, put};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_is_upgraded_rolled_back_restored_and_taken_away() {
@@ -20,7 +20,7 @@ async fn it_is_upgraded_rolled_back_restored_and_taken_away() {
     let oldest = std::fs::read(fixtures.join("tests/stores/schema-1.redb.zst")).unwrap();
     let oldest = zstd::decode_all(&*oldest).unwrap();
     let pods = Installation::prepare().await;
-    let volume = pods.node.volume("store");
+    let volume = pods.node.volume("store", STORE_CLAIM);
     let store = volume.join(STORE);
 
     // The chart as it was in commit db1ec5e, on a volume that holds the oldest file.
@@ -96,7 +96,7 @@ async fn two_on_one_volume(life: &mut Life, store: &Path) {
     let set = life.pods.node.run(&["get", "statefulset", "elava", "-n", NAMESPACE, "-o=json"]);
     let set: Value = serde_json::from_str(&set).unwrap();
     let mut spec = set["spec"]["template"]["spec"].clone();
-    let claim = json!({"name": "store", "persistentVolumeClaim": {"claimName": format!("store-{POD}")}});
+    let claim = json!({"name": "store", "persistentVolumeClaim": {"claimName": STORE_CLAIM}});
     match spec["volumes"].as_array_mut() {
         Some(volumes) => volumes.push(claim),
         None => spec["volumes"] = json!([claim]),
@@ -144,10 +144,10 @@ async fn backed_up(life: &Life) -> Vec<u8> {
 
 /// From a backup into an empty installation.
 async fn restored(life: &mut Life, backup: &[u8]) {
-    life.pods.node.run(&["delete", "pvc", &format!("store-{POD}"), "-n", NAMESPACE]);
+    life.pods.node.run(&["delete", "pvc", STORE_CLAIM, "-n", NAMESPACE]);
     life.pods.node.run(&["delete", "pv", "store"]);
-    life.pods.node.volume("empty");
-    let backups: PathBuf = life.pods.node.volume("backups");
+    life.pods.node.volume("empty", STORE_CLAIM);
+    let backups: PathBuf = life.pods.node.volume("backups", BACKUPS_CLAIM);
     put(&backups.join("of-yesterday.backup"), backup);
     let since = Instant::now();
     let restoring = ["--set", "backup.enabled=true", "--set", "restore.from=of-yesterday.backup"];

@@ -25,6 +25,9 @@ const HOST: [u8; 4] = [10, 87, 0, 1];
 const USER: u32 = 65532;
 pub const NAMESPACE: &str = "elava";
 pub const POD: &str = "elava-0";
+/// The claims that the chart makes.
+pub const STORE_CLAIM: &str = "store-elava-0";
+pub const BACKUPS_CLAIM: &str = "elava-backups";
 
 fn script() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("e2e/node/cluster.sh")
@@ -157,8 +160,9 @@ impl Node {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
-    /// A volume of the class `local`, in a folder of this machine.
-    pub fn volume(&self, name: &str) -> PathBuf {
+    /// A volume of the class `local`, in a folder of this machine, for that claim: of two that are free a claim may get
+    /// either.
+    pub fn volume(&self, name: &str, claim: &str) -> PathBuf {
         let path = self.state.join("volumes").join(name);
         std::fs::create_dir_all(&path).expect("the test's folder is writable");
         let manifest = json!({"apiVersion": "v1", "kind": "List", "items": [
@@ -172,6 +176,7 @@ impl Node {
                     "capacity": {"storage": "10Gi"}, "accessModes": ["ReadWriteOnce"],
                     "persistentVolumeReclaimPolicy": "Retain", "storageClassName": "local",
                     "local": {"path": path},
+                    "claimRef": {"namespace": NAMESPACE, "name": claim},
                     "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [
                         {"key": "kubernetes.io/hostname", "operator": "In", "values": ["node"]},
                     ]}]}},

@@ -275,6 +275,8 @@ async fn retain(context: Arc<Context>) {
         context.notifiers.retain(|of| exist.contains(of));
         context.subscriptions.retain(|of| exist.contains(of));
         context.statuses.retain(|of| exist.contains(of));
+        context.subscribing.retain(|of| exist.contains(of));
+        context.publishing.retain(|of| exist.contains(of));
         let retained =
             tokio::task::spawn_blocking(move || fleet.retain(|| list.borrow().clone().unwrap_or_default())).await;
         if let Ok(Err(error)) = retained {
@@ -294,6 +296,10 @@ struct Failures(Mutex<BTreeMap<Viewer, u32>>);
 impl Failures {
     fn succeeded(&self, viewer: &Viewer) {
         lock(&self.0).remove(viewer);
+    }
+
+    fn retain(&self, exists: impl Fn(&Viewer) -> bool) {
+        lock(&self.0).retain(|viewer, _| exists(viewer));
     }
 
     /// When it is tried again.
