@@ -1,10 +1,12 @@
 //! How people act on findings: acknowledging, exempting, and what they read.
 
+use std::time::Duration;
+
 use elava::api::FindingState;
 use serde_json::json;
 
-use crate::support::eventually;
 use crate::support::world::{IRELAND, World, name_of};
+use crate::support::{eventually, holds_for};
 
 const A: &str = "111122223333";
 
@@ -150,4 +152,43 @@ async fn what_comes_and_goes_is_one_flapping_finding() {
         world.look("team-a", "one").await;
     }
     world.wait_for_open("team-a", &[format!("Flapping {volume}")]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_suspended_is_left_alone_and_goes_on_when_it_is_resumed() {
+    /// Whether it still could get in is seen once more.
+    const FEW: usize = 5;
+    let world = World::start().await;
+    let hands = world.hands(A, IRELAND).await;
+    let first = format!("Untagged {}", hands.volume(&[]).await);
+    let mut spec = world.scan_spec(&[A]);
+    spec["interval"] = json!("2s");
+    spec["resourceTypes"] = json!({"include": ["AWS::EC2::Volume"]});
+    world.apply_scan("team-a", "one", &spec);
+    world.wait_for_open("team-a", std::slice::from_ref(&first)).await;
+    let calls = || world.proxy.log().len();
+
+    spec["suspend"] = json!(true);
+    world.apply_scan("team-a", "one", &spec);
+    let suspended = || async {
+        let ready = world.condition("team-a", "one", "Ready").await;
+        if ready.as_ref().is_some_and(|(_, reason, _)| reason == "Suspended") {
+            Ok(())
+        } else {
+            Err(format!("{ready:?}"))
+        }
+    };
+    eventually("it says that it is suspended", suspended).await;
+    let before = calls();
+    // Four intervals long.
+    let left_alone = || async {
+        let more = calls() - before;
+        if more <= FEW { Ok(()) } else { Err(format!("{more} calls")) }
+    };
+    holds_for("AWS is left alone", Duration::from_secs(8), left_alone).await;
+
+    let second = format!("Untagged {}", hands.volume(&[]).await);
+    spec["suspend"] = json!(false);
+    world.apply_scan("team-a", "one", &spec);
+    world.wait_for_open("team-a", &[first, second]).await;
 }

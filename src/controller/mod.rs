@@ -25,7 +25,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures::{StreamExt, TryStreamExt};
+use futures::{Stream, StreamExt, TryStreamExt};
 use kube::runtime::controller::{Action, Config};
 use kube::runtime::reflector::{self, ObjectRef};
 use kube::runtime::{Controller, Predicate, PredicateConfig, WatchStreamExt, predicates, watcher};
@@ -46,7 +46,11 @@ const SUBSCRIBING: u16 = 64;
 /// CloudScans whose findings are evaluated and written at once: they share the pace of writes.
 const PUBLISHING: u16 = 4;
 /// Several accounts of one CloudScan end their rounds together: one reconcile for all of them.
+const GATHERED: Duration = Duration::from_secs(1);
+/// What is told of one CloudScan in so short a time is told once. It must be shorter than [`GATHERED`]: whatever asks
+/// anew within it puts off the reconcile.
 const DEBOUNCE: Duration = Duration::from_millis(300);
+const MOST_GATHERED: usize = 16_384;
 /// Client retries are on and its read timeout is none: without a deadline one call hangs a reconcile.
 const CALL_DEADLINE: Duration = Duration::from_secs(30);
 /// Time passes for grace periods and for what is kept, also where nothing is scanned.
@@ -165,7 +169,7 @@ pub async fn run(
     let asked = futures::stream::poll_fn(move |context| asked.poll_recv(context)).map(|viewer| reference(&viewer));
     let listed = futures::stream::poll_fn(move |context| listed.poll_recv(context));
     let looked_at = futures::stream::poll_fn(move |context| finished.poll_recv(context));
-    let to_take_up = futures::stream::select(looked_at, listed).map(|viewer| reference(&viewer));
+    let to_take_up = gathered(futures::stream::select(looked_at, listed), GATHERED);
 
     let context = Arc::new(Context {
         client,
@@ -193,7 +197,8 @@ pub async fn run(
     let exempting = tokio::spawn(exempt::run(context.clone(), stop.clone()));
     let subscribing = Controller::for_stream(scan_stream, scans.clone())
         .reconcile_on(to_take_up)
-        .with_config(Config::default().concurrency(SUBSCRIBING).debounce(DEBOUNCE))
+        // Not debounced: of hundreds of accounts one ends a round every moment, which would put it off for ever.
+        .with_config(Config::default().concurrency(SUBSCRIBING))
         .graceful_shutdown_on(stop.clone())
         .run(subscribe::reconcile, |scan, error, context| context.subscribing.again(&scan, error), context.clone())
         .for_each(say);
@@ -219,6 +224,24 @@ async fn say<T>(result: Result<T, impl std::fmt::Display>) {
     if let Err(error) = result {
         tracing::debug!("controller: {error}");
     }
+}
+
+/// The first at once, and then each once in so long, however often it is named meanwhile.
+fn gathered(
+    viewers: impl Stream<Item = Viewer> + Send + Unpin + 'static,
+    every: Duration,
+) -> impl Stream<Item = ObjectRef<CloudScan>> + Send + 'static {
+    let chunks = futures::stream::unfold(
+        (viewers.ready_chunks(MOST_GATHERED), false),
+        move |(mut chunks, waits)| async move {
+            if waits {
+                tokio::time::sleep(every).await;
+            }
+            let named: BTreeSet<Viewer> = chunks.next().await?.into_iter().collect();
+            Some((futures::stream::iter(named).map(|viewer| reference(&viewer)), (chunks, true)))
+        },
+    );
+    chunks.flatten()
 }
 
 fn reference(viewer: &Viewer) -> ObjectRef<CloudScan> {
@@ -265,10 +288,13 @@ impl Existing {
     }
 }
 
-/// What belongs to CloudScans that are gone goes too, each time the complete list is another.
+/// What belongs to CloudScans that are gone goes too, each time the complete list is another, and now and then: what
+/// failed is made up for, and so is what was written for one while it went.
 async fn retain(context: Arc<Context>) {
     let mut existing = context.existing.clone();
-    while existing.changed().await.is_ok() {
+    let mut pause = RECHECK;
+    while !matches!(tokio::time::timeout(pause, existing.changed()).await, Ok(Err(_))) {
+        pause = RECHECK;
         let (fleet, list) = (context.fleet.clone(), existing.clone());
         let Some(exist) = list.borrow().clone() else { continue };
         lock(&context.evaluators).retain(|of, _| exist.contains(of));
@@ -281,6 +307,7 @@ async fn retain(context: Arc<Context>) {
             tokio::task::spawn_blocking(move || fleet.retain(|| list.borrow().clone().unwrap_or_default())).await;
         if let Ok(Err(error)) = retained {
             tracing::error!(reason = error.reason(), "scopes could not be closed: {error}");
+            pause = LONGEST_BACKOFF / 10;
         }
     }
 }
@@ -329,6 +356,24 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn whoever_is_named_again_and_again_is_looked_after_all_the_same() {
+        let (naming, mut named) = mpsc::unbounded_channel();
+        let viewers = futures::stream::poll_fn(move |context| named.poll_recv(context));
+        let mut gathered = std::pin::pin!(gathered(viewers, Duration::from_millis(1)));
+        let name = |name: &str| naming.send(Viewer::new(format!("team-a/{name}"))).unwrap();
+        name("one");
+        assert_eq!(gathered.next().await.unwrap().name, "one");
+        for _ in 0..100 {
+            name("one");
+            name("two");
+        }
+        drop(naming);
+        // A chunk ends where tokio has a task yield: not quite each once.
+        let rest: Vec<_> = gathered.map(|reference| reference.name).collect().await;
+        assert!(rest.starts_with(&["one".to_owned(), "two".to_owned()]) && rest.len() < 10, "{rest:?}");
+    }
 
     #[test]
     fn after_a_complete_list_all_of_it_is_taken_up_and_a_status_is_no_other_list() {

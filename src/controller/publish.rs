@@ -9,7 +9,9 @@ use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Resource, ResourceExt};
 
-use super::{Context, FIRST_BACKOFF, RECHECK, ReconcileError, apply, build, exempt, lock, notify, status, timely};
+use super::{
+    Context, FIRST_BACKOFF, RECHECK, ReconcileError, apply, build, exempt, exists, lock, notify, status, timely,
+};
 use crate::api::{CloudScan, CloudScanStatus};
 use crate::inventory::Viewer;
 
@@ -67,6 +69,9 @@ async fn reconciled(scan: &CloudScan, context: &Context) -> Result<Action, Recon
         rules.exemptions = exempt::of_namespace(scan.namespace().as_deref(), context);
         published = apply::findings(scan, &rules, context).await.map(Some);
     }
+    if !exists(context, &viewer) {
+        return Ok(Action::await_change());
+    }
     let delivery = notify::deliver(scan, context).await?;
     let (counts, more) = match published.as_ref().ok().and_then(Option::as_ref) {
         Some(published) => (Some(published.counts.clone()), published.more),
@@ -101,8 +106,11 @@ async fn update_status(
         return Ok(());
     }
     // Writing findings takes a while, and a patch goes by name: another one of the same name is not spoken of.
-    let now_there = context.scans.get(&ObjectRef::from_obj(scan));
-    if now_there.is_none_or(|there| there.meta().uid != scan.meta().uid) {
+    let is_gone = || {
+        let now_there = context.scans.get(&ObjectRef::from_obj(scan));
+        now_there.is_none_or(|there| there.meta().uid != scan.meta().uid)
+    };
+    if is_gone() {
         return Ok(());
     }
     let namespace = scan.namespace().unwrap_or_default();
@@ -110,6 +118,9 @@ async fn update_status(
     for condition in status::newly_told(scan.status.as_ref(), &status) {
         let event = build::condition_event(scan, condition, now, &context.identity.instance);
         apply::publish(context, &namespace, &event).await?;
+    }
+    if is_gone() {
+        return Ok(());
     }
     let mut object = CloudScan::new(&scan.name_any(), scan.spec.clone());
     object.status = Some(status.clone());

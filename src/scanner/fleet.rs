@@ -29,6 +29,11 @@ const QUIET: Duration = Duration::from_secs(3);
 /// Nor for one that goes on and on.
 const LONGEST_TURN: Duration = Duration::from_mins(1);
 
+/// A task whose CloudScans are all suspended sees so often whether it could still get in.
+const SUSPENDED: Duration = Duration::from_hours(1);
+/// And no task begins another round sooner, whatever is due.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
+
 /// What a task is to look at.
 struct Wanted {
     list: Vec<Subscription>,
@@ -390,6 +395,10 @@ impl Running {
             let subscriptions = {
                 let mut wanted = lock(&self.wanted);
                 wanted.left.retain(|viewer| !left.contains(viewer));
+                // Who left while it waited is let go of right after the round.
+                if !wanted.left.is_empty() {
+                    self.wake.notify_one();
+                }
                 wanted.ended = wanted.list.is_empty() && wanted.left.is_empty();
                 if wanted.ended {
                     return;
@@ -414,7 +423,12 @@ impl Running {
             for subscription in &subscriptions {
                 let _ = self.finished.try_send(subscription.viewer.clone());
             }
-            let pause = scanner.next().map_or(RETRY, |next| next.since(self.store.now()));
+            let is_suspended = subscriptions.iter().all(|subscription| subscription.suspended);
+            let pause = match scanner.next() {
+                Some(next) => next.since(self.store.now()).max(SHORTEST_PAUSE),
+                None if is_suspended => SUSPENDED,
+                None => RETRY,
+            };
             let failed = scanner.reports.values().any(|r| matches!(r.credentials, Some(Err(_))));
             let pause = if failed { pause.min(RETRY) } else { pause };
             tokio::select! {

@@ -411,8 +411,11 @@ impl AccountScanner {
             Vec::new()
         };
         let wanted: BTreeSet<&Scope> = ready.iter().flat_map(|r| r.scopes.keys()).collect();
-        self.next_due.retain(|scope, _| wanted.contains(scope));
-        self.empty.retain(|scope, _| wanted.contains(scope));
+        // What is suspended is never due: overdue for good, it would have a round begin whenever one ends.
+        let active = ready.iter().filter(|r| !r.subscription.suspended);
+        let active: BTreeSet<&Scope> = active.flat_map(|r| r.scopes.keys()).collect();
+        self.next_due.retain(|scope, _| active.contains(scope));
+        self.empty.retain(|scope, _| active.contains(scope));
         self.denied_by_policy.retain(|scope| wanted.contains(scope));
         let written = blocking(&self.store, move |store| {
             for (viewer, scope) in &lost {
