@@ -262,7 +262,7 @@ resource "aws_iam_role" "elava" {{
       {{
         Effect    = "Allow"
         Principal = {{ AWS = var.elava_trusted_principal_arn }}
-        Action    = ["sts:AssumeRole", "sts:TagSession"]
+        Action    = {TRUST:?}
       }},
       var.elava_external_id == null ? {{}} : {{
         Condition = {{ StringEquals = {{ "sts:ExternalId" = var.elava_external_id }} }}

@@ -1,7 +1,7 @@
 //! FindingExemptions: which are in force, and what they say of themselves.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::StreamExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -48,10 +48,7 @@ pub(super) async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + 
 }
 
 async fn reconcile(exemption: Arc<FindingExemption>, context: Arc<Context>) -> Result<Action, ReconcileError> {
-    let began = Instant::now();
-    let done = reconciled(&exemption, &context).await;
-    context.meters.reconciled("exemption", began.elapsed(), done.as_ref());
-    done
+    context.meters.measure("exemption", reconciled(&exemption, &context)).await
 }
 
 async fn reconciled(exemption: &FindingExemption, context: &Context) -> Result<Action, ReconcileError> {

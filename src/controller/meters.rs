@@ -1,7 +1,7 @@
 //! What reconciling measures of itself, and of the CloudScans that there are.
 
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::Instant;
 
 use kube::runtime::reflector::Store as Reflected;
 use prometheus_client::metrics::counter::Counter;
@@ -40,15 +40,18 @@ impl Default for Meters {
 }
 
 impl Meters {
-    pub(super) fn reconciled<T>(
+    /// Reconciles, and counts how it ended and how long it took.
+    pub(super) async fn measure<T>(
         &self,
         controller: &'static str,
-        took: Duration,
-        outcome: Result<&T, &ReconcileError>,
-    ) {
-        let outcome = outcome.err().map_or("ok", ReconcileError::reason);
+        reconcile: impl Future<Output = Result<T, ReconcileError>>,
+    ) -> Result<T, ReconcileError> {
+        let began = Instant::now();
+        let done = reconcile.await;
+        let outcome = done.as_ref().err().map_or("ok", ReconcileError::reason);
         self.outcomes.get_or_create(&[("controller", controller), ("outcome", outcome)]).inc();
-        self.seconds.observe(took.as_secs_f64());
+        self.seconds.observe(began.elapsed().as_secs_f64());
+        done
     }
 
     /// These are counted at every scrape.

@@ -50,6 +50,7 @@ const GATHERED: Duration = Duration::from_secs(1);
 /// What is told of one CloudScan in so short a time is told once. It must be shorter than [`GATHERED`]: whatever asks
 /// anew within it puts off the reconcile.
 const DEBOUNCE: Duration = Duration::from_millis(300);
+/// So many mentions are taken together; more are more chunks.
 const MOST_GATHERED: usize = 16_384;
 /// Client retries are on and its read timeout is none: without a deadline one call hangs a reconcile.
 const CALL_DEADLINE: Duration = Duration::from_secs(30);

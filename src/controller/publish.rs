@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
 
 use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::controller::Action;
@@ -42,11 +41,8 @@ impl Statuses {
 }
 
 pub(super) async fn reconcile(scan: Arc<CloudScan>, context: Arc<Context>) -> Result<Action, ReconcileError> {
-    let began = Instant::now();
     let scan = context.statuses.upon(scan);
-    let done = reconciled(&scan, &context).await;
-    context.meters.reconciled("cloudscan", began.elapsed(), done.as_ref());
-    done
+    context.meters.measure("cloudscan", reconciled(&scan, &context)).await
 }
 
 #[tracing::instrument(name = "reconcile", skip_all, fields(cloudscan = %build::viewer(scan)))]

@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
 
 use kube::ResourceExt;
 use kube::runtime::controller::Action;
@@ -64,10 +63,7 @@ impl Subscriptions {
 }
 
 pub(super) async fn reconcile(scan: Arc<CloudScan>, context: Arc<Context>) -> Result<Action, ReconcileError> {
-    let began = Instant::now();
-    let done = reconciled(&scan, &context).await;
-    context.meters.reconciled("subscription", began.elapsed(), done.as_ref());
-    done
+    context.meters.measure("subscription", reconciled(&scan, &context)).await
 }
 
 #[tracing::instrument(name = "subscribe", skip_all, fields(cloudscan = %build::viewer(scan)))]
