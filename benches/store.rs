@@ -29,6 +29,7 @@ fn observation(n: usize, size: usize) -> Observation {
             .into(),
         birth: None,
         end_state: None,
+        unread: Vec::new(),
     }
 }
 

@@ -314,6 +314,7 @@ impl Served {
             attributes: (&json!({"VolumeId": id, "Size": size})).into(),
             birth: Some(Timestamp::from_millis(1)),
             end_state: None,
+            unread: Vec::new(),
         };
         let sweep = Sweep {
             scope: scope.clone(),
@@ -322,7 +323,7 @@ impl Served {
             cadence: Some(Duration::from_mins(5)),
             shape: 1,
             ids: IdReuse::Unique,
-            confirmation: Confirmation::Sweeps(1),
+            confirmation: Confirmation::Sweeps { needed: 1, apart: Duration::ZERO },
             outcome: Outcome::Complete,
             observations: shown.iter().map(observation).collect(),
             absences: BTreeMap::new(),

@@ -69,6 +69,7 @@ fn volume(id: &str, owner: &str, size: u32) -> Observation {
         attributes: (&json!({"VolumeId": id, "Size": size, "State": "available"})).into(),
         birth: Some(Timestamp::from_millis(1)),
         end_state: None,
+        unread: Vec::new(),
     }
 }
 

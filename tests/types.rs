@@ -249,7 +249,7 @@ async fn the_policy_is_enough_and_without_an_action_exactly_its_types_are_denied
 #[test]
 fn what_ended_without_a_read_by_id_is_not_said_to_have_been_asked() {
     let types = Aws::default().types();
-    let by_looks = types.iter().filter(|info| matches!(info.confirmation, Confirmation::Sweeps(_)));
+    let by_looks = types.iter().filter(|info| matches!(info.confirmation, Confirmation::Sweeps { .. }));
     let by_looks: BTreeSet<&str> = by_looks.map(|info| info.name).collect();
     assert_eq!(by_looks, elava::policy::WITHOUT_READ_BY_ID.into());
 }

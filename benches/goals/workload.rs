@@ -121,6 +121,7 @@ impl Thing {
             // Old enough for one confirmed miss.
             birth: Some(Timestamp::from_millis(1)),
             end_state: None,
+            unread: Vec::new(),
         }
     }
 }

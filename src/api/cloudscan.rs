@@ -50,6 +50,13 @@ use crate::inventory::Timestamp;
         type_ = "string",
         description = "Every scope was listed whole the last time"
     ),
+    printcolumn(
+        json_path = ".status.tagsUnknown",
+        name = "Tags Unknown",
+        type_ = "integer",
+        priority = 1,
+        description = "Resources whose tags could not be read the last time"
+    ),
     printcolumn(json_path = ".status.lastScan.endTime", name = "Last Scan", type_ = "date"),
     printcolumn(
         json_path = ".status.conditions[?(@.type=='Ready')].message",
@@ -595,7 +602,8 @@ pub struct CloudScanStatus {
     /// conditions: Ready (the spec is accepted, at least one account's credentials work, scanning
     /// runs), Reconciling (a change of the spec is being taken up), Stalled (only you can mend it),
     /// FirstScanComplete (every scope was looked at once), CredentialsValid, InventoryComplete (what is
-    /// known is the whole truth as of the last scan), FindingsDecided (every rule could say yes or no of every
+    /// known is the whole truth as of the last scan), AttributesReadable and TagsReadable (what was listed could
+    /// also be described, and its tags be read; else the missing permission is named), FindingsDecided (every rule could say yes or no of every
     /// resource), ClockSkew (the clocks of operator and cloud differ by more than five minutes),
     /// WebhookDelivered (what is to be told is told; only with findings.webhook).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -619,6 +627,11 @@ pub struct CloudScanStatus {
     /// revision is the store's revision that this status speaks of: `elava at REVISION` shows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<i64>,
+
+    /// tagsUnknown is how many resources were listed whose tags could not be read the last time. No finding about
+    /// tags is opened or resolved for them: what was known of their tags goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tags_unknown: Option<i64>,
 
     /// resources is how many resources are there now.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -23,12 +23,12 @@ use crate::controller::assess;
 use crate::controller::build::{lister, subscriptions, viewer};
 use crate::controller::validate::{AllowedEndpoints, validate};
 use crate::inventory::{
-    AccountId, Change, ChangeKind, Filter, Moment, Reason, ResourceKey, Revision, RuleSettings, Snapshot, Suspect,
-    Viewer,
+    AccountId, Change, ChangeKind, Filter, Moment, Part, Reason, ResourceKey, Revision, RuleSettings, Scope,
+    Snapshot, Suspect, Viewer,
 };
 use crate::policy::lifecycle::Record;
 use crate::policy::{Evaluator, Prices};
-use crate::scanner::{AccountScanner, Round, StoreTrouble, Subscription, list_members};
+use crate::scanner::{AccountScanner, Round, ScopeReport, StoreTrouble, Subscription, list_members};
 use crate::server::findings::FindingView;
 use crate::server::query::API_VERSION;
 use crate::store::{Store, StoreError, system_clock};
@@ -73,6 +73,41 @@ pub struct ScopeLine {
     pub reason: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+    /// Resources whose tags could not be read.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub tags_unknown: usize,
+    /// Resources whose attributes could not be read, or not all of them.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub attributes_unknown: usize,
+    /// The calls that were refused or failed for single resources: `kms:DescribeKey`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unread_by: Vec<String>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde hands it so.
+fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
+impl ScopeLine {
+    fn of(scope: &Scope, report: &ScopeReport) -> Self {
+        let unread = |part| report.unread.iter().filter(move |(unread, _)| unread.part == part);
+        Self {
+            account: scope.account.to_string(),
+            region: scope.region.to_string(),
+            resource_type: scope.resource_type.to_string(),
+            outcome: report.outcome.as_str(),
+            reason: report.outcome.reason().map(Reason::as_str),
+            message: report.error.as_ref().map(ToString::to_string),
+            tags_unknown: unread(Part::Tags).map(|(_, count)| count).sum(),
+            attributes_unknown: unread(Part::Attributes).map(|(_, count)| count).sum(),
+            unread_by: report.unread.keys().map(|unread| unread.action.clone()).collect(),
+        }
+    }
+
+    fn is_readable(&self) -> bool {
+        self.tags_unknown == 0 && self.attributes_unknown == 0
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -153,7 +188,16 @@ pub async fn scan(args: ScanArgs) -> anyhow::Result<ExitCode> {
         let message = message.as_deref().unwrap_or_default();
         eprintln!("elava: {outcome}: account {account}, region {region}, {resource_type}: {message}");
     }
-    Ok(ExitCode::from(match (report.complete, locked_out) {
+    for scope in report.scopes.iter().filter(|scope| !scope.is_readable()) {
+        let ScopeLine { account, region, resource_type, tags_unknown, attributes_unknown, unread_by, .. } = scope;
+        eprintln!(
+            "elava: Unread: account {account}, region {region}, {resource_type}: {tags_unknown} resources without their \
+             tags, {attributes_unknown} without all of their attributes: allow {}",
+            unread_by.join(", ")
+        );
+    }
+    let is_whole = report.complete && report.scopes.iter().all(ScopeLine::is_readable);
+    Ok(ExitCode::from(match (is_whole, locked_out) {
         (true, _) => 0,
         (false, true) => FAILED,
         (false, false) => INCOMPLETE,
@@ -183,17 +227,13 @@ impl Totals {
                         outcome: "Failed",
                         reason: Some(error.reason.as_str()),
                         message: Some(error.to_string()),
+                        tags_unknown: 0,
+                        attributes_unknown: 0,
+                        unread_by: Vec::new(),
                     });
                 }
                 Ok(round) => {
-                    totals.scopes.extend(round.scopes.iter().map(|(scope, report)| ScopeLine {
-                        account: scope.account.to_string(),
-                        region: scope.region.to_string(),
-                        resource_type: scope.resource_type.to_string(),
-                        outcome: report.outcome.as_str(),
-                        reason: report.outcome.reason().map(Reason::as_str),
-                        message: report.error.as_ref().map(ToString::to_string),
-                    }));
+                    totals.scopes.extend(round.scopes.iter().map(|(scope, report)| ScopeLine::of(scope, report)));
                     totals.changes.extend(round.changes);
                     totals.store_errors.extend(round.store_errors);
                 }
@@ -339,4 +379,8 @@ fn table(report: &ScanReport, resources: usize) {
         report.revision,
         report.scopes.len()
     );
+    let unknown: usize = report.scopes.iter().map(|scope| scope.tags_unknown).sum();
+    if unknown > 0 {
+        println!("the tags of {unknown} resources could not be read: what was known of them goes on");
+    }
 }

@@ -60,10 +60,12 @@ struct Problem {
 }
 
 /// The conditions that tell of something wrong, and the status with which they do.
-const WRONG: [(&str, &str); 7] = [
+const WRONG: [(&str, &str); 9] = [
     ("Stalled", "True"),
     ("CredentialsValid", "False"),
     ("InventoryComplete", "False"),
+    ("AttributesReadable", "False"),
+    ("TagsReadable", "False"),
     ("FindingsDecided", "False"),
     ("ClockSkew", "True"),
     ("WebhookDelivered", "False"),

@@ -66,12 +66,12 @@ impl TypeLine {
             name: info.name,
             scope: if info.global { "account" } else { "region" },
             ids: match info.ids {
-                IdReuse::Unique => "never reused",
+                IdReuse::Unique | IdReuse::Shared => "never reused",
                 IdReuse::Reusable => "reusable",
             },
             confirmed_by: match info.confirmation {
                 Confirmation::ReadById => "read by id".to_owned(),
-                Confirmation::Sweeps(n) => format!("{n} complete looks"),
+                Confirmation::Sweeps { needed, .. } => format!("{needed} complete looks"),
             },
             tags: info.tags,
             every: match info.cadence {

@@ -1,6 +1,6 @@
 //! One function makes the whole status, from what the steps before it found. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -13,7 +13,9 @@ use crate::api::{
     PartCount, RELEASE_HELD,
 };
 use crate::cloud::CloudError;
-use crate::inventory::{AccountId, CLOCK_TOLERANCE, FindingKind, Reason, ResourceType, Revision, Timestamp};
+use crate::inventory::{
+    AccountId, CLOCK_TOLERANCE, FindingKind, Part, Reason, ResourceType, Revision, Timestamp, Unread,
+};
 use crate::policy::{Finding, MonthlyCost};
 use crate::scanner::AccountReport;
 
@@ -158,6 +160,9 @@ pub fn summarize(found: &Found) -> CloudScanStatus {
                 reports.iter().filter_map(handled).min().or(status.last_handled_reconcile_at);
         }
         status.accounts = accounts(found);
+        let unread = reports.iter().flat_map(|r| r.scopes.values()).flat_map(|look| &look.unread);
+        let tags = unread.filter(|(unread, _)| unread.part == Part::Tags).map(|(_, count)| count);
+        status.tags_unknown = Some(count(tags.sum()));
     }
     let conditions = [
         ready(found),
@@ -166,6 +171,8 @@ pub fn summarize(found: &Found) -> CloudScanStatus {
         first_scan_complete(found, &before),
         credentials_valid(found),
         inventory_complete(found),
+        readable(found, "AttributesReadable", Part::Attributes),
+        readable(found, "TagsReadable", Part::Tags),
         clock_skew(found),
     ];
     let conditions = conditions.into_iter().chain(findings_decided(found)).chain(webhook_delivered(found));
@@ -194,7 +201,15 @@ fn calls_per_month(found: &Found) -> Option<i64> {
 /// The conditions that are another statement than before: each is one event. What merely goes on, and
 /// a first "not yet", is none.
 pub fn newly_told<'a>(before: Option<&CloudScanStatus>, after: &'a CloudScanStatus) -> Vec<&'a Condition> {
-    const TOLD: [&str; 5] = ["Stalled", "CredentialsValid", "InventoryComplete", "ClockSkew", "WebhookDelivered"];
+    const TOLD: [&str; 7] = [
+        "Stalled",
+        "CredentialsValid",
+        "InventoryComplete",
+        "AttributesReadable",
+        "TagsReadable",
+        "ClockSkew",
+        "WebhookDelivered",
+    ];
     const BAD_WHEN_TRUE: [&str; 2] = ["Stalled", "ClockSkew"];
     let was = |type_: &str| before.and_then(|s| s.conditions.iter().find(|c| c.type_ == type_));
     let good = |c: &Condition| {
@@ -212,13 +227,15 @@ pub fn newly_told<'a>(before: Option<&CloudScanStatus>, after: &'a CloudScanStat
 }
 
 /// Every type of condition that is told.
-pub const TYPES: [&str; 9] = [
+pub const TYPES: [&str; 11] = [
     "Ready",
     "Reconciling",
     "Stalled",
     "FirstScanComplete",
     "CredentialsValid",
     "InventoryComplete",
+    "AttributesReadable",
+    "TagsReadable",
     "ClockSkew",
     "WebhookDelivered",
     "FindingsDecided",
@@ -470,6 +487,43 @@ fn inventory_complete(found: &Found) -> Told {
     told(TYPE, "True", "Complete", message)
 }
 
+/// What was listed and could not be read: it is there, and that is all that anybody knows of it.
+fn readable(found: &Found, type_: &'static str, part: Part) -> Told {
+    // Resources by account and by what stands in the way, with the types that they are of.
+    let mut causes: BTreeMap<(&AccountId, &Unread), (usize, BTreeSet<&str>)> = BTreeMap::new();
+    for report in found.reports {
+        let Some(account) = &report.account else { continue };
+        for (scope, look) in &report.scopes {
+            for (unread, resources) in look.unread.iter().filter(|(unread, _)| unread.part == part) {
+                let (count, types) = causes.entry((account, unread)).or_default();
+                *count += resources;
+                types.insert(scope.resource_type.as_str());
+            }
+        }
+    }
+    let what = match part {
+        Part::Attributes => "attributes",
+        Part::Tags => "tags",
+    };
+    if let Some(((_, unread), _)) = causes.first_key_value() {
+        let reason = unread.reason.as_str();
+        let text = |((account, unread), (count, types)): (&(&AccountId, &Unread), &(usize, BTreeSet<&str>))| {
+            let Unread { reason, action, .. } = unread;
+            let why = match reason {
+                Reason::Denied => format!("{action} is denied: allow it"),
+                reason => format!("{action} failed ({reason})", reason = reason.as_str()),
+            };
+            let types = types.iter().copied().collect::<Vec<_>>().join(", ");
+            format!("account {account}: {why} (the {what} of {count} resources of {types} could not be read)")
+        };
+        return told(type_, "False", reason, list(causes.iter().map(text)));
+    }
+    if found.reports.iter().all(|report| report.scopes.is_empty()) {
+        return told(type_, "Unknown", "Scanning", "nothing was listed yet");
+    }
+    told(type_, "True", "Readable", format!("the {what} of all that was listed were read"))
+}
+
 fn clock_skew(found: &Found) -> Told {
     const TYPE: &str = "ClockSkew";
     if found.clock_lag > CLOCK_TOLERANCE {
@@ -594,6 +648,7 @@ mod tests {
             }),
             held: false,
             awaits_release: false,
+            unread: BTreeMap::new(),
             ended: Timestamp::from_millis(1),
         };
         AccountReport {
@@ -664,6 +719,32 @@ mod tests {
     }
 
     #[test]
+    fn what_was_listed_and_could_not_be_read_is_told_with_the_permission_and_how_much_it_hides() {
+        let scan = scan();
+        let mut report = report("1", &[Outcome::Complete]);
+        for look in report.scopes.values_mut() {
+            let unread = |part, reason, action: &str| Unread { part, reason, action: action.to_owned() };
+            look.unread.insert(unread(Part::Tags, Reason::Denied, "dynamodb:ListTagsOfResource"), 3);
+            look.unread.insert(unread(Part::Attributes, Reason::DeniedByPolicy, "kms:DescribeKey"), 2);
+        }
+        let reports = [report];
+        let status = summarize(&found(&scan, 1, &reports));
+        let of = |type_: &str| status.conditions.iter().find(|c| c.type_ == type_).unwrap();
+        let (tags, attributes) = (of("TagsReadable"), of("AttributesReadable"));
+        assert_eq!((tags.status.as_str(), tags.reason.as_str()), ("False", "Denied"));
+        assert_eq!(
+            tags.message,
+            "account 1: dynamodb:ListTagsOfResource is denied: allow it (the tags of 3 resources of AWS::EC2::Volume could \
+             not be read)"
+        );
+        assert_eq!((attributes.status.as_str(), attributes.reason.as_str()), ("False", "DeniedByPolicy"));
+        assert!(attributes.message.contains("kms:DescribeKey failed"), "{}", attributes.message);
+        assert_eq!(status.tags_unknown, Some(3));
+        let is_complete = |c: &&Condition| c.type_ == "InventoryComplete" && c.status == "True";
+        assert!(status.conditions.iter().any(|c| is_complete(&c)), "all of it was listed");
+    }
+
+    #[test]
     fn each_situation_has_its_words() {
         use Outcome::{Complete, Failed, Partial};
         let scan = scan();
@@ -675,6 +756,8 @@ mod tests {
                 "FirstScanComplete=False Scanning",
                 "CredentialsValid=Unknown NotTried",
                 "InventoryComplete=Unknown Scanning",
+                "AttributesReadable=Unknown Scanning",
+                "TagsReadable=Unknown Scanning",
                 "ClockSkew=False InStep"
             ]
         );
@@ -689,6 +772,8 @@ mod tests {
                 "FirstScanComplete=True Complete",
                 "CredentialsValid=True Valid",
                 "InventoryComplete=True Complete",
+                "AttributesReadable=True Readable",
+                "TagsReadable=True Readable",
                 "ClockSkew=False InStep"
             ]
         );

@@ -23,6 +23,9 @@ pub use settings::{
     Exemption, FindingSettings, LossLimits, OwnerSource, OwnershipSettings, RequiredTag, RuleSettings, Selector,
     TagMatch,
 };
-pub use sweep::{Absence, CLOCK_TOLERANCE, Confirmation, Document, IdReuse, Observation, Outcome, Reason, Sweep};
+pub use sweep::{
+    Absence, CLOCK_TOLERANCE, Confirmation, Document, IdReuse, Observation, Outcome, Part, Reason, SWEEPS_APART,
+    Sweep, Unread,
+};
 pub use tags::{TagSet, Tags};
 pub use time::{Revision, Timestamp, TimestampError};

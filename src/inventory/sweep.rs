@@ -22,6 +22,39 @@ pub struct Observation {
     pub birth: Option<Timestamp>,
     /// The end state that it was listed in (`terminated`), if it was.
     pub end_state: Option<String>,
+    /// What of it could not be read this time, and why. Empty for nearly all, and then it takes no memory.
+    pub unread: Vec<Unread>,
+}
+
+impl Observation {
+    /// Of a resource that is there, without anything else that is known of it.
+    pub fn unread(id: &str) -> Self {
+        Self {
+            id: id.to_owned(),
+            tags: Tags::Unknown,
+            attributes: Document::unknown(),
+            birth: None,
+            end_state: None,
+            unread: Vec::new(),
+        }
+    }
+}
+
+/// A part of a resource that could not be read although the resource is there.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Unread {
+    pub part: Part,
+    pub reason: Reason,
+    /// The call that was refused or failed, as IAM names it: `kms:DescribeKey`.
+    pub action: String,
+}
+
+/// The parts of a resource that take calls of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Part {
+    /// All of them, or those that the listing does not have.
+    Attributes,
+    Tags,
 }
 
 /// A described object as canonical JSON text (the fields of objects in order): equal means unchanged.
@@ -29,6 +62,16 @@ pub struct Observation {
 pub struct Document(Arc<[u8]>);
 
 impl Document {
+    /// Of a resource that is there although nobody could read its attributes. A described object is never empty.
+    pub fn unknown() -> Self {
+        Self::from(&Value::Object(serde_json::Map::new()))
+    }
+
+    /// What was known before goes on.
+    pub fn is_unknown(&self) -> bool {
+        &*self.0 == b"{}"
+    }
+
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
@@ -117,6 +160,8 @@ impl Outcome {
 pub enum IdReuse {
     /// Never (`vol-...`): what is seen again after its end never ended.
     Unique,
+    /// Never, and it may be listed in several accounts or regions at once: a shared subnet, both ends of a peering.
+    Shared,
     /// Yes (bucket names): the birth field tells one life from the next.
     Reusable,
 }
@@ -126,9 +171,14 @@ pub enum IdReuse {
 pub enum Confirmation {
     /// The API can be asked for one id, and says that it does not exist.
     ReadById,
-    /// It can't: so many complete sweeps in a row must miss it.
-    Sweeps(u32),
+    /// It can't: so many complete sweeps in a row must miss it, each so long after the one before.
+    Sweeps { needed: u32, apart: Duration },
 }
+
+/// Complete sweeps that are to confirm each other lie at least so far apart: an answer that is behind shows the same
+/// twice. `ListSecrets` may be five minutes behind.
+/// <https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_ListSecrets.html>
+pub const SWEEPS_APART: Duration = Duration::from_mins(5);
 
 /// What the read by id of a missing resource said. One that is still there is an observation instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

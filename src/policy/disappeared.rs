@@ -17,14 +17,7 @@ const NAMED: usize = 5;
 const CHAIN: usize = 4;
 
 /// Types that end by complete looks in a row alone.
-pub const WITHOUT_READ_BY_ID: [&str; 6] = [
-    "AWS::Backup::BackupVault",
-    "AWS::CloudFront::Distribution",
-    "AWS::IAM::AccessKey",
-    "AWS::Lambda::Function",
-    "AWS::SecretsManager::Secret",
-    "AWS::StepFunctions::StateMachine",
-];
+pub const WITHOUT_READ_BY_ID: [&str; 1] = ["AWS::IAM::AccessKey"];
 
 pub(super) fn rule(input: &Input) -> Verdict {
     let Some(end) = &input.resource.end else { return Verdict::No };

@@ -40,6 +40,8 @@ impl Hasher for AsItIs {
     }
 }
 
+const TEMPLATE: &str = "AWS::EC2::LaunchTemplate";
+
 type Names<V> = HashMap<Name, V, BuildHasherDefault<AsItIs>>;
 
 impl Name {
@@ -71,6 +73,11 @@ pub(super) struct Facts {
     pub usage: Option<Box<orphaned::Usage>>,
     /// It names others in a way that can't be followed.
     opaque: bool,
+    /// What it says could not be read, or not all of it.
+    pub unread: bool,
+    /// Launch templates that it pins to a version, and the versions that it has.
+    pins: Box<[(Name, i64)]>,
+    versions: Box<[i64]>,
 }
 
 /// The facts of all that was ever asked about, each as of its newest version.
@@ -119,12 +126,18 @@ impl Graph {
 
     pub(super) fn uses(&self, resources: &[Resource]) -> Uses {
         let mut uses = Uses { used: HashSet::default(), unused_since: Names::default(), opaque: HashSet::new() };
+        let live = || resources.iter().filter(|resource| resource.is_live());
+        let versions: HashSet<(Name, i64)> = live()
+            .filter_map(|resource| Some((Name::of(&resource.key), self.facts(resource)?)))
+            .flat_map(|(name, facts)| facts.versions.iter().map(move |version| (name, *version)))
+            .collect();
         for resource in resources {
             let Some(facts) = self.facts(resource) else { continue };
             match &resource.end {
                 None => {
                     uses.used.extend(facts.uses.iter().copied());
-                    if facts.opaque {
+                    // What an older version of a template names is not read.
+                    if facts.opaque || !facts.pins.iter().all(|pin| versions.contains(pin)) {
                         uses.opaque.insert(Scope::clone(&resource.scope));
                     }
                 }
@@ -164,10 +177,19 @@ impl Facts {
         Self {
             changed: resource.changed,
             uses: uses.into(),
-            candidate: orphaned::candidate(kind, document).map(Box::new),
+            candidate: Some(document)
+                .filter(|document| !relations::is_shared_by_another(key, document))
+                .and_then(|document| orphaned::candidate(kind, document))
+                .map(Box::new),
             parent: parents::in_document(key, document).map(Box::new),
             usage: orphaned::usage(kind, document).map(Box::new),
             opaque: relations::is_opaque(kind, document),
+            unread: relations::is_unread(kind, document),
+            pins: relations::pinned_versions(kind, document)
+                .into_iter()
+                .map(|(id, version)| (Name::new(&key.account, &key.region, TEMPLATE, &id), version))
+                .collect(),
+            versions: relations::versions(kind, document).into(),
         }
     }
 }

@@ -21,6 +21,8 @@ pub(super) struct Case {
     /// The types that must not name it. In the same account and region.
     reads: &'static [&'static str],
     severity: Severity,
+    /// What is wrong with it, in a few words.
+    verdict: &'static str,
     says: &'static str,
     advice: &'static str,
     when: When,
@@ -58,6 +60,7 @@ const IMAGE: &str = "AWS::EC2::Image";
 const INTERFACE: &str = "AWS::EC2::NetworkInterface";
 const GROUP: &str = "AWS::EC2::SecurityGroup";
 const TEMPLATE: &str = "AWS::EC2::LaunchTemplate";
+const SCALING: &str = "AWS::AutoScaling::AutoScalingGroup";
 const TARGETS: &str = "AWS::ElasticLoadBalancingV2::TargetGroup";
 
 const CASES: &[Case] = &[
@@ -66,6 +69,7 @@ const CASES: &[Case] = &[
         is_open: |volume| is(volume, "State", "available") && texts(volume, "Attachments.InstanceId").is_empty(),
         reads: &[INSTANCE],
         severity: Severity::Medium,
+        verdict: "serves nothing",
         says: "no instance uses it",
         advice: "Make a snapshot if the data may be needed, then delete it",
         when: When::ItSaysSo,
@@ -77,6 +81,7 @@ const CASES: &[Case] = &[
         },
         reads: &["AWS::EC2::NatGateway"],
         severity: Severity::Medium,
+        verdict: "serves nothing",
         says: "the address is attached to nothing",
         advice: "Release it, or attach it",
         when: When::ItSaysSo,
@@ -85,8 +90,9 @@ const CASES: &[Case] = &[
         resource_type: "AWS::EC2::Snapshot",
         // A copy names no volume that ever was.
         is_open: |snapshot| texts(snapshot, "VolumeId").iter().any(|id| id != "vol-ffffffff"),
-        reads: &[VOLUME, IMAGE, TEMPLATE],
+        reads: &[VOLUME, IMAGE, TEMPLATE, SCALING],
         severity: Severity::Low,
+        verdict: "serves nothing",
         says: "its volume is gone, and no image is made of it",
         advice: "Delete it unless it is kept as a backup; then exempt it",
         when: When::Unnamed,
@@ -94,9 +100,10 @@ const CASES: &[Case] = &[
     Case {
         resource_type: IMAGE,
         is_open: |image| image["Public"].as_bool() != Some(true),
-        reads: &[INSTANCE, TEMPLATE],
+        reads: &[INSTANCE, TEMPLATE, SCALING],
         severity: Severity::Low,
-        says: "no instance was started from it and no launch template names it",
+        verdict: "serves nothing",
+        says: "no instance was started from it, and no launch template names it in a version that is in force",
         advice: "Deregister it and delete its snapshots, unless another account uses it",
         when: When::Unnamed,
     },
@@ -111,6 +118,7 @@ const CASES: &[Case] = &[
         },
         reads: &[TARGETS],
         severity: Severity::Medium,
+        verdict: "serves nothing",
         says: "none of its target groups has a target",
         advice: "Delete it, or register its targets",
         when: When::Unnamed,
@@ -118,8 +126,9 @@ const CASES: &[Case] = &[
     Case {
         resource_type: TARGETS,
         is_open: |group| texts(group, "LoadBalancerArns").is_empty(),
-        reads: &["AWS::AutoScaling::AutoScalingGroup", "AWS::ECS::Service"],
+        reads: &[SCALING, "AWS::ECS::Service"],
         severity: Severity::Low,
+        verdict: "serves nothing",
         says: "no load balancer sends to it",
         advice: "Delete it, or add it to a listener",
         when: When::ItSaysSo,
@@ -129,6 +138,7 @@ const CASES: &[Case] = &[
         is_open: |gateway| is(gateway, "State", "available"),
         reads: &["AWS::EC2::RouteTable"],
         severity: Severity::High,
+        verdict: "serves nothing",
         says: "no route table routes through it",
         advice: "Delete it and release its address, or add the route that is missing",
         when: When::Unnamed,
@@ -142,18 +152,31 @@ const CASES: &[Case] = &[
         },
         reads: &[INSTANCE],
         severity: Severity::Low,
+        verdict: "serves nothing",
         says: "the network interface is attached to nothing",
         advice: "Delete it: it keeps its security groups and its subnet from being deleted",
         when: When::ItSaysSo,
     },
     Case {
         resource_type: GROUP,
-        // The default group of a VPC can't be deleted.
-        is_open: |group| !is(group, "GroupName", "default"),
-        reads: &[INTERFACE, GROUP, TEMPLATE, "AWS::Lambda::Function", "AWS::ECS::Service", "AWS::RDS::DBInstance"],
+        // The default group of a VPC can't be deleted, and EMR takes its own again for its next cluster.
+        is_open: |group| {
+            !is(group, "GroupName", "default")
+                && !texts(group, "GroupName").iter().any(|name| name.starts_with("ElasticMapReduce-"))
+        },
+        reads: &[
+            INTERFACE,
+            GROUP,
+            TEMPLATE,
+            SCALING,
+            "AWS::Lambda::Function",
+            "AWS::ECS::Service",
+            "AWS::RDS::DBInstance",
+        ],
         severity: Severity::Low,
+        verdict: "serves nothing",
         says: "no network interface, group, template, function, service or database names it",
-        advice: "Delete it",
+        advice: "CodeBuild, Glue, Batch and EMR name groups that nothing uses between their runs: ask there, then delete it",
         when: When::Unnamed,
     },
     Case {
@@ -161,7 +184,8 @@ const CASES: &[Case] = &[
         is_open: |group| group.get("retentionInDays").is_none_or(Value::is_null),
         reads: &[],
         severity: Severity::Low,
-        says: "it keeps every line for ever: it has no retention",
+        verdict: "grows without end",
+        says: "it has no retention, so it keeps every line for ever",
         advice: "Set a retention (aws logs put-retention-policy)",
         when: When::ItSaysSo,
     },
@@ -170,6 +194,7 @@ const CASES: &[Case] = &[
         is_open: |instance| is(instance, "State.Name", "stopped") && !volumes(instance).is_empty(),
         reads: &[],
         severity: Severity::Medium,
+        verdict: "serves nothing",
         says: "the instance is stopped, and its volumes are billed",
         advice: "Start it, or make an image of it and terminate it",
         when: When::ItSaysSo,
@@ -201,7 +226,11 @@ pub(super) fn usage(resource_type: &str, document: &Value) -> Option<Usage> {
             let kind = texts(document, "VolumeType").pop()?;
             Some(Usage { item: format!("ebs.{kind}").into(), quantity: document["Size"].as_f64()? })
         }
-        "AWS::EC2::EIP" => hours("ipv4".to_owned()),
+        // An address that its owner brought along costs nothing: https://aws.amazon.com/vpc/pricing/
+        "AWS::EC2::EIP" => {
+            let is_own = texts(document, "PublicIpv4Pool").iter().any(|pool| pool != "amazon");
+            if is_own { None } else { hours("ipv4".to_owned()) }
+        }
         "AWS::EC2::NatGateway" => hours("nat-gateway".to_owned()),
         "AWS::ElasticLoadBalancingV2::LoadBalancer" => {
             hours(format!("load-balancer.{}", texts(document, "Type").pop()?))
@@ -212,8 +241,13 @@ pub(super) fn usage(resource_type: &str, document: &Value) -> Option<Usage> {
 
 pub(super) fn rule(input: &Input) -> Verdict {
     let world = input.world;
-    let Some(candidate) = world.graph.facts(input.resource).and_then(|facts| facts.candidate.as_deref()) else {
-        return Verdict::No;
+    let Some(facts) = world.graph.facts(input.resource) else { return Verdict::No };
+    let Some(candidate) = facts.candidate.as_deref() else {
+        // What could not be read of it might say so.
+        let may_be = facts.unread
+            && input.resource.is_live()
+            && types().any(|t| t == input.resource.key.resource_type.as_str());
+        return if may_be { Verdict::Unknown } else { Verdict::No };
     };
     let (resource, case) = (input.resource, candidate.case);
     if !resource.is_live() || world.uses.is_used(&resource.key) || input.is_replaced() {
@@ -263,7 +297,7 @@ pub(super) fn rule(input: &Input) -> Verdict {
         evidence.push(format!("looked at whole, twice since {changed}: {}", names.join(", ")));
     }
     let cost = world.cost(&usages, resource, &mut evidence);
-    let message = format!("{} serves nothing: {}", input.called(), case.says);
+    let message = format!("{} {}: {}", input.called(), case.verdict, case.says);
     Verdict::holds(Finding {
         monthly_cost: cost,
         is_noticed,
@@ -360,7 +394,7 @@ mod tests {
                 "AWS::ElasticLoadBalancingV2::LoadBalancer",
                 "arn:lb",
                 json!({"Type": "application", "Listeners": [{"DefaultActions": [{"Type": "forward"}]}]}),
-                Some((TARGETS, json!({"LoadBalancerArns": ["arn:lb"], "Targets": ["i-1"]}))),
+                Some((TARGETS, json!({"LoadBalancerArns": ["arn:lb"], "HasTargets": true}))),
             ),
             (
                 TARGETS,
@@ -455,6 +489,70 @@ mod tests {
         }
     }
 
+    /// One denied further call must not make everything that rests on it look unused.
+    #[test]
+    fn where_a_further_call_was_denied_nothing_is_said_of_what_it_would_have_told() {
+        let balancer = "AWS::ElasticLoadBalancingV2::LoadBalancer";
+        let forwards = json!({"Type": "network", "Listeners": [{"DefaultActions": [{"Type": "forward"}]}]});
+        let rows = [
+            ("DescribeListeners", bed(balancer, "lb", json!({"Type": "network"}))),
+            (
+                "DescribeTargetHealth",
+                bed(balancer, "lb", forwards)
+                    .and(of_type(TARGETS, "tg", tags(&[])), json!({"LoadBalancerArns": ["lb"]})),
+            ),
+            (
+                "DescribeLaunchTemplateVersions",
+                bed(IMAGE, "ami", json!({}))
+                    .and(of_type(TEMPLATE, "lt", tags(&[])), json!({"LaunchTemplateId": "lt"})),
+            ),
+            (
+                "DescribeServices",
+                bed(TARGETS, "tg", json!({"LoadBalancerArns": [], "HasTargets": true}))
+                    .and(of_type("AWS::ECS::Service", "svc", tags(&[])), json!({})),
+            ),
+            ("its own description", bed(GROUP, "sg", json!({}))),
+        ];
+        for (denied, bed) in rows {
+            let about: Vec<Finding> =
+                found(&bed).into_iter().filter(|f| ["lb", "ami", "tg", "sg"].contains(&&*f.resource.id)).collect();
+            let undecided = bed.evaluate(10_000).undecided;
+            assert!(about.is_empty() && !undecided.is_empty(), "{denied}: {about:?} {undecided:?}");
+        }
+    }
+
+    #[test]
+    fn an_image_that_a_group_pins_by_the_number_of_a_version_is_not_called_unused() {
+        let template = json!({"Versions": [{"VersionNumber": 7, "LaunchTemplateData": {"ImageId": "ami-7"}}]});
+        let with = |group: Value| {
+            bed(IMAGE, "ami-1", json!({}))
+                .and(of_type(TEMPLATE, "lt-1", tags(&[])), template.clone())
+                .and(of_type(SCALING, "web", tags(&[])), group)
+        };
+        let about = |bed: &Bed| found(bed).iter().filter(|f| &*f.resource.id == "ami-1").count();
+        let pinned = |version: &str| json!({"LaunchTemplate": {"LaunchTemplateId": "lt-1", "Version": version}});
+        assert_eq!(about(&with(pinned("$Latest"))), 1);
+        assert_eq!(about(&with(pinned("7"))), 1, "that version was read");
+        let mixed = json!({"MixedInstancesPolicy": {"LaunchTemplate": {"LaunchTemplateSpecification": {"LaunchTemplateId": "lt-1", "Version": "2"}}}});
+        for group in [pinned("3"), mixed, json!({"LaunchConfigurationName": "old"})] {
+            assert_eq!(about(&with(group.clone())), 0, "{group}");
+        }
+    }
+
+    #[test]
+    fn what_another_account_shares_is_its_own_to_act_on() {
+        let of =
+            |owner: &str| bed("AWS::EC2::SecurityGroup", "sg-1", json!({"GroupName": "web", "OwnerId": owner}));
+        assert!(found(&of("999988887777")).is_empty());
+        assert_eq!(found(&of("111122223333")).len(), 1);
+    }
+
+    #[test]
+    fn an_address_that_its_owner_brought_along_costs_nothing() {
+        let usage = |pool: &str| usage("AWS::EC2::EIP", &json!({"PublicIpv4Pool": pool}));
+        assert!(usage("amazon").is_some() && usage("ipv4pool-ec2-1").is_none());
+    }
+
     #[test]
     fn what_is_none() {
         let redirecting = json!({"Listeners": [{"DefaultActions": [{"Type": "redirect"}]}]});
@@ -464,7 +562,6 @@ mod tests {
             ("AWS::EC2::Snapshot", json!({"VolumeId": "vol-ffffffff"})),
             (IMAGE, json!({"Public": true})),
             ("AWS::ElasticLoadBalancingV2::LoadBalancer", redirecting),
-            ("AWS::ElasticLoadBalancingV2::LoadBalancer", json!({})), // its listeners are not known
             ("AWS::EC2::NatGateway", json!({"State": "pending"})),
             (INTERFACE, json!({"Status": "in-use"})),
             (INTERFACE, json!({"Status": "available", "RequesterManaged": true})),

@@ -21,7 +21,7 @@ pub struct Edge {
     pub to: &'static str,
     /// What it names serves something by being named.
     pub gives_purpose: bool,
-    /// Only where this list has something in it.
+    /// Only where this is true, or a list with something in it.
     pub only_with: Option<&'static str>,
 }
 
@@ -109,8 +109,7 @@ pub const EDGES: &[Edge] = &[
     edge(BALANCER, "VpcId", "lies in", VPC),
     edge(BALANCER, "AvailabilityZones.SubnetId", "lies in", SUBNET),
     uses(BALANCER, "SecurityGroups", "is guarded by", GROUP),
-    Edge { only_with: Some("Targets"), ..uses(TARGETS, "LoadBalancerArns", "serves", BALANCER) },
-    edge(TARGETS, "Targets", "sends to", INSTANCE),
+    Edge { only_with: Some("HasTargets"), ..uses(TARGETS, "LoadBalancerArns", "serves", BALANCER) },
     edge(TARGETS, "VpcId", "lies in", VPC),
     uses(SCALING, "TargetGroupARNs", "registers with", TARGETS),
     uses(SCALING, "LaunchTemplate.LaunchTemplateId", "starts from", TEMPLATE),
@@ -144,7 +143,7 @@ pub fn of(key: &ResourceKey, document: &Value) -> impl Iterator<Item = Related> 
 
 impl Edge {
     pub(super) fn is_given(&self, document: &Value) -> bool {
-        self.only_with.is_none_or(|path| !texts(document, path).is_empty())
+        self.only_with.is_none_or(|path| document[path] == true || !texts(document, path).is_empty())
     }
 }
 
@@ -164,12 +163,69 @@ pub(super) fn is_read(resource_type: &str) -> bool {
     READ.contains(resource_type)
 }
 
-/// Whether a document names others in a way that can't be followed: by a parameter of Systems Manager, or
-/// where what it holds could not be read.
+/// Fields that a further call reads, and that rules rest on. Where one is missing the call was denied: that says
+/// nothing of what the field would hold.
+const READ_APART: [(&str, &str); 3] = [(TEMPLATE, "Versions"), (BALANCER, "Listeners"), (TARGETS, "HasTargets")];
+
+/// Whether what a document would say could not be read, or not all of it.
+pub(super) fn is_unread(resource_type: &str, document: &Value) -> bool {
+    document.as_object().is_none_or(serde_json::Map::is_empty)
+        || READ_APART.iter().any(|(of, field)| *of == resource_type && document.get(*field).is_none())
+}
+
+/// Whether a document names others in a way that can't be followed: by a parameter of Systems Manager, by a launch
+/// configuration, or where what it holds could not be read.
 pub(super) fn is_opaque(resource_type: &str, document: &Value) -> bool {
-    resource_type == TEMPLATE
-        && (document.get("Versions").is_none()
-            || texts(document, "Versions.LaunchTemplateData.ImageId").iter().any(|id| id.starts_with("resolve:")))
+    let images = || texts(document, "Versions.LaunchTemplateData.ImageId");
+    is_unread(resource_type, document)
+        || resource_type == TEMPLATE && images().iter().any(|id| id.starts_with("resolve:"))
+        || resource_type == SCALING && !texts(document, "LaunchConfigurationName").is_empty()
+}
+
+/// A numbered version of a launch template that a document pins. `$Default` and `$Latest` are read with the template.
+pub(super) fn pinned_versions(resource_type: &str, document: &Value) -> Vec<(String, i64)> {
+    let paths = match resource_type {
+        SCALING => [
+            "LaunchTemplate",
+            "MixedInstancesPolicy.LaunchTemplate.LaunchTemplateSpecification",
+            "MixedInstancesPolicy.LaunchTemplate.Overrides.LaunchTemplateSpecification",
+        ]
+        .as_slice(),
+        NODES => &["launchTemplate"],
+        _ => &[],
+    };
+    let one_of = |specification: &Value, names: [&str; 2]| {
+        names.iter().find_map(|name| specification.get(*name)?.as_str()).map(str::to_owned)
+    };
+    let pinned = |specification: &Value| {
+        let version = one_of(specification, ["Version", "version"])?.parse().ok()?;
+        Some((one_of(specification, ["LaunchTemplateId", "id"])?, version))
+    };
+    paths.iter().flat_map(|path| objects(document, path)).filter_map(pinned).collect()
+}
+
+/// The versions of a launch template that its document has.
+pub(super) fn versions(resource_type: &str, document: &Value) -> Vec<i64> {
+    if resource_type != TEMPLATE {
+        return Vec::new();
+    }
+    objects(document, "Versions").iter().filter_map(|version| version["VersionNumber"].as_i64()).collect()
+}
+
+/// Every object at a path that goes through lists.
+fn objects<'a>(value: &'a Value, path: &str) -> Vec<&'a Value> {
+    path.split('.').fold(vec![value], |found, step| {
+        let within = found.into_iter().filter_map(|value| value.get(step));
+        within.flat_map(|value| value.as_array().map_or(vec![value], |items| items.iter().collect())).collect()
+    })
+}
+
+/// Whether it is another account's, that shares it with this one. A rule may say nothing of it.
+pub(super) fn is_shared_by_another(key: &ResourceKey, document: &Value) -> bool {
+    let owner = ["ResourceOwnerId", "OwnerId"].iter().find_map(|field| document.get(*field)?.as_str());
+    owner.is_some_and(|owner| {
+        owner.len() == 12 && owner.bytes().all(|byte| byte.is_ascii_digit()) && owner != key.account.as_str()
+    })
 }
 
 /// Every text at a path that goes through lists; AWS writes some lists as one text with commas.

@@ -2,34 +2,48 @@
 //!
 //! Off until somebody asks (`spec.management`): what was there before the first look is nobody's fault.
 
+use super::parents::{Parent, Role};
 use super::{FindingKind, Input, Severity, Verdict};
 use crate::inventory::{TagMatch, TagSet};
 
-/// What CloudFormation, the CDK, Service Catalog, Kubernetes and AWS's own services leave on what they make.
-const MARKS: [&str; 9] = [
-    "aws:cloudformation:stack-id",
-    "aws:cdk:*",
-    "aws:servicecatalog:*",
-    "aws:autoscaling:groupName",
-    "aws:elasticmapreduce:*",
-    "aws:eks:*",
-    "eks:*",
-    "kubernetes.io/*",
-    "karpenter.sh/*",
-];
+/// What Kubernetes leaves on what it makes. AWS's own services (CloudFormation, Auto Scaling, EC2 Fleet, Batch, Data
+/// Lifecycle Manager, AWS Backup and the rest) leave tags whose keys begin with `aws:`, which nobody else can set.
+const MARKS: [&str; 4] = ["eks:*", "kubernetes.io/*", "k8s.io/*", "karpenter.sh/*"];
+/// Tells who made something by hand as well.
+const CREATED_BY: &str = "aws:createdBy";
 
 fn is_managed(tags: &TagSet, listed: &[TagMatch]) -> bool {
-    listed.iter().any(|mark| mark.matches(tags)) || MARKS.iter().any(|mark| TagMatch::key(mark).matches(tags))
+    listed.iter().any(|mark| mark.matches(tags))
+        || MARKS.iter().any(|mark| TagMatch::key(mark).matches(tags))
+        || tags.keys().any(|key| key.starts_with("aws:") && key != CREATED_BY)
+}
+
+/// Whether something that bears a mark holds it: the root volume of an instance of an Auto Scaling group bears none.
+fn is_part_of_what_is_managed(input: &Input, listed: &[TagMatch]) -> bool {
+    match input.world.parent(input.resource) {
+        Some(Parent::Unseen) => true,
+        Some(Parent::Known { role: Role::Replaces, .. }) => true,
+        Some(Parent::Known { key, role: Role::Holds }) => {
+            let parent = input.world.resource(&key);
+            parent.and_then(|parent| parent.tags.known()).is_some_and(|tags| is_managed(tags, listed))
+        }
+        None => false,
+    }
 }
 
 /// Appeared, and never bore a mark.
 pub(super) fn rule(input: &Input) -> Verdict {
     let Some((listed, tags)) = asked(input) else { return Verdict::No };
     let resource = input.resource;
-    if resource.baseline || is_managed(tags, listed) || input.was(|set| is_managed(set, listed)) {
+    if resource.baseline
+        || is_managed(tags, listed)
+        || is_part_of_what_is_managed(input, listed)
+        || input.was(|set| is_managed(set, listed))
+    {
         return Verdict::No;
     }
-    let message = format!("{} was made by hand: it bears no mark of infrastructure as code", input.called());
+    let message =
+        format!("{} bears no mark of infrastructure as code, nor of a service that made it", input.called());
     let evidence = vec![format!("appeared {} without a mark, and has none since", resource.first_seen)];
     let advice = "Bring it under code, mark it, or delete it";
     let since = (resource.first_seen, input.milestones().first().map_or(resource.changed, |m| m.revision));
@@ -39,7 +53,10 @@ pub(super) fn rule(input: &Input) -> Verdict {
 /// Bore a mark, and bears none any more.
 pub(super) fn drifted_out(input: &Input) -> Verdict {
     let Some((listed, tags)) = asked(input) else { return Verdict::No };
-    if is_managed(tags, listed) || !input.was(|set| is_managed(set, listed)) {
+    if is_managed(tags, listed)
+        || is_part_of_what_is_managed(input, listed)
+        || !input.was(|set| is_managed(set, listed))
+    {
         return Verdict::No;
     }
     let since = input.since(|set| !is_managed(set, listed));
@@ -60,7 +77,9 @@ fn asked<'a>(input: &Input<'a>) -> Option<(&'a [TagMatch], &'a TagSet)> {
 mod tests {
     use std::slice::from_ref;
 
-    use super::super::testing::{Bed, at, tags, volume};
+    use serde_json::json;
+
+    use super::super::testing::{Bed, at, of_type, tags, volume};
     use super::*;
     use crate::inventory::{Resource, RuleSettings, Tags};
 
@@ -89,6 +108,24 @@ mod tests {
         assert!(found(kind, false, &[mark], asking()).is_empty());
         assert!(found(kind, false, from_ref(&cloudformation), asking()).is_empty());
         assert!(found(kind, false, &[Tags::Unknown], asking()).is_empty());
+        for service in [
+            "aws:dlm:lifecycle-policy-id",
+            "aws:ec2:fleet-id",
+            "aws:ec2spot:fleet-request-id",
+            "aws:backup:source-resource",
+        ] {
+            assert!(found(kind, false, &[tags(&[(service, "x")])], asking()).is_empty(), "{service}");
+        }
+        assert_eq!(found(kind, false, &[tags(&[("aws:createdBy", "IAMUser")])], asking()).len(), 1, "anybody's");
+        let disk = Resource { baseline: false, ..volume(bare.clone()) };
+        let root = json!({"Attachments": [{"InstanceId": "i-1", "DeleteOnTermination": true}]});
+        let of = |instance: Tags| {
+            let bed = Bed::of(disk.clone()).with_versions(from_ref(&root)).with_settings(asking());
+            bed.and(of_type("AWS::EC2::Instance", "i-1", instance), json!({})).findings(kind, 1000)
+        };
+        let of_group = of(tags(&[("aws:autoscaling:groupName", "web")]));
+        assert!(of_group.is_empty(), "the root volume of a group's instance: {of_group:?}");
+        assert!(of(bare.clone()).iter().any(|finding| &*finding.resource.id == &*disk.key.id));
         assert!(found(kind, false, &[cloudformation, bare], asking()).is_empty(), "it drifted out");
     }
 

@@ -9,7 +9,10 @@ pub(super) fn rule(input: &Input) -> Verdict {
         return Verdict::No;
     }
     let since = input.since(is_untagged);
-    let message = format!("{} has no tags: nobody can tell whose it is", input.called());
+    let message = match &input.owner {
+        Some(owner) => format!("{} has no tags; its owner is {}, by another source", input.called(), owner.name),
+        None => format!("{} has no tags: nobody can tell whose it is", input.called()),
+    };
     let evidence = vec![format!("untagged since {} at revision {}", since.0, since.1)];
     let advice = "Tag it, or delete it";
     Verdict::holds(input.finding(FindingKind::Untagged, Severity::Medium, since, message, advice, evidence))

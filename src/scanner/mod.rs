@@ -22,7 +22,7 @@ pub use meters::Meters;
 pub use round::{AccountScanner, Progress, Round};
 
 use crate::cloud::{AccountTarget, CloudError, Identity};
-use crate::inventory::{AccountId, LossLimits, Outcome, Scope, Timestamp, Viewer};
+use crate::inventory::{AccountId, LossLimits, Outcome, Scope, Timestamp, Unread, Viewer};
 
 /// What one CloudScan wants of one account.
 #[derive(Clone, Debug)]
@@ -54,6 +54,8 @@ pub struct ScopeReport {
     pub held: bool,
     /// And goes on to, until somebody says that it is gone.
     pub awaits_release: bool,
+    /// Parts of what was listed that could not be read, and of how many resources.
+    pub unread: BTreeMap<Unread, usize>,
     pub ended: Timestamp,
 }
 

@@ -10,8 +10,8 @@ use futures::stream::FuturesUnordered;
 use super::{AccountReport, Meters, ScopeReport, StoreTrouble, Subscription};
 use crate::cloud::{CloudError, Provider, Session, TypeInfo};
 use crate::inventory::{
-    Absence, AccountId, Change, ChangeKind, Confirmation, GLOBAL_REGION, LossLimits, Observation, Outcome, Reason,
-    Region, ResourceType, Scope, Sweep, TagSet, Tags, Timestamp, Viewer,
+    Absence, AccountId, Change, ChangeKind, Confirmation, GLOBAL_REGION, LossLimits, Observation, Outcome, Part,
+    Reason, Region, ResourceType, SWEEPS_APART, Scope, Sweep, TagSet, Tags, Timestamp, Unread, Viewer,
 };
 use crate::store::{Missed, Recorded, Store, StoreError};
 
@@ -29,6 +29,9 @@ const EMPTY_FACTOR: u32 = 12;
 const DENIED_CADENCE: Duration = Duration::from_hours(24);
 /// A proof of cover is renewed by taking its CloudScan's turn first once it is this old.
 const PROOF_AGE: Duration = Duration::from_hours(24);
+
+/// The call that tells of tags what a listing left out, where its error names none.
+const VERIFYING_ACTION: &str = "ec2:DescribeTags";
 
 /// Told after each scope: how many of how many are listed.
 pub type Progress<'a> = &'a (dyn Fn(usize, usize) + Send + Sync);
@@ -70,6 +73,7 @@ pub struct AccountScanner {
     denied_by_policy: BTreeSet<Scope>,
     handled_requests: BTreeMap<Viewer, Option<String>>,
     page_bytes: usize,
+    sweeps_apart: Duration,
     tells_first_sights: bool,
     meters: Meters,
     pub reports: BTreeMap<Viewer, AccountReport>,
@@ -91,6 +95,7 @@ struct Looked {
     live_before: usize,
     /// What is held can be proven by no look.
     awaits_release: bool,
+    unread: BTreeMap<Unread, usize>,
     prover: Option<Viewer>,
     session: Arc<dyn Session>,
     error: Option<CloudError>,
@@ -125,6 +130,7 @@ struct Listed {
     unrecorded: Option<StoreError>,
     /// Those that are not recorded yet.
     observations: Vec<Observation>,
+    unread: BTreeMap<Unread, usize>,
     error: Option<CloudError>,
 }
 
@@ -157,6 +163,7 @@ impl AccountScanner {
             denied_by_policy: BTreeSet::new(),
             handled_requests: BTreeMap::new(),
             page_bytes: PAGE_BYTES,
+            sweeps_apart: SWEEPS_APART,
             tells_first_sights: true,
             meters: Meters::default(),
             reports: BTreeMap::new(),
@@ -167,6 +174,12 @@ impl AccountScanner {
     #[must_use]
     pub fn in_pages_of(self, page_bytes: usize) -> Self {
         Self { page_bytes, ..self }
+    }
+
+    /// Lets sweeps that lie so little apart confirm each other.
+    #[must_use]
+    pub fn with_sweeps_apart(self, sweeps_apart: Duration) -> Self {
+        Self { sweeps_apart, ..self }
     }
 
     /// Leaves out of its rounds what was there before the first look: a million of them tell nobody anything.
@@ -251,7 +264,7 @@ impl AccountScanner {
             let new = newly(&looked);
             let limits = limits_of(&ready, scope);
             let is_new = new > 0 && (account_held || limits.exceeded(new, looked.live_before));
-            let has_no_proof = matches!(looked.info.confirmation, Confirmation::Sweeps(_)) && account_lost;
+            let has_no_proof = matches!(looked.info.confirmation, Confirmation::Sweeps { .. }) && account_lost;
             let is_unproven =
                 has_no_proof && looked.missed.iter().any(|m| m.is_held) && !self.is_released(&ready, scope);
             looked.sweep.held = is_new || is_unproven;
@@ -363,10 +376,7 @@ impl AccountScanner {
         let global = [Region::from(GLOBAL_REGION)];
         let wanted = |info: &TypeInfo| subscription.types.contains(&info.name);
         let mut scopes = BTreeMap::new();
-        for mut info in self.provider.types().into_iter().filter(wanted) {
-            if let Confirmation::Sweeps(_) = info.confirmation {
-                info.confirmation = Confirmation::Sweeps(subscription.confirmations);
-            }
+        for info in self.provider.types().into_iter().filter(wanted) {
             for region in if info.global { &global } else { regions } {
                 let scope = Scope {
                     provider: self.provider.name().into(),
@@ -484,6 +494,14 @@ impl AccountScanner {
         };
         candidates.sort_by_key(|r| !proof_is_due(r));
         let info = candidates[0].scopes[&scope];
+        let confirmation = match info.confirmation {
+            Confirmation::ReadById => Confirmation::ReadById,
+            // The strictest of all that share the scope, whoever lists it.
+            Confirmation::Sweeps { needed, .. } => Confirmation::Sweeps {
+                needed: candidates.iter().map(|r| r.subscription.confirmations).max().unwrap_or(needed),
+                apart: cadence.max(self.sweeps_apart),
+            },
+        };
         let live_before = self.store.live_count(&scope);
         let blank = Sweep {
             scope,
@@ -492,7 +510,7 @@ impl AccountScanner {
             cadence: (!cadence.is_zero()).then_some(cadence),
             shape: info.shape,
             ids: info.ids,
-            confirmation: info.confirmation,
+            confirmation,
             // Until it is known how it ends.
             outcome: Outcome::Partial(Reason::Interrupted),
             observations: Vec::new(),
@@ -522,7 +540,7 @@ impl AccountScanner {
         let (listed, by) = best.expect("a due scope has a candidate");
         let outcome = listed.outcome();
         tracing::Span::current().record("outcome", outcome.as_str());
-        let Listed { started, recorded, unrecorded, observations, error } = listed;
+        let Listed { started, recorded, unrecorded, observations, unread, error } = listed;
         let skew_millis = by.session.skew_millis();
         let sweep = Sweep { started, ended: self.store.now(), outcome, observations, skew_millis, ..blank };
         let mut looked = Looked {
@@ -534,6 +552,7 @@ impl AccountScanner {
             unrecorded,
             live_before,
             awaits_release: false,
+            unread,
             prover: outcome.is_complete().then(|| by.subscription.viewer.clone()),
             session: by.session.clone(),
             error,
@@ -555,6 +574,7 @@ impl AccountScanner {
             recorded: Recorded::default(),
             unrecorded: None,
             observations: Vec::new(),
+            unread: BTreeMap::new(),
             error: None,
         };
         let mut pages = session.list(&blank.scope);
@@ -563,6 +583,9 @@ impl AccountScanner {
                 Err(error) => listed.error = Some(error),
                 Ok(mut observations) => {
                     self.verify_no_tags(&blank.scope, info, session, &mut observations).await;
+                    for unread in observations.iter_mut().flat_map(|o| std::mem::take(&mut o.unread)) {
+                        *listed.unread.entry(unread).or_default() += 1;
+                    }
                     listed.observations.append(&mut observations);
                 }
             }
@@ -625,9 +648,16 @@ impl AccountScanner {
             return;
         }
         let ids: Vec<&str> = doubted.iter().map(|o| o.id.as_str()).collect();
-        let mut answer = session.read_tags(scope, &ids).await.unwrap_or_default();
+        let mut answer = session.read_tags(scope, &ids).await;
         for observation in &mut doubted {
-            observation.tags = answer.remove(&observation.id).map_or(Tags::Unknown, Tags::Known);
+            observation.tags = match &mut answer {
+                Ok(tags) => tags.remove(&observation.id).map_or(Tags::Unknown, Tags::Known),
+                Err(error) => {
+                    let action = error.action.clone().unwrap_or_else(|| VERIFYING_ACTION.to_owned());
+                    observation.unread.push(Unread { part: Part::Tags, reason: error.reason, action });
+                    Tags::Unknown
+                }
+            };
         }
     }
 
@@ -709,7 +739,7 @@ impl AccountScanner {
 
     fn settle(&mut self, committed: Committed, ready: &[Ready], round: &mut Round) {
         let Committed { looked, shown, error: unrecorded } = committed;
-        let Looked { sweep, error, failed, awaits_release, changes, .. } = looked;
+        let Looked { sweep, error, failed, awaits_release, unread, changes, .. } = looked;
         if sweep.outcome.is_complete() {
             if shown == 0 && self.store.live_count(&sweep.scope) == 0 {
                 *self.empty.entry(sweep.scope.clone()).or_default() += 1;
@@ -740,7 +770,7 @@ impl AccountScanner {
             self.next_due.insert(sweep.scope.clone(), sweep.started.plus(jittered(cadence, &sweep.scope)));
         }
         let Sweep { outcome, held, ended, .. } = sweep;
-        let report = ScopeReport { outcome, error, held, awaits_release, ended };
+        let report = ScopeReport { outcome, error, held, awaits_release, unread, ended };
         for Ready { subscription, scopes, .. } in ready {
             if !scopes.contains_key(&sweep.scope) || subscription.suspended {
                 continue;

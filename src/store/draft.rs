@@ -206,17 +206,11 @@ impl Numbering<'_> {
             Before::Life(rid) => (Some((rid, self.revision.0)), true),
             Before::Ended(ended) => (Some((ended.rid, ended.revision)), false),
         };
-        // It may have ended in the meantime: another scope's lock is not held.
+        // Whether it moved shows when the other life ends. That may have been meanwhile: another scope's lock is not held.
         let moved_from = moved_from.filter(|rid| self.next.heads.has(*rid));
-        let from = moved_from.map(|rid| {
-            let scope = &self.next.scopes[&self.next.head(rid).scope];
-            scope.scope.key(&id)
-        });
         let change = self.tell(ChangeKind::Appeared, &id);
         change.baseline = baseline;
         change.replaced = replaced;
-        change.moved = from.is_some();
-        change.moved_from = from;
         let birth = version.birth;
         let life = Life { scope: self.scope, id, first_seen: self.looked, birth, baseline, before, moved_from };
         self.out.lives.insert(rid, life);

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::StoreError;
 use super::record::{Rid, ScopeNo, TagsRef, decode, encode};
-use crate::inventory::{End, EndCause, Revision, Scope, Timestamp};
+use super::state::State;
+use crate::inventory::{End, EndCause, ResourceKey, Revision, Scope, Timestamp};
 
 /// first rid -> page of [`Life`]
 pub(super) const LIFE: TableDefinition<Rid, &[u8]> = TableDefinition::new("life");
@@ -31,7 +32,7 @@ pub(super) struct Life {
     pub baseline: bool,
     /// The life before under the same id, and the revision in which that one ended.
     pub before: Option<(Rid, u64)>,
-    /// The life of the same id in another scope that went on when this one was first seen.
+    /// The life of the same id in another scope that went on when this one was first seen: it moved if that one ends so.
     pub moved_from: Option<Rid>,
 }
 
@@ -164,6 +165,23 @@ pub(super) fn tombstones_back(
 
 pub(super) fn seal_tombstone(key: (u64, Rid), tombstone: &Tombstone) -> Vec<u8> {
     encode(&(key, tombstone))
+}
+
+/// Where a life moved here from: that life has ended by now, and so.
+pub(super) fn moved_from(
+    txn: &ReadTransaction,
+    lives: &mut Lives,
+    state: &State,
+    rid: Rid,
+) -> Result<Option<ResourceKey>, StoreError> {
+    let here = lives.get(rid)?.clone();
+    let Some(from) = here.moved_from.filter(|from| !state.heads.has(*from)) else { return Ok(None) };
+    let there = lives.get(from)?.clone();
+    let scope = &state.scopes[&there.scope].scope;
+    let here = state.scopes[&here.scope].scope.key(&here.id);
+    let ended = last_ended(txn, (there.scope, scope), &there.id)?;
+    let is_it = ended.is_some_and(|(rid, _, tombstone)| rid == from && tombstone.cause == EndCause::Moved(here));
+    Ok(is_it.then(|| scope.key(&there.id)))
 }
 
 /// The last life of an id, where that has ended: row number, revision of the end, tombstone.

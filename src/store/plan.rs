@@ -20,6 +20,8 @@ use crate::inventory::{
 /// A resource younger than this may not be in every answer yet (EC2 is eventually consistent), so one
 /// NotFound does not prove that it is gone.
 pub(super) const YOUNG: Duration = Duration::from_mins(10);
+/// The shape of what was seen without a document. Those of types begin at 1.
+const UNREAD_SHAPE: u16 = 0;
 /// How many complete sweeps in a row must miss a young resource.
 pub(super) const YOUNG_LOOKS: u32 = 2;
 
@@ -239,10 +241,16 @@ impl<'a> Planner<'a> {
     }
 
     fn is_same_life(&self, known: Option<Timestamp>, observation: &Observation) -> bool {
-        self.sweep.ids == IdReuse::Unique
+        self.sweep.ids != IdReuse::Reusable
             || observation.birth.is_none()
             || known.is_none()
             || observation.birth == known
+    }
+
+    /// Whether a life that is seen again is the one that was known. A new shape may read its birth elsewhere, and that
+    /// is our doing.
+    fn goes_on(&self, head: &Head, observation: &Observation) -> bool {
+        head.shape != self.sweep.shape || self.is_same_life(head.birth, observation)
     }
 
     /// What does not live: it is new, or comes back.
@@ -282,7 +290,8 @@ impl<'a> Planner<'a> {
             fingerprint: seen.fingerprint,
             tags: Some(observation.tags.clone()),
             birth: observation.birth,
-            shape: Some(self.sweep.shape),
+            // The first document that is read takes the place of none, and nothing has changed by that.
+            shape: Some(if observation.attributes.is_unknown() { UNREAD_SHAPE } else { self.sweep.shape }),
             attributes: observation.attributes.clone(),
             document: Vec::new(),
         }
@@ -292,7 +301,7 @@ impl<'a> Planner<'a> {
     fn seen(&mut self, life: &Living<'_>, seen: &Seen<'_>) {
         let (rid, head, observation) = (life.rid, life.head, seen.observation);
         let suspect = self.state.suspects.get(&rid);
-        let same_life = self.is_same_life(head.birth, observation);
+        let same_life = self.goes_on(&head, observation);
         let same_shape = head.shape == self.sweep.shape;
         let is_as_before = same_life && same_shape && head.fingerprint == seen.fingerprint;
         if is_as_before && suspect.is_none() && observation.end_state.is_none() {
@@ -317,6 +326,10 @@ impl<'a> Planner<'a> {
         }
         if suspect.is_some() {
             self.push(observation, Before::Life(rid), Action::Clear);
+        }
+        // It is there, and that is all that is known: what was read of it last goes on.
+        if observation.attributes.is_unknown() {
+            return;
         }
         // A tag call that failed says nothing: what was known goes on.
         let is_unknown = observation.tags == Tags::Unknown;
@@ -352,7 +365,10 @@ impl<'a> Planner<'a> {
         });
 
         let counts = match sweep.confirmation {
-            Confirmation::Sweeps(_) => true,
+            // Two listings that are both behind agree as well: they must lie apart.
+            Confirmation::Sweeps { apart, .. } => {
+                suspect.misses == 0 || sweep.started >= suspect.first_missed.plus(apart * suspect.misses)
+            }
             Confirmation::ReadById => sweep.absences.get(id) == Some(&Absence::NotFound),
         };
         if sweep.held {
@@ -361,7 +377,7 @@ impl<'a> Planner<'a> {
             suspect.held = false;
             suspect.misses += 1;
             let needed = match sweep.confirmation {
-                Confirmation::Sweeps(needed) => needed,
+                Confirmation::Sweeps { needed, .. } => needed,
                 Confirmation::ReadById if is_young(&head, sweep.ended) => YOUNG_LOOKS,
                 Confirmation::ReadById => 1,
             };
@@ -396,7 +412,7 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// The life in another account or region that goes on under an id that is never reused.
+    /// The life in another account or region that goes on under an id that is never reused, nor listed in several.
     fn elsewhere(&self, id: &str) -> Option<Rid> {
         if self.sweep.ids == IdReuse::Unique { (self.beyond.elsewhere)(id) } else { None }
     }

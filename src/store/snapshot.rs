@@ -562,13 +562,8 @@ impl StoreSnapshot {
                 let id = self.state.id(rid);
                 let appeared = change(ChangeKind::Appeared, id, now.changed)?;
                 let replaced = from.state.rid(number, id).is_some();
-                let moved_from = match Lives::open(&*self.txn()?)?.get(rid)?.moved_from {
-                    Some(from) => {
-                        let from = Lives::open(&*self.txn()?)?.get(from)?.clone();
-                        Some(self.state.scopes[&from.scope].scope.key(&from.id))
-                    }
-                    None => None,
-                };
+                let txn = self.txn()?;
+                let moved_from = life::moved_from(&txn, &mut Lives::open(&txn)?, &self.state, rid)?;
                 let moved = moved_from.is_some();
                 Some(Change { baseline: now.baseline, replaced, moved, moved_from, ..appeared })
             }

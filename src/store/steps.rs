@@ -65,11 +65,9 @@ impl<'a> Steps<'a> {
                 change.change = ChangeKind::Appeared;
                 change.baseline = life.baseline;
                 change.replaced = life.before.is_some_and(|(_, ended)| ended == revision);
-                change.moved = life.moved_from.is_some();
-                if let Some(from) = life.moved_from {
-                    let from = self.lives.get(from)?;
-                    change.moved_from = Some(self.snapshot.state.scopes[&from.scope].scope.key(&from.id));
-                }
+                let txn = self.snapshot.txn()?;
+                change.moved_from = life::moved_from(&txn, &mut self.lives, &self.snapshot.state, entry.rid)?;
+                change.moved = change.moved_from.is_some();
             }
             EntryKind::Ended => {
                 let tombstone = life::tombstone(&self.snapshot.txn()?.open_table(END)?, revision, entry.rid)?;

@@ -9,7 +9,7 @@ use super::Regional;
 use super::call::Answered;
 use super::error::Failure;
 use crate::cloud::{CadenceClass, TypeInfo};
-use crate::inventory::{Confirmation, IdReuse, TagSet, Tags, Timestamp};
+use crate::inventory::{AccountId, Confirmation, IdReuse, SWEEPS_APART, TagSet, Tags, Timestamp};
 
 /// What a call asks for: a page of all, or one id.
 #[derive(Clone, Debug)]
@@ -34,6 +34,9 @@ impl From<Answered> for Listed {
         Self::AsItCame(answered)
     }
 }
+
+/// Whether an id exists, asked by a call whose answer is another document than the listing's.
+pub(super) type Exists = for<'a> fn(&'a Regional, &'a str) -> BoxFuture<'a, Result<(), Failure>>;
 
 pub(super) type Answer<'a> = BoxFuture<'a, Result<Listed, Failure>>;
 
@@ -60,7 +63,9 @@ pub(super) enum ById {
     Listing,
     /// What a listing would have shown of the id, for [`Declaration::describe`] to complete.
     Describe(fn(&str) -> Value),
-    /// Not at all, or its answer is another document: complete sweeps must agree.
+    /// By a call that proves only whether it exists: its answer is another document.
+    Exists(Exists),
+    /// Not at all: complete sweeps must agree.
     Sweeps,
 }
 
@@ -94,12 +99,16 @@ pub(super) struct Declaration {
     pub tags: TagSource,
     /// Asks again for tags by a call that fails where the listing answers none under load.
     pub verify_tags: Option<VerifyTags>,
-    /// The path of the field that says when it was made.
+    /// The path of the field that says when it was made; through lists the earliest of them.
     pub birth: Option<&'static str>,
     pub reusable_ids: bool,
+    /// Listed by several accounts or regions at once, so that a second sight is no move.
+    pub is_shared: bool,
     pub global: bool,
     /// The path of its state, and the states that end a life.
     pub end_states: Option<(&'static str, &'static [&'static str])>,
+    /// States that come and go by themselves (every night's backup), each with the one that is recorded in its place.
+    pub passing_states: &'static [(&'static str, &'static str)],
     /// Paths that change by themselves and say nothing of the resource: not kept.
     pub volatile: &'static [&'static str],
     /// Paths that may hold what nobody should find in an inventory: never kept.
@@ -125,8 +134,10 @@ impl Declaration {
         verify_tags: None,
         birth: None,
         reusable_ids: false,
+        is_shared: false,
         global: false,
         end_states: None,
+        passing_states: &[],
         volatile: &[],
         secret: &[],
         shape: 1,
@@ -139,14 +150,44 @@ impl Declaration {
         has_tags && self.describe.is_none() && self.enrich.is_none()
     }
 
+    /// The call that completes what the listing shows: of the actions it stands behind those that list, and before the
+    /// one that reads tags.
+    pub fn further_action(&self) -> &'static str {
+        let has_tag_call =
+            matches!(self.tags, TagSource::Call(_) | TagSource::Calls(..)) || self.verify_tags.is_some();
+        let further = if has_tag_call {
+            self.actions.split_last().map_or(self.actions, |(_, rest)| rest)
+        } else {
+            self.actions
+        };
+        further.last().copied().unwrap_or_default()
+    }
+
+    /// The call that reads tags.
+    pub fn tag_action(&self) -> &'static str {
+        self.actions.last().copied().unwrap_or_default()
+    }
+
+    /// Whether what a listing shows of an object names it, for where its further call is denied.
+    pub fn names_itself(&self, object: &mut Value) -> bool {
+        if object.is_string() {
+            *object = serde_json::json!({ self.id: object.take() });
+        }
+        !text(object, self.id).is_empty()
+    }
+
     pub fn info(&self) -> TypeInfo {
         TypeInfo {
             name: self.name,
             global: self.global,
-            ids: if self.reusable_ids { IdReuse::Reusable } else { IdReuse::Unique },
+            ids: match (self.reusable_ids, self.is_shared) {
+                (true, _) => IdReuse::Reusable,
+                (false, true) => IdReuse::Shared,
+                (false, false) => IdReuse::Unique,
+            },
             confirmation: match self.by_id {
-                ById::Listing | ById::Describe(_) => Confirmation::ReadById,
-                ById::Sweeps => Confirmation::Sweeps(2),
+                ById::Listing | ById::Describe(_) | ById::Exists(_) => Confirmation::ReadById,
+                ById::Sweeps => Confirmation::Sweeps { needed: 2, apart: SWEEPS_APART },
             },
             shape: self.shape,
             cadence: self.cadence,
@@ -240,8 +281,13 @@ pub(super) fn at_path<'a>(object: &'a Value, path: &str) -> Option<&'a Value> {
     path.split('.').try_fold(object, |value, step| value.get(step))
 }
 
+/// The time at a path, the earliest where lists are on it.
 pub(super) fn time_field(object: &Value, path: &str) -> Option<Timestamp> {
-    at_path(object, path)?.as_str()?.parse().ok()
+    match (object, path.split_once('.')) {
+        (Value::Array(items), _) => items.iter().filter_map(|item| time_field(item, path)).min(),
+        (_, Some((step, rest))) => time_field(object.get(step)?, rest),
+        (_, None) => object.get(path)?.as_str()?.parse().ok(),
+    }
 }
 
 /// Takes a field out, in each object of the lists on its path.
@@ -268,6 +314,16 @@ pub(super) fn text<'a>(object: &'a Value, path: &str) -> &'a str {
 /// The token of the next page; none behind the last.
 pub(super) fn next_page(answer: &Value, path: &str) -> Option<String> {
     Some(text(answer, path).to_owned()).filter(|token| !token.is_empty())
+}
+
+/// The account that shares an object with this one (by AWS Resource Access Manager, or because both are part of it):
+/// its tags are not shown, and it is the other's to act on.
+pub(super) fn shared_by<'a>(object: &'a Value, account: &AccountId) -> Option<&'a str> {
+    let owner =
+        ["ResourceOwnerId", "OwnerId"].iter().map(|field| text(object, field)).find(|owner| !owner.is_empty())?;
+    // `amazon` and the like stand there as well.
+    let is_account = owner.len() == 12 && owner.bytes().all(|byte| byte.is_ascii_digit());
+    (is_account && owner != account.as_str()).then_some(owner)
 }
 
 /// What a further call says, or that there is no such thing.

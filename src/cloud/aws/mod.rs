@@ -38,10 +38,11 @@ use serde_json::Value;
 use tokio::sync::Semaphore;
 
 use super::{AccountTarget, CloudError, Credentials, Identity, Members, Pages, Provider, Session, TypeInfo};
-use crate::inventory::{AccountId, Observation, Reason, Region, Scope, TagSet, Tags};
+use crate::inventory::{AccountId, Document, Observation, Part, Reason, Region, Scope, TagSet, Tags, Unread};
 use call::{Answered, Capture, Seen};
 use declare::{
-    ById, Declaration, Listed, TagSource, Which, at_path, items, next_page, remove, tag_set, text, time_field,
+    ById, Declaration, Listed, TagSource, Which, at_path, items, next_page, remove, shared_by, tag_set, text,
+    time_field,
 };
 use error::{Failure, classify};
 use governor::{Attempts, Governor};
@@ -221,6 +222,15 @@ fn home_region(named: &[Region]) -> &'static str {
     }
 }
 
+/// Where what is global to a partition is asked for.
+fn home_of(partition: &str) -> &'static str {
+    match partition {
+        "aws-cn" => "cn-north-1",
+        "aws-us-gov" => "us-gov-west-1",
+        _ => HOME_REGION,
+    }
+}
+
 /// GetCallerIdentity needs no permission, so it tells wrong credentials from missing rights.
 async fn identify(config: &SdkConfig, target: &AccountTarget) -> Result<Identity, CloudError> {
     let answer = match aws_sdk_sts::Client::new(config).get_caller_identity().send().await {
@@ -360,6 +370,13 @@ impl Regional {
         aws_sdk_s3::Client::from_conf(config)
     }
 
+    /// The listing of buckets dates them by when they were made only in the first region of all: of those of other
+    /// partitions nothing is known.
+    #[cfg(feature = "services")]
+    fn tells_birth_of_buckets(&self) -> bool {
+        &*self.region == HOME_REGION
+    }
+
     /// The same account in another region.
     #[cfg(feature = "services")]
     fn elsewhere(&self, region: &str) -> Self {
@@ -408,9 +425,10 @@ impl Regional {
 
 impl AwsSession {
     fn regional(&self, scope: &Scope) -> Regional {
-        let home = || self.config.region().map_or(HOME_REGION.to_owned(), ToString::to_string);
-        let region = if scope.region.is_global() { home() } else { scope.region.to_string() };
-        Regional::new(self, &region)
+        // Whatever region the operator runs in: buckets are dated otherwise elsewhere.
+        let region =
+            if scope.region.is_global() { home_of(&self.identity.partition) } else { scope.region.as_str() };
+        Regional::new(self, region)
     }
 }
 
@@ -423,47 +441,83 @@ async fn observe(
     let is_many = objects.len() > MANY_OBJECTS;
     let complete = |object| complete(regional, declaration, object);
     let completed = futures::stream::iter(objects).map(complete).buffered(TAG_CALLS);
-    let completed: Vec<Option<Value>> = completed.try_collect().await?;
+    let completed: Vec<Option<Described>> = completed.try_collect().await?;
     let completed = completed.into_iter().flatten().collect();
-    let tagged: Vec<(Value, Option<Tags>)> = if let TagSource::Calls(most, call) = declaration.tags {
+    let tagged: Vec<Described> = if let TagSource::Calls(most, call) = declaration.tags {
         tags_of_many(regional, declaration, completed, most, call).await
     } else {
-        let tagged = |object| tagged(regional, declaration, object);
+        let tagged = |described| tagged(regional, declaration, described);
         futures::stream::iter(completed).map(tagged).buffered(TAG_CALLS).collect().await
     };
-    let seen = move || {
-        let seen = tagged.into_iter().filter_map(|(object, tags)| Some(observation(declaration, object, tags?)));
-        seen.collect()
-    };
+    let account = regional.account.clone();
+    let seen = move || tagged.into_iter().map(|described| observation(declaration, &account, described)).collect();
     regional.aside(is_many, seen).await
 }
 
-/// With what the listing lacks. `None`: it vanished between the listing and the further calls.
+/// An object on its way to an observation: what its listing and the further calls told of it.
+struct Described {
+    object: Value,
+    /// Only what the listing shows: its attributes may not be read.
+    is_bare: bool,
+    tags: Tags,
+    unread: Vec<Unread>,
+}
+
+impl Described {
+    fn of(object: Value) -> Self {
+        Self { object, is_bare: false, tags: Tags::Unknown, unread: Vec::new() }
+    }
+
+    fn miss(&mut self, part: Part, failure: Failure, action: &str) {
+        let unread = match failure {
+            // Of a thing that was just listed: it is busy, or not everywhere yet. That is no absence.
+            Failure::NotFound { code } => {
+                tracing::debug!(code, "a further call does not find what was listed");
+                Unread { part, reason: Reason::ServerError, action: action.to_owned() }
+            }
+            Failure::Error(error) => {
+                tracing::debug!(%error, "a further call failed");
+                Unread { part, reason: error.reason, action: error.action.unwrap_or_else(|| action.to_owned()) }
+            }
+        };
+        self.unread.push(unread);
+    }
+}
+
+fn is_denied(error: &CloudError) -> bool {
+    matches!(error.reason, Reason::Denied | Reason::DeniedByPolicy)
+}
+
+/// With what the listing lacks. `None`: it vanished between the listing and the call that describes it. What was listed
+/// and may not be described is there all the same: a key whose policy shuts this account out hides no other key.
 async fn complete(
     regional: &Regional,
     declaration: &Declaration,
-    mut object: Value,
-) -> Result<Option<Value>, CloudError> {
+    object: Value,
+) -> Result<Option<Described>, CloudError> {
+    let mut described = Described::of(object);
     if let Some(describe) = declaration.describe {
-        match describe(regional, &mut object).await {
+        match describe(regional, &mut described.object).await {
             Ok(()) => {}
             Err(Failure::NotFound { .. }) => return Ok(None),
+            Err(Failure::Error(error)) if is_denied(&error) && declaration.names_itself(&mut described.object) => {
+                described.is_bare = true;
+                described.miss(Part::Attributes, Failure::Error(error), declaration.further_action());
+                return Ok(Some(described));
+            }
             Err(Failure::Error(error)) => return Err(error),
         }
     }
     if let Some(enrich) = declaration.enrich {
-        match enrich(regional, &mut object).await {
+        match enrich(regional, &mut described.object).await {
             Ok(()) => {}
-            Err(Failure::NotFound { .. }) => return Ok(None),
-            // What may not be read is left out of the document: it is no reason to doubt the listing.
-            Err(Failure::Error(error)) if matches!(error.reason, Reason::Denied | Reason::DeniedByPolicy) => {
-                tracing::debug!(%error, "a further call is denied");
-            }
             // What could not be read this time would look like a change, there and back.
-            Err(Failure::Error(error)) => return Err(error),
+            Err(Failure::Error(error)) if !is_denied(&error) => return Err(error),
+            // What may not be read is left out of the document: it is no reason to doubt the listing.
+            Err(failure) => described.miss(Part::Attributes, failure, declaration.further_action()),
         }
     }
-    Ok(Some(object))
+    Ok(Some(described))
 }
 
 fn end_state(declaration: &Declaration, object: &Value) -> Option<String> {
@@ -472,23 +526,20 @@ fn end_state(declaration: &Declaration, object: &Value) -> Option<String> {
     states.contains(&state).then(|| state.to_owned())
 }
 
-/// An object with its tags; no tags at all: it vanished between the listing and the call for them.
-async fn tagged(regional: &Regional, declaration: &Declaration, mut object: Value) -> (Value, Option<Tags>) {
-    let tags = match declaration.tags {
+/// An object with its tags. A call for tags proves nothing of the thing itself: ElastiCache does not find the tags of a
+/// cluster that is making its nightly snapshot.
+async fn tagged(regional: &Regional, declaration: &Declaration, mut described: Described) -> Described {
+    match declaration.tags {
         // What has ended has no more to tell.
-        TagSource::Call(call) if end_state(declaration, &object).is_none() => {
-            match call(regional, &object).await {
-                Ok(tags) => Some(tags),
-                Err(Failure::NotFound { .. }) => None,
-                Err(Failure::Error(error)) => {
-                    tracing::debug!(id = text(&object, declaration.id), %error, "its tags are unknown");
-                    Some(Tags::Unknown)
-                }
+        TagSource::Call(call) if !described.is_bare && end_state(declaration, &described.object).is_none() => {
+            match call(regional, &described.object).await {
+                Ok(tags) => described.tags = tags,
+                Err(failure) => described.miss(Part::Tags, failure, declaration.tag_action()),
             }
         }
-        _ => Some(own_tags(declaration, &mut object)),
-    };
-    (object, tags)
+        _ => described.tags = own_tags(declaration, &mut described.object),
+    }
+    described
 }
 
 /// The tags that an object itself tells, taken out of it.
@@ -510,46 +561,68 @@ type TagCalls = for<'a> fn(&'a Regional, Vec<String>) -> BoxFuture<'a, Result<BT
 async fn tags_of_many(
     regional: &Regional,
     declaration: &Declaration,
-    objects: Vec<Value>,
+    mut objects: Vec<Described>,
     most: usize,
     call: TagCalls,
-) -> Vec<(Value, Option<Tags>)> {
-    let ids = |objects: &[Value]| objects.iter().map(|o| text(o, declaration.id).to_owned()).collect::<Vec<_>>();
-    let mut tagged = Vec::with_capacity(objects.len());
-    for some in objects.chunks(most) {
-        let answered = call(regional, ids(some)).await;
-        for object in some {
+) -> Vec<Described> {
+    let id = |described: &Described| text(&described.object, declaration.id).to_owned();
+    for some in objects.chunks_mut(most) {
+        let answered = call(regional, some.iter().map(id).collect()).await;
+        for described in some {
             let one = match &answered {
-                Ok(tags) => tags
-                    .get(text(object, declaration.id))
-                    .cloned()
-                    .map_or(Some(Tags::Unknown), |tags| Some(Tags::Known(tags))),
-                Err(Failure::Error(_)) => Some(Tags::Unknown),
-                Err(Failure::NotFound { .. }) => match call(regional, ids(std::slice::from_ref(object))).await {
-                    Ok(tags) => Some(tags.into_values().next().map_or(Tags::Unknown, Tags::Known)),
-                    Err(Failure::NotFound { .. }) => None,
-                    Err(Failure::Error(_)) => Some(Tags::Unknown),
-                },
+                Ok(tags) => Ok(tags.get(&id(described)).cloned()),
+                Err(Failure::Error(error)) => Err(Failure::Error(error.clone())),
+                Err(Failure::NotFound { .. }) => {
+                    call(regional, vec![id(described)]).await.map(|tags| tags.into_values().next())
+                }
             };
-            tagged.push((object.clone(), one));
+            let untold = || Failure::NotFound { code: "an answer without it".to_owned() };
+            match one.and_then(|tags| tags.ok_or_else(untold)) {
+                Ok(tags) => described.tags = Tags::Known(tags),
+                Err(failure) => described.miss(Part::Tags, failure, declaration.tag_action()),
+            }
         }
     }
-    tagged
+    objects
 }
 
-fn observation(declaration: &Declaration, mut object: Value, tags: Tags) -> Result<Observation, CloudError> {
+fn observation(
+    declaration: &Declaration,
+    account: &AccountId,
+    described: Described,
+) -> Result<Observation, CloudError> {
+    let Described { mut object, is_bare, mut tags, unread } = described;
     let id = text(&object, declaration.id).to_owned();
     if id.is_empty() {
         let message = format!("{} came without its {}", declaration.name, declaration.id);
         return Err(CloudError::new(Reason::Malformed, message));
     }
+    if is_bare {
+        let attributes = Document::unknown();
+        return Ok(Observation { id, tags: Tags::Unknown, attributes, birth: None, end_state: None, unread });
+    }
+    if shared_by(&object, account).is_some() {
+        tags = Tags::Untaggable;
+    }
     let end_state = end_state(declaration, &object);
+    pass_states(declaration, &mut object);
     let birth = declaration.birth.and_then(|field| time_field(&object, field));
     for path in declaration.volatile.iter().chain(declaration.secret) {
         remove(&mut object, path);
     }
     sort_lists(&mut object);
-    Ok(Observation { id, tags, attributes: (&object).into(), birth, end_state })
+    Ok(Observation { id, tags, attributes: (&object).into(), birth, end_state, unread })
+}
+
+/// A state that comes and goes by itself is recorded as the one that it comes from and goes to.
+fn pass_states(declaration: &Declaration, object: &mut Value) {
+    let Some((path, _)) = declaration.end_states else { return };
+    let steps = || path.split('.');
+    if let Some(state) = steps().try_fold(object, |value, step| value.get_mut(step))
+        && let Some((_, lasting)) = declaration.passing_states.iter().find(|(passing, _)| state == passing)
+    {
+        *state = Value::from(*lasting);
+    }
 }
 
 /// Lists in described objects are sets (groups, attachments, addresses): AWS gives no order to rely
@@ -591,6 +664,7 @@ async fn page(
         // A thousand objects of megabytes: each becomes an observation before the next is read.
         Listed::AsItCame(answered) if declaration.tells_all() => {
             let is_long = answered.is_long();
+            let account = regional.account.clone();
             let convert = move || {
                 let mut observations = Vec::new();
                 let mut take = |mut object| {
@@ -598,7 +672,8 @@ async fn page(
                         return;
                     }
                     let tags = own_tags(declaration, &mut object);
-                    observations.push(observation(declaration, object, tags));
+                    let described = Described { tags, ..Described::of(object) };
+                    observations.push(observation(declaration, &account, described));
                 };
                 let mut rest = answered.convert_each(declaration.items, &mut take)?;
                 let token = next_page(&rest, declaration.next_page);
@@ -712,7 +787,30 @@ impl Session for AwsSession {
                 let message = format!("{} has no read by id: complete sweeps must agree", declaration.name);
                 return Err(CloudError::new(Reason::Malformed, message));
             }
-            ById::Describe(shown) => observe(&regional, declaration, vec![shown(id)]).await?,
+            ById::Exists(exists) => match exists(&regional, id).await {
+                Ok(()) => return Ok(Some(Observation::unread(id))),
+                Err(Failure::NotFound { .. }) => return Ok(None),
+                Err(Failure::Error(error)) => return Err(error),
+            },
+            ById::Describe(shown) => match complete(&regional, declaration, shown(id)).await? {
+                None => return Ok(None),
+                // A read that is denied proves nothing.
+                Some(Described { is_bare: true, unread, .. }) => {
+                    let unread = unread.into_iter().next();
+                    return Err(unread.map_or_else(
+                        || CloudError::new(Reason::Denied, "its attributes may not be read"),
+                        |Unread { reason, action, .. }| CloudError {
+                            reason,
+                            message: format!("{action} is denied"),
+                            action: Some(action),
+                        },
+                    ));
+                }
+                Some(described) => {
+                    let described = tagged(&regional, declaration, described).await;
+                    vec![observation(declaration, &regional.account, described)?]
+                }
+            },
             ById::Listing => match page(&regional, declaration, Which::Id(id.to_owned())).await {
                 Ok((found, _)) => found,
                 Err(Failure::NotFound { .. }) => return Ok(None),

@@ -227,7 +227,7 @@ proptest! {
                         sweep.ids = IdReuse::Reusable;
                         sweep.held = is_held;
                         if let Some(confirmations) = confirmations {
-                            sweep.confirmation = Confirmation::Sweeps(confirmations);
+                            sweep.confirmation = Confirmation::Sweeps { needed: confirmations, apart: Duration::ZERO };
                         }
                         if !is_complete {
                             sweep.outcome = Outcome::Partial(Reason::Throttled);

@@ -13,6 +13,7 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     reusable_ids: true,
     end_states: Some(("Status", &["Delete in progress"])),
     // They come and go, and are watched themselves.
-    volatile: &["Instances"],
+    volatile: &["Instances", "PredictedCapacity", "WarmPoolSize"],
+    shape: 2,
     ..Declaration::USUAL
 }];

@@ -4,7 +4,9 @@ use crate::cloud::aws::declare::{Declaration, list};
 
 pub(super) const TYPES: &[Declaration] = &[Declaration {
     name: "AWS::CloudFormation::Stack",
-    actions: &["cloudformation:DescribeStacks"],
+    // Without a name DescribeStacks needs ListStacks, too, and lists only with both:
+    // https://docs.aws.amazon.com/AWSCloudFormation/latest/APIReference/API_DescribeStacks.html
+    actions: &["cloudformation:DescribeStacks", "cloudformation:ListStacks"],
     fetch: list!(cloudformation "cloudformation" "DescribeStacks": describe_stacks;
         page set_next_token; id stack_name),
     items: &["Stacks"],

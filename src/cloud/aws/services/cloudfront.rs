@@ -4,12 +4,17 @@ use crate::cloud::aws::declare::{ById, Declaration, TagSource, list, send, tags_
 
 pub(super) const TYPES: &[Declaration] = &[Declaration {
     name: "AWS::CloudFront::Distribution",
-    actions: &["cloudfront:ListDistributions", "cloudfront:ListTagsForResource"],
+    actions: &["cloudfront:ListDistributions", "cloudfront:GetDistribution", "cloudfront:ListTagsForResource"],
     fetch: list!(cloudfront "cloudfront" "ListDistributions": list_distributions; page set_marker, max_items(100)),
     items: &["DistributionList", "Items"],
     next_page: "DistributionList.NextMarker",
     // GetDistribution answers with another document than the listing.
-    by_id: ById::Sweeps,
+    by_id: ById::Exists(|regional, id| {
+        Box::pin(async move {
+            let request = regional.cloudfront().get_distribution().id(id);
+            send!(regional, "cloudfront" "GetDistribution", request).map(drop)
+        })
+    }),
     id: "Id",
     tags: TagSource::Call(|regional, distribution| {
         Box::pin(async move {

@@ -1,13 +1,30 @@
-//! CloudWatch: metric alarms.
+//! CloudWatch: metric alarms and composite ones.
+
+use aws_sdk_cloudwatch::types::AlarmType;
+use serde_json::Value;
 
 use crate::cloud::CadenceClass;
-use crate::cloud::aws::declare::{Declaration, TagSource, list, send, tags_in, text};
+use crate::cloud::aws::declare::{Declaration, Listed, TagSource, Which, send, tags_in, text};
 
 pub(super) const TYPES: &[Declaration] = &[Declaration {
     name: "AWS::CloudWatch::Alarm",
     actions: &["cloudwatch:DescribeAlarms", "cloudwatch:ListTagsForResource"],
-    fetch: list!(cloudwatch "cloudwatch" "DescribeAlarms": describe_alarms;
-        page set_next_token, max_records(100); id alarm_names),
+    // Without their types it lists metric alarms alone.
+    fetch: |regional, which| {
+        Box::pin(async move {
+            let request = regional.cloudwatch().describe_alarms().max_records(100);
+            let request = request.set_alarm_types(Some(vec![AlarmType::MetricAlarm, AlarmType::CompositeAlarm]));
+            let request = match which {
+                Which::Page { token, .. } => request.set_next_token(token),
+                Which::Id(name) => request.alarm_names(name),
+            };
+            let mut answer = send!(regional, "cloudwatch" "DescribeAlarms", request)?;
+            let both = ["MetricAlarms", "CompositeAlarms"].map(|kind| answer[kind].take());
+            let both = both.iter().filter_map(Value::as_array).flatten();
+            answer["MetricAlarms"] = both.cloned().collect();
+            Ok(Listed::Completed(answer))
+        })
+    },
     items: &["MetricAlarms"],
     id: "AlarmName",
     tags: TagSource::Call(|regional, alarm| {
@@ -20,6 +37,8 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     reusable_ids: true,
     // What it says now is what its users watch it for.
     volatile: &[
+        "ActionsSuppressedBy",
+        "ActionsSuppressedReason",
         "EvaluationState",
         "StateReason",
         "StateReasonData",

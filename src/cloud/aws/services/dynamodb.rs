@@ -47,6 +47,14 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
         "GlobalSecondaryIndexes.ItemCount",
         "LocalSecondaryIndexes.IndexSizeBytes",
         "LocalSecondaryIndexes.ItemCount",
+        "ProvisionedThroughput.NumberOfDecreasesToday",
+        "GlobalSecondaryIndexes.ProvisionedThroughput.NumberOfDecreasesToday",
+        "WarmThroughput",
+        "GlobalSecondaryIndexes.WarmThroughput",
+        "Replicas.WarmThroughput",
+        "Replicas.GlobalSecondaryIndexes.WarmThroughput",
+        "Replicas.ReplicaStatusPercentProgress",
     ],
+    shape: 2,
     ..Declaration::USUAL
 }];

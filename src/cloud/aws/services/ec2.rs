@@ -11,7 +11,8 @@ use crate::cloud::aws::declare::{Declaration, TagSource, list, next_page, send, 
 use crate::cloud::aws::error::Failure;
 use crate::inventory::TagSet;
 
-/// The most that every paginated EC2 listing here takes; unpaginated calls have the smallest buckets.
+/// The most that nearly every paginated EC2 listing takes, those that take less say so; unpaginated calls have the
+/// smallest buckets.
 const PAGE: i32 = 1000;
 
 /// The most values that one filter takes.
@@ -24,17 +25,20 @@ pub(super) const TYPES: &[Declaration] = &[
     Declaration {
         name: "AWS::EC2::Instance",
         actions: &["ec2:DescribeInstances", "ec2:DescribeTags"],
-        fetch: list!(ec2 "ec2" "DescribeInstances": describe_instances; page set_next_token, max_results(PAGE); id instance_ids),
+        fetch: list!(ec2 "ec2" "DescribeInstances": describe_instances {include_managed_resources(true)}; page set_next_token, max_results(PAGE); id instance_ids),
         items: &["Reservations", "Instances"],
         id: "InstanceId",
-        birth: Some("LaunchTime"),
+        // LaunchTime is when it was started last. Its primary interface is attached when it is made, and never let go of.
+        birth: Some("NetworkInterfaces.Attachment.AttachTime"),
         end_states: Some(("State.Name", &["shutting-down", "terminated"])),
+        volatile: &["NetworkInterfaces.PrivateIpAddresses"],
+        shape: 2,
         ..EC2
     },
     Declaration {
         name: "AWS::EC2::Volume",
         actions: &["ec2:DescribeVolumes", "ec2:DescribeTags"],
-        fetch: list!(ec2 "ec2" "DescribeVolumes": describe_volumes; page set_next_token, max_results(PAGE); id volume_ids),
+        fetch: list!(ec2 "ec2" "DescribeVolumes": describe_volumes {include_managed_resources(true)}; page set_next_token, max_results(PAGE); id volume_ids),
         items: &["Volumes"],
         id: "VolumeId",
         birth: Some("CreateTime"),
@@ -55,7 +59,7 @@ pub(super) const TYPES: &[Declaration] = &[
     Declaration {
         name: "AWS::EC2::Image",
         actions: &["ec2:DescribeImages", "ec2:DescribeTags"],
-        fetch: list!(ec2 "ec2" "DescribeImages": describe_images {owners("self")}; page set_next_token, max_results(PAGE); id image_ids),
+        fetch: list!(ec2 "ec2" "DescribeImages": describe_images {owners("self"), include_disabled(true), include_deprecated(true)}; page set_next_token, max_results(PAGE); id image_ids),
         items: &["Images"],
         id: "ImageId",
         birth: Some("CreationDate"),
@@ -74,16 +78,21 @@ pub(super) const TYPES: &[Declaration] = &[
     },
     Declaration {
         name: "AWS::EC2::NetworkInterface",
+        is_shared: true,
         actions: &["ec2:DescribeNetworkInterfaces", "ec2:DescribeTags"],
-        fetch: list!(ec2 "ec2" "DescribeNetworkInterfaces": describe_network_interfaces; page set_next_token, max_results(PAGE); id network_interface_ids),
+        fetch: list!(ec2 "ec2" "DescribeNetworkInterfaces": describe_network_interfaces {include_managed_resources(true)}; page set_next_token, max_results(PAGE); id network_interface_ids),
         items: &["NetworkInterfaces"],
         id: "NetworkInterfaceId",
         // The one listing of EC2 whose field is not called Tags.
         tags: TagSource::Inline("TagSet"),
+        // Under the CNI of EKS each pod has one. The first stands in PrivateIpAddress, too.
+        volatile: &["PrivateIpAddresses"],
+        shape: 2,
         ..EC2
     },
     Declaration {
         name: "AWS::EC2::SecurityGroup",
+        is_shared: true,
         actions: &["ec2:DescribeSecurityGroups", "ec2:DescribeTags"],
         fetch: list!(ec2 "ec2" "DescribeSecurityGroups": describe_security_groups; page set_next_token, max_results(PAGE); id group_ids),
         items: &["SecurityGroups"],
@@ -92,6 +101,7 @@ pub(super) const TYPES: &[Declaration] = &[
     },
     Declaration {
         name: "AWS::EC2::VPC",
+        is_shared: true,
         actions: &["ec2:DescribeVpcs", "ec2:DescribeTags"],
         fetch: list!(ec2 "ec2" "DescribeVpcs": describe_vpcs; page set_next_token, max_results(PAGE); id vpc_ids),
         items: &["Vpcs"],
@@ -101,6 +111,7 @@ pub(super) const TYPES: &[Declaration] = &[
     },
     Declaration {
         name: "AWS::EC2::Subnet",
+        is_shared: true,
         actions: &["ec2:DescribeSubnets", "ec2:DescribeTags"],
         fetch: list!(ec2 "ec2" "DescribeSubnets": describe_subnets; page set_next_token, max_results(PAGE); id subnet_ids),
         items: &["Subnets"],
@@ -112,8 +123,10 @@ pub(super) const TYPES: &[Declaration] = &[
     },
     Declaration {
         name: "AWS::EC2::RouteTable",
+        is_shared: true,
         actions: &["ec2:DescribeRouteTables", "ec2:DescribeTags"],
-        fetch: list!(ec2 "ec2" "DescribeRouteTables": describe_route_tables; page set_next_token, max_results(PAGE); id route_table_ids),
+        fetch: list!(ec2 "ec2" "DescribeRouteTables": describe_route_tables;
+            page set_next_token, max_results(100); id route_table_ids),
         items: &["RouteTables"],
         id: "RouteTableId",
         cadence: CadenceClass::Slow,
@@ -135,7 +148,8 @@ pub(super) const TYPES: &[Declaration] = &[
         items: &["NatGateways"],
         id: "NatGatewayId",
         birth: Some("CreateTime"),
-        end_states: Some(("State", &["deleting", "deleted"])),
+        // Shown for an hour after it came to nothing.
+        end_states: Some(("State", &["deleting", "deleted", "failed"])),
         ..EC2
     },
     Declaration {
@@ -151,7 +165,8 @@ pub(super) const TYPES: &[Declaration] = &[
     Declaration {
         name: "AWS::EC2::LaunchTemplate",
         actions: &["ec2:DescribeLaunchTemplates", "ec2:DescribeLaunchTemplateVersions", "ec2:DescribeTags"],
-        fetch: list!(ec2 "ec2" "DescribeLaunchTemplates": describe_launch_templates; page set_next_token, max_results(PAGE); id launch_template_ids),
+        fetch: list!(ec2 "ec2" "DescribeLaunchTemplates": describe_launch_templates {include_managed_resources(true)};
+            page set_next_token, max_results(200); id launch_template_ids),
         items: &["LaunchTemplates"],
         enrich: Some(launch_template_versions),
         shape: 2,
@@ -163,17 +178,25 @@ pub(super) const TYPES: &[Declaration] = &[
     },
     Declaration {
         name: "AWS::EC2::VPCEndpoint",
+        is_shared: true,
         actions: &["ec2:DescribeVpcEndpoints", "ec2:DescribeTags"],
         fetch: list!(ec2 "ec2" "DescribeVpcEndpoints": describe_vpc_endpoints;
             page set_next_token, max_results(PAGE); id vpc_endpoint_ids),
         items: &["VpcEndpoints"],
         id: "VpcEndpointId",
         birth: Some("CreationTimestamp"),
-        end_states: Some(("State", &["deleting", "deleted", "Deleting", "Deleted"])),
+        end_states: Some((
+            "State",
+            &[
+                "deleting", "deleted", "rejected", "failed", "expired", "Deleting", "Deleted", "Rejected",
+                "Failed", "Expired",
+            ],
+        )),
         ..EC2
     },
     Declaration {
         name: "AWS::EC2::VPCPeeringConnection",
+        is_shared: true,
         actions: &["ec2:DescribeVpcPeeringConnections", "ec2:DescribeTags"],
         fetch: list!(ec2 "ec2" "DescribeVpcPeeringConnections": describe_vpc_peering_connections;
             page set_next_token, max_results(PAGE); id vpc_peering_connection_ids),
@@ -186,6 +209,7 @@ pub(super) const TYPES: &[Declaration] = &[
     },
     Declaration {
         name: "AWS::EC2::TransitGateway",
+        is_shared: true,
         actions: &["ec2:DescribeTransitGateways", "ec2:DescribeTags"],
         fetch: list!(ec2 "ec2" "DescribeTransitGateways": describe_transit_gateways;
             page set_next_token, max_results(PAGE); id transit_gateway_ids),
@@ -197,6 +221,7 @@ pub(super) const TYPES: &[Declaration] = &[
     },
     Declaration {
         name: "AWS::EC2::TransitGatewayAttachment",
+        is_shared: true,
         actions: &["ec2:DescribeTransitGatewayAttachments", "ec2:DescribeTags"],
         fetch: list!(ec2 "ec2" "DescribeTransitGatewayAttachments": describe_transit_gateway_attachments;
             page set_next_token, max_results(PAGE); id transit_gateway_attachment_ids),
@@ -220,6 +245,7 @@ pub(super) const TYPES: &[Declaration] = &[
     },
     Declaration {
         name: "AWS::EC2::NetworkAcl",
+        is_shared: true,
         actions: &["ec2:DescribeNetworkAcls", "ec2:DescribeTags"],
         fetch: list!(ec2 "ec2" "DescribeNetworkAcls": describe_network_acls;
             page set_next_token, max_results(PAGE); id network_acl_ids),
@@ -242,6 +268,7 @@ pub(super) const TYPES: &[Declaration] = &[
     },
     Declaration {
         name: "AWS::EC2::CapacityReservation",
+        is_shared: true,
         actions: &["ec2:DescribeCapacityReservations", "ec2:DescribeTags"],
         fetch: list!(ec2 "ec2" "DescribeCapacityReservations": describe_capacity_reservations;
             page set_next_token, max_results(PAGE); id capacity_reservation_ids),
@@ -255,6 +282,7 @@ pub(super) const TYPES: &[Declaration] = &[
     },
     Declaration {
         name: "AWS::EC2::PlacementGroup",
+        is_shared: true,
         actions: &["ec2:DescribePlacementGroups", "ec2:DescribeTags"],
         fetch: list!(ec2 "ec2" "DescribePlacementGroups": describe_placement_groups; id group_ids),
         items: &["PlacementGroups"],
@@ -273,7 +301,7 @@ fn launch_template_versions<'a>(
     Box::pin(async move {
         let id = text(template, "LaunchTemplateId");
         let request = regional.ec2().describe_launch_template_versions().launch_template_id(id);
-        let request = request.versions("$Default").versions("$Latest");
+        let request = request.versions("$Default").versions("$Latest").include_managed_resources(true);
         let mut answer = send!(regional, "ec2" "DescribeLaunchTemplateVersions", request)?;
         let mut versions =
             std::mem::take(answer["LaunchTemplateVersions"].as_array_mut().unwrap_or(&mut Vec::new()));

@@ -4,7 +4,11 @@ use aws_sdk_ecs::types::{ClusterField, ServiceField};
 use futures::future::BoxFuture;
 
 use crate::cloud::aws::Regional;
-use crate::cloud::aws::declare::{ById, Declaration, TagSource, Which, ask, described, list, next_page, send};
+use serde_json::json;
+
+use crate::cloud::aws::declare::{
+    ById, Declaration, Listed, TagSource, Which, described, list, next_page, send, text,
+};
 use crate::cloud::aws::error::Failure;
 
 pub(super) const TYPES: &[Declaration] = &[
@@ -35,7 +39,9 @@ pub(super) const TYPES: &[Declaration] = &[
             "registeredContainerInstancesCount",
             "runningTasksCount",
             "statistics",
+            "attachmentsStatus",
         ],
+        shape: 2,
         ..Declaration::USUAL
     },
     Declaration {
@@ -45,30 +51,63 @@ pub(super) const TYPES: &[Declaration] = &[
         fetch: |regional, which| {
             Box::pin(async move {
                 let Which::Page { within, token } = which else { unreachable!("it is described by id") };
-                let request = regional.ecs().list_services().set_cluster(within).max_results(100);
-                ask!(regional, "ecs" "ListServices", request.set_next_token(token)).map(Into::into)
+                let cluster = within.unwrap_or_default();
+                let request = regional.ecs().list_services().cluster(&cluster).max_results(100);
+                let mut answer = send!(regional, "ecs" "ListServices", request.set_next_token(token))?;
+                let arns = answer["serviceArns"].take();
+                let arns = arns.as_array().into_iter().flatten();
+                answer["serviceArns"] =
+                    arns.map(|arn| json!({ "clusterArn": cluster, "serviceArn": arn })).collect();
+                Ok(Listed::Completed(answer))
             })
         },
         items: &["serviceArns"],
         next_page: "nextToken",
         describe: Some(|regional, service| {
             Box::pin(async move {
-                let arn = service.as_str().unwrap_or_default();
-                // arn:aws:ecs:REGION:ACCOUNT:service/CLUSTER/NAME
-                let cluster = arn.split('/').nth(1).unwrap_or_default();
-                let request = regional.ecs().describe_services().cluster(cluster).services(arn);
-                let answer = send!(regional, "ecs" "DescribeServices", request.include(ServiceField::Tags))?;
-                *service = described(answer, "services.0")?;
-                Ok(())
+                let arn = text(service, "serviceArn").to_owned();
+                // The ARN of a service that is older than the long format does not name its cluster, and DescribeServices
+                // without one looks in the cluster `default`.
+                let candidates = match text(service, "clusterArn") {
+                    "" => clusters(regional).await?,
+                    cluster => vec![cluster.to_owned()],
+                };
+                for cluster in candidates {
+                    let request = regional.ecs().describe_services().cluster(cluster).services(&arn);
+                    let answer = send!(regional, "ecs" "DescribeServices", request.include(ServiceField::Tags));
+                    match answer.and_then(|answer| described(answer, "services.0")) {
+                        Ok(found) => {
+                            *service = found;
+                            return Ok(());
+                        }
+                        Err(Failure::NotFound { .. }) => {}
+                        Err(failure) => return Err(failure),
+                    }
+                }
+                Err(Failure::NotFound { code: "in no cluster".to_owned() })
             })
         }),
-        by_id: ById::Describe(|arn| arn.into()),
+        by_id: ById::Describe(|arn| match arn.split('/').collect::<Vec<_>>()[..] {
+            // arn:aws:ecs:REGION:ACCOUNT:service/CLUSTER/NAME
+            [_, cluster, _] => json!({ "clusterArn": cluster, "serviceArn": arn }),
+            _ => json!({ "serviceArn": arn }),
+        }),
         id: "serviceArn",
         tags: TagSource::Inline("tags"),
         birth: Some("createdAt"),
         reusable_ids: true,
         end_states: Some(("status", &["DRAINING", "INACTIVE"])),
-        volatile: &["deployments", "events", "pendingCount", "runningCount", "taskSets"],
+        shape: 2,
+        volatile: &[
+            "currentServiceRevisions.pendingTaskCount",
+            "currentServiceRevisions.requestedTaskCount",
+            "currentServiceRevisions.runningTaskCount",
+            "deployments",
+            "events",
+            "pendingCount",
+            "runningCount",
+            "taskSets",
+        ],
         ..Declaration::USUAL
     },
 ];

@@ -13,7 +13,8 @@ pub(super) const TYPES: &[Declaration] = &[
     Declaration {
         name: "AWS::EKS::Cluster",
         actions: &["eks:ListClusters", "eks:DescribeCluster"],
-        fetch: list!(eks "eks" "ListClusters": list_clusters; page set_next_token, max_results(100)),
+        fetch: list!(eks "eks" "ListClusters": list_clusters {include("all")};
+            page set_next_token, max_results(100)),
         items: &["clusters"],
         next_page: "nextToken",
         describe: Some(|regional, cluster| {
@@ -78,7 +79,7 @@ fn clusters(regional: &Regional) -> BoxFuture<'_, Result<Vec<String>, Failure>> 
         let mut clusters = Vec::new();
         let mut token = None;
         loop {
-            let request = regional.eks().list_clusters().set_next_token(token).max_results(100);
+            let request = regional.eks().list_clusters().include("all").set_next_token(token).max_results(100);
             let answer = send!(regional, "eks" "ListClusters", request)?;
             let page = answer["clusters"].as_array().into_iter().flatten();
             clusters.extend(page.filter_map(|name| name.as_str().map(str::to_owned)));

@@ -28,6 +28,8 @@ pub(super) const TYPES: &[Declaration] = &[
         id: "CacheClusterId",
         birth: Some("CacheClusterCreateTime"),
         end_states: Some(("CacheClusterStatus", &["deleting", "deleted"])),
+        // Every night.
+        passing_states: &[("snapshotting", "available")],
         ..CACHE
     },
     Declaration {
@@ -39,6 +41,9 @@ pub(super) const TYPES: &[Declaration] = &[
         id: "ReplicationGroupId",
         birth: Some("ReplicationGroupCreateTime"),
         end_states: Some(("Status", &["deleting"])),
+        volatile: &["PendingModifiedValues.Resharding"],
+        shape: 2,
+        passing_states: &[("snapshotting", "available")],
         ..CACHE
     },
 ];

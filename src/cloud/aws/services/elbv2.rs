@@ -46,7 +46,7 @@ pub(super) const TYPES: &[Declaration] = &[
             page set_marker, page_size(PAGE); id target_group_arns),
         items: &["TargetGroups"],
         enrich: Some(targets),
-        shape: 2,
+        shape: 3,
         id: "TargetGroupArn",
         ..ELB
     },
@@ -73,17 +73,14 @@ fn listeners<'a>(regional: &'a Regional, balancer: &'a mut Value) -> BoxFuture<'
     })
 }
 
-/// What it sends to, without how that feels: `Targets`, the ids.
+/// Whether it sends to anything: `HasTargets`. Which targets, and how many, changes with each pod.
 fn targets<'a>(regional: &'a Regional, group: &'a mut Value) -> BoxFuture<'a, Result<(), Failure>> {
     Box::pin(async move {
         let arn = text(group, "TargetGroupArn");
         let request = regional.elbv2().describe_target_health().target_group_arn(arn);
         let answer = send!(regional, "elbv2" "DescribeTargetHealth", request)?;
-        let described = answer["TargetHealthDescriptions"].as_array().into_iter().flatten();
-        let mut ids: Vec<&str> = described.map(|target| text(target, "Target.Id")).collect();
-        ids.sort_unstable();
-        ids.dedup();
-        group["Targets"] = ids.into();
+        let has_targets = answer["TargetHealthDescriptions"].as_array().is_some_and(|targets| !targets.is_empty());
+        group["HasTargets"] = has_targets.into();
         Ok(())
     })
 }

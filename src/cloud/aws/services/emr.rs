@@ -39,5 +39,7 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     volatile: &["NormalizedInstanceHours"],
     // Settings of the applications on it.
     secret: &["Configurations"],
+    // With each step that is given to it.
+    passing_states: &[("WAITING", "RUNNING")],
     ..Declaration::USUAL
 }];

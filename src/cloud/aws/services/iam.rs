@@ -9,6 +9,7 @@ use crate::cloud::aws::declare::{
     ById, Declaration, TagSource, Which, ask, described, list, next_page, send, tags_in, text,
 };
 use crate::cloud::aws::error::Failure;
+use crate::inventory::Tags;
 
 /// The most that its listings take.
 const PAGE: i32 = 1000;
@@ -36,6 +37,12 @@ pub(super) const TYPES: &[Declaration] = &[
         id: "RoleName",
         tags: TagSource::Call(|regional, role| {
             Box::pin(async move {
+                // AWS makes these by itself, and lets nobody tag them:
+                // https://docs.aws.amazon.com/IAM/latest/UserGuide/id_tags.html
+                if ["/aws-service-role/", "/aws-reserved/"].iter().any(|path| text(role, "Path").starts_with(path))
+                {
+                    return Ok(Tags::Untaggable);
+                }
                 let request = regional.iam().list_role_tags().role_name(text(role, "RoleName")).max_items(PAGE);
                 Ok(tags_in(&send!(regional, "iam" "ListRoleTags", request)?, "Tags"))
             })

@@ -1,6 +1,6 @@
 //! MSK clusters.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cloud::aws::declare::{ById, Declaration, described, list, send, text};
 
@@ -15,6 +15,14 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
             if cluster.get("ClusterName").is_none() {
                 let request = regional.kafka().describe_cluster_v2().cluster_arn(text(cluster, "ClusterArn"));
                 *cluster = described(send!(regional, "kafka" "DescribeClusterV2", request)?, "ClusterInfo")?;
+            }
+            // Its hosts come in another order each time.
+            for field in ["ZookeeperConnectString", "ZookeeperConnectStringTls"] {
+                if let Some(Value::String(hosts)) = cluster["Provisioned"].get_mut(field) {
+                    let mut sorted: Vec<&str> = hosts.split(',').collect();
+                    sorted.sort_unstable();
+                    *hosts = sorted.join(",");
+                }
             }
             Ok(())
         })

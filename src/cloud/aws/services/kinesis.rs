@@ -28,5 +28,7 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     birth: Some("StreamCreationTimestamp"),
     reusable_ids: true,
     end_states: Some(("StreamStatus", &["DELETING"])),
+    volatile: &["OpenShardCount", "ConsumerCount", "WarmThroughput"],
+    shape: 2,
     ..Declaration::USUAL
 }];

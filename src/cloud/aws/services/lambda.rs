@@ -4,12 +4,17 @@ use crate::cloud::aws::declare::{ById, Declaration, TagSource, list, send, tags_
 
 pub(super) const TYPES: &[Declaration] = &[Declaration {
     name: "AWS::Lambda::Function",
-    actions: &["lambda:ListFunctions", "lambda:ListTags"],
+    actions: &["lambda:ListFunctions", "lambda:GetFunctionConfiguration", "lambda:ListTags"],
     fetch: list!(lambda "lambda" "ListFunctions": list_functions; page set_marker, max_items(50)),
     items: &["Functions"],
     next_page: "NextMarker",
     // GetFunctionConfiguration answers with more fields than the listing.
-    by_id: ById::Sweeps,
+    by_id: ById::Exists(|regional, name| {
+        Box::pin(async move {
+            let request = regional.lambda().get_function_configuration().function_name(name);
+            send!(regional, "lambda" "GetFunctionConfiguration", request).map(drop)
+        })
+    }),
     id: "FunctionName",
     tags: TagSource::Call(|regional, function| {
         Box::pin(async move {

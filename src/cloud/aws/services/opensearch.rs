@@ -28,6 +28,7 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     }),
     // The API tells no time of creation.
     reusable_ids: true,
-    volatile: &["ChangeProgressDetails"],
+    volatile: &["ChangeProgressDetails", "ServiceSoftwareOptions"],
+    shape: 2,
     ..Declaration::USUAL
 }];

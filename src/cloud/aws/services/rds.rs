@@ -25,7 +25,16 @@ pub(super) const TYPES: &[Declaration] = &[
         birth: Some("InstanceCreateTime"),
         end_states: Some(("DBInstanceStatus", &["deleting"])),
         // Moves on every five minutes; the tags are read by their own call.
-        volatile: &["LatestRestorableTime", "TagList"],
+        volatile: &[
+            "LatestRestorableTime",
+            "TagList",
+            "PercentProgress",
+            "StorageOperationPercentProgress",
+            "AdditionalStorageVolumes.StorageOperationPercentProgress",
+        ],
+        shape: 2,
+        // Every night.
+        passing_states: &[("backing-up", "available")],
         ..RDS
     },
     Declaration {
@@ -38,7 +47,16 @@ pub(super) const TYPES: &[Declaration] = &[
         tags: TagSource::Call(|regional, cluster| tags(regional, text(cluster, "DBClusterArn"))),
         birth: Some("ClusterCreateTime"),
         end_states: Some(("Status", &["deleting"])),
-        volatile: &["LatestRestorableTime", "EarliestRestorableTime", "TagList"],
+        volatile: &[
+            "LatestRestorableTime",
+            "EarliestRestorableTime",
+            "TagList",
+            "PercentProgress",
+            "BacktrackConsumedChangeRecords",
+            "EarliestBacktrackTime",
+        ],
+        shape: 2,
+        passing_states: &[("backing-up", "available")],
         ..RDS
     },
     Declaration {

@@ -13,6 +13,13 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     birth: Some("ClusterCreateTime"),
     reusable_ids: true,
     end_states: Some(("ClusterStatus", &["deleting", "final-snapshot"])),
-    volatile: &["NextMaintenanceWindowStartTime", "ExpectedNextSnapshotScheduleTime", "RestoreStatus"],
+    volatile: &[
+        "NextMaintenanceWindowStartTime",
+        "ExpectedNextSnapshotScheduleTime",
+        "RestoreStatus",
+        "ClusterAvailabilityStatus",
+        "DataTransferProgress",
+    ],
+    shape: 2,
     ..Declaration::USUAL
 }];

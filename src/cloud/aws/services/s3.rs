@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::cloud::CadenceClass;
 use crate::cloud::aws::Regional;
-use crate::cloud::aws::declare::{Declaration, TagSource, list, send, tags_in, text};
+use crate::cloud::aws::declare::{Declaration, TagSource, list, remove, send, tags_in, text};
 use crate::cloud::aws::error::Failure;
 use crate::inventory::{TagSet, Tags};
 
@@ -23,6 +23,7 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     reusable_ids: true,
     global: true,
     cadence: CadenceClass::Fast,
+    shape: 2,
     // The place is kept as `location`, whether the listing has it or not.
     volatile: &["BucketRegion"],
     enrich: Some(locate),
@@ -31,6 +32,12 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
 
 fn locate<'a>(regional: &'a Regional, bucket: &'a mut Value) -> BoxFuture<'a, Result<(), Failure>> {
     Box::pin(async move {
+        // "This date can change when making changes to your bucket, such as editing its bucket policy", everywhere but
+        // where the partition began: as a birth it would tell of a new bucket under the old name.
+        // https://docs.aws.amazon.com/AmazonS3/latest/API/API_Bucket.html
+        if !regional.tells_birth_of_buckets() {
+            remove(bucket, "CreationDate");
+        }
         let known = bucket.get("BucketRegion").and_then(Value::as_str).map(str::to_owned);
         let location = if let Some(region) = known {
             region

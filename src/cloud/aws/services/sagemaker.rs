@@ -31,6 +31,21 @@ pub(super) const TYPES: &[Declaration] = &[
         birth: Some("CreationTime"),
         reusable_ids: true,
         end_states: Some(("EndpointStatus", &["Deleting"])),
+        volatile: &[
+            "ProductionVariants.CurrentInstanceCount",
+            "ProductionVariants.CurrentServerlessConfig",
+            "ProductionVariants.CurrentWeight",
+            "ProductionVariants.DesiredInstanceCount",
+            "ProductionVariants.InstancePools.CurrentInstanceCount",
+            "ProductionVariants.VariantStatus",
+            "ShadowProductionVariants.CurrentInstanceCount",
+            "ShadowProductionVariants.CurrentServerlessConfig",
+            "ShadowProductionVariants.CurrentWeight",
+            "ShadowProductionVariants.DesiredInstanceCount",
+            "ShadowProductionVariants.InstancePools.CurrentInstanceCount",
+            "ShadowProductionVariants.VariantStatus",
+        ],
+        shape: 2,
         ..Declaration::USUAL
     },
     Declaration {

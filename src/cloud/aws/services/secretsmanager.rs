@@ -1,17 +1,24 @@
 //! Secrets Manager: that there are secrets, never what they say.
 
 use crate::cloud::CadenceClass;
-use crate::cloud::aws::declare::{ById, Declaration, list};
+use crate::cloud::aws::declare::{ById, Declaration, list, send};
 
 pub(super) const TYPES: &[Declaration] = &[Declaration {
     name: "AWS::SecretsManager::Secret",
-    actions: &["secretsmanager:ListSecrets"],
-    fetch: list!(secretsmanager "secretsmanager" "ListSecrets": list_secrets; page set_next_token, max_results(100)),
+    actions: &["secretsmanager:ListSecrets", "secretsmanager:DescribeSecret"],
+    fetch: list!(secretsmanager "secretsmanager" "ListSecrets": list_secrets {include_planned_deletion(true)};
+        page set_next_token, max_results(100)),
     items: &["SecretList"],
     // DescribeSecret answers with other fields than the listing.
-    by_id: ById::Sweeps,
+    by_id: ById::Exists(|regional, arn| {
+        Box::pin(async move {
+            let request = regional.secretsmanager().describe_secret().secret_id(arn);
+            send!(regional, "secretsmanager" "DescribeSecret", request).map(drop)
+        })
+    }),
     id: "ARN",
     birth: Some("CreatedDate"),
+    shape: 2,
     volatile: &["LastAccessedDate"],
     cadence: CadenceClass::Rare,
     ..Declaration::USUAL

@@ -5,13 +5,18 @@ use crate::cloud::aws::declare::{ById, Declaration, TagSource, list, send, tags_
 
 pub(super) const TYPES: &[Declaration] = &[Declaration {
     name: "AWS::StepFunctions::StateMachine",
-    actions: &["states:ListStateMachines", "states:ListTagsForResource"],
+    actions: &["states:ListStateMachines", "states:DescribeStateMachine", "states:ListTagsForResource"],
     fetch: list!(stepfunctions "stepfunctions" "ListStateMachines": list_state_machines;
         page set_next_token, max_results(1000)),
     items: &["stateMachines"],
     next_page: "nextToken",
     // DescribeStateMachine answers with another document than the listing.
-    by_id: ById::Sweeps,
+    by_id: ById::Exists(|regional, arn| {
+        Box::pin(async move {
+            let request = regional.stepfunctions().describe_state_machine().state_machine_arn(arn);
+            send!(regional, "stepfunctions" "DescribeStateMachine", request).map(drop)
+        })
+    }),
     id: "stateMachineArn",
     tags: TagSource::Call(|regional, machine| {
         Box::pin(async move {
