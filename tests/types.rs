@@ -137,6 +137,8 @@ async fn every_type_is_listed_with_its_tags_and_answers_alike_when_it_is_asked_b
         }
         match session.read_by_id(&scope, id).await {
             Ok(Some(read)) if read == *seen => {}
+            // Its answer is another document: it proves that the thing is there, and no more.
+            Ok(Some(read)) if read.attributes.is_unknown() && EXISTS_ALONE.contains(&info.name) => {}
             Ok(Some(read)) => wrong.push(format!(
                 "{}: listed {} {:?}, by id {} {:?}",
                 info.name,
@@ -156,6 +158,14 @@ async fn every_type_is_listed_with_its_tags_and_answers_alike_when_it_is_asked_b
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
+
+/// Types whose APIs answer by id with another document than their listings.
+const EXISTS_ALONE: [&str; 4] = [
+    "AWS::CloudFront::Distribution",
+    "AWS::Lambda::Function",
+    "AWS::SecretsManager::Secret",
+    "AWS::StepFunctions::StateMachine",
+];
 
 /// What the policy allows, as the emulator's IAM sees it. It knows the calls of services that speak REST by names that
 /// are not IAM's, and those that the proxy stands in for not at all.

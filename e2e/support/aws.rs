@@ -81,6 +81,7 @@ pub struct Hands {
     pub s3: aws_sdk_s3::Client,
     pub rds: aws_sdk_rds::Client,
     pub secrets: aws_sdk_secretsmanager::Client,
+    pub backup: aws_sdk_backup::Client,
     pub dynamodb: aws_sdk_dynamodb::Client,
     pub sqs: aws_sdk_sqs::Client,
     pub balancing: aws_sdk_elasticloadbalancingv2::Client,
@@ -108,6 +109,7 @@ impl Hands {
             s3: aws_sdk_s3::Client::from_conf(s3),
             rds: aws_sdk_rds::Client::new(&config),
             secrets: aws_sdk_secretsmanager::Client::new(&config),
+            backup: aws_sdk_backup::Client::new(&config),
             dynamodb: aws_sdk_dynamodb::Client::new(&config),
             sqs: aws_sdk_sqs::Client::new(&config),
             balancing: aws_sdk_elasticloadbalancingv2::Client::new(&config),
@@ -238,6 +240,17 @@ impl Hands {
         let call = self.secrets.create_secret().name(name).secret_string("not-a-secret");
         let made = call.set_tags(Some(tags.iter().map(tag).collect())).send().await;
         made.expect("a secret").arn.expect("it has an ARN")
+    }
+
+    /// A backup vault's name.
+    pub async fn vault(&self, name: &str, tags: TagList<'_>) -> String {
+        let tags = tags.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let call = self.backup.create_backup_vault().backup_vault_name(name).set_backup_vault_tags(Some(tags));
+        call.send().await.expect("a vault").backup_vault_name.expect("it has a name")
+    }
+
+    pub async fn delete_vault(&self, name: &str) {
+        self.backup.delete_backup_vault().backup_vault_name(name).send().await.expect("the vault goes");
     }
 
     pub async fn table(&self, name: &str) {

@@ -426,6 +426,9 @@ fn describe(inner: &Inner, method: &Method, uri: &Uri, headers: &HeaderMap, body
         }
         .to_owned()
     } else if let Some(operation) = target {
+        let fields: BTreeMap<String, serde_json::Value> = serde_json::from_slice(body).unwrap_or_default();
+        let texts = fields.into_iter().filter_map(|(name, value)| Some((name, value.as_str()?.to_owned())));
+        params.extend(texts);
         operation
     } else if REST_JSON.contains(&service.as_str()) {
         format!("{method} {}", uri.path())

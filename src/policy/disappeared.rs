@@ -17,7 +17,7 @@ const NAMED: usize = 5;
 const CHAIN: usize = 4;
 
 /// Types that end by complete looks in a row alone.
-pub const WITHOUT_READ_BY_ID: [&str; 1] = ["AWS::IAM::AccessKey"];
+pub const WITHOUT_READ_BY_ID: [&str; 2] = ["AWS::Backup::BackupVault", "AWS::IAM::AccessKey"];
 
 pub(super) fn rule(input: &Input) -> Verdict {
     let Some(end) = &input.resource.end else { return Verdict::No };
@@ -32,7 +32,7 @@ pub(super) fn rule(input: &Input) -> Verdict {
     let how = match &end.cause {
         EndCause::Listed(state) => format!("it is {state}"),
         EndCause::Absent if WITHOUT_READ_BY_ID.contains(&key.resource_type.as_str()) => {
-            "complete looks did not show it; its API can't be asked for it by its id".to_owned()
+            "complete looks did not show it; its API can't tell by id whether it exists".to_owned()
         }
         EndCause::Absent => "a complete look did not show it, and asked by id it does not exist".to_owned(),
         // Where to is for those to know who look there.

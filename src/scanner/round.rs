@@ -1,6 +1,6 @@
 //! One round over the scopes of one account.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -72,6 +72,8 @@ pub struct AccountScanner {
     /// What an organisation's policy denies: the norm for a dozen regions, and changed by hand.
     denied_by_policy: BTreeSet<Scope>,
     handled_requests: BTreeMap<Viewer, Option<String>>,
+    /// When how much was missed anew, and not held: as far back as the longest cadence.
+    losses: VecDeque<(Timestamp, usize)>,
     page_bytes: usize,
     sweeps_apart: Duration,
     tells_first_sights: bool,
@@ -162,6 +164,7 @@ impl AccountScanner {
             empty: BTreeMap::new(),
             denied_by_policy: BTreeSet::new(),
             handled_requests: BTreeMap::new(),
+            losses: VecDeque::new(),
             page_bytes: PAGE_BYTES,
             sweeps_apart: SWEEPS_APART,
             tells_first_sights: true,
@@ -251,13 +254,17 @@ impl AccountScanner {
             .reduce(LossLimits::strictest)
             .unwrap_or(LossLimits::DEFAULT);
         let newly = |looked: &Looked| looked.missed.iter().filter(|m| !m.is_suspect).count();
-        let account_held = account_limits.exceeded(waiting.iter().map(newly).sum(), live_before);
-        // Counted with what was missed before, also where nothing was looked at now: where no API can be asked for one,
-        // a second look is no proof.
+        // Counted with what was missed before, also where nothing was looked at now: scopes are not due together, so a
+        // loss all over the account shows in one after the other.
         let here: BTreeSet<&Scope> = waiting.iter().map(|looked| &looked.sweep.scope).collect();
-        let elsewhere =
-            missed_before.iter().filter(|(scope, _)| !here.contains(&***scope)).map(|(_, count)| count);
-        let lost = waiting.iter().map(|looked| looked.missed.len()).sum::<usize>() + elsewhere.sum::<usize>();
+        let elsewhere = missed_before.iter().filter(|(scope, _)| !here.contains(&***scope));
+        let elsewhere: usize = elsewhere.map(|(_, count)| count).sum();
+        let now_missed: usize = waiting.iter().map(newly).sum();
+        let gone = self.gone_before(&ready);
+        let account_held =
+            now_missed > 0 && account_limits.exceeded(now_missed + elsewhere + gone, live_before + gone);
+        // Where no API can be asked for one, a second look is no proof.
+        let lost = waiting.iter().map(|looked| looked.missed.len()).sum::<usize>() + elsewhere;
         let account_lost = account_limits.exceeded(lost, live_before);
         for mut looked in waiting {
             let scope = &looked.sweep.scope;
@@ -270,6 +277,8 @@ impl AccountScanner {
             looked.sweep.held = is_new || is_unproven;
             looked.awaits_release = looked.sweep.held && has_no_proof;
             if !looked.sweep.held {
+                // What was held before was doubted once, and is not a loss that nobody noticed.
+                self.losses.push_back((started, new));
                 self.confirm(&mut looked).await;
             }
             settled.push(self.commit(looked).await);
@@ -279,6 +288,18 @@ impl AccountScanner {
         }
         self.finish(started, subscriptions, &ready, &round);
         round
+    }
+
+    /// How much went missing in the rounds before this without being held, as far back as the longest cadence in force.
+    fn gone_before(&mut self, ready: &[Ready]) -> usize {
+        let active = ready.iter().filter(|r| !r.subscription.suspended);
+        let cadences =
+            active.flat_map(|r| r.scopes.values().map(|info| r.subscription.interval * info.cadence.factor()));
+        let since = self.store.now().minus(cadences.max().unwrap_or_default());
+        while self.losses.front().is_some_and(|(at, _)| *at < since) {
+            self.losses.pop_front();
+        }
+        self.losses.iter().map(|(_, missed)| missed).sum()
     }
 
     /// Drops what the given CloudScans cover of this account, and with `all` closes each scope that

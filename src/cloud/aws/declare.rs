@@ -8,8 +8,8 @@ use serde_json::Value;
 use super::Regional;
 use super::call::Answered;
 use super::error::Failure;
-use crate::cloud::{CadenceClass, TypeInfo};
-use crate::inventory::{AccountId, Confirmation, IdReuse, SWEEPS_APART, TagSet, Tags, Timestamp};
+use crate::cloud::{CadenceClass, CloudError, TypeInfo};
+use crate::inventory::{AccountId, Confirmation, IdReuse, Reason, SWEEPS_APART, TagSet, Tags, Timestamp};
 
 /// What a call asks for: a page of all, or one id.
 #[derive(Clone, Debug)]
@@ -338,6 +338,17 @@ pub(super) fn described(mut answer: Value, path: &str) -> Result<Value, Failure>
 /// The one member of an answer that holds tags, however its service writes them.
 pub(super) fn tags_in(answer: &Value, path: &str) -> Tags {
     Tags::Known(tag_set(at_path(answer, path)))
+}
+
+/// The same of an answer that may have a further page. A part of the tags is none of them: whatever is missing would be
+/// taken for lost.
+pub(super) fn tags_unless_more(answer: &Value, path: &str, token: &str) -> Result<Tags, Failure> {
+    match next_page(answer, token) {
+        None => Ok(tags_in(answer, path)),
+        Some(_) => {
+            Err(Failure::Error(CloudError::new(Reason::Malformed, "it has more tags than one answer holds")))
+        }
+    }
 }
 
 /// `[{Key, Value}]`, as most services write tags, or a map, as the rest does.

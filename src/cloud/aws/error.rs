@@ -64,11 +64,14 @@ fn is_not_found(code: &str, message: &str) -> bool {
     const ENDINGS: [&str; 5] = ["NotFound", "NotFoundException", "NotFoundFault", ".Unknown", "DoesNotExist"];
     let by_code = ENDINGS.iter().any(|ending| code.ends_with(ending))
         || code.starts_with("NoSuch")
-        || code.contains("NonExistent");
+        || code.contains("NonExistent")
+        // An image that was deregistered lately: AWS knows the id, and that is all.
+        || code == "InvalidAMIID.Unavailable";
     // CloudFormation, SageMaker and EMR.
-    let words = ["does not exist", "Could not find", "could not be found", "is not valid", "RecordNotFound"];
+    let words = ["does not exist", "Could not find", "could not be found", "RecordNotFound"];
+    let is_cluster = message.contains("Cluster id") && message.contains("is not valid");
     let may_mean_it = matches!(code, "ValidationError" | "ValidationException" | "InvalidRequestException");
-    by_code || (may_mean_it && words.iter().any(|words| message.contains(words)))
+    by_code || (may_mean_it && (is_cluster || words.iter().any(|words| message.contains(words))))
 }
 
 fn reason_of(code: &str, message: &str, status: u16) -> Reason {
@@ -83,7 +86,10 @@ fn reason_of(code: &str, message: &str, status: u16) -> Reason {
         | "SlowDown"
         | "RequestThrottled"
         | "RequestThrottledException"
-        | "BandwidthLimitExceeded" => Reason::Throttled,
+        | "BandwidthLimitExceeded"
+        | "EC2ThrottledException"
+        | "ThrottledException"
+        | "TransactionInProgressException" => Reason::Throttled,
         // AWS says so in words: "... with an explicit deny in a service control policy".
         "UnauthorizedOperation" | "AccessDenied" | "AccessDeniedException" | "AuthorizationError"
             if message.contains("service control policy") =>
@@ -153,10 +159,13 @@ mod tests {
             "AWS.SimpleQueueService.NonExistentQueue",
             "com.amazonaws.sqs#QueueDoesNotExist",
             "NotFound",
+            "InvalidAMIID.Unavailable",
         ] {
             assert!(is_not_found(code, ""), "{code}");
         }
         assert!(is_not_found("ValidationError", "Stack with id arn:... does not exist"));
+        assert!(is_not_found("InvalidRequestException", "Cluster id 'j-1' is not valid."));
+        assert!(!is_not_found("ValidationException", "The value of maxResults is not valid"), "a mistake of ours");
         for code in ["InternalError", "UnauthorizedOperation", "ValidationError", "AccessDenied"] {
             assert!(!is_not_found(code, "is not authorized"), "{code}");
         }

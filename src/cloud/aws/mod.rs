@@ -218,6 +218,7 @@ fn home_region(named: &[Region]) -> &'static str {
     match named.first().map_or("", Region::as_str) {
         region if region.starts_with("cn-") => "cn-north-1",
         region if region.starts_with("us-gov-") => "us-gov-west-1",
+        region if region.starts_with("eusc-") => "eusc-de-east-1",
         _ => HOME_REGION,
     }
 }
@@ -227,6 +228,7 @@ fn home_of(partition: &str) -> &'static str {
     match partition {
         "aws-cn" => "cn-north-1",
         "aws-us-gov" => "us-gov-west-1",
+        "aws-eusc" => "eusc-de-east-1",
         _ => HOME_REGION,
     }
 }
@@ -513,6 +515,10 @@ async fn complete(
             Ok(()) => {}
             // What could not be read this time would look like a change, there and back.
             Err(Failure::Error(error)) if !is_denied(&error) => return Err(error),
+            Err(failure @ Failure::NotFound { .. }) => {
+                described.is_bare = true;
+                described.miss(Part::Attributes, failure, declaration.further_action());
+            }
             // What may not be read is left out of the document: it is no reason to doubt the listing.
             Err(failure) => described.miss(Part::Attributes, failure, declaration.further_action()),
         }
@@ -625,7 +631,10 @@ fn pass_states(declaration: &Declaration, object: &mut Value) {
     }
 }
 
-/// Lists in described objects are sets (groups, attachments, addresses): AWS gives no order to rely
+/// Lists whose order means something: the first behavior that fits is taken, the first policy is tried first.
+const ORDERED: [&str; 2] = ["CacheBehaviors", "TerminationPolicies"];
+
+/// Other lists in described objects are sets (groups, attachments, addresses): AWS gives no order to rely
 /// on, and a mere change of order is no change.
 fn sort_lists(value: &mut Value) {
     match value {
@@ -635,7 +644,12 @@ fn sort_lists(value: &mut Value) {
                 items.sort_by_cached_key(ToString::to_string);
             }
         }
-        Value::Object(fields) => fields.values_mut().for_each(sort_lists),
+        Value::Object(fields) => {
+            fields
+                .iter_mut()
+                .filter(|(name, _)| !ORDERED.contains(&name.as_str()))
+                .for_each(|(_, field)| sort_lists(field));
+        }
         _ => {}
     }
 }
@@ -896,5 +910,9 @@ mod tests {
         sort_lists(&mut a);
         sort_lists(&mut b);
         assert_eq!(a, b);
+        let mut policies = serde_json::json!({"TerminationPolicies": ["OldestInstance", "Default"]});
+        let before = policies.clone();
+        sort_lists(&mut policies);
+        assert_eq!(policies, before, "they are tried in their order");
     }
 }

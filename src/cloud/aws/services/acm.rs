@@ -1,6 +1,6 @@
 //! Certificate Manager.
 
-use aws_sdk_acm::types::{Filters, KeyAlgorithm};
+use aws_sdk_acm::types::{CertificateKeyPairOrigin, Filters, KeyAlgorithm};
 use serde_json::json;
 
 use crate::cloud::CadenceClass;
@@ -16,6 +16,10 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
             let every = KeyAlgorithm::values().iter().map(|name| KeyAlgorithm::from(*name)).collect();
             let filter = Filters::builder().set_key_types(Some(every)).build();
             let request = regional.acm().list_certificates().includes(filter).max_items(1000);
+            // Nor, without this, those that were ordered by ACME.
+            let origins =
+                CertificateKeyPairOrigin::values().iter().map(|name| CertificateKeyPairOrigin::from(*name));
+            let request = request.set_certificate_key_pair_origins(Some(origins.collect()));
             ask!(regional, "acm" "ListCertificates", request.set_next_token(token)).map(Into::into)
         })
     },

@@ -5,16 +5,12 @@ use crate::cloud::aws::declare::{ById, Declaration, TagSource, list, send, tags_
 
 pub(super) const TYPES: &[Declaration] = &[Declaration {
     name: "AWS::Backup::BackupVault",
-    actions: &["backup:ListBackupVaults", "backup:DescribeBackupVault", "backup:ListTags"],
+    actions: &["backup:ListBackupVaults", "backup:ListTags"],
     fetch: list!(backup "backup" "ListBackupVaults": list_backup_vaults; page set_next_token, max_results(1000)),
     items: &["BackupVaultList"],
-    // DescribeBackupVault answers with other fields than the listing.
-    by_id: ById::Exists(|regional, name| {
-        Box::pin(async move {
-            let request = regional.backup().describe_backup_vault().backup_vault_name(name);
-            send!(regional, "backup" "DescribeBackupVault", request).map(drop)
-        })
-    }),
+    // DescribeBackupVault denies a vault that does not exist, as it denies one that may not be read:
+    // https://github.com/hashicorp/terraform-provider-aws/issues/11840
+    by_id: ById::Sweeps,
     id: "BackupVaultName",
     tags: TagSource::Call(|regional, vault| {
         Box::pin(async move {

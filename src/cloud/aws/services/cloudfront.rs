@@ -1,6 +1,6 @@
 //! CloudFront distributions.
 
-use crate::cloud::aws::declare::{ById, Declaration, TagSource, list, send, tags_in, text};
+use crate::cloud::aws::declare::{ById, Declaration, TagSource, ask, list, send, tags_in, text};
 
 pub(super) const TYPES: &[Declaration] = &[Declaration {
     name: "AWS::CloudFront::Distribution",
@@ -12,7 +12,7 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     by_id: ById::Exists(|regional, id| {
         Box::pin(async move {
             let request = regional.cloudfront().get_distribution().id(id);
-            send!(regional, "cloudfront" "GetDistribution", request).map(drop)
+            ask!(regional, "cloudfront" "GetDistribution", request).map(drop)
         })
     }),
     id: "Id",

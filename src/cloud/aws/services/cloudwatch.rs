@@ -1,4 +1,4 @@
-//! CloudWatch: metric alarms and composite ones.
+//! CloudWatch: alarms on metrics, on logs and on other alarms.
 
 use aws_sdk_cloudwatch::types::AlarmType;
 use serde_json::Value;
@@ -13,15 +13,19 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     fetch: |regional, which| {
         Box::pin(async move {
             let request = regional.cloudwatch().describe_alarms().max_records(100);
-            let request = request.set_alarm_types(Some(vec![AlarmType::MetricAlarm, AlarmType::CompositeAlarm]));
+            let request = request.set_alarm_types(Some(vec![
+                AlarmType::MetricAlarm,
+                AlarmType::CompositeAlarm,
+                AlarmType::LogAlarm,
+            ]));
             let request = match which {
                 Which::Page { token, .. } => request.set_next_token(token),
                 Which::Id(name) => request.alarm_names(name),
             };
             let mut answer = send!(regional, "cloudwatch" "DescribeAlarms", request)?;
-            let both = ["MetricAlarms", "CompositeAlarms"].map(|kind| answer[kind].take());
-            let both = both.iter().filter_map(Value::as_array).flatten();
-            answer["MetricAlarms"] = both.cloned().collect();
+            let each = ["MetricAlarms", "CompositeAlarms", "LogAlarms"].map(|kind| answer[kind].take());
+            let all = each.iter().filter_map(Value::as_array).flatten();
+            answer["MetricAlarms"] = all.cloned().collect();
             Ok(Listed::Completed(answer))
         })
     },

@@ -54,7 +54,14 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
         "Replicas.WarmThroughput",
         "Replicas.GlobalSecondaryIndexes.WarmThroughput",
         "Replicas.ReplicaStatusPercentProgress",
+        "VectorIndexes.ItemCount",
+        "VectorIndexes.IndexSizeBytes",
+        "ProvisionedThroughput.LastIncreaseDateTime",
+        "ProvisionedThroughput.LastDecreaseDateTime",
+        "GlobalSecondaryIndexes.ProvisionedThroughput.LastIncreaseDateTime",
+        "GlobalSecondaryIndexes.ProvisionedThroughput.LastDecreaseDateTime",
     ],
     shape: 2,
+    passing_states: &[("UPDATING", "ACTIVE")],
     ..Declaration::USUAL
 }];

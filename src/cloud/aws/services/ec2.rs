@@ -31,7 +31,12 @@ pub(super) const TYPES: &[Declaration] = &[
         // LaunchTime is when it was started last. Its primary interface is attached when it is made, and never let go of.
         birth: Some("NetworkInterfaces.Attachment.AttachTime"),
         end_states: Some(("State.Name", &["shutting-down", "terminated"])),
-        volatile: &["NetworkInterfaces.PrivateIpAddresses"],
+        volatile: &[
+            "NetworkInterfaces.PrivateIpAddresses",
+            "NetworkInterfaces.Ipv6Addresses",
+            "NetworkInterfaces.Ipv4Prefixes",
+            "NetworkInterfaces.Ipv6Prefixes",
+        ],
         shape: 2,
         ..EC2
     },
@@ -64,7 +69,7 @@ pub(super) const TYPES: &[Declaration] = &[
         id: "ImageId",
         birth: Some("CreationDate"),
         end_states: Some(("State", &["deregistered"])),
-        volatile: &["LastLaunchedTime"],
+        volatile: &["LastLaunchedTime", "ScanResults"],
         cadence: CadenceClass::Slow,
         ..EC2
     },
@@ -86,7 +91,7 @@ pub(super) const TYPES: &[Declaration] = &[
         // The one listing of EC2 whose field is not called Tags.
         tags: TagSource::Inline("TagSet"),
         // Under the CNI of EKS each pod has one. The first stands in PrivateIpAddress, too.
-        volatile: &["PrivateIpAddresses"],
+        volatile: &["PrivateIpAddresses", "Ipv6Addresses", "Ipv4Prefixes", "Ipv6Prefixes"],
         shape: 2,
         ..EC2
     },
@@ -275,7 +280,7 @@ pub(super) const TYPES: &[Declaration] = &[
         items: &["CapacityReservations"],
         id: "CapacityReservationId",
         birth: Some("CreateDate"),
-        end_states: Some(("State", &["expired", "cancelled", "failed"])),
+        end_states: Some(("State", &["expired", "cancelled", "failed", "payment-failed", "unsupported"])),
         // Every launch into it changes it.
         volatile: &["AvailableInstanceCount", "CapacityAllocations"],
         ..EC2

@@ -108,6 +108,7 @@ pub(super) const TYPES: &[Declaration] = &[
             "runningCount",
             "taskSets",
         ],
+        secret: &["deploymentConfiguration.lifecycleHooks.hookDetails"],
         ..Declaration::USUAL
     },
 ];

@@ -31,6 +31,9 @@ pub(super) const TYPES: &[Declaration] = &[
         reusable_ids: true,
         end_states: Some(("status", &["DELETING"])),
         volatile: &["health"],
+        // With these somebody else's cluster could be connected.
+        secret: &["connectorConfig.activationCode", "connectorConfig.activationId"],
+        shape: 2,
         ..Declaration::USUAL
     },
     Declaration {
@@ -74,12 +77,13 @@ pub(super) const TYPES: &[Declaration] = &[
     },
 ];
 
+/// Those that may have node groups: clusters that are only connected have none, and their listing is refused.
 fn clusters(regional: &Regional) -> BoxFuture<'_, Result<Vec<String>, Failure>> {
     Box::pin(async move {
         let mut clusters = Vec::new();
         let mut token = None;
         loop {
-            let request = regional.eks().list_clusters().include("all").set_next_token(token).max_results(100);
+            let request = regional.eks().list_clusters().set_next_token(token).max_results(100);
             let answer = send!(regional, "eks" "ListClusters", request)?;
             let page = answer["clusters"].as_array().into_iter().flatten();
             clusters.extend(page.filter_map(|name| name.as_str().map(str::to_owned)));

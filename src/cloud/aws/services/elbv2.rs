@@ -30,9 +30,11 @@ pub(super) const TYPES: &[Declaration] = &[
             page set_marker, page_size(PAGE); id load_balancer_arns),
         items: &["LoadBalancers"],
         enrich: Some(listeners),
-        shape: 2,
+        shape: 3,
         id: "LoadBalancerArn",
         birth: Some("CreatedTime"),
+        // Of an identity provider.
+        secret: &["Listeners.DefaultActions.AuthenticateOidcConfig.ClientSecret"],
         ..ELB
     },
     Declaration {
@@ -78,7 +80,13 @@ fn targets<'a>(regional: &'a Regional, group: &'a mut Value) -> BoxFuture<'a, Re
     Box::pin(async move {
         let arn = text(group, "TargetGroupArn");
         let request = regional.elbv2().describe_target_health().target_group_arn(arn);
-        let answer = send!(regional, "elbv2" "DescribeTargetHealth", request)?;
+        let answer = match send!(regional, "elbv2" "DescribeTargetHealth", request) {
+            // Of this group alone nobody can tell now: no reason to doubt the others.
+            Err(Failure::Error(error)) if error.message.contains("HealthUnavailable") => {
+                return Err(Failure::NotFound { code: "HealthUnavailable".to_owned() });
+            }
+            answered => answered?,
+        };
         let has_targets = answer["TargetHealthDescriptions"].as_array().is_some_and(|targets| !targets.is_empty());
         group["HasTargets"] = has_targets.into();
         Ok(())

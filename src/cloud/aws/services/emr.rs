@@ -38,7 +38,12 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     end_states: Some(("Status.State", &["TERMINATING", "TERMINATED", "TERMINATED_WITH_ERRORS"])),
     volatile: &["NormalizedInstanceHours"],
     // Settings of the applications on it.
-    secret: &["Configurations"],
+    secret: &[
+        "Configurations",
+        "KerberosAttributes.ADDomainJoinPassword",
+        "KerberosAttributes.CrossRealmTrustPrincipalPassword",
+        "KerberosAttributes.KdcAdminPassword",
+    ],
     // With each step that is given to it.
     passing_states: &[("WAITING", "RUNNING")],
     ..Declaration::USUAL

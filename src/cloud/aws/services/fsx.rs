@@ -11,6 +11,8 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     id: "FileSystemId",
     birth: Some("CreationTime"),
     end_states: Some(("Lifecycle", &["DELETING"])),
-    volatile: &["AdministrativeActions"],
+    volatile: &["AdministrativeActions", "WindowsConfiguration.MaintenanceOperationsInProgress"],
+    secret: &["OntapConfiguration.FsxAdminPassword"],
+    shape: 2,
     ..Declaration::USUAL
 }];

@@ -18,7 +18,8 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
             }
             // Its hosts come in another order each time.
             for field in ["ZookeeperConnectString", "ZookeeperConnectStringTls"] {
-                if let Some(Value::String(hosts)) = cluster["Provisioned"].get_mut(field) {
+                let hosts = cluster.get_mut("Provisioned").and_then(|provisioned| provisioned.get_mut(field));
+                if let Some(Value::String(hosts)) = hosts {
                     let mut sorted: Vec<&str> = hosts.split(',').collect();
                     sorted.sort_unstable();
                     *hosts = sorted.join(",");

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::cloud::CadenceClass;
-use crate::cloud::aws::declare::{ById, Declaration, TagSource, described, list, send, tags_in, text};
+use crate::cloud::aws::declare::{ById, Declaration, TagSource, described, list, send, tags_unless_more, text};
 use crate::inventory::Tags;
 
 pub(super) const TYPES: &[Declaration] = &[Declaration {
@@ -27,12 +27,15 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
             if text(key, "KeyManager") == "AWS" {
                 return Ok(Tags::Untaggable);
             }
-            // A key has at most 50, which is what one call answers.
+            // A key has at most 50, and those of AWS itself.
             let request = regional.kms().list_resource_tags().key_id(text(key, "KeyId")).limit(50);
-            Ok(tags_in(&send!(regional, "kms" "ListResourceTags", request)?, "Tags"))
+            tags_unless_more(&send!(regional, "kms" "ListResourceTags", request)?, "Tags", "NextMarker")
         })
     }),
     birth: Some("CreationDate"),
+    // A multi-Region key and its replicas have one id, each a key of its own:
+    // https://docs.aws.amazon.com/kms/latest/developerguide/mrk-how-it-works.html
+    reusable_ids: true,
     cadence: CadenceClass::Rare,
     ..Declaration::USUAL
 }];

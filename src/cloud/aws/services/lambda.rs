@@ -1,6 +1,6 @@
 //! Lambda functions.
 
-use crate::cloud::aws::declare::{ById, Declaration, TagSource, list, send, tags_in, text};
+use crate::cloud::aws::declare::{ById, Declaration, TagSource, ask, list, send, tags_in, text};
 
 pub(super) const TYPES: &[Declaration] = &[Declaration {
     name: "AWS::Lambda::Function",
@@ -12,7 +12,7 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     by_id: ById::Exists(|regional, name| {
         Box::pin(async move {
             let request = regional.lambda().get_function_configuration().function_name(name);
-            send!(regional, "lambda" "GetFunctionConfiguration", request).map(drop)
+            ask!(regional, "lambda" "GetFunctionConfiguration", request).map(drop)
         })
     }),
     id: "FunctionName",

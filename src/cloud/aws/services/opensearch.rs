@@ -28,7 +28,7 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     }),
     // The API tells no time of creation.
     reusable_ids: true,
-    volatile: &["ChangeProgressDetails", "ServiceSoftwareOptions"],
+    volatile: &["ChangeProgressDetails", "ServiceSoftwareOptions", "Processing", "UpgradeProcessing"],
     shape: 2,
     ..Declaration::USUAL
 }];

@@ -4,7 +4,7 @@ use futures::future::BoxFuture;
 
 use crate::cloud::CadenceClass;
 use crate::cloud::aws::Regional;
-use crate::cloud::aws::declare::{Declaration, TagSource, list, send, tags_in, text};
+use crate::cloud::aws::declare::{Declaration, TagSource, Which, ask, list, send, tags_in, text};
 use crate::cloud::aws::error::Failure;
 use crate::inventory::Tags;
 
@@ -35,6 +35,7 @@ pub(super) const TYPES: &[Declaration] = &[
         shape: 2,
         // Every night.
         passing_states: &[("backing-up", "available")],
+        secret: &["PendingModifiedValues.MasterUserPassword"],
         ..RDS
     },
     Declaration {
@@ -54,16 +55,28 @@ pub(super) const TYPES: &[Declaration] = &[
             "PercentProgress",
             "BacktrackConsumedChangeRecords",
             "EarliestBacktrackTime",
+            "Capacity",
+            "AllocatedStorage",
         ],
         shape: 2,
         passing_states: &[("backing-up", "available")],
+        secret: &["PendingModifiedValues.MasterUserPassword"],
         ..RDS
     },
     Declaration {
         name: "AWS::RDS::DBSnapshot",
         actions: &["rds:DescribeDBSnapshots"],
-        fetch: list!(rds "rds" "DescribeDBSnapshots": describe_db_snapshots;
-            page set_marker, max_records(PAGE); id db_snapshot_identifier),
+        fetch: |regional, which| {
+            Box::pin(async move {
+                let request = regional.rds().describe_db_snapshots();
+                let request = match which {
+                    Which::Page { token, .. } => request.set_marker(token).max_records(PAGE),
+                    // The type must be named where the id is an automated one's.
+                    Which::Id(id) => request.set_snapshot_type(automated(&id)).db_snapshot_identifier(id),
+                };
+                ask!(regional, "rds" "DescribeDBSnapshots", request).map(Into::into)
+            })
+        },
         items: &["DBSnapshots"],
         id: "DBSnapshotIdentifier",
         // There are too many for a call each.
@@ -76,8 +89,17 @@ pub(super) const TYPES: &[Declaration] = &[
     Declaration {
         name: "AWS::RDS::DBClusterSnapshot",
         actions: &["rds:DescribeDBClusterSnapshots"],
-        fetch: list!(rds "rds" "DescribeDBClusterSnapshots": describe_db_cluster_snapshots;
-            page set_marker, max_records(PAGE); id db_cluster_snapshot_identifier),
+        fetch: |regional, which| {
+            Box::pin(async move {
+                let request = regional.rds().describe_db_cluster_snapshots();
+                let request = match which {
+                    Which::Page { token, .. } => request.set_marker(token).max_records(PAGE),
+                    // The type must be named where the id is an automated one's.
+                    Which::Id(id) => request.set_snapshot_type(automated(&id)).db_cluster_snapshot_identifier(id),
+                };
+                ask!(regional, "rds" "DescribeDBClusterSnapshots", request).map(Into::into)
+            })
+        },
         items: &["DBClusterSnapshots"],
         id: "DBClusterSnapshotIdentifier",
         tags: TagSource::Inline("TagList"),
@@ -88,6 +110,12 @@ pub(super) const TYPES: &[Declaration] = &[
         ..RDS
     },
 ];
+
+/// Their names alone have a colon.
+/// <https://docs.aws.amazon.com/AmazonRDS/latest/APIReference/API_DescribeDBSnapshots.html>
+fn automated(id: &str) -> Option<String> {
+    id.starts_with("rds:").then(|| "automated".to_owned())
+}
 
 fn tags<'a>(regional: &'a Regional, arn: &'a str) -> BoxFuture<'a, Result<Tags, Failure>> {
     Box::pin(async move {

@@ -19,7 +19,11 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
         "RestoreStatus",
         "ClusterAvailabilityStatus",
         "DataTransferProgress",
+        "ExpectedNextSnapshotScheduleTimeStatus",
+        "LoggingPublishStatus",
+        "ResizeInfo",
     ],
     shape: 2,
+    secret: &["PendingModifiedValues.MasterUserPassword"],
     ..Declaration::USUAL
 }];

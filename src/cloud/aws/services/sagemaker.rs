@@ -4,7 +4,7 @@ use futures::future::BoxFuture;
 use serde_json::json;
 
 use crate::cloud::aws::Regional;
-use crate::cloud::aws::declare::{ById, Declaration, TagSource, list, send, tags_in, text};
+use crate::cloud::aws::declare::{ById, Declaration, TagSource, list, send, tags_unless_more, text};
 use crate::cloud::aws::error::Failure;
 use crate::inventory::Tags;
 
@@ -44,8 +44,11 @@ pub(super) const TYPES: &[Declaration] = &[
             "ShadowProductionVariants.DesiredInstanceCount",
             "ShadowProductionVariants.InstancePools.CurrentInstanceCount",
             "ShadowProductionVariants.VariantStatus",
+            "LastModifiedTime",
+            "PendingDeploymentSummary",
         ],
         shape: 2,
+        passing_states: &[("Updating", "InService")],
         ..Declaration::USUAL
     },
     Declaration {
@@ -74,8 +77,8 @@ pub(super) const TYPES: &[Declaration] = &[
 
 fn tags<'a>(regional: &'a Regional, arn: &'a str) -> BoxFuture<'a, Result<Tags, Failure>> {
     Box::pin(async move {
-        // A resource has at most 50, which is what one call answers.
-        let request = regional.sagemaker().list_tags().resource_arn(arn).max_results(50);
-        Ok(tags_in(&send!(regional, "sagemaker" "ListTags", request)?, "Tags"))
+        // A resource has at most 50, and those of AWS itself.
+        let request = regional.sagemaker().list_tags().resource_arn(arn).max_results(100);
+        tags_unless_more(&send!(regional, "sagemaker" "ListTags", request)?, "Tags", "NextToken")
     })
 }

@@ -1,7 +1,7 @@
 //! Secrets Manager: that there are secrets, never what they say.
 
 use crate::cloud::CadenceClass;
-use crate::cloud::aws::declare::{ById, Declaration, list, send};
+use crate::cloud::aws::declare::{ById, Declaration, ask, list};
 
 pub(super) const TYPES: &[Declaration] = &[Declaration {
     name: "AWS::SecretsManager::Secret",
@@ -13,13 +13,20 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     by_id: ById::Exists(|regional, arn| {
         Box::pin(async move {
             let request = regional.secretsmanager().describe_secret().secret_id(arn);
-            send!(regional, "secretsmanager" "DescribeSecret", request).map(drop)
+            ask!(regional, "secretsmanager" "DescribeSecret", request).map(drop)
         })
     }),
     id: "ARN",
     birth: Some("CreatedDate"),
     shape: 2,
-    volatile: &["LastAccessedDate"],
+    volatile: &[
+        "LastAccessedDate",
+        "LastChangedDate",
+        "LastRotatedDate",
+        "NextRotationDate",
+        "SecretVersionsToStages",
+    ],
     cadence: CadenceClass::Rare,
+    secret: &["ExternalSecretRotationMetadata"],
     ..Declaration::USUAL
 }];

@@ -26,6 +26,7 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     }),
     // The API tells no time of creation.
     reusable_ids: true,
-    volatile: &["SubscriptionsConfirmed", "SubscriptionsPending", "SubscriptionsDeleted"],
+    // The archive moves on all the time.
+    volatile: &["BeginningArchiveTime", "SubscriptionsConfirmed", "SubscriptionsPending", "SubscriptionsDeleted"],
     ..Declaration::USUAL
 }];

@@ -1,7 +1,9 @@
 //! Step Functions state machines.
 
+use aws_sdk_sfn::types::IncludedData;
+
 use crate::cloud::CadenceClass;
-use crate::cloud::aws::declare::{ById, Declaration, TagSource, list, send, tags_in, text};
+use crate::cloud::aws::declare::{ById, Declaration, TagSource, ask, list, send, tags_in, text};
 
 pub(super) const TYPES: &[Declaration] = &[Declaration {
     name: "AWS::StepFunctions::StateMachine",
@@ -14,7 +16,9 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     by_id: ById::Exists(|regional, arn| {
         Box::pin(async move {
             let request = regional.stepfunctions().describe_state_machine().state_machine_arn(arn);
-            send!(regional, "stepfunctions" "DescribeStateMachine", request).map(drop)
+            // Without the definition no key is needed that may be closed.
+            let request = request.included_data(IncludedData::MetadataOnly);
+            ask!(regional, "stepfunctions" "DescribeStateMachine", request).map(drop)
         })
     }),
     id: "stateMachineArn",
