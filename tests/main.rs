@@ -13,6 +13,7 @@ mod export;
 mod house;
 mod image;
 mod manifests;
+mod recorded;
 mod scan;
 mod site;
 mod truth;
