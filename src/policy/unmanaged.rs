@@ -21,8 +21,7 @@ fn is_managed(tags: &TagSet, listed: &[TagMatch]) -> bool {
 /// Whether something that bears a mark holds it: the root volume of an instance of an Auto Scaling group bears none.
 fn is_part_of_what_is_managed(input: &Input, listed: &[TagMatch]) -> bool {
     match input.world.parent(input.resource) {
-        Some(Parent::Unseen) => true,
-        Some(Parent::Known { role: Role::Replaces, .. }) => true,
+        Some(Parent::Unseen | Parent::Known { role: Role::Replaces, .. }) => true,
         Some(Parent::Known { key, role: Role::Holds }) => {
             let parent = input.world.resource(&key);
             parent.and_then(|parent| parent.tags.known()).is_some_and(|tags| is_managed(tags, listed))
@@ -125,7 +124,7 @@ mod tests {
         };
         let of_group = of(tags(&[("aws:autoscaling:groupName", "web")]));
         assert!(of_group.is_empty(), "the root volume of a group's instance: {of_group:?}");
-        assert!(of(bare.clone()).iter().any(|finding| &*finding.resource.id == &*disk.key.id));
+        assert!(of(bare.clone()).iter().any(|finding| finding.resource.id == disk.key.id));
         assert!(found(kind, false, &[cloudformation, bare], asking()).is_empty(), "it drifted out");
     }
 
