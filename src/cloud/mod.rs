@@ -175,6 +175,8 @@ pub trait Provider: Send + Sync {
 #[async_trait]
 pub trait Session: Send + Sync {
     fn identity(&self) -> &Identity;
+    /// Asks again who answers: credentials may have been replaced by another account's since.
+    async fn verify(&self) -> Result<(), CloudError>;
     /// The regions to look at, after the target's include and exclude.
     async fn regions(&self) -> Result<Vec<Region>, CloudError>;
     fn list<'a>(&'a self, scope: &'a Scope) -> Pages<'a>;

@@ -27,6 +27,9 @@ const EMPTY_CADENCE: Duration = Duration::from_hours(1);
 const EMPTY_FACTOR: u32 = 12;
 /// What a policy of the organisation denies is asked for again so often.
 const DENIED_CADENCE: Duration = Duration::from_hours(24);
+/// How long credentials are taken to be the account's that they were: a file, a Secret's role or a profile can be replaced
+/// while the session lives, and credentials of a role are refreshed about so often.
+const VERIFIED_FOR: Duration = Duration::from_mins(15);
 /// A proof of cover is renewed by taking its CloudScan's turn first once it is this old.
 const PROOF_AGE: Duration = Duration::from_hours(24);
 
@@ -50,6 +53,8 @@ struct Connected {
     session: Arc<dyn Session>,
     /// The last complete list stands when a later one fails.
     regions: Option<Vec<Region>>,
+    /// When it was last asked who answers.
+    verified: Timestamp,
 }
 
 /// The scopes of one subscription, while it is working.
@@ -373,17 +378,32 @@ impl AccountScanner {
     ) -> Result<(Arc<dyn Session>, Result<Vec<Region>, (CloudError, Option<Vec<Region>>)>), CloudError> {
         let same = |connected: &&Connected| connected.target == subscription.target;
         let known = self.sessions.get(&subscription.viewer).filter(same);
-        let (session, last) = if let Some(connected) = known {
-            (connected.session.clone(), connected.regions.clone())
+        let now = self.store.now();
+        let known =
+            known.map(|connected| (connected.session.clone(), connected.regions.clone(), connected.verified));
+        let (session, last, verified) = if let Some((session, regions, verified)) = known {
+            let is_due = now.since(verified) >= VERIFIED_FOR;
+            let is_it = if is_due { session.verify().await } else { Ok(()) };
+            match is_it {
+                Err(error) if matches!(error.reason, Reason::WrongAccount | Reason::InvalidCredentials) => {
+                    // A fresh session next round.
+                    self.sessions.remove(&subscription.viewer);
+                    return Err(error);
+                }
+                // Whoever can't be asked is asked again next round.
+                Err(_) => (session, regions, verified),
+                Ok(()) => (session, regions, if is_due { now } else { verified }),
+            }
         } else {
             self.sessions.remove(&subscription.viewer);
             let mut target = subscription.target.clone();
             target.account.get_or_insert_with(|| self.account.clone());
-            (self.provider.connect(&target).await?, None)
+            (self.provider.connect(&target).await?, None, now)
         };
         let listed = session.regions().await;
         let regions = listed.as_ref().ok().cloned().or_else(|| last.clone());
-        let connected = Connected { target: subscription.target.clone(), session: session.clone(), regions };
+        let connected =
+            Connected { target: subscription.target.clone(), session: session.clone(), regions, verified };
         self.sessions.insert(subscription.viewer.clone(), connected);
         Ok((session, listed.map_err(|error| (error, last))))
     }

@@ -191,6 +191,27 @@ async fn wrong_account(stage: &mut Stage<'_>) {
     assert_eq!(stage.bed.recorded().len(), 4);
 }
 
+/// What the session was made with has been replaced since.
+async fn another_account_meanwhile(stage: &mut Stage<'_>) {
+    let volumes = stage.volumes(3).await;
+    stage.look().await;
+    let is_mine = stage.bed.is_mine();
+    let other = r#"<GetCallerIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><GetCallerIdentityResult><Arn>arn:aws:sts::999988887777:assumed-role/elava/elava</Arn><UserId>AROA:elava</UserId><Account>999988887777</Account></GetCallerIdentityResult></GetCallerIdentityResponse>"#;
+    let rule = stage.proxy.fault(move |c| is_mine(c) && c.action == "GetCallerIdentity", Fault::Show(other));
+    // As the other account would answer: nothing of this one's.
+    let hidden = stage.fault(|c| c.action == "DescribeVolumes", Fault::Hide(volumes.clone()));
+    let round = stage.look().await;
+    assert!(round.scopes.is_empty(), "nothing is listed with them: {:?}", round.scopes);
+    let report = &stage.bed.scanner.reports[&stage.bed.subscription.viewer];
+    let error = report.credentials.clone().unwrap().unwrap_err();
+    assert_eq!(error.reason, Reason::WrongAccount, "{error}");
+    stage.assert_live(&volumes);
+    stage.proxy.heal(rule);
+    stage.proxy.heal(hidden);
+    stage.look().await;
+    stage.assert_live(&volumes);
+}
+
 async fn session_expires(stage: &mut Stage<'_>) {
     let volumes = stage.volumes(12).await;
     stage.look().await;
@@ -770,6 +791,7 @@ rows! {
     throttled: "throttled until the retries are spent" => "Partial(Throttled)";
     denied: "AccessDenied on one API of one account" => "Failed(Denied), the action named; other scopes go on";
     denied_by_policy: "an explicit deny by a service control policy" => "Failed(DeniedByPolicy)";
+    another_account_meanwhile: "credentials come to answer for another account while their session lives" => "WrongAccount, nothing recorded, nothing gone";
     wrong_account: "the credentials answer for another account" => "WrongAccount, nothing recorded";
     other_endpoint: "another endpoint" => "another scope: nothing is shared";
     session_expires: "the session expires in the middle" => "Partial, a fresh session next";

@@ -736,6 +736,11 @@ impl Session for AwsSession {
         &self.identity
     }
 
+    async fn verify(&self) -> Result<(), CloudError> {
+        let target = AccountTarget { account: Some(self.identity.account.clone()), ..self.target.clone() };
+        identify(&self.config, &target).await.map(drop)
+    }
+
     async fn regions(&self) -> Result<Vec<Region>, CloudError> {
         let AccountTarget { include_regions: include, exclude_regions: exclude, .. } = &self.target;
         let client = aws_sdk_ec2::Client::new(&self.config);
