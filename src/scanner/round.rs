@@ -80,7 +80,6 @@ pub struct AccountScanner {
     /// When how much was missed anew, and not held: as far back as the longest cadence.
     losses: VecDeque<(Timestamp, usize)>,
     page_bytes: usize,
-    sweeps_apart: Duration,
     tells_first_sights: bool,
     meters: Meters,
     pub reports: BTreeMap<Viewer, AccountReport>,
@@ -171,7 +170,6 @@ impl AccountScanner {
             handled_requests: BTreeMap::new(),
             losses: VecDeque::new(),
             page_bytes: PAGE_BYTES,
-            sweeps_apart: SWEEPS_APART,
             tells_first_sights: true,
             meters: Meters::default(),
             reports: BTreeMap::new(),
@@ -182,12 +180,6 @@ impl AccountScanner {
     #[must_use]
     pub fn in_pages_of(self, page_bytes: usize) -> Self {
         Self { page_bytes, ..self }
-    }
-
-    /// Lets sweeps that lie so little apart confirm each other.
-    #[must_use]
-    pub fn with_sweeps_apart(self, sweeps_apart: Duration) -> Self {
-        Self { sweeps_apart, ..self }
     }
 
     /// Leaves out of its rounds what was there before the first look: a million of them tell nobody anything.
@@ -283,7 +275,9 @@ impl AccountScanner {
             looked.awaits_release = looked.sweep.held && has_no_proof;
             if !looked.sweep.held {
                 // What was held before was doubted once, and is not a loss that nobody noticed.
-                self.losses.push_back((started, new));
+                if new > 0 {
+                    self.losses.push_back((started, new));
+                }
                 self.confirm(&mut looked).await;
             }
             settled.push(self.commit(looked).await);
@@ -540,7 +534,7 @@ impl AccountScanner {
             // The strictest of all that share the scope, whoever lists it.
             Confirmation::Sweeps { needed, .. } => Confirmation::Sweeps {
                 needed: candidates.iter().map(|r| r.subscription.confirmations).max().unwrap_or(needed),
-                apart: cadence.max(self.sweeps_apart),
+                apart: cadence.max(SWEEPS_APART),
             },
         };
         let live_before = self.store.live_count(&scope);

@@ -2,10 +2,9 @@
 
 use aws_sdk_ecs::types::{ClusterField, ServiceField};
 use futures::future::BoxFuture;
-
-use crate::cloud::aws::Regional;
 use serde_json::json;
 
+use crate::cloud::aws::Regional;
 use crate::cloud::aws::declare::{
     ById, Declaration, Listed, TagSource, Which, described, list, next_page, send, text,
 };
