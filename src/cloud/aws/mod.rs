@@ -215,12 +215,12 @@ impl Provider for Aws {
 /// A region that is enabled in every account of the partition that the named regions lie in. Never one
 /// of those: it may be misspelt, and then nothing at all would answer.
 fn home_region(named: &[Region]) -> &'static str {
-    match named.first().map_or("", Region::as_str) {
-        region if region.starts_with("cn-") => "cn-north-1",
-        region if region.starts_with("us-gov-") => "us-gov-west-1",
-        region if region.starts_with("eusc-") => "eusc-de-east-1",
-        _ => HOME_REGION,
-    }
+    home_of(match named.first().map_or("", Region::as_str) {
+        region if region.starts_with("cn-") => "aws-cn",
+        region if region.starts_with("us-gov-") => "aws-us-gov",
+        region if region.starts_with("eusc-") => "aws-eusc",
+        _ => "aws",
+    })
 }
 
 /// Where what is global to a partition is asked for.
