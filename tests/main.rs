@@ -8,6 +8,7 @@ mod support;
 
 mod attributes;
 mod chart;
+mod declarations;
 mod docs;
 mod export;
 mod house;

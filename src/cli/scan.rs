@@ -28,7 +28,7 @@ use crate::inventory::{
 };
 use crate::policy::lifecycle::Record;
 use crate::policy::{Evaluator, Prices};
-use crate::scanner::{AccountScanner, Round, ScopeReport, StoreTrouble, Subscription, list_members};
+use crate::scanner::{AccountScanner, EarlierTags, Round, ScopeReport, StoreTrouble, Subscription, list_members};
 use crate::server::findings::FindingView;
 use crate::server::query::API_VERSION;
 use crate::store::{Store, StoreError, system_clock};
@@ -211,6 +211,7 @@ struct Totals {
     changes: Vec<Change>,
     locked_out: usize,
     store_errors: Vec<StoreTrouble>,
+    earlier_tags: BTreeMap<Scope, EarlierTags>,
 }
 
 impl Totals {
@@ -233,6 +234,7 @@ impl Totals {
                     });
                 }
                 Ok(round) => {
+                    totals.earlier_tags.extend(round.earlier_tags());
                     totals.scopes.extend(round.scopes.iter().map(|(scope, report)| ScopeLine::of(scope, report)));
                     totals.changes.extend(round.changes);
                     totals.store_errors.extend(round.store_errors);
@@ -255,7 +257,8 @@ fn report(store: &Store, viewer: &Viewer, rules: &RuleSettings, totals: Totals) 
     // As the operator does it, so that what is noticed today is known tomorrow.
     let name = viewer.as_str().split_once('/').map_or("", |(_, name)| name);
     let mut evaluator = Evaluator::new(Arc::new(Prices::shipped()));
-    let assessment = assess::assess(store, viewer, rules, name, &BTreeMap::new(), &mut evaluator)?;
+    let assessment =
+        assess::assess(store, viewer, rules, name, &BTreeMap::new(), &totals.earlier_tags, &mut evaluator)?;
     assess::write(store, viewer, &assess::notes(&assessment, rules, |_| true))?;
     let open = assessment.lifecycle.records.into_values().filter(Record::is_open);
     let mut findings: Vec<FindingView> = open

@@ -56,9 +56,10 @@ pub(super) async fn findings(
     let assessment = {
         let (store, viewer, rules, name) =
             (context.store.clone(), build::viewer(scan), rules.clone(), scan.name_any());
+        let earlier_tags = context.fleet.earlier_tags(&viewer);
         let evaluator = evaluator(context, &viewer);
         tokio::task::spawn_blocking(move || {
-            assess::assess(&store, &viewer, &rules, &name, &seen, &mut lock(&evaluator))
+            assess::assess(&store, &viewer, &rules, &name, &seen, &earlier_tags, &mut lock(&evaluator))
         })
         .await
         .map_err(|_| ReconcileError::Store(StoreError::Poisoned))??

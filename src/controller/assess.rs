@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use super::build;
 use super::status::Counts;
-use crate::inventory::{Filter, Moment, RuleSettings, Snapshot, Timestamp, Viewer};
-use crate::policy::Evaluator;
+use crate::inventory::{Filter, Moment, ResourceKey, RuleSettings, Scope, Snapshot, Timestamp, Viewer};
 use crate::policy::lifecycle::{self, CURRENCY, FINDINGS, Lifecycle, OWNERSHIP, Record, Seen, State};
+use crate::policy::{Evaluator, Finding};
+use crate::scanner::EarlierTags;
 use crate::store::{Store, StoreError};
 
 /// Notes of one request to the store's writer.
@@ -22,12 +23,29 @@ pub struct Assessment {
     pub now: Timestamp,
 }
 
+/// Says so in the findings that rest on tags of an earlier sweep.
+fn mark_earlier_tags(findings: &mut [Finding], earlier: &BTreeMap<Scope, EarlierTags>) {
+    if earlier.is_empty() {
+        return;
+    }
+    let place = |scope: &Scope| (scope.account.clone(), scope.region.clone(), scope.resource_type.clone());
+    let by_place: BTreeMap<_, _> = earlier.iter().map(|(scope, resources)| (place(scope), resources)).collect();
+    for finding in findings {
+        let ResourceKey { account, region, resource_type, id, .. } = &finding.resource;
+        let resources = by_place.get(&(account.clone(), region.clone(), resource_type.clone()));
+        if let Some(read) = resources.and_then(|resources| resources.get(&**id)) {
+            finding.rests_on_earlier_tags(*read);
+        }
+    }
+}
+
 pub fn assess(
     store: &Store,
     viewer: &Viewer,
     rules: &RuleSettings,
     scan_name: &str,
     seen: &BTreeMap<String, Seen>,
+    earlier_tags: &BTreeMap<Scope, EarlierTags>,
     evaluator: &mut Evaluator,
 ) -> Result<Assessment, StoreError> {
     let snapshot = store.snapshot(Moment::Now)?;
@@ -35,7 +53,8 @@ pub fn assess(
     let ownership = store.notes(viewer, OWNERSHIP)?.remove(OWNERSHIP);
     let currency = store.notes(viewer, CURRENCY)?.remove(CURRENCY);
     let asked = before.values().map(|record| record.finding.resource.clone()).collect();
-    let evaluation = evaluator.evaluate(&snapshot, Some(viewer), rules, &asked)?;
+    let mut evaluation = evaluator.evaluate(&snapshot, Some(viewer), rules, &asked)?;
+    mark_earlier_tags(&mut evaluation.findings, earlier_tags);
     let now = snapshot.time();
     let mut undecided = BTreeMap::new();
     for (kind, key) in &evaluation.undecided {
@@ -100,4 +119,33 @@ pub fn notes(
 /// In their order, some at a time.
 pub fn write(store: &Store, viewer: &Viewer, notes: &[(String, Option<Vec<u8>>)]) -> Result<(), StoreError> {
     notes.chunks(NOTES_AT_ONCE).try_for_each(|some| store.write_notes(viewer, some))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::inventory::FindingKind;
+    use crate::policy::testing::{Bed, at, tags, volume};
+
+    #[test]
+    fn a_finding_says_as_of_when_its_tags_are() {
+        let untagged = volume(tags(&[]));
+        let scope = (*untagged.scope).clone();
+        let found = Bed::of(untagged).findings(FindingKind::Untagged, 1000);
+        let marked = |id: &str, read| {
+            let mut findings = found.clone();
+            let earlier: EarlierTags = Arc::new(BTreeMap::from([(id.to_owned(), read)]));
+            mark_earlier_tags(&mut findings, &BTreeMap::from([(scope.clone(), earlier)]));
+            findings.remove(0)
+        };
+        let message = marked("vol-1", Some(at(60))).message;
+        assert!(message.ends_with("(as of 1970-01-01T00:01:00Z: its tags could not be read since)"), "{message}");
+        assert!(marked("vol-1", None).message.contains("as of an earlier scan"));
+        assert_eq!(marked("vol-2", Some(at(60))), found[0], "of another nothing is said");
+        let mut gone = Finding { kind: FindingKind::Disappeared, ..found[0].clone() };
+        gone.rests_on_earlier_tags(None);
+        assert_eq!(gone.message, found[0].message, "it does not rest on tags");
+    }
 }

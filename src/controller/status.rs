@@ -649,6 +649,7 @@ mod tests {
             held: false,
             awaits_release: false,
             unread: BTreeMap::new(),
+            earlier_tags: std::sync::Arc::default(),
             ended: Timestamp::from_millis(1),
         };
         AccountReport {

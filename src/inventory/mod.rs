@@ -18,6 +18,7 @@ pub use key::{AccountId, GLOBAL_REGION, KeyError, Region, ResourceKey, ResourceT
 pub use read::{
     Change, ChangeKind, Cover, Diff, End, EndCause, Filter, History, KeptMoment, Looks, Milestone, MilestoneKind,
     Moment, Presence, Resource, ScopeStatus, ScopeView, Snapshot, Suspect, Version, Watermark, is_untagged,
+    shared_by,
 };
 pub use settings::{
     Exemption, FindingSettings, LossLimits, OwnerSource, OwnershipSettings, RequiredTag, RuleSettings, Selector,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{ResourceKey, Revision, Scope, Tags, Timestamp, TimestampError, Viewer};
+use super::{AccountId, ResourceKey, Revision, Scope, Tags, Timestamp, TimestampError, Viewer};
 
 /// A moment that somebody asks about. "At T" means the last revision with time <= T.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,6 +160,18 @@ pub struct Resource {
     pub end: Option<End>,
     /// The end was taken back: it came again as the same life.
     pub retracted: bool,
+}
+
+/// The account that a described object belongs to, where that is another than the one that lists it: it is shared by AWS
+/// Resource Access Manager, or both accounts are part of it. Its tags are not shown here, and it is the other's to act on.
+pub fn shared_by<'a>(object: &'a Value, account: &AccountId) -> Option<&'a str> {
+    let text = |field: &str| object.get(field).and_then(Value::as_str);
+    // A placement group names its owner in its ARN alone.
+    let in_arn = || text("GroupArn")?.split(':').nth(4);
+    let owner = text("ResourceOwnerId").or_else(|| text("OwnerId")).or_else(in_arn)?;
+    // `amazon` and the like stand there as well.
+    let is_account = owner.len() == 12 && owner.bytes().all(|byte| byte.is_ascii_digit());
+    (is_account && owner != account.as_str()).then_some(owner)
 }
 
 impl Resource {
@@ -427,6 +439,20 @@ mod tests {
         }
         for bad in ["", "soon", "2 months", "-", "2026-11-24"] {
             assert!(Moment::read(bad, now).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_another_account_shares_names_it() {
+        let here = AccountId::new("111122223333");
+        let by = |object: Value| shared_by(&object, &here).map(str::to_owned);
+        let other = Some("444455556666".to_owned());
+        assert_eq!(by(serde_json::json!({"SubnetId": "s", "OwnerId": "444455556666"})), other);
+        assert_eq!(by(serde_json::json!({"OwnerId": "111122223333", "ResourceOwnerId": "444455556666"})), other);
+        let group = |account: &str| serde_json::json!({"GroupArn": format!("arn:aws:ec2:eu-west-1:{account}:placement-group/p")});
+        assert_eq!(by(group("444455556666")), other);
+        for own in [group("111122223333"), serde_json::json!({"OwnerId": "amazon"}), serde_json::json!({})] {
+            assert_eq!(by(own.clone()), None, "{own}");
         }
     }
 

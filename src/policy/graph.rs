@@ -12,7 +12,7 @@ use super::orphaned::{self, Candidate};
 use super::parents::{self, Parent};
 use super::reads::Reads;
 use super::relations;
-use crate::inventory::{AccountId, Region, Resource, ResourceKey, Revision, Scope, Timestamp};
+use crate::inventory::{AccountId, Region, Resource, ResourceKey, Revision, Scope, Timestamp, shared_by};
 
 /// A resource that others name: by its id alone where ids are unique in the whole cloud, with account and
 /// region where they are names. Of 64 bits: among ten million names two are the same with a chance of one in
@@ -178,7 +178,7 @@ impl Facts {
             changed: resource.changed,
             uses: uses.into(),
             candidate: Some(document)
-                .filter(|document| !relations::is_shared_by_another(key, document))
+                .filter(|document| shared_by(document, &key.account).is_none())
                 .and_then(|document| orphaned::candidate(kind, document))
                 .map(Box::new),
             parent: parents::in_document(key, document).map(Box::new),

@@ -68,6 +68,20 @@ pub struct Finding {
     pub exempted_by: Option<String>,
 }
 
+impl Finding {
+    /// Says that the tags on which it rests could not be read since a moment, which is not known where they were read
+    /// before the operator began. Of a finding that is not about tags nothing changes.
+    pub fn rests_on_earlier_tags(&mut self, read: Option<Timestamp>) {
+        use FindingKind::{OwnershipLost, TagInvalid, TagsMissing, Unmanaged, Untagged};
+        if !matches!(self.kind, OwnershipLost | TagInvalid | TagsMissing | Unmanaged | Untagged) {
+            return;
+        }
+        let when = read.map_or_else(|| "an earlier scan".to_owned(), |read| read.to_string());
+        self.message = format!("{} (as of {when}: its tags could not be read since)", self.message);
+        self.evidence.push(format!("its tags were last read: {when}"));
+    }
+}
+
 /// What a rule says of one resource.
 #[derive(Debug)]
 enum Verdict {

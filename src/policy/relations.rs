@@ -220,14 +220,6 @@ fn objects<'a>(value: &'a Value, path: &str) -> Vec<&'a Value> {
     })
 }
 
-/// Whether it is another account's, that shares it with this one. A rule may say nothing of it.
-pub(super) fn is_shared_by_another(key: &ResourceKey, document: &Value) -> bool {
-    let owner = ["ResourceOwnerId", "OwnerId"].iter().find_map(|field| document.get(*field)?.as_str());
-    owner.is_some_and(|owner| {
-        owner.len() == 12 && owner.bytes().all(|byte| byte.is_ascii_digit()) && owner != key.account.as_str()
-    })
-}
-
 /// Every text at a path that goes through lists; AWS writes some lists as one text with commas.
 pub(super) fn texts(value: &Value, path: &str) -> Vec<String> {
     match (value, path.split_once('.')) {

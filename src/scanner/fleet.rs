@@ -10,7 +10,7 @@ use futures::FutureExt;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, mpsc};
 use tokio::task::JoinHandle;
 
-use super::{AccountReport, AccountScanner, Meters, Subscription, remembered};
+use super::{AccountReport, AccountScanner, EarlierTags, Meters, Subscription, remembered};
 use crate::cloud::{AccountTarget, CloudError, Members, Provider};
 use crate::inventory::{AccountId, Scope, Timestamp, Viewer};
 use crate::store::{Store, StoreError};
@@ -260,6 +260,17 @@ impl Fleet {
     /// What is known of each account for a CloudScan.
     pub fn reports(&self, viewer: &Viewer) -> Vec<AccountReport> {
         self.lock().values().filter_map(|task| lock(&task.reports).get(viewer).cloned()).collect()
+    }
+
+    /// The resources of a CloudScan whose tags are those of an earlier sweep, by scope.
+    pub fn earlier_tags(&self, viewer: &Viewer) -> BTreeMap<Scope, EarlierTags> {
+        let mut earlier = BTreeMap::new();
+        for task in self.lock().values() {
+            if let Some(report) = lock(&task.reports).get(viewer) {
+                earlier.extend(report.earlier_tags());
+            }
+        }
+        earlier
     }
 
     pub fn meters(&self) -> &Meters {

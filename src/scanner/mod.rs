@@ -15,6 +15,7 @@ mod remembered;
 mod round;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use fleet::{Fleet, list_members};
@@ -45,6 +46,10 @@ pub struct Subscription {
     pub generation: i64,
 }
 
+/// The resources of a scope whose tags are those of an earlier sweep, because they could not be read in the last one, and
+/// when they were read; none where that was before this process began.
+pub type EarlierTags = Arc<BTreeMap<String, Option<Timestamp>>>;
+
 /// How the last look at a scope went, as one CloudScan may know it.
 #[derive(Clone, Debug)]
 pub struct ScopeReport {
@@ -56,6 +61,7 @@ pub struct ScopeReport {
     pub awaits_release: bool,
     /// Parts of what was listed that could not be read, and of how many resources.
     pub unread: BTreeMap<Unread, usize>,
+    pub earlier_tags: EarlierTags,
     pub ended: Timestamp,
 }
 
@@ -94,6 +100,11 @@ pub struct AccountReport {
 }
 
 impl AccountReport {
+    /// The scopes with resources whose tags are those of an earlier sweep.
+    pub fn earlier_tags(&self) -> impl Iterator<Item = (Scope, EarlierTags)> + '_ {
+        round::earlier_tags(&self.scopes)
+    }
+
     /// Every scope was looked at once, whatever the outcome.
     pub fn is_first_scan_complete(&self) -> bool {
         match &self.credentials {

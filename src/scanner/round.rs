@@ -7,11 +7,12 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 
-use super::{AccountReport, Meters, ScopeReport, StoreTrouble, Subscription};
+use super::{AccountReport, EarlierTags, Meters, ScopeReport, StoreTrouble, Subscription};
 use crate::cloud::{CloudError, Provider, Session, TypeInfo};
 use crate::inventory::{
-    Absence, AccountId, Change, ChangeKind, Confirmation, GLOBAL_REGION, LossLimits, Observation, Outcome, Part,
-    Reason, Region, ResourceType, SWEEPS_APART, Scope, Sweep, TagSet, Tags, Timestamp, Unread, Viewer,
+    Absence, AccountId, Change, ChangeKind, Confirmation, EndCause, GLOBAL_REGION, LossLimits, Moment,
+    Observation, Outcome, Part, Reason, Region, ResourceType, SWEEPS_APART, Scope, Sweep, TagSet, Tags, Timestamp,
+    Unread, Viewer,
 };
 use crate::store::{Missed, Recorded, Store, StoreError};
 
@@ -48,6 +49,20 @@ pub struct Round {
     pub store_errors: Vec<StoreTrouble>,
 }
 
+impl Round {
+    /// The scopes with resources whose tags are those of an earlier sweep.
+    pub fn earlier_tags(&self) -> impl Iterator<Item = (Scope, EarlierTags)> + '_ {
+        earlier_tags(&self.scopes)
+    }
+}
+
+pub(super) fn earlier_tags(
+    scopes: &BTreeMap<Scope, ScopeReport>,
+) -> impl Iterator<Item = (Scope, EarlierTags)> + '_ {
+    let with_some = scopes.iter().filter(|(_, report)| !report.earlier_tags.is_empty());
+    with_some.map(|(scope, report)| (scope.clone(), report.earlier_tags.clone()))
+}
+
 struct Connected {
     target: crate::cloud::AccountTarget,
     session: Arc<dyn Session>,
@@ -77,8 +92,9 @@ pub struct AccountScanner {
     /// What an organisation's policy denies: the norm for a dozen regions, and changed by hand.
     denied_by_policy: BTreeSet<Scope>,
     handled_requests: BTreeMap<Viewer, Option<String>>,
-    /// When how much was missed anew, and not held: as far back as the longest cadence.
-    losses: VecDeque<(Timestamp, usize)>,
+    /// When how much was missed anew, and not held: as far back as the longest cadence. Until the first of it nothing
+    /// is known of what the process before this one lost.
+    losses: Option<VecDeque<(Timestamp, usize)>>,
     page_bytes: usize,
     tells_first_sights: bool,
     meters: Meters,
@@ -102,6 +118,8 @@ struct Looked {
     /// What is held can be proven by no look.
     awaits_release: bool,
     unread: BTreeMap<Unread, usize>,
+    /// Whose known tags could not be read again.
+    earlier_tags: Vec<String>,
     prover: Option<Viewer>,
     session: Arc<dyn Session>,
     error: Option<CloudError>,
@@ -137,6 +155,7 @@ struct Listed {
     /// Those that are not recorded yet.
     observations: Vec<Observation>,
     unread: BTreeMap<Unread, usize>,
+    earlier_tags: Vec<String>,
     error: Option<CloudError>,
 }
 
@@ -168,7 +187,7 @@ impl AccountScanner {
             empty: BTreeMap::new(),
             denied_by_policy: BTreeSet::new(),
             handled_requests: BTreeMap::new(),
-            losses: VecDeque::new(),
+            losses: None,
             page_bytes: PAGE_BYTES,
             tells_first_sights: true,
             meters: Meters::default(),
@@ -257,7 +276,7 @@ impl AccountScanner {
         let elsewhere = missed_before.iter().filter(|(scope, _)| !here.contains(&***scope));
         let elsewhere: usize = elsewhere.map(|(_, count)| count).sum();
         let now_missed: usize = waiting.iter().map(newly).sum();
-        let gone = self.gone_before(&ready);
+        let gone = if now_missed > 0 { self.gone_before(&ready).await } else { 0 };
         let account_held =
             now_missed > 0 && account_limits.exceeded(now_missed + elsewhere + gone, live_before + gone);
         // Where no API can be asked for one, a second look is no proof.
@@ -275,8 +294,8 @@ impl AccountScanner {
             looked.awaits_release = looked.sweep.held && has_no_proof;
             if !looked.sweep.held {
                 // What was held before was doubted once, and is not a loss that nobody noticed.
-                if new > 0 {
-                    self.losses.push_back((started, new));
+                if let Some(losses) = self.losses.as_mut().filter(|_| new > 0) {
+                    losses.push_back((started, new));
                 }
                 self.confirm(&mut looked).await;
             }
@@ -290,15 +309,47 @@ impl AccountScanner {
     }
 
     /// How much went missing in the rounds before this without being held, as far back as the longest cadence in force.
-    fn gone_before(&mut self, ready: &[Ready]) -> usize {
+    async fn gone_before(&mut self, ready: &[Ready]) -> usize {
         let active = ready.iter().filter(|r| !r.subscription.suspended);
         let cadences =
             active.flat_map(|r| r.scopes.values().map(|info| r.subscription.interval * info.cadence.factor()));
         let since = self.store.now().minus(cadences.max().unwrap_or_default());
-        while self.losses.front().is_some_and(|(at, _)| *at < since) {
-            self.losses.pop_front();
+        if self.losses.is_none() {
+            self.losses = Some(self.lost_since(since).await);
         }
-        self.losses.iter().map(|(_, missed)| missed).sum()
+        let losses = self.losses.get_or_insert_default();
+        while losses.front().is_some_and(|(at, _)| *at < since) {
+            losses.pop_front();
+        }
+        losses.iter().map(|(_, missed)| missed).sum()
+    }
+
+    /// What the store says was lost in the account, oldest first: nothing showed it any more. What was seen to end is
+    /// no loss.
+    async fn lost_since(&self, since: Timestamp) -> VecDeque<(Timestamp, usize)> {
+        let ended = blocking(&self.store, move |store| {
+            let ended = |from| store.disappeared(from, Moment::Now, None);
+            match ended(Moment::Time(since)) {
+                // What is older is not kept, or was before the first look.
+                Err(StoreError::TooEarly { revision, .. }) => ended(Moment::Revision(revision)),
+                ended => ended,
+            }
+        });
+        let ended = match ended.await {
+            Ok(ended) => ended,
+            Err(error) => {
+                // The breaker then counts from now on.
+                tracing::error!(account = %self.account, "what was lost lately could not be read: {error}");
+                Vec::new()
+            }
+        };
+        // Of whatever endpoint: that is in no key, and one loss too many only makes a sweep wait.
+        let mine = |change: &&Change| change.resource.account == self.account;
+        let is_absence = |change: &&Change| change.end.as_ref().is_some_and(|end| end.cause == EndCause::Absent);
+        let mut lost: VecDeque<_> =
+            ended.iter().filter(mine).filter(is_absence).map(|change| (change.time, 1)).collect();
+        lost.make_contiguous().sort_unstable();
+        lost
     }
 
     /// Drops what the given CloudScans cover of this account, and with `all` closes each scope that
@@ -575,7 +626,7 @@ impl AccountScanner {
         let (listed, by) = best.expect("a due scope has a candidate");
         let outcome = listed.outcome();
         tracing::Span::current().record("outcome", outcome.as_str());
-        let Listed { started, recorded, unrecorded, observations, unread, error } = listed;
+        let Listed { started, recorded, unrecorded, observations, unread, earlier_tags, error } = listed;
         let skew_millis = by.session.skew_millis();
         let sweep = Sweep { started, ended: self.store.now(), outcome, observations, skew_millis, ..blank };
         let mut looked = Looked {
@@ -588,6 +639,7 @@ impl AccountScanner {
             live_before,
             awaits_release: false,
             unread,
+            earlier_tags,
             prover: outcome.is_complete().then(|| by.subscription.viewer.clone()),
             session: by.session.clone(),
             error,
@@ -610,6 +662,7 @@ impl AccountScanner {
             unrecorded: None,
             observations: Vec::new(),
             unread: BTreeMap::new(),
+            earlier_tags: Vec::new(),
             error: None,
         };
         let mut pages = session.list(&blank.scope);
@@ -618,8 +671,13 @@ impl AccountScanner {
                 Err(error) => listed.error = Some(error),
                 Ok(mut observations) => {
                     self.verify_no_tags(&blank.scope, info, session, &mut observations).await;
-                    for unread in observations.iter_mut().flat_map(|o| std::mem::take(&mut o.unread)) {
-                        *listed.unread.entry(unread).or_default() += 1;
+                    for observation in &mut observations {
+                        if self.has_earlier_tags(&blank.scope, observation) {
+                            listed.earlier_tags.push(observation.id.clone());
+                        }
+                        for unread in std::mem::take(&mut observation.unread) {
+                            *listed.unread.entry(unread).or_default() += 1;
+                        }
                     }
                     listed.observations.append(&mut observations);
                 }
@@ -639,6 +697,13 @@ impl AccountScanner {
             }
         }
         listed
+    }
+
+    /// Whether its tags are known, and not from this sweep.
+    fn has_earlier_tags(&self, scope: &Scope, observation: &Observation) -> bool {
+        !observation.unread.is_empty()
+            && observation.tags == Tags::Unknown
+            && self.store.known_tags(scope, &observation.id).is_some_and(|tags| tags.known().is_some())
     }
 
     async fn record_page(&self, page: Sweep, recorded: &mut Recorded) -> Result<(), StoreError> {
@@ -774,7 +839,7 @@ impl AccountScanner {
 
     fn settle(&mut self, committed: Committed, ready: &[Ready], round: &mut Round) {
         let Committed { looked, shown, error: unrecorded } = committed;
-        let Looked { sweep, error, failed, awaits_release, unread, changes, .. } = looked;
+        let Looked { sweep, error, failed, awaits_release, unread, earlier_tags, changes, .. } = looked;
         if sweep.outcome.is_complete() {
             if shown == 0 && self.store.live_count(&sweep.scope) == 0 {
                 *self.empty.entry(sweep.scope.clone()).or_default() += 1;
@@ -805,7 +870,16 @@ impl AccountScanner {
             self.next_due.insert(sweep.scope.clone(), sweep.started.plus(jittered(cadence, &sweep.scope)));
         }
         let Sweep { outcome, held, ended, .. } = sweep;
-        let report = ScopeReport { outcome, error, held, awaits_release, unread, ended };
+        let last = self.reports.values().find_map(|report| report.scopes.get(&sweep.scope));
+        // Read in the sweep before this, unless that one could not read them either.
+        let read_last = |id: &String| {
+            let last = last?;
+            last.earlier_tags.get(id).copied().unwrap_or(Some(last.ended))
+        };
+        let earlier_tags: BTreeMap<_, _> =
+            earlier_tags.into_iter().map(|id| (read_last(&id), id)).map(|(read, id)| (id, read)).collect();
+        let earlier_tags = Arc::new(earlier_tags);
+        let report = ScopeReport { outcome, error, held, awaits_release, unread, earlier_tags, ended };
         for Ready { subscription, scopes, .. } in ready {
             if !scopes.contains_key(&sweep.scope) || subscription.suspended {
                 continue;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::inventory::{
     Change, Diff, End, Filter, Moment, Presence, Resource, ResourceKey, Revision, ScopeStatus, ScopeView,
-    Snapshot, Suspect, TagSet, Tags, Timestamp,
+    Snapshot, Suspect, TagSet, Tags, Timestamp, shared_by,
 };
 use crate::store::{CheckReport, ExportFormat, ExportTable, Store, StoreError, StoreSnapshot, StoreStats};
 
@@ -112,6 +112,9 @@ pub struct ResourceView {
     pub suspect: Option<Suspect>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end: Option<End>,
+    /// The account that it belongs to, where that is another one; told with the attributes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shared_by: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attributes: Option<Value>,
 }
@@ -276,12 +279,13 @@ pub fn resources(store: &Store, question: &ResourcesQuestion) -> Result<Resource
 }
 
 fn view(snapshot: &StoreSnapshot, resource: Resource, attributes: bool) -> Result<ResourceView, StoreError> {
-    let attributes = if attributes {
+    let (attributes, shared_by) = if attributes {
         let mut object = snapshot.attributes(&resource)?;
+        let shared_by = shared_by(&object, &resource.key.account).map(str::to_owned);
         show_tags(&mut object, &resource);
-        Some(object)
+        (Some(object), shared_by)
     } else {
-        None
+        (None, None)
     };
     Ok(ResourceView {
         presence: resource.presence,
@@ -292,6 +296,7 @@ fn view(snapshot: &StoreSnapshot, resource: Resource, attributes: bool) -> Resul
         changed: resource.changed,
         suspect: resource.suspect,
         end: resource.end,
+        shared_by,
         attributes,
         resource: resource.key,
     })

@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use elava::cloud::Provider;
 use elava::cloud::aws::Aws;
-use elava::inventory::{EndCause, Moment, Outcome, Presence, Reason, ScopeStatus, Snapshot, TagSet, Tags};
+use elava::inventory::{
+    ChangeKind, EndCause, Moment, Outcome, Presence, Reason, ScopeStatus, Snapshot, TagSet, Tags,
+};
 use elava::scanner::Round;
 use futures::FutureExt;
 
@@ -374,6 +376,65 @@ async fn description_is_denied(stage: &mut Stage<'_>) {
     stage.assert_witnessed();
 }
 
+/// "Not found" of something else than the thing that was asked for, or by a code that nobody has told of.
+async fn another_not_found(stage: &mut Stage<'_>) {
+    let table = "elava-other-code";
+    stage.hands().table(table).await;
+    stage.look().await;
+    stage.fault(|c| c.action == "DescribeTable", refuse(400, "BackupNotFoundException", "of another thing"));
+    let round = stage.look().await;
+    assert_eq!(outcome(&round, TABLE, IRELAND), Outcome::Complete, "it is listed");
+    assert_eq!(stage.presence(table), Presence::Present);
+    stage.fault(|c| c.action == "ListTables", Fault::Show(r#"{"TableNames": []}"#));
+    stage.witness().await;
+    for _ in 0..3 {
+        stage.look().await;
+        assert!(stage.bed.recorded()[table].is_live(), "nothing says that it is gone");
+    }
+    stage.assert_witnessed();
+}
+
+/// Outside of the region where the partition began a bucket's date moves with each change of its policy.
+async fn moving_date(stage: &mut Stage<'_>) {
+    let (aws, proxy, provider) = (stage.aws, stage.proxy, stage.bed.provider.clone());
+    let mut china = Bed::new(stage.bed.account.clone(), &[BUCKET], &["cn-north-1"], aws, proxy, provider).await;
+    china.look().await;
+    for date in ["2026-01-01", "2026-02-01"] {
+        let show = format!(
+            "<ListAllMyBucketsResult><Buckets><Bucket><Name>elava-moves</Name>\
+             <CreationDate>{date}T08:00:00.000Z</CreationDate><BucketRegion>cn-north-1</BucketRegion></Bucket></Buckets>\
+             </ListAllMyBucketsResult>"
+        );
+        let is_mine = china.is_mine();
+        let rule = stage.proxy.fault(move |c| is_mine(c) && c.action == "ListBuckets", Fault::Show(show.leak()));
+        let round = china.look().await;
+        assert_eq!(outcome(&round, BUCKET, "global"), Outcome::Complete);
+        let told: Vec<_> = round.changes.iter().map(|change| change.change).collect();
+        let first = date == "2026-01-01";
+        assert_eq!(told, if first { vec![ChangeKind::Appeared] } else { Vec::new() }, "{date}");
+        stage.proxy.heal(rule);
+    }
+    assert_eq!(china.recorded()["elava-moves"].birth, None, "no birth is known of it");
+}
+
+/// Whoever lists it, the strictest of those that share the scope says how many sweeps must agree.
+async fn strictest_confirmations(stage: &mut Stage<'_>) {
+    let vault = stage.hands().vault("elava-strict", OWNED).await;
+    let [one, mut other] = stage.bed.two_cloud_scans();
+    other.confirmations = 4;
+    let both = [one, other];
+    stage.bed.look_for(&both).await;
+    stage.hands().delete_vault(&vault).await;
+    for _ in 0..3 {
+        stage.bed.pass(Duration::from_hours(6));
+        stage.bed.look_for(&both).await;
+        assert!(stage.bed.recorded()[&vault].is_live(), "four must agree");
+    }
+    stage.bed.pass(Duration::from_hours(6));
+    stage.bed.look_for(&both).await;
+    assert_eq!(stage.end(&vault), Some(EndCause::Absent));
+}
+
 async fn moved_or_shared(stage: &mut Stage<'_>) {
     let volumes = stage.volumes(2).await;
     stage.look().await;
@@ -390,26 +451,82 @@ async fn moved_or_shared(stage: &mut Stage<'_>) {
 
 /// Scopes are not due together: no scope and no round loses so much that it would be held alone.
 async fn lost_by_and_by(stage: &mut Stage<'_>) {
-    for number in 0..8 {
-        stage.hands().table(&format!("elava-by-and-by-{number}")).await;
-    }
-    let volumes = stage.volumes(8).await;
+    let (_, volumes) = eight_of_each(stage).await;
     stage.look().await;
-    let tables = [
-        stage.fault(|c| c.action == "ListTables", Fault::Show(r#"{"TableNames": []}"#)),
-        stage.fault(|c| c.action == "DescribeTable", refuse(400, "ResourceNotFoundException", "no")),
-    ];
+    let mut rules = lose(stage, &[]);
     let round = stage.look().await;
     assert!(round.scopes.values().all(|scope| !scope.held), "eight are no mass");
-    let hidden = stage.fault(|c| c.action == "DescribeVolumes", Fault::Hide(volumes.clone()));
+    rules.push(stage.fault(|c| c.action == "DescribeVolumes", Fault::Hide(volumes.clone())));
     let round = stage.look().await;
     assert!(round.scopes.values().any(|scope| scope.held), "sixteen are: {:?}", round.scopes);
     stage.assert_live(&volumes);
-    for rule in tables.into_iter().chain([hidden]) {
+    for rule in rules {
         stage.proxy.heal(rule);
     }
     stage.look().await;
     stage.assert_live(&volumes);
+}
+
+/// As the operator looks: each scope when it is due, and not all of them at once.
+async fn lost_on_schedule(stage: &mut Stage<'_>) {
+    let (tables, volumes) = eight_of_each(stage).await;
+    stage.look().await;
+    let rules = lose(stage, &volumes);
+    let mut held = 0;
+    for _ in 0..400 {
+        let round = stage.bed.wait(Duration::from_secs(1)).await;
+        held += round.scopes.values().filter(|scope| scope.held).count();
+    }
+    assert!(held > 0, "sixteen within minutes are held, whichever are looked at first");
+    let recorded = stage.bed.recorded();
+    let gone = tables.iter().chain(&volumes).filter(|id| !recorded[*id].is_live()).count();
+    assert!(gone <= 8, "one scope's at most, which alone are no mass: {gone}");
+    for rule in rules {
+        stage.proxy.heal(rule);
+    }
+    stage.look().await;
+    stage.assert_live(&volumes);
+}
+
+async fn lost_over_a_restart(stage: &mut Stage<'_>) {
+    let (tables, volumes) = eight_of_each(stage).await;
+    stage.look().await;
+    let mut rules = lose(stage, &[]);
+    stage.look().await;
+    let recorded = stage.bed.recorded();
+    assert!(tables.iter().all(|id| !recorded[id].is_live()), "eight are no mass");
+    stage.bed.scanner = stage.bed.another_scanner();
+    rules.push(stage.fault(|c| c.action == "DescribeVolumes", Fault::Hide(volumes.clone())));
+    let round = stage.look().await;
+    assert!(round.scopes.values().any(|scope| scope.held), "sixteen are: {:?}", round.scopes);
+    stage.assert_live(&volumes);
+    for rule in rules {
+        stage.proxy.heal(rule);
+    }
+    stage.look().await;
+    stage.assert_live(&volumes);
+}
+
+async fn eight_of_each(stage: &Stage<'_>) -> (Vec<String>, Vec<String>) {
+    let mut tables = Vec::new();
+    for number in 0..8 {
+        let name = format!("elava-by-and-by-{number}");
+        stage.hands().table(&name).await;
+        tables.push(name);
+    }
+    (tables, stage.volumes(8).await)
+}
+
+/// All tables and these volumes, also for who asks by id.
+fn lose(stage: &Stage<'_>, volumes: &[String]) -> Vec<RuleId> {
+    let mut rules = vec![
+        stage.fault(|c| c.action == "ListTables", Fault::Show(r#"{"TableNames": []}"#)),
+        stage.fault(|c| c.action == "DescribeTable", refuse(400, "ResourceNotFoundException", "no")),
+    ];
+    if !volumes.is_empty() {
+        rules.push(stage.fault(|c| c.action == "DescribeVolumes", Fault::Hide(volumes.to_vec())));
+    }
+    rules
 }
 
 async fn mass_loss(stage: &mut Stage<'_>) {
@@ -646,13 +763,23 @@ async fn empty_tags(stage: &mut Stage<'_>) {
 }
 
 async fn tag_call_fails(stage: &mut Stage<'_>) {
-    stage.hands().bucket("elava-truth-tags", OWNED).await;
-    stage.look().await;
+    let bucket = "elava-truth-tags";
+    stage.hands().bucket(bucket, OWNED).await;
+    let read = stage.look().await;
+    let read = read.scopes.iter().find(|(scope, _)| scope.resource_type.as_str() == BUCKET).map(|(_, r)| r.ended);
     stage.fault(|c| c.action == "GetBucketTagging", refuse(403, "AccessDenied", "no"));
     stage.witness().await;
-    stage.look().await;
-    stage.assert_live(&["elava-truth-tags".to_owned()]);
+    for _ in 0..2 {
+        let round = stage.look().await;
+        let earlier: Vec<_> = round.earlier_tags().flat_map(|(_, tags)| (*tags).clone()).collect();
+        assert_eq!(earlier, [(bucket.to_owned(), read)], "of when its tags are");
+    }
+    stage.assert_live(&[bucket.to_owned()]);
     stage.assert_witnessed();
+    stage.bed.scanner = stage.bed.another_scanner();
+    let round = stage.look().await;
+    let earlier: Vec<_> = round.earlier_tags().flat_map(|(_, tags)| (*tags).clone()).collect();
+    assert_eq!(earlier, [(bucket.to_owned(), None)], "before this process began");
 }
 
 async fn no_such_tag_set(stage: &mut Stage<'_>) {
@@ -813,8 +940,13 @@ rows! {
     empty_tags: "tags come back empty under load" => "a loss counts when DescribeTags confirms it";
     tag_call_finds_nothing: "a tag call does not find what is busy, by id as well" => "there, its tags as they were, and told";
     description_is_denied: "one of those that are listed may not be described" => "there, attributes as they were, and told; its neighbours too";
+    another_not_found: "an error says of something else that it is not found" => "nothing is gone";
+    moving_date: "the date of a bucket moves, as it does where the partition did not begin" => "the same bucket, no change";
+    strictest_confirmations: "two CloudScans share a scope and want different numbers of sweeps" => "the strictest holds";
     moved_or_shared: "the volume of another account's id is listed here, too" => "not moved while both live";
     lost_by_and_by: "a loss all over the account shows in one scope after the other" => "held once the sum is too much";
+    lost_on_schedule: "the same, as scopes become due one by one" => "held once the sum is too much";
+    lost_over_a_restart: "the same, and the operator restarts in between" => "held once the sum is too much";
     tag_call_fails: "the tag call of one resource fails" => "unknown: the last known set goes on";
     no_such_tag_set: "S3: AccessDenied on tags, or NoSuchTagSet" => "unknown, or untagged";
     vanishes_between_list_and_describe: "it vanishes between list and describe" => "absent by NotFound, no error of the look";

@@ -9,7 +9,7 @@ use super::Regional;
 use super::call::Answered;
 use super::error::Failure;
 use crate::cloud::{CadenceClass, CloudError, TypeInfo};
-use crate::inventory::{AccountId, Confirmation, IdReuse, Reason, SWEEPS_APART, TagSet, Tags, Timestamp};
+use crate::inventory::{Confirmation, IdReuse, Reason, SWEEPS_APART, TagSet, Tags, Timestamp};
 
 /// What a call asks for: a page of all, or one id.
 #[derive(Clone, Debug)]
@@ -95,6 +95,9 @@ pub(super) struct Declaration {
     /// Fields that the document can do without.
     pub enrich: Option<Describe>,
     pub by_id: ById,
+    /// The error codes by which the call that reads one by its id says that there is none, in any case: each is one of
+    /// that call's, in the service's model or by its documentation. Whatever else is not found proves nothing.
+    pub not_found: &'static [&'static str],
     pub id: &'static str,
     pub tags: TagSource,
     /// Asks again for tags by a call that fails where the listing answers none under load.
@@ -129,6 +132,7 @@ impl Declaration {
         describe: None,
         enrich: None,
         by_id: ById::Listing,
+        not_found: &[],
         id: "",
         tags: TagSource::Inline("Tags"),
         verify_tags: None,
@@ -168,12 +172,41 @@ impl Declaration {
         self.actions.last().copied().unwrap_or_default()
     }
 
+    /// Whether an error code of the call that reads one by its id means that there is none.
+    pub fn is_absence(&self, code: &str) -> bool {
+        // Some protocols put the namespace of the service before it.
+        let code = code.rsplit('#').next().unwrap_or_default();
+        self.not_found.iter().any(|known| known.eq_ignore_ascii_case(code))
+    }
+
     /// Whether what a listing shows of an object names it, for where its further call is denied.
     pub fn names_itself(&self, object: &mut Value) -> bool {
         if object.is_string() {
             *object = serde_json::json!({ self.id: object.take() });
         }
         !text(object, self.id).is_empty()
+    }
+
+    /// Where the parts of a resource stand in the answers, for holding it against the models of the services.
+    pub fn paths(&self) -> Value {
+        serde_json::json!({
+            "type": self.name,
+            "actions": self.actions,
+            "items": self.items,
+            "nextPage": self.next_page,
+            "id": self.id,
+            "notFound": self.not_found,
+            "tags": match self.tags {
+                TagSource::Inline(field) => Some(field),
+                _ => None,
+            },
+            "birth": self.birth,
+            "state": self.end_states.map(|(path, _)| path),
+            "endStates": self.end_states.map_or(&[][..], |(_, states)| states),
+            "passingStates": self.passing_states.iter().flat_map(|(passing, lasting)| [passing, lasting]).collect::<Vec<_>>(),
+            "volatile": self.volatile,
+            "secret": self.secret,
+        })
     }
 
     pub fn info(&self) -> TypeInfo {
@@ -316,23 +349,15 @@ pub(super) fn next_page(answer: &Value, path: &str) -> Option<String> {
     Some(text(answer, path).to_owned()).filter(|token| !token.is_empty())
 }
 
-/// The account that shares an object with this one (by AWS Resource Access Manager, or because both are part of it):
-/// its tags are not shown, and it is the other's to act on.
-pub(super) fn shared_by<'a>(object: &'a Value, account: &AccountId) -> Option<&'a str> {
-    let owner =
-        ["ResourceOwnerId", "OwnerId"].iter().map(|field| text(object, field)).find(|owner| !owner.is_empty())?;
-    // `amazon` and the like stand there as well.
-    let is_account = owner.len() == 12 && owner.bytes().all(|byte| byte.is_ascii_digit());
-    (is_account && owner != account.as_str()).then_some(owner)
-}
-
-/// What a further call says, or that there is no such thing.
-pub(super) fn described(mut answer: Value, path: &str) -> Result<Value, Failure> {
-    let found = path.split('.').try_fold(&mut answer, |value, step| match step.parse::<usize>() {
-        Ok(index) => value.get_mut(index),
-        Err(_) => value.get_mut(step),
-    });
-    found.map(Value::take).ok_or_else(|| Failure::NotFound { code: "an empty answer".to_owned() })
+/// What a further call says of one. An answer without it proves nothing: AWS says by an error that there is none.
+pub(super) fn described(mut answer: Value, member: &str) -> Result<Value, Failure> {
+    match answer.get_mut(member) {
+        Some(described) if !described.is_null() => Ok(described.take()),
+        _ => {
+            let message = format!("an answer came without its {member}");
+            Err(Failure::Error(CloudError::new(Reason::Malformed, message)))
+        }
+    }
 }
 
 /// The one member of an answer that holds tags, however its service writes them.
@@ -345,10 +370,12 @@ pub(super) fn tags_in(answer: &Value, path: &str) -> Tags {
 pub(super) fn tags_unless_more(answer: &Value, path: &str, token: &str) -> Result<Tags, Failure> {
     match next_page(answer, token) {
         None => Ok(tags_in(answer, path)),
-        Some(_) => {
-            Err(Failure::Error(CloudError::new(Reason::Malformed, "it has more tags than one answer holds")))
-        }
+        Some(_) => Err(more_tags()),
     }
+}
+
+pub(super) fn more_tags() -> Failure {
+    Failure::Error(CloudError::new(Reason::Malformed, "it has more tags than one answer holds"))
 }
 
 /// `[{Key, Value}]`, as most services write tags, or a map, as the rest does.
@@ -397,6 +424,7 @@ mod tests {
         assert_eq!(vpn, json!({"Options": {"TunnelOptions": [{"Ike": 1}, {}]}, "Id": "v"}));
         let mut page = json!({"DistributionList": {"Items": [{"Id": "E1"}]}});
         assert_eq!(items(&mut page, &["DistributionList", "Items"]), [json!({"Id": "E1"})]);
-        assert!(matches!(described(json!({"clusters": []}), "clusters.0"), Err(Failure::NotFound { .. })));
+        let nothing = described(json!({"Other": 1}), "Cluster");
+        assert!(matches!(nothing, Err(Failure::Error(error)) if error.reason == Reason::Malformed));
     }
 }

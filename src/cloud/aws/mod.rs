@@ -38,11 +38,12 @@ use serde_json::Value;
 use tokio::sync::Semaphore;
 
 use super::{AccountTarget, CloudError, Credentials, Identity, Members, Pages, Provider, Session, TypeInfo};
-use crate::inventory::{AccountId, Document, Observation, Part, Reason, Region, Scope, TagSet, Tags, Unread};
+use crate::inventory::{
+    AccountId, Document, Observation, Part, Reason, Region, Scope, TagSet, Tags, Unread, shared_by,
+};
 use call::{Answered, Capture, Seen};
 use declare::{
-    ById, Declaration, Listed, TagSource, Which, at_path, items, next_page, remove, shared_by, tag_set, text,
-    time_field,
+    ById, Declaration, Listed, TagSource, Which, at_path, items, next_page, remove, tag_set, text, time_field,
 };
 use error::{Failure, classify};
 use governor::{Attempts, Governor};
@@ -147,6 +148,11 @@ impl Aws {
 
     fn chains(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, SdkConfig>> {
         self.chains.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where the parts of each type stand in the answers of its calls: what tests hold against the services' models.
+    pub fn paths() -> Vec<Value> {
+        declarations().map(Declaration::paths).collect()
     }
 
     /// Calls since the process began.
@@ -501,13 +507,19 @@ async fn complete(
     if let Some(describe) = declaration.describe {
         match describe(regional, &mut described.object).await {
             Ok(()) => {}
-            Err(Failure::NotFound { .. }) => return Ok(None),
-            Err(Failure::Error(error)) if is_denied(&error) && declaration.names_itself(&mut described.object) => {
+            Err(Failure::NotFound { code }) if declaration.is_absence(&code) => return Ok(None),
+            Err(failure) => {
+                let is_of_it_alone = match &failure {
+                    Failure::NotFound { .. } => true,
+                    Failure::Error(error) => is_denied(error),
+                };
+                if !is_of_it_alone || !declaration.names_itself(&mut described.object) {
+                    return Err(as_error(failure, declaration));
+                }
                 described.is_bare = true;
-                described.miss(Part::Attributes, Failure::Error(error), declaration.further_action());
+                described.miss(Part::Attributes, failure, declaration.further_action());
                 return Ok(Some(described));
             }
-            Err(Failure::Error(error)) => return Err(error),
         }
     }
     if let Some(enrich) = declaration.enrich {
@@ -659,8 +671,19 @@ fn as_error(failure: Failure, declaration: &Declaration) -> CloudError {
         Failure::Error(error) => error,
         Failure::NotFound { code } => CloudError::new(
             Reason::ServerError,
-            format!("the listing of {} was not found: {code}", declaration.name),
+            format!(
+                "AWS answered {code} on {}, which does not mean that there is no such resource",
+                declaration.name
+            ),
         ),
+    }
+}
+
+/// What a failed read by id proves: that there is no such resource, or nothing.
+fn absent(failure: Failure, declaration: &Declaration) -> Result<Option<Observation>, CloudError> {
+    match failure {
+        Failure::NotFound { code } if declaration.is_absence(&code) => Ok(None),
+        failure => Err(as_error(failure, declaration)),
     }
 }
 
@@ -808,8 +831,7 @@ impl Session for AwsSession {
             }
             ById::Exists(exists) => match exists(&regional, id).await {
                 Ok(()) => return Ok(Some(Observation::unread(id))),
-                Err(Failure::NotFound { .. }) => return Ok(None),
-                Err(Failure::Error(error)) => return Err(error),
+                Err(failure) => return absent(failure, declaration),
             },
             ById::Describe(shown) => match complete(&regional, declaration, shown(id)).await? {
                 None => return Ok(None),
@@ -820,7 +842,7 @@ impl Session for AwsSession {
                         || CloudError::new(Reason::Denied, "its attributes may not be read"),
                         |Unread { reason, action, .. }| CloudError {
                             reason,
-                            message: format!("{action} is denied"),
+                            message: format!("{action} does not describe it"),
                             action: Some(action),
                         },
                     ));
@@ -832,8 +854,7 @@ impl Session for AwsSession {
             },
             ById::Listing => match page(&regional, declaration, Which::Id(id.to_owned())).await {
                 Ok((found, _)) => found,
-                Err(Failure::NotFound { .. }) => return Ok(None),
-                Err(Failure::Error(error)) => return Err(error),
+                Err(failure) => return absent(failure, declaration),
             },
         };
         // Another may have its name by now.
@@ -902,6 +923,15 @@ mod tests {
             let is_described = declaration.describe.is_some();
             assert!(!matches!(declaration.by_id, ById::Describe(_)) || is_described, "{name}: described by what?");
             assert!(declaration.within.is_none() || !matches!(declaration.by_id, ById::Listing), "{name}");
+            // A listing that takes an id may answer an empty list instead, and so prove it.
+            let answers_nothing = [
+                "AWS::AutoScaling::AutoScalingGroup",
+                "AWS::CloudWatch::Alarm",
+                "AWS::Logs::LogGroup",
+                "AWS::S3::Bucket",
+            ];
+            let is_read = !matches!(declaration.by_id, ById::Sweeps) && !answers_nothing.contains(&name);
+            assert_eq!(is_read, !declaration.not_found.is_empty(), "{name}: what says that there is none?");
             let end_states = declaration.end_states.map_or(1, |(_, states)| states.len());
             assert!(end_states > 0 && declaration.shape > 0, "{name}");
         }

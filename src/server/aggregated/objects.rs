@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::{GROUP, VERSION};
 use crate::inventory::{
     Change, ChangeKind, End, EndCause, FieldChange, Presence, Resource, ResourceKey, Revision, Scope, TagSet,
-    Tags, Timestamp,
+    Tags, Timestamp, shared_by,
 };
 use crate::server::query::show_tags;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -118,6 +118,11 @@ pub(super) struct CloudResourceStatus {
     /// suspect says that a complete look missed it. Absent when none did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub suspect: Option<Suspicion>,
+    /// sharedBy is the account that it belongs to, where that is not the one that lists it: shared by AWS Resource Access
+    /// Manager. Its tags are not shown here then, and no rule asks anything of it. Absent otherwise, and in answers
+    /// without attributes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shared_by: Option<String>,
     /// attributes are the described object, in the names of the cloud's own API, as its command line prints it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "any_object")]
@@ -309,6 +314,7 @@ pub(super) fn cloud_resource(
         labels: labels(scope),
         annotations: BTreeMap::new(),
     };
+    let shared_by = attributes.as_ref().and_then(|object| shared_by(object, &key.account)).map(str::to_owned);
     let attributes = attributes.map(|mut object| {
         show_tags(&mut object, &resource);
         object
@@ -336,6 +342,7 @@ pub(super) fn cloud_resource(
             misses: suspect.misses,
             held: suspect.held,
         }),
+        shared_by,
         attributes,
     };
     Object { kind: "CloudResource", api_version: api_version(), metadata, status }

@@ -6,7 +6,7 @@
 It prints "ready" on standard error. What of several recordings names one id is shown as it was recorded, so an
 id can come twice in a listing. Tags of one id are some recorded answer of the call, chosen by the id.
 """
-import datetime, gzip, hashlib, http.server, json, os, re, struct, sys, threading, urllib.parse
+import base64, datetime, gzip, hashlib, http.server, json, os, re, struct, sys, threading, urllib.parse
 import botocore.session
 from moto.core.model import ServiceModel
 from moto.core import serialize
@@ -254,9 +254,7 @@ class H(http.server.BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         name, op, params = route(self, body)
         CALLS.append((name, op))
-        if name and os.environ.get("REQUESTS"):
-            line = json.dumps({"service": name, "operation": op, "params": [[k, v] for k, v in params]}, default=str)
-            with LOCK, open(os.environ["REQUESTS"], "a") as log: print(line, file=log)
+        self.call = {"service": name, "operation": op, "params": [[k, v] for k, v in params]}
         if not name:
             print("unrouted", self.command, self.path, self.headers.get("X-Amz-Target"), body[:120], file=sys.stderr); self.reply(404, b"", {}); return
         om = MODELS[name].operation_model(op)
@@ -267,12 +265,16 @@ class H(http.server.BaseHTTPRequestHandler):
             self.reply(200, cbor(answer(name, op, params)), {"Content-Type": "application/cbor", "smithy-protocol": "rpc-v2-cbor"}); return
         s = serialize.get_serializer_class(name, MODELS[name].protocol)(operation_model=om)
         try: r = s.serialize(answer(name, op, params))
+        except NotFound if name == "ecs" else ():
+            one = next((v for k, v in params if k in ("clusters.0", "services.0")), "")
+            r = s.serialize({"clusters": [], "services": [], "failures": [{"arn": one, "reason": "MISSING"}]})
         except NotFound:
             codes = [e.metadata.get("error", {}).get("code") or e.name for e in om.error_shapes]
             code = next((c for c in codes if re.search("NotFound|NoSuch|DoesNotExist|NonExist", c)), None)
+            if name == "sagemaker": code = "ValidationException"
             code = code or {"ec2": "InvalidID.NotFound"}.get(name, "ResourceNotFoundException")
             if os.environ.get("VERBOSE"): print("notfound", name, op, params, code, file=sys.stderr)
-            try: r = s.serialize(failure(code, "not found"))
+            try: r = s.serialize(failure(code, "Could not find it" if name == "sagemaker" else "not found"))
             except Exception as e: print("cannot say", name, op, code, repr(e)[:100], file=sys.stderr); self.reply(400, b"", {}); return
         except Exception as e:
             import traceback; print("broken", name, op, traceback.format_exc()[-700:], file=sys.stderr); self.reply(500, b"", {}); return
@@ -281,6 +283,9 @@ class H(http.server.BaseHTTPRequestHandler):
         if (name, op) == ("s3", "GetBucketLocation"): b = re.sub(rb"<LocationConstraint>\s*<LocationConstraint>(.*?)</LocationConstraint>\s*</LocationConstraint>", rb"<LocationConstraint>\1</LocationConstraint>", b)
         self.reply(r["status_code"], b, r["headers"])
     def reply(self, status, body, headers):
+        if self.call["service"] and os.environ.get("REQUESTS"):
+            answer = {"status": status, "headers": {k: str(v) for k, v in headers.items()}, "body": base64.b64encode(body).decode()}
+            with LOCK, open(os.environ["REQUESTS"], "a") as log: print(json.dumps({**self.call, "answer": answer}, default=str), file=log)
         self.send_response(status)
         for k, v in headers.items(): self.send_header(k, str(v))
         self.send_header("Content-Length", str(len(body))); self.end_headers()

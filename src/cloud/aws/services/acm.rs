@@ -34,6 +34,7 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     }),
     by_id: ById::Describe(|arn| json!({ "CertificateArn": arn })),
     id: "CertificateArn",
+    not_found: &["ResourceNotFoundException"],
     tags: TagSource::Call(|regional, certificate| {
         Box::pin(async move {
             let arn = text(certificate, "CertificateArn");

@@ -23,6 +23,7 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
         })
     }),
     id: "id",
+    not_found: &["NotFoundException"],
     tags: TagSource::Inline("tags"),
     birth: Some("createdDate"),
     cadence: CadenceClass::Slow,

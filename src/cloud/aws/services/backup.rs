@@ -1,7 +1,7 @@
 //! Backup vaults.
 
 use crate::cloud::CadenceClass;
-use crate::cloud::aws::declare::{ById, Declaration, TagSource, list, send, tags_in, text};
+use crate::cloud::aws::declare::{ById, Declaration, TagSource, list, send, tags_unless_more, text};
 
 pub(super) const TYPES: &[Declaration] = &[Declaration {
     name: "AWS::Backup::BackupVault",
@@ -15,7 +15,7 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     tags: TagSource::Call(|regional, vault| {
         Box::pin(async move {
             let request = regional.backup().list_tags().resource_arn(text(vault, "BackupVaultArn"));
-            Ok(tags_in(&send!(regional, "backup" "ListTags", request)?, "Tags"))
+            tags_unless_more(&send!(regional, "backup" "ListTags", request)?, "Tags", "NextToken")
         })
     }),
     birth: Some("CreationDate"),

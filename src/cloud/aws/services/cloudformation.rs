@@ -11,6 +11,7 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
         page set_next_token; id stack_name),
     items: &["Stacks"],
     id: "StackId",
+    not_found: &["ValidationError"],
     birth: Some("CreationTime"),
     end_states: Some(("StackStatus", &["DELETE_COMPLETE"])),
     volatile: &["DriftInformation"],

@@ -16,6 +16,7 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
         })
     }),
     id: "Id",
+    not_found: &["NoSuchDistribution"],
     tags: TagSource::Call(|regional, distribution| {
         Box::pin(async move {
             let request = regional.cloudfront().list_tags_for_resource().resource(text(distribution, "ARN"));
@@ -24,6 +25,8 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     }),
     global: true,
     // Origins may carry headers that let them in.
-    secret: &["Origins.Items.CustomHeaders"],
+    // The model marks what people write of it as sensitive.
+    secret: &["Origins.Items.CustomHeaders", "Comment"],
+    shape: 2,
     ..Declaration::USUAL
 }];

@@ -20,6 +20,7 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     }),
     by_id: ById::Describe(|name| name.into()),
     id: "TableName",
+    not_found: &["ResourceNotFoundException"],
     tags: TagSource::Call(|regional, table| {
         Box::pin(async move {
             let mut tags = TagSet::new();

@@ -28,6 +28,7 @@ pub(super) const TYPES: &[Declaration] = &[
         fetch: list!(ec2 "ec2" "DescribeInstances": describe_instances {include_managed_resources(true)}; page set_next_token, max_results(PAGE); id instance_ids),
         items: &["Reservations", "Instances"],
         id: "InstanceId",
+        not_found: &["InvalidInstanceID.NotFound"],
         // LaunchTime is when it was started last. Its primary interface is attached when it is made, and never let go of.
         birth: Some("NetworkInterfaces.Attachment.AttachTime"),
         end_states: Some(("State.Name", &["shutting-down", "terminated"])),
@@ -46,6 +47,7 @@ pub(super) const TYPES: &[Declaration] = &[
         fetch: list!(ec2 "ec2" "DescribeVolumes": describe_volumes {include_managed_resources(true)}; page set_next_token, max_results(PAGE); id volume_ids),
         items: &["Volumes"],
         id: "VolumeId",
+        not_found: &["InvalidVolume.NotFound"],
         birth: Some("CreateTime"),
         end_states: Some(("State", &["deleting", "deleted"])),
         ..EC2
@@ -57,6 +59,7 @@ pub(super) const TYPES: &[Declaration] = &[
         fetch: list!(ec2 "ec2" "DescribeSnapshots": describe_snapshots {owner_ids("self")}; page set_next_token, max_results(PAGE); id snapshot_ids),
         items: &["Snapshots"],
         id: "SnapshotId",
+        not_found: &["InvalidSnapshot.NotFound"],
         birth: Some("StartTime"),
         volatile: &["Progress"],
         ..EC2
@@ -67,6 +70,7 @@ pub(super) const TYPES: &[Declaration] = &[
         fetch: list!(ec2 "ec2" "DescribeImages": describe_images {owners("self"), include_disabled(true), include_deprecated(true)}; page set_next_token, max_results(PAGE); id image_ids),
         items: &["Images"],
         id: "ImageId",
+        not_found: &["InvalidAMIID.NotFound", "InvalidAMIID.Unavailable"],
         birth: Some("CreationDate"),
         end_states: Some(("State", &["deregistered"])),
         volatile: &["LastLaunchedTime", "ScanResults"],
@@ -79,6 +83,7 @@ pub(super) const TYPES: &[Declaration] = &[
         fetch: list!(ec2 "ec2" "DescribeAddresses": describe_addresses; id allocation_ids),
         items: &["Addresses"],
         id: "AllocationId",
+        not_found: &["InvalidAllocationID.NotFound"],
         ..EC2
     },
     Declaration {
@@ -88,6 +93,7 @@ pub(super) const TYPES: &[Declaration] = &[
         fetch: list!(ec2 "ec2" "DescribeNetworkInterfaces": describe_network_interfaces {include_managed_resources(true)}; page set_next_token, max_results(PAGE); id network_interface_ids),
         items: &["NetworkInterfaces"],
         id: "NetworkInterfaceId",
+        not_found: &["InvalidNetworkInterfaceID.NotFound"],
         // The one listing of EC2 whose field is not called Tags.
         tags: TagSource::Inline("TagSet"),
         // Under the CNI of EKS each pod has one. The first stands in PrivateIpAddress, too.
@@ -102,6 +108,7 @@ pub(super) const TYPES: &[Declaration] = &[
         fetch: list!(ec2 "ec2" "DescribeSecurityGroups": describe_security_groups; page set_next_token, max_results(PAGE); id group_ids),
         items: &["SecurityGroups"],
         id: "GroupId",
+        not_found: &["InvalidGroup.NotFound", "InvalidSecurityGroupID.NotFound"],
         ..EC2
     },
     Declaration {
@@ -111,6 +118,8 @@ pub(super) const TYPES: &[Declaration] = &[
         fetch: list!(ec2 "ec2" "DescribeVpcs": describe_vpcs; page set_next_token, max_results(PAGE); id vpc_ids),
         items: &["Vpcs"],
         id: "VpcId",
+        end_states: Some(("State", &["deleting"])),
+        not_found: &["InvalidVpcID.NotFound"],
         cadence: CadenceClass::Slow,
         ..EC2
     },
@@ -121,6 +130,7 @@ pub(super) const TYPES: &[Declaration] = &[
         fetch: list!(ec2 "ec2" "DescribeSubnets": describe_subnets; page set_next_token, max_results(PAGE); id subnet_ids),
         items: &["Subnets"],
         id: "SubnetId",
+        not_found: &["InvalidSubnetID.NotFound"],
         // Every launch changes it.
         volatile: &["AvailableIpAddressCount"],
         cadence: CadenceClass::Slow,
@@ -134,6 +144,7 @@ pub(super) const TYPES: &[Declaration] = &[
             page set_next_token, max_results(100); id route_table_ids),
         items: &["RouteTables"],
         id: "RouteTableId",
+        not_found: &["InvalidRouteTableID.NotFound"],
         cadence: CadenceClass::Slow,
         ..EC2
     },
@@ -143,6 +154,7 @@ pub(super) const TYPES: &[Declaration] = &[
         fetch: list!(ec2 "ec2" "DescribeInternetGateways": describe_internet_gateways; page set_next_token, max_results(PAGE); id internet_gateway_ids),
         items: &["InternetGateways"],
         id: "InternetGatewayId",
+        not_found: &["InvalidInternetGatewayID.NotFound"],
         cadence: CadenceClass::Slow,
         ..EC2
     },
@@ -152,6 +164,7 @@ pub(super) const TYPES: &[Declaration] = &[
         fetch: list!(ec2 "ec2" "DescribeNatGateways": describe_nat_gateways; page set_next_token, max_results(PAGE); id nat_gateway_ids),
         items: &["NatGateways"],
         id: "NatGatewayId",
+        not_found: &["NatGatewayNotFound"],
         birth: Some("CreateTime"),
         // Shown for an hour after it came to nothing.
         end_states: Some(("State", &["deleting", "deleted", "failed"])),
@@ -163,6 +176,7 @@ pub(super) const TYPES: &[Declaration] = &[
         fetch: list!(ec2 "ec2" "DescribeKeyPairs": describe_key_pairs; id key_pair_ids),
         items: &["KeyPairs"],
         id: "KeyPairId",
+        not_found: &["InvalidKeyPair.NotFound"],
         birth: Some("CreateTime"),
         cadence: CadenceClass::Slow,
         ..EC2
@@ -176,6 +190,7 @@ pub(super) const TYPES: &[Declaration] = &[
         enrich: Some(launch_template_versions),
         shape: 2,
         id: "LaunchTemplateId",
+        not_found: &["InvalidLaunchTemplateId.NotFound"],
         secret: &["Versions.LaunchTemplateData.UserData"],
         birth: Some("CreateTime"),
         cadence: CadenceClass::Slow,
@@ -189,6 +204,7 @@ pub(super) const TYPES: &[Declaration] = &[
             page set_next_token, max_results(PAGE); id vpc_endpoint_ids),
         items: &["VpcEndpoints"],
         id: "VpcEndpointId",
+        not_found: &["InvalidVpcEndpointId.NotFound"],
         birth: Some("CreationTimestamp"),
         end_states: Some((
             "State",
@@ -207,6 +223,7 @@ pub(super) const TYPES: &[Declaration] = &[
             page set_next_token, max_results(PAGE); id vpc_peering_connection_ids),
         items: &["VpcPeeringConnections"],
         id: "VpcPeeringConnectionId",
+        not_found: &["InvalidVpcPeeringConnectionID.NotFound"],
         // Shown for a while after they came to nothing.
         end_states: Some(("Status.Code", &["deleting", "deleted", "rejected", "expired", "failed"])),
         cadence: CadenceClass::Slow,
@@ -220,6 +237,7 @@ pub(super) const TYPES: &[Declaration] = &[
             page set_next_token, max_results(PAGE); id transit_gateway_ids),
         items: &["TransitGateways"],
         id: "TransitGatewayId",
+        not_found: &["InvalidTransitGatewayID.NotFound"],
         birth: Some("CreationTime"),
         end_states: Some(("State", &["deleting", "deleted"])),
         ..EC2
@@ -232,8 +250,9 @@ pub(super) const TYPES: &[Declaration] = &[
             page set_next_token, max_results(PAGE); id transit_gateway_attachment_ids),
         items: &["TransitGatewayAttachments"],
         id: "TransitGatewayAttachmentId",
+        not_found: &["InvalidTransitGatewayAttachmentID.NotFound"],
         birth: Some("CreationTime"),
-        end_states: Some(("State", &["deleting", "deleted", "rejected", "failed"])),
+        end_states: Some(("State", &["deleting", "deleted", "rejecting", "rejected", "failing", "failed"])),
         ..EC2
     },
     Declaration {
@@ -242,6 +261,7 @@ pub(super) const TYPES: &[Declaration] = &[
         fetch: list!(ec2 "ec2" "DescribeVpnConnections": describe_vpn_connections; id vpn_connection_ids),
         items: &["VpnConnections"],
         id: "VpnConnectionId",
+        not_found: &["InvalidVpnConnectionID.NotFound"],
         end_states: Some(("State", &["deleting", "deleted"])),
         volatile: &["VgwTelemetry"],
         // Pre-shared keys.
@@ -256,6 +276,7 @@ pub(super) const TYPES: &[Declaration] = &[
             page set_next_token, max_results(PAGE); id network_acl_ids),
         items: &["NetworkAcls"],
         id: "NetworkAclId",
+        not_found: &["InvalidNetworkAclID.NotFound"],
         cadence: CadenceClass::Slow,
         ..EC2
     },
@@ -266,6 +287,7 @@ pub(super) const TYPES: &[Declaration] = &[
             page set_next_token, max_results(PAGE); id flow_log_ids),
         items: &["FlowLogs"],
         id: "FlowLogId",
+        not_found: &["InvalidFlowLogId.NotFound"],
         birth: Some("CreationTime"),
         volatile: &["DeliverLogsStatus", "DeliverLogsErrorMessage"],
         cadence: CadenceClass::Slow,
@@ -279,10 +301,19 @@ pub(super) const TYPES: &[Declaration] = &[
             page set_next_token, max_results(PAGE); id capacity_reservation_ids),
         items: &["CapacityReservations"],
         id: "CapacityReservationId",
+        not_found: &["InvalidCapacityReservationId.NotFound"],
         birth: Some("CreateDate"),
-        end_states: Some(("State", &["expired", "cancelled", "failed", "payment-failed", "unsupported"])),
+        end_states: Some((
+            "State",
+            &["expired", "cancelling", "cancelled", "failed", "payment-failed", "unsupported"],
+        )),
         // Every launch into it changes it.
-        volatile: &["AvailableInstanceCount", "CapacityAllocations"],
+        volatile: &[
+            "AvailableInstanceCount",
+            "CapacityAllocations",
+            "InterruptibleCapacityAllocation.InstanceCount",
+        ],
+        shape: 2,
         ..EC2
     },
     Declaration {
@@ -292,6 +323,7 @@ pub(super) const TYPES: &[Declaration] = &[
         fetch: list!(ec2 "ec2" "DescribePlacementGroups": describe_placement_groups; id group_ids),
         items: &["PlacementGroups"],
         id: "GroupId",
+        not_found: &["InvalidPlacementGroup.Unknown"],
         end_states: Some(("State", &["deleting", "deleted"])),
         cadence: CadenceClass::Slow,
         ..EC2

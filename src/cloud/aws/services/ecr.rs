@@ -11,6 +11,7 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     items: &["repositories"],
     next_page: "nextToken",
     id: "repositoryName",
+    not_found: &["RepositoryNotFoundException"],
     tags: TagSource::Call(|regional, repository| {
         Box::pin(async move {
             let arn = text(repository, "repositoryArn");

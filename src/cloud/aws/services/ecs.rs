@@ -2,13 +2,13 @@
 
 use aws_sdk_ecs::types::{ClusterField, ServiceField};
 use futures::future::BoxFuture;
-use serde_json::json;
+use serde_json::{Value, json};
 
+use crate::cloud::CloudError;
 use crate::cloud::aws::Regional;
-use crate::cloud::aws::declare::{
-    ById, Declaration, Listed, TagSource, Which, described, list, next_page, send, text,
-};
+use crate::cloud::aws::declare::{ById, Declaration, Listed, TagSource, Which, list, next_page, send, text};
 use crate::cloud::aws::error::Failure;
+use crate::inventory::Reason;
 
 pub(super) const TYPES: &[Declaration] = &[
     Declaration {
@@ -22,12 +22,13 @@ pub(super) const TYPES: &[Declaration] = &[
                 let request = regional.ecs().describe_clusters().clusters(cluster.as_str().unwrap_or_default());
                 let request = request.include(ClusterField::Tags).include(ClusterField::Settings);
                 let answer = send!(regional, "ecs" "DescribeClusters", request)?;
-                *cluster = described(answer, "clusters.0")?;
+                *cluster = first(answer, "clusters")?;
                 Ok(())
             })
         }),
         by_id: ById::Describe(|arn| arn.into()),
         id: "clusterArn",
+        not_found: &["MISSING"],
         tags: TagSource::Inline("tags"),
         // The API tells no time of creation.
         reusable_ids: true,
@@ -74,7 +75,7 @@ pub(super) const TYPES: &[Declaration] = &[
                 for cluster in candidates {
                     let request = regional.ecs().describe_services().cluster(cluster).services(&arn);
                     let answer = send!(regional, "ecs" "DescribeServices", request.include(ServiceField::Tags));
-                    match answer.and_then(|answer| described(answer, "services.0")) {
+                    match answer.and_then(|answer| first(answer, "services")) {
                         Ok(found) => {
                             *service = found;
                             return Ok(());
@@ -83,7 +84,7 @@ pub(super) const TYPES: &[Declaration] = &[
                         Err(failure) => return Err(failure),
                     }
                 }
-                Err(Failure::NotFound { code: "in no cluster".to_owned() })
+                Err(missing())
             })
         }),
         by_id: ById::Describe(|arn| match arn.split('/').collect::<Vec<_>>()[..] {
@@ -92,6 +93,7 @@ pub(super) const TYPES: &[Declaration] = &[
             _ => json!({ "serviceArn": arn }),
         }),
         id: "serviceArn",
+        not_found: &["MISSING", "ClusterNotFoundException"],
         tags: TagSource::Inline("tags"),
         birth: Some("createdAt"),
         reusable_ids: true,
@@ -112,6 +114,28 @@ pub(super) const TYPES: &[Declaration] = &[
     },
 ];
 
+/// The one that was asked for. ECS answers with success and names what it could not show among the failures; only
+/// `MISSING` says that it does not exist:
+/// <https://docs.aws.amazon.com/AmazonECS/latest/developerguide/api_failures_messages.html>
+fn first(mut answer: Value, list: &str) -> Result<Value, Failure> {
+    if let Some(found) = answer[list].get_mut(0) {
+        return Ok(found.take());
+    }
+    let failure = &answer["failures"][0];
+    match text(failure, "reason") {
+        "MISSING" => Err(missing()),
+        reason => {
+            let message =
+                format!("ecs does not show {}: {reason} {}", text(failure, "arn"), text(failure, "detail"));
+            Err(Failure::Error(CloudError::new(Reason::ServerError, message)))
+        }
+    }
+}
+
+fn missing() -> Failure {
+    Failure::NotFound { code: "MISSING".to_owned() }
+}
+
 fn clusters(regional: &Regional) -> BoxFuture<'_, Result<Vec<String>, Failure>> {
     Box::pin(async move {
         let mut clusters = Vec::new();
@@ -127,4 +151,23 @@ fn clusters(regional: &Regional) -> BoxFuture<'_, Result<Vec<String>, Failure>> 
             }
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_missing_does_not_exist() {
+        let answer = |reason: &str| json!({"services": [], "failures": [{"arn": "a", "reason": reason}]});
+        assert!(matches!(first(answer("MISSING"), "services"), Err(Failure::NotFound { .. })));
+        for other in ["INACTIVE", "ACCESS_DENIED", ""] {
+            assert!(matches!(first(answer(other), "services"), Err(Failure::Error(_))), "{other}");
+        }
+        assert!(matches!(first(json!({"services": [], "failures": []}), "services"), Err(Failure::Error(_))));
+        assert_eq!(
+            first(json!({"services": [{"status": "ACTIVE"}]}), "services").ok(),
+            Some(json!({"status": "ACTIVE"}))
+        );
+    }
 }

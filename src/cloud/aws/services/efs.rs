@@ -10,6 +10,7 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     items: &["FileSystems"],
     next_page: "NextMarker",
     id: "FileSystemId",
+    not_found: &["FileSystemNotFound"],
     birth: Some("CreationTime"),
     end_states: Some(("LifeCycleState", &["deleting", "deleted"])),
     // Metered by the hour.

@@ -26,6 +26,7 @@ pub(super) const TYPES: &[Declaration] = &[
         }),
         by_id: ById::Describe(|name| name.into()),
         id: "name",
+        not_found: &["ResourceNotFoundException"],
         tags: TagSource::Inline("tags"),
         birth: Some("createdAt"),
         reusable_ids: true,
@@ -69,6 +70,7 @@ pub(super) const TYPES: &[Declaration] = &[
             json!({ "clusterName": parts.next(), "nodegroupName": parts.next() })
         }),
         id: "nodegroupArn",
+        not_found: &["ResourceNotFoundException"],
         tags: TagSource::Inline("tags"),
         birth: Some("createdAt"),
         end_states: Some(("status", &["DELETING"])),

@@ -26,6 +26,7 @@ pub(super) const TYPES: &[Declaration] = &[
             page set_marker, max_records(PAGE); id cache_cluster_id),
         items: &["CacheClusters"],
         id: "CacheClusterId",
+        not_found: &["CacheClusterNotFound"],
         birth: Some("CacheClusterCreateTime"),
         end_states: Some(("CacheClusterStatus", &["deleting", "deleted"])),
         // Every night.
@@ -39,6 +40,7 @@ pub(super) const TYPES: &[Declaration] = &[
             page set_marker, max_records(PAGE); id replication_group_id),
         items: &["ReplicationGroups"],
         id: "ReplicationGroupId",
+        not_found: &["ReplicationGroupNotFoundFault"],
         birth: Some("ReplicationGroupCreateTime"),
         end_states: Some(("Status", &["deleting"])),
         volatile: &["PendingModifiedValues.Resharding"],

@@ -32,6 +32,7 @@ pub(super) const TYPES: &[Declaration] = &[
         enrich: Some(listeners),
         shape: 3,
         id: "LoadBalancerArn",
+        not_found: &["LoadBalancerNotFound"],
         birth: Some("CreatedTime"),
         // Of an identity provider.
         secret: &["Listeners.DefaultActions.AuthenticateOidcConfig.ClientSecret"],
@@ -50,6 +51,7 @@ pub(super) const TYPES: &[Declaration] = &[
         enrich: Some(targets),
         shape: 3,
         id: "TargetGroupArn",
+        not_found: &["TargetGroupNotFound"],
         ..ELB
     },
 ];

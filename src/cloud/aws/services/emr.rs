@@ -34,6 +34,7 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     }),
     by_id: ById::Describe(|id| json!({ "Id": id })),
     id: "Id",
+    not_found: &["InvalidRequestException"],
     birth: Some("Status.Timeline.CreationDateTime"),
     end_states: Some(("Status.State", &["TERMINATING", "TERMINATED", "TERMINATED_WITH_ERRORS"])),
     volatile: &["NormalizedInstanceHours"],

@@ -9,6 +9,7 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
         page set_next_token, max_results(100); id file_system_ids),
     items: &["FileSystems"],
     id: "FileSystemId",
+    not_found: &["FileSystemNotFound"],
     birth: Some("CreationTime"),
     end_states: Some(("Lifecycle", &["DELETING"])),
     volatile: &["AdministrativeActions", "WindowsConfiguration.MaintenanceOperationsInProgress"],

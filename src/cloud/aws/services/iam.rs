@@ -29,12 +29,15 @@ pub(super) const TYPES: &[Declaration] = &[
                     let request = regional.iam().get_role().role_name(text(role, "RoleName"));
                     *role = described(send!(regional, "iam" "GetRole", request)?, "Role")?;
                 }
-                role["AssumeRolePolicyDocument"] = policy(text(role, "AssumeRolePolicyDocument"));
+                if role.get("AssumeRolePolicyDocument").is_some() {
+                    role["AssumeRolePolicyDocument"] = policy(text(role, "AssumeRolePolicyDocument"));
+                }
                 Ok(())
             })
         }),
         by_id: ById::Describe(|name| json!({ "RoleName": name })),
         id: "RoleName",
+        not_found: &["NoSuchEntity"],
         tags: TagSource::Call(|regional, role| {
             Box::pin(async move {
                 // AWS makes these by itself, and lets nobody tag them:
@@ -69,6 +72,7 @@ pub(super) const TYPES: &[Declaration] = &[
         }),
         by_id: ById::Describe(|name| json!({ "UserName": name })),
         id: "UserName",
+        not_found: &["NoSuchEntity"],
         tags: TagSource::Call(|regional, user| {
             Box::pin(async move {
                 let request = regional.iam().list_user_tags().user_name(text(user, "UserName")).max_items(PAGE);

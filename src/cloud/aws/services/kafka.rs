@@ -30,6 +30,7 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     }),
     by_id: ById::Describe(|arn| json!({ "ClusterArn": arn })),
     id: "ClusterArn",
+    not_found: &["NotFoundException"],
     birth: Some("CreationTime"),
     end_states: Some(("State", &["DELETING"])),
     volatile: &["ActiveOperationArn"],

@@ -1,6 +1,6 @@
 //! Kinesis data streams.
 
-use crate::cloud::aws::declare::{ById, Declaration, TagSource, described, list, send, tags_in, text};
+use crate::cloud::aws::declare::{ById, Declaration, TagSource, described, list, more_tags, send, tags_in, text};
 
 pub(super) const TYPES: &[Declaration] = &[Declaration {
     name: "AWS::Kinesis::Stream",
@@ -18,17 +18,22 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     }),
     by_id: ById::Describe(|name| name.into()),
     id: "StreamName",
+    not_found: &["ResourceNotFoundException"],
     tags: TagSource::Call(|regional, stream| {
         Box::pin(async move {
             // A stream has at most 50, which is what one call answers.
             let request = regional.kinesis().list_tags_for_stream().stream_name(text(stream, "StreamName"));
-            Ok(tags_in(&send!(regional, "kinesis" "ListTagsForStream", request.limit(50))?, "Tags"))
+            let answer = send!(regional, "kinesis" "ListTagsForStream", request.limit(50))?;
+            if answer["HasMoreTags"] == true {
+                return Err(more_tags());
+            }
+            Ok(tags_in(&answer, "Tags"))
         })
     }),
     birth: Some("StreamCreationTimestamp"),
     reusable_ids: true,
     end_states: Some(("StreamStatus", &["DELETING"])),
-    volatile: &["OpenShardCount", "ConsumerCount", "WarmThroughput"],
-    shape: 2,
+    volatile: &["OpenShardCount", "ConsumerCount", "ChannelCount", "QueueCount", "WarmThroughput"],
+    shape: 3,
     ..Declaration::USUAL
 }];

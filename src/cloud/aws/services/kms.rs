@@ -21,6 +21,7 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     }),
     by_id: ById::Describe(|id| json!({ "KeyId": id })),
     id: "KeyId",
+    not_found: &["NotFoundException"],
     tags: TagSource::Call(|regional, key| {
         Box::pin(async move {
             // Nobody but AWS can tag its own.

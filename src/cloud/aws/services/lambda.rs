@@ -16,6 +16,7 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
         })
     }),
     id: "FunctionName",
+    not_found: &["ResourceNotFoundException"],
     tags: TagSource::Call(|regional, function| {
         Box::pin(async move {
             let request = regional.lambda().list_tags().resource(text(function, "FunctionArn"));
@@ -26,6 +27,7 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     // The API tells no time of creation.
     reusable_ids: true,
     // People keep keys in them.
-    secret: &["Environment"],
+    shape: 2,
+    secret: &["Environment", "ImageConfigResponse.Error.Message", "RuntimeVersionConfig.Error.Message"],
     ..Declaration::USUAL
 }];

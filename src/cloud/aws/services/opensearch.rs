@@ -19,6 +19,7 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     }),
     by_id: ById::Describe(|name| json!({ "DomainName": name })),
     id: "DomainName",
+    not_found: &["ResourceNotFoundException"],
     tags: TagSource::Call(|regional, domain| {
         Box::pin(async move {
             let request = regional.opensearch().list_tags().arn(text(domain, "ARN"));
@@ -28,6 +29,7 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     }),
     // The API tells no time of creation.
     reusable_ids: true,
+    end_states: Some(("DomainProcessingStatus", &["Deleting"])),
     volatile: &["ChangeProgressDetails", "ServiceSoftwareOptions", "Processing", "UpgradeProcessing"],
     shape: 2,
     ..Declaration::USUAL

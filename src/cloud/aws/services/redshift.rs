@@ -10,6 +10,7 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     items: &["Clusters"],
     next_page: "Marker",
     id: "ClusterIdentifier",
+    not_found: &["ClusterNotFound"],
     birth: Some("ClusterCreateTime"),
     reusable_ids: true,
     end_states: Some(("ClusterStatus", &["deleting", "final-snapshot"])),

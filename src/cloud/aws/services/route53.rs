@@ -26,6 +26,7 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     }),
     by_id: ById::Describe(|id| json!({ "Id": id })),
     id: "Id",
+    not_found: &["NoSuchHostedZone"],
     tags: TagSource::Call(|regional, zone| {
         Box::pin(async move {
             let request = regional.route53().list_tags_for_resource().resource_id(text(zone, "Id"));

@@ -17,6 +17,7 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
         })
     }),
     id: "ARN",
+    not_found: &["ResourceNotFoundException"],
     birth: Some("CreatedDate"),
     shape: 2,
     volatile: &[

@@ -18,6 +18,7 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     }),
     by_id: ById::Describe(|arn| json!({ "TopicArn": arn })),
     id: "TopicArn",
+    not_found: &["NotFound"],
     tags: TagSource::Call(|regional, topic| {
         Box::pin(async move {
             let request = regional.sns().list_tags_for_resource().resource_arn(text(topic, "TopicArn"));

@@ -25,6 +25,7 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     }),
     by_id: ById::Describe(|url| url.into()),
     id: "QueueUrl",
+    not_found: &["QueueDoesNotExist", "AWS.SimpleQueueService.NonExistentQueue"],
     tags: TagSource::Call(|regional, queue| {
         Box::pin(async move {
             let request = regional.sqs().list_queue_tags().queue_url(text(queue, "QueueUrl"));

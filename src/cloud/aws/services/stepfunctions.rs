@@ -22,6 +22,7 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
         })
     }),
     id: "stateMachineArn",
+    not_found: &["StateMachineDoesNotExist"],
     tags: TagSource::Call(|regional, machine| {
         Box::pin(async move {
             let arn = text(machine, "stateMachineArn");
