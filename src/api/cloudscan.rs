@@ -105,7 +105,8 @@ pub struct CloudScanSpec {
     #[serde(default, skip_serializing_if = "is_default")]
     pub ownership: Ownership,
 
-    /// management asks for findings of what was made by hand (Unmanaged) or left the code (DriftedOut).
+    /// management asks for findings of what appeared without a mark of infrastructure as code (Unmanaged) or lost
+    /// it (DriftedOut).
     /// Absent means that nobody asks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub management: Option<Management>,

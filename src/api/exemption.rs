@@ -53,9 +53,16 @@ pub struct FindingExemptionSpec {
     /// expiresAt is when it stops, as RFC 3339; a week before, the condition ExpiringSoon says so. Absent
     /// means never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<Time>")]
+    #[schemars(with = "Option<Time>", regex(pattern = TIME))]
     pub expires_at: Option<Timestamp>,
 }
+
+/// What the API server takes for a time is more than that: it lets through an offset of +99:99, and years that have no
+/// moment in UTC.
+const TIME: &str = concat!(
+    r"^([0-8][0-9]{3}|9[0-8][0-9]{2}|99[0-8][0-9]|999[0-8])-[0-9]{2}-[0-9]{2}",
+    r"T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,9})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$"
+);
 
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

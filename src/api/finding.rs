@@ -52,7 +52,7 @@ pub struct FindingStatus {
     /// OwnershipLost (its tags named an owner, and nothing does any more), Untagged (it has no tag besides
     /// those that AWS sets), TagsMissing (it lacks tags that the CloudScan's tagPolicy requires), TagInvalid
     /// (a required tag has a value that is not allowed), Orphaned (it serves nothing any more, and most such
-    /// things cost), Unmanaged (it was made by hand), DriftedOut (code does not manage it any more), Flapping
+    /// things cost), Unmanaged (it appeared without a mark of infrastructure as code), DriftedOut (it lost that mark), Flapping
     /// (a cause begins again and again), MoreFindings (there are more than the CloudScan's maxOpen).
     #[schemars(length(max = 64))]
     pub kind: String,

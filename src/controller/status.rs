@@ -348,14 +348,19 @@ fn ready(found: &Found) -> Told {
             let reason = error.reason.as_str();
             told(TYPE, "False", reason, list(out.into_iter().map(|(text, _)| text)))
         }
-        None => told(TYPE, "Unknown", "Progressing", "the first scan is running"),
+        None => told(TYPE, "Unknown", "Progressing", "no account was looked at yet since the operator started"),
     }
 }
 
 fn reconciling(found: &Found) -> Told {
     const TYPE: &str = "Reconciling";
-    let stuck = all_stuck(found).is_some();
-    if stuck || found.scan.spec.suspend || taken_up(found) {
+    if found.refusal.is_some() {
+        told(TYPE, "False", "Refused", "the spec was refused and is not in force: see Stalled")
+    } else if all_stuck(found).is_some() {
+        told(TYPE, "False", "UpToDate", "the spec was taken up, but no account can be looked at: see Stalled")
+    } else if found.scan.spec.suspend {
+        told(TYPE, "False", "UpToDate", "the spec was taken up, and is suspended")
+    } else if taken_up(found) {
         told(TYPE, "False", "UpToDate", "the spec is in force")
     } else {
         told(TYPE, "True", "Progressing", "the spec is being taken up: it is in force after the next scan")
@@ -364,10 +369,18 @@ fn reconciling(found: &Found) -> Told {
 
 fn stalled(found: &Found) -> Told {
     const TYPE: &str = "Stalled";
-    match all_stuck(found) {
-        Some((reason, message)) => told(TYPE, "True", reason, message),
-        None => told(TYPE, "False", "NotStalled", "nothing here waits for you"),
+    if let Some((reason, message)) = all_stuck(found) {
+        return told(TYPE, "True", reason, message);
     }
+    let message = match locked_out(found).len() {
+        0 => "scanning goes on".to_owned(),
+        out => format!(
+            "scanning goes on for {} of {} accounts: CredentialsValid names the {out} others",
+            found.accounts.saturating_sub(out),
+            found.accounts
+        ),
+    };
+    told(TYPE, "False", "NotStalled", message)
 }
 
 fn first_scan_complete(found: &Found, before: &CloudScanStatus) -> Told {

@@ -19,6 +19,24 @@ const CHAIN: usize = 4;
 /// Types that end by complete looks in a row alone.
 pub const WITHOUT_READ_BY_ID: [&str; 2] = ["AWS::Backup::BackupVault", "AWS::IAM::AccessKey"];
 
+/// What can still be done about one that nobody meant to lose.
+fn by_type(resource_type: &str) -> &'static str {
+    match resource_type {
+        "AWS::EC2::Volume" | "AWS::EC2::Snapshot" | "AWS::EC2::Image" => {
+            "If nobody meant it, look in the Recycle Bin at once (aws ec2 list-snapshots-in-recycle-bin and its like); CloudTrail tells \
+             who did it (aws cloudtrail lookup-events, by ResourceName)"
+        }
+        "AWS::RDS::DBInstance" | "AWS::RDS::DBCluster" | "AWS::Redshift::Cluster" => {
+            "If nobody meant it, restore its final snapshot or a retained automated backup, before that expires; CloudTrail tells who did \
+             it (aws cloudtrail lookup-events, by ResourceName)"
+        }
+        _ => {
+            "If nobody meant it, make it again from code or a backup; CloudTrail tells who did it (aws cloudtrail lookup-events, by \
+             ResourceName, in its region; in us-east-1 for IAM, CloudFront and Route 53)"
+        }
+    }
+}
+
 pub(super) fn rule(input: &Input) -> Verdict {
     let Some(end) = &input.resource.end else { return Verdict::No };
     // Who did not cover the scope then must not learn of it; and after `keep` it is history.
@@ -30,7 +48,7 @@ pub(super) fn rule(input: &Input) -> Verdict {
         return Verdict::No;
     }
     let how = match &end.cause {
-        EndCause::Listed(state) => format!("it is {state}"),
+        EndCause::Listed(state) => format!("AWS lists it as {state}"),
         EndCause::Absent if WITHOUT_READ_BY_ID.contains(&key.resource_type.as_str()) => {
             "complete looks did not show it; its API can't tell by id whether it exists".to_owned()
         }
@@ -39,19 +57,19 @@ pub(super) fn rule(input: &Input) -> Verdict {
         EndCause::Moved(_) => "its id is seen in another account or region now: it was moved".to_owned(),
         EndCause::Replaced => "another one was made under the same name".to_owned(),
     };
-    let message = format!(
-        "{} is gone since a moment between {} and {}: {how}",
-        input.called(),
-        end.last_seen,
-        end.first_missed
-    );
+    let message =
+        format!("{} disappeared between {} and {}: {how}", input.called(), end.last_seen, end.first_missed);
     let evidence = vec![
         format!("last seen {}", end.last_seen),
         format!("first missed {}", end.first_missed),
         format!("concluded {} at revision {}", end.concluded, end.revision),
     ];
     let is_moved = matches!(end.cause, EndCause::Moved(_));
-    let advice = "If nobody meant it, restore it; CloudTrail tells who did it";
+    let advice = match &end.cause {
+        EndCause::Moved(_) => "Nothing is to be restored. Ask whether the move was meant",
+        EndCause::Replaced => "Ask whether it was meant to be made anew: what the earlier one held may be gone",
+        EndCause::Absent | EndCause::Listed(_) => by_type(key.resource_type.as_str()),
+    };
     Verdict::holds(input.finding(
         FindingKind::Disappeared,
         if is_moved { Severity::Low } else { Severity::High },
@@ -204,7 +222,7 @@ mod tests {
     fn an_end_is_a_finding_until_it_is_history() {
         let gone = Bed::of(ended(volume(tags(&[("Name", "data")])), 1000, 5));
         let finding = &found(&gone, 2000)[0];
-        assert!(finding.message.starts_with("Volume vol-1 (data) is gone since a moment between"), "{finding:?}");
+        assert!(finding.message.starts_with("Volume vol-1 (data) disappeared between"), "{finding:?}");
         assert_eq!(finding.since, at(700), "first missed");
         assert!(found(&gone, 1000 + 7 * 86400).is_empty());
         assert!(found(&Bed::of(volume(tags(&[]))), 2000).is_empty());

@@ -34,10 +34,11 @@ pub(super) fn finding(record: &Record, since: Timestamp) -> Finding {
         severity: Severity::Medium,
         since,
         message: format!(
-            "{} of {} comes and goes: it began {} times since {since}",
+            "{} of {} comes and goes: it began {} times since {since}; now it {}",
             of.kind,
             of.resource.id,
-            times.len()
+            times.len(),
+            if record.holds { "holds" } else { "does not hold" }
         ),
         advice: "Find what undoes the change: two tools that disagree, or a job that runs again and again"
             .to_owned(),

@@ -220,7 +220,9 @@ pub fn advance(
     }
     let mut all: Vec<(String, Option<Record>, Record)> = Vec::new();
     for (name, (was, mut record)) in others {
-        let is_flapping = flapping.contains_key(&record.finding.resource);
+        // Of its own accord: a tag that comes and goes silences no disappearance of the same resource.
+        let is_flapping =
+            flapping.contains_key(&record.finding.resource) && flapping::since(&record.begun, now).is_some();
         settle(&mut record, is_flapping, &view, settings, now);
         all.push((name, was, record));
     }
@@ -473,6 +475,21 @@ mod tests {
         now: i64,
     ) -> Lifecycle {
         run(before, findings, standing, &BTreeMap::new(), &settings(), now)
+    }
+
+    #[test]
+    fn a_cause_that_flaps_silences_no_other_of_the_same_resource() {
+        let mut records = BTreeMap::new();
+        for now in 10..15 {
+            let holds = if now % 2 == 0 { vec![finding(FindingKind::TagsMissing)] } else { Vec::new() };
+            records = step(records, holds, Some(Standing::Present), now).records;
+        }
+        let is_open = |records: &BTreeMap<String, Record>, name: &str| records[name].is_open();
+        assert!(is_open(&records, "Flapping") && !is_open(&records, "TagsMissing"));
+        let gone = vec![finding(FindingKind::Disappeared), finding(FindingKind::TagsMissing)];
+        let records = step(records, gone, Some(Standing::Ended), 15).records;
+        assert!(is_open(&records, "Disappeared"), "a lost database is no flapping tag");
+        assert!(is_open(&records, "Flapping"));
     }
 
     fn told(lifecycle: &Lifecycle) -> Vec<String> {

@@ -1,4 +1,4 @@
-//! `Orphaned`: it costs, or is in the way, and serves nothing any more.
+//! `Orphaned`: it costs, or is in the way, and nothing that is looked at uses it.
 //!
 //! Each case says of one type when its own document leaves the question open, and which types must not name
 //! it. That nothing names it is believed only where each of those was looked at whole, twice, after the
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::relations::texts;
 use super::{Finding, FindingKind, Input, Severity, Verdict};
-use crate::inventory::{Resource, ResourceKey, ResourceType, Revision, Scope, Timestamp};
+use crate::inventory::{Resource, ResourceKey, ResourceType, Revision, Scope, TagSet, Timestamp};
 
 /// One way of serving nothing.
 #[derive(Debug)]
@@ -25,6 +25,8 @@ pub(super) struct Case {
     verdict: &'static str,
     says: &'static str,
     advice: &'static str,
+    /// Fields of its document that tell a person which one it is.
+    shows: &'static [&'static str],
     when: When,
 }
 
@@ -70,20 +72,27 @@ const CASES: &[Case] = &[
         reads: &[INSTANCE],
         severity: Severity::Medium,
         verdict: "serves nothing",
-        says: "no instance uses it",
-        advice: "Make a snapshot if the data may be needed, then delete it",
+        says: "it is attached to no instance",
+        advice: "Ask its owner. If the data may be needed, make a snapshot, wait until it is completed, tag it with its owner and \
+                 until when it is kept, and exempt that tag; then delete the volume",
+        shows: &["SnapshotId"],
         when: When::ItSaysSo,
     },
     Case {
         resource_type: "AWS::EC2::EIP",
         is_open: |address| {
-            ["AssociationId", "InstanceId", "NetworkInterfaceId"].iter().all(|f| texts(address, f).is_empty())
+            // Those that a service allocated can be released by it alone.
+            ["AssociationId", "InstanceId", "NetworkInterfaceId", "ServiceManaged"]
+                .iter()
+                .all(|f| texts(address, f).is_empty())
         },
         reads: &["AWS::EC2::NatGateway"],
         severity: Severity::Medium,
         verdict: "serves nothing",
-        says: "the address is attached to nothing",
-        advice: "Release it, or attach it",
+        says: "it is associated with nothing, and no NAT gateway names it",
+        advice: "Before releasing it, look for the address in DNS and ask its owner for allow lists and failover: a released \
+                 address may not come back, and a DNS record left behind points to a stranger. If it is kept, exempt it",
+        shows: &["PublicIp"],
         when: When::ItSaysSo,
     },
     Case {
@@ -93,8 +102,10 @@ const CASES: &[Case] = &[
         reads: &[VOLUME, IMAGE, TEMPLATE, SCALING],
         severity: Severity::Low,
         verdict: "serves nothing",
-        says: "its volume is gone, and no image is made of it",
-        advice: "Delete it unless it is kept as a backup; then exempt it",
+        says: "its volume is not in this account and region, and no image, launch template or Auto Scaling group names it",
+        advice: "It may be the only copy of that data. Ask its owner and look for the tags of a backup tool: if it is to be kept, \
+                 exempt it with an expiry. Delete it only when nobody needs the data",
+        shows: &["VolumeId", "Description"],
         when: When::Unnamed,
     },
     Case {
@@ -103,8 +114,11 @@ const CASES: &[Case] = &[
         reads: &[INSTANCE, TEMPLATE, SCALING],
         severity: Severity::Low,
         verdict: "serves nothing",
-        says: "no instance was started from it, and no launch template names it in a version that is in force",
-        advice: "Deregister it and delete its snapshots, unless another account uses it",
+        says: "no instance of this account and region runs or is stopped on it, and no launch template (default and latest \
+               version) or Auto Scaling group names it",
+        advice: "Look at its LastLaunchedTime first (aws ec2 describe-images --image-ids). Fleets, Batch, EMR, Karpenter, \
+                 pipelines and other accounts may use it unseen: disable it for a while (aws ec2 disable-image), deregister last",
+        shows: &["Name"],
         when: When::Unnamed,
     },
     Case {
@@ -119,8 +133,10 @@ const CASES: &[Case] = &[
         reads: &[TARGETS],
         severity: Severity::Medium,
         verdict: "serves nothing",
-        says: "none of its target groups has a target",
-        advice: "Delete it, or register its targets",
+        says: "no target group that it forwards to has a target, or it has no listener (rules of listeners are not looked at)",
+        advice: "Is what stands behind it scaled to zero on purpose? Then exempt it. Else remove it where it was made (Ingress, \
+                 Service, stack), after its DNS records: its DNS name can't be had again",
+        shows: &["DNSName"],
         when: When::Unnamed,
     },
     Case {
@@ -129,18 +145,22 @@ const CASES: &[Case] = &[
         reads: &[SCALING, "AWS::ECS::Service"],
         severity: Severity::Low,
         verdict: "serves nothing",
-        says: "no load balancer sends to it",
-        advice: "Delete it, or add it to a listener",
+        says: "no load balancer forwards to it, and no Auto Scaling group or ECS service names it",
+        advice: "Is it the idle one of a blue/green pair, or bound by a TargetGroupBinding? Then exempt it. Else add it to a \
+                 listener, or delete it",
+        shows: &[],
         when: When::ItSaysSo,
     },
     Case {
         resource_type: "AWS::EC2::NatGateway",
         is_open: |gateway| is(gateway, "State", "available"),
         reads: &["AWS::EC2::RouteTable"],
-        severity: Severity::High,
+        severity: Severity::Medium,
         verdict: "serves nothing",
-        says: "no route table routes through it",
-        advice: "Delete it and release its address, or add the route that is missing",
+        says: "no route of any route table points to it",
+        advice: "Make sure first that no route was removed by mistake: do the private subnets of its VPC still reach the internet? \
+                 If it is a standby, exempt it. Else delete it; keep its address while others allow it",
+        shows: &["VpcId", "SubnetId"],
         when: When::Unnamed,
     },
     Case {
@@ -153,8 +173,10 @@ const CASES: &[Case] = &[
         reads: &[INSTANCE],
         severity: Severity::Low,
         verdict: "serves nothing",
-        says: "the network interface is attached to nothing",
-        advice: "Delete it: it keeps its security groups and its subnet from being deleted",
+        says: "it is attached to nothing",
+        advice: "Ask its owner whether its private address or MAC address is kept for something (licences, failover): both go with \
+                 it. Else delete it: until then its subnet and security groups can't be deleted",
+        shows: &["Description", "PrivateIpAddress", "SubnetId"],
         when: When::ItSaysSo,
     },
     Case {
@@ -172,21 +194,32 @@ const CASES: &[Case] = &[
             "AWS::Lambda::Function",
             "AWS::ECS::Service",
             "AWS::RDS::DBInstance",
+            "AWS::RDS::DBCluster",
+            "AWS::EC2::VPCEndpoint",
+            "AWS::EKS::Cluster",
+            "AWS::ElasticLoadBalancingV2::LoadBalancer",
         ],
         severity: Severity::Low,
         verdict: "serves nothing",
-        says: "no network interface, group, template, function, service or database names it",
-        advice: "CodeBuild, Glue, Batch and EMR name groups that nothing uses between their runs: ask there, then delete it",
+        says: "no network interface, group, template, function, service, cluster, endpoint or database names it",
+        advice: "Ask its owner for what runs only at times: scheduled ECS tasks, CodeBuild, Glue, Batch, EMR, SageMaker, VPC \
+                 Lattice, other accounts. Save its rules, then delete it: AWS refuses only what is attached now",
+        shows: &["GroupName", "VpcId"],
         when: When::Unnamed,
     },
     Case {
         resource_type: "AWS::Logs::LogGroup",
-        is_open: |group| group.get("retentionInDays").is_none_or(Value::is_null),
+        // Groups of the class DELIVERY keep one day, whatever they say.
+        is_open: |group| {
+            group.get("retentionInDays").is_none_or(Value::is_null) && !is(group, "logGroupClass", "DELIVERY")
+        },
         reads: &[],
         severity: Severity::Low,
-        verdict: "grows without end",
-        says: "it has no retention, so it keeps every line for ever",
-        advice: "Set a retention (aws logs put-retention-policy)",
+        verdict: "keeps its log events for ever",
+        says: "no retention is set; what writes to it may well be in use",
+        advice: "Ask its owner how long its events must be kept, then set that (aws logs put-retention-policy): older events are \
+                 deleted for good. If they are kept for an audit, exempt it",
+        shows: &[],
         when: When::ItSaysSo,
     },
     Case {
@@ -194,9 +227,11 @@ const CASES: &[Case] = &[
         is_open: |instance| is(instance, "State.Name", "stopped") && !volumes(instance).is_empty(),
         reads: &[],
         severity: Severity::Medium,
-        verdict: "serves nothing",
-        says: "the instance is stopped, and its volumes are billed",
-        advice: "Start it, or make an image of it and terminate it",
+        verdict: "is stopped",
+        says: "its volumes are billed all the same",
+        advice: "Ask its owner whether it is a standby or kept as evidence: then exempt it. Else make an image, wait until that is \
+                 available, tag it, and terminate the instance. A Spot request is to be cancelled first",
+        shows: &["InstanceType"],
         when: When::ItSaysSo,
     },
 ];
@@ -250,7 +285,7 @@ pub(super) fn rule(input: &Input) -> Verdict {
         return if may_be { Verdict::Unknown } else { Verdict::No };
     };
     let (resource, case) = (input.resource, candidate.case);
-    if !resource.is_live() || world.uses.is_used(&resource.key) || input.is_replaced() {
+    if !resource.is_live() || world.uses.is_used(&resource.key) || input.is_replaced() || is_kept_copy(resource) {
         return Verdict::No;
     }
     let origin = candidate.origin.as_ref().map(|id| ResourceKey {
@@ -296,13 +331,48 @@ pub(super) fn rule(input: &Input) -> Verdict {
         let names: Vec<&str> = case.reads.iter().map(|t| t.rsplit("::").next().unwrap_or(t)).collect();
         evidence.push(format!("looked at whole, twice since {changed}: {}", names.join(", ")));
     }
+    let document = world.reads.attributes(resource);
+    let shown: Vec<String> = case
+        .shows
+        .iter()
+        .filter_map(|field| Some(format!("{field} {}", texts(&document, field).into_iter().next()?)))
+        .collect();
+    if !shown.is_empty() {
+        evidence.push(shown.join(", "));
+    }
+    let claim = if case.resource_type == VOLUME { resource.tags.known().and_then(claim) } else { None };
+    let advice = if claim.is_some() { CLAIMED } else { case.advice };
+    evidence.extend(claim.map(|claim| format!("it was made for {claim}")));
     let cost = world.cost(&usages, resource, &mut evidence);
     let message = format!("{} {}: {}", input.called(), case.verdict, case.says);
     Verdict::holds(Finding {
         monthly_cost: cost,
         is_noticed,
-        ..input.finding(FindingKind::Orphaned, case.severity, (since, revision), message, case.advice, evidence)
+        ..input.finding(FindingKind::Orphaned, case.severity, (since, revision), message, advice, evidence)
     })
+}
+
+/// Of a volume that Kubernetes made: a workload at zero replicas attaches nothing, and its claim is bound.
+const CLAIMED: &str = "Do not delete it in AWS while a PersistentVolume names it (kubectl get pv -o yaml | grep the volume): a workload at \
+     zero replicas uses it. If the data is not needed, delete the claim. Only what no PersistentVolume names is left over";
+
+/// What of Kubernetes a volume was made for.
+fn claim(tags: &TagSet) -> Option<String> {
+    let value = |key: &str| tags.get(key).map(str::to_owned);
+    let name = value("kubernetes.io/created-for/pvc/name");
+    if let (Some(namespace), Some(name)) = (value("kubernetes.io/created-for/pvc/namespace"), name) {
+        return Some(format!("the PersistentVolumeClaim {namespace}/{name}"));
+    }
+    let of_kubernetes = |key: &str| key.starts_with("kubernetes.io/") || key.starts_with("ebs.csi.aws.com/");
+    tags.keys().any(of_kubernetes).then(|| "a Kubernetes cluster".to_owned())
+}
+
+/// Tags by which tools keep copies on purpose: Velero, the snapshots of Kubernetes' EBS driver, Elastic Disaster Recovery.
+const KEPT: [&str; 4] = ["velero.io/", "ebs.csi.aws.com/", "CSIVolumeSnapshotName", "AWSElasticDisasterRecovery"];
+
+fn is_kept_copy(resource: &Resource) -> bool {
+    let is_kept = |tags: &TagSet| tags.keys().any(|key| KEPT.iter().any(|kept| key.starts_with(kept)));
+    resource.key.resource_type.as_str() == "AWS::EC2::Snapshot" && resource.tags.known().is_some_and(is_kept)
 }
 
 fn since_it_says_so(input: &Input, case: &Case) -> (Timestamp, Revision, bool) {
@@ -451,10 +521,62 @@ mod tests {
     }
 
     #[test]
+    fn a_copy_that_a_tool_keeps_and_an_address_of_a_service_are_none() {
+        let snapshot = |key: &str| {
+            let owned = of_type("AWS::EC2::Snapshot", "snap-1", tags(&[("owner", "a"), (key, "x")]));
+            let other = of_type("AWS::EC2::VPC", "vpc-1", tags(&[("owner", "a")]));
+            found(&Bed::of(other).and(owned, json!({"VolumeId": "vol-9"}))).len()
+        };
+        assert_eq!(["velero.io/backup", "CSIVolumeSnapshotName", "team"].map(snapshot), [0, 0, 1]);
+        let allocated = json!({"PublicIp": "203.0.113.1", "ServiceManaged": "nlb"});
+        assert!(found(&bed("AWS::EC2::EIP", "eipalloc-1", allocated)).is_empty());
+        let delivery = json!({"logGroupName": "/app", "logGroupClass": "DELIVERY"});
+        assert!(found(&bed("AWS::Logs::LogGroup", "/app", delivery)).is_empty());
+    }
+
+    #[test]
+    fn an_image_of_an_override_is_used_and_a_blue_green_pair_is_left_open() {
+        let group = json!({"MixedInstancesPolicy": {"LaunchTemplate": {"Overrides": [{"ImageId": "ami-1"}]}}});
+        let used = bed(IMAGE, "ami-1", json!({})).and(of_type(SCALING, "asg", tags(&[("owner", "a")])), group);
+        assert!(found(&used).is_empty());
+        let service = |by: &str| json!({"deploymentController": {"type": by}});
+        for (by, count) in [("CODE_DEPLOY", 0), ("ECS", 1)] {
+            let deployed = bed(TARGETS, "arn:tg", json!({"LoadBalancerArns": []}))
+                .and(of_type("AWS::ECS::Service", "arn:service", tags(&[("owner", "a")])), service(by));
+            assert_eq!(found(&deployed).len(), count, "{by}");
+        }
+    }
+
+    #[test]
+    fn a_volume_of_kubernetes_is_not_to_be_deleted_in_aws_and_each_says_which_it_is() {
+        let volume = |pairs: &[(&str, &str)]| {
+            let owned = of_type(VOLUME, "vol-1", tags(pairs));
+            let other = of_type("AWS::EC2::VPC", "vpc-1", tags(&[("owner", "a")]));
+            let open = json!({"State": "available", "SnapshotId": "snap-7"});
+            found(&Bed::of(other).and(owned, open)).remove(0)
+        };
+        let claimed = volume(&[
+            ("owner", "a"),
+            ("kubernetes.io/created-for/pvc/namespace", "shop"),
+            ("kubernetes.io/created-for/pvc/name", "data-0"),
+        ]);
+        assert!(claimed.advice.starts_with("Do not delete it in AWS"), "{}", claimed.advice);
+        assert!(claimed.evidence.iter().any(|line| line.ends_with("PersistentVolumeClaim shop/data-0")));
+        let plain = volume(&[("owner", "a")]);
+        assert!(plain.advice.starts_with("Ask its owner"), "{}", plain.advice);
+        assert!(plain.evidence.contains(&"SnapshotId snap-7".to_owned()), "{:?}", plain.evidence);
+    }
+
+    #[test]
     fn every_case_has_a_row_in_the_table() {
         for case in CASES {
             assert!(cases().iter().any(|(kind, ..)| *kind == case.resource_type), "{}", case.resource_type);
             assert!(!case.advice.is_empty() && !case.says.is_empty());
+            assert!(
+                case.advice.len().max(CLAIMED.len()) <= 256,
+                "{}: what is longer is cut off",
+                case.resource_type
+            );
         }
     }
 

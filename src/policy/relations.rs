@@ -112,11 +112,14 @@ pub const EDGES: &[Edge] = &[
     Edge { only_with: Some("HasTargets"), ..uses(TARGETS, "LoadBalancerArns", "serves", BALANCER) },
     edge(TARGETS, "VpcId", "lies in", VPC),
     uses(SCALING, "TargetGroupARNs", "registers with", TARGETS),
+    uses(SCALING, "TrafficSources.Identifier", "registers with", TARGETS),
+    uses(SCALING, "MixedInstancesPolicy.LaunchTemplate.Overrides.ImageId", "starts from", IMAGE),
     uses(SCALING, "LaunchTemplate.LaunchTemplateId", "starts from", TEMPLATE),
     edge(SCALING, "VPCZoneIdentifier", "lies in", SUBNET),
     uses(FUNCTION, "VpcConfig.SecurityGroupIds", "is guarded by", GROUP),
     edge(FUNCTION, "VpcConfig.SubnetIds", "lies in", SUBNET),
     uses(SERVICE, "loadBalancers.targetGroupArn", "registers with", TARGETS),
+    uses(SERVICE, "loadBalancers.advancedConfiguration.alternateTargetGroupArn", "registers with", TARGETS),
     uses(SERVICE, "networkConfiguration.awsvpcConfiguration.securityGroups", "is guarded by", GROUP),
     edge(SERVICE, "networkConfiguration.awsvpcConfiguration.subnets", "lies in", SUBNET),
     uses(DATABASE, "VpcSecurityGroups.VpcSecurityGroupId", "is guarded by", GROUP),
@@ -174,11 +177,16 @@ pub(super) fn is_unread(resource_type: &str, document: &Value) -> bool {
 }
 
 /// Whether a document names others in a way that can't be followed: by a parameter of Systems Manager, by a launch
-/// configuration, or where what it holds could not be read.
+/// configuration, by a deployment of CodeDeploy that has a second target group, or where what it holds could not be read.
 pub(super) fn is_opaque(resource_type: &str, document: &Value) -> bool {
-    let images = || texts(document, "Versions.LaunchTemplateData.ImageId");
+    let images = || {
+        let of_group = texts(document, "MixedInstancesPolicy.LaunchTemplate.Overrides.ImageId");
+        texts(document, "Versions.LaunchTemplateData.ImageId").into_iter().chain(of_group)
+    };
+    let deploys = || texts(document, "deploymentController.type");
     is_unread(resource_type, document)
-        || resource_type == TEMPLATE && images().iter().any(|id| id.starts_with("resolve:"))
+        || [TEMPLATE, SCALING].contains(&resource_type) && images().any(|id| id.starts_with("resolve:"))
+        || resource_type == SERVICE && deploys().iter().any(|by| by == "CODE_DEPLOY" || by == "EXTERNAL")
         || resource_type == SCALING && !texts(document, "LaunchConfigurationName").is_empty()
 }
 

@@ -6,9 +6,22 @@ use super::parents::{Parent, Role};
 use super::{FindingKind, Input, Severity, Verdict};
 use crate::inventory::{TagMatch, TagSet};
 
-/// What Kubernetes leaves on what it makes. AWS's own services (CloudFormation, Auto Scaling, EC2 Fleet, Batch, Data
+/// What Kubernetes and its controllers leave on what they make. AWS's own services (CloudFormation, Auto Scaling, EC2 Fleet, Batch, Data
 /// Lifecycle Manager, AWS Backup and the rest) leave tags whose keys begin with `aws:`, which nobody else can set.
-const MARKS: [&str; 4] = ["eks:*", "kubernetes.io/*", "k8s.io/*", "karpenter.sh/*"];
+const MARKS: [&str; 12] = [
+    "eks:*",
+    "kubernetes.io/*",
+    "k8s.io/*",
+    "karpenter.sh/*",
+    "ebs.csi.aws.com/*",
+    "elbv2.k8s.aws/*",
+    "ingress.k8s.aws/*",
+    "service.k8s.aws/*",
+    "node.k8s.amazonaws.com/*",
+    "cluster.k8s.amazonaws.com/*",
+    "services.k8s.aws/*",
+    "sigs.k8s.io/*",
+];
 /// Tells who made something by hand as well.
 const CREATED_BY: &str = "aws:createdBy";
 
@@ -41,10 +54,13 @@ pub(super) fn rule(input: &Input) -> Verdict {
     {
         return Verdict::No;
     }
-    let message =
-        format!("{} bears no mark of infrastructure as code, nor of a service that made it", input.called());
+    let message = format!(
+        "{} appeared without a tag that infrastructure as code, a controller or a service of AWS leaves",
+        input.called()
+    );
     let evidence = vec![format!("appeared {} without a mark, and has none since", resource.first_seen)];
-    let advice = "Bring it under code, mark it, or delete it";
+    let advice = "Find out who made it. If code or a controller did, add its tag to management.marks; else bring it under code. That it \
+                  has no mark does not mean that nothing uses it";
     let since = (resource.first_seen, input.milestones().first().map_or(resource.changed, |m| m.revision));
     Verdict::holds(input.finding(FindingKind::Unmanaged, Severity::Low, since, message, advice, evidence))
 }
@@ -59,10 +75,14 @@ pub(super) fn drifted_out(input: &Input) -> Verdict {
         return Verdict::No;
     }
     let since = input.since(|set| !is_managed(set, listed));
-    let message =
-        format!("{} is not managed by code any more: its mark is gone since {}", input.called(), since.0);
+    let message = format!(
+        "{} has lost the tag that marked it as managed by code; it was first seen without it {}",
+        input.called(),
+        since.0
+    );
     let evidence = vec![format!("without a mark since {} at revision {}", since.0, since.1)];
-    let advice = "Import it again, or delete it";
+    let advice = "Look in the state of the code whether it is still managed there: then restore the tag (were default tags renamed?). If \
+                  not, import it, or decide with its owner. A lost tag does not mean that nothing uses it";
     Verdict::holds(input.finding(FindingKind::DriftedOut, Severity::Medium, since, message, advice, evidence))
 }
 

@@ -9,12 +9,15 @@ pub(super) fn rule(input: &Input) -> Verdict {
         return Verdict::No;
     }
     let since = input.since(is_untagged);
+    let of_aws = tags.iter().next().map(|(key, value)| format!("no tags but those that AWS sets ({key}={value})"));
+    let none = of_aws.unwrap_or_else(|| "no tags".to_owned());
     let message = match &input.owner {
-        Some(owner) => format!("{} has no tags; its owner is {}, by another source", input.called(), owner.name),
-        None => format!("{} has no tags: nobody can tell whose it is", input.called()),
+        Some(owner) => format!("{} has {none}; its owner is {}, by another source", input.called(), owner.name),
+        None => format!("{} has {none}, and nothing names its owner", input.called()),
     };
     let evidence = vec![format!("untagged since {} at revision {}", since.0, since.1)];
-    let advice = "Tag it, or delete it";
+    let advice = "Find out who made it (CloudTrail has its creation) and who uses it, and tag it with its owner, in the code that makes \
+                  it where there is any. That it has no tags does not mean that nothing uses it";
     Verdict::holds(input.finding(FindingKind::Untagged, Severity::Medium, since, message, advice, evidence))
 }
 
