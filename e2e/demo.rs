@@ -80,7 +80,8 @@ async fn demo() {
     }
 }
 
-const SETTINGS: &str = "--namespace elava --create-namespace --set queryAPI.enabled=true";
+const SETTINGS: &str = "--namespace elava --create-namespace --set queryAPI.enabled=true \
+    --set allowedRoles[0].namespaces[0]=default --set allowedRoles[0].roles[0]=arn:aws:iam::*:role/elava";
 
 impl Stage {
     async fn of_pods(started: Instant) -> Self {

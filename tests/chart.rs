@@ -65,7 +65,7 @@ fn wrong_values_are_refused_by_their_path() {
         ("watchNamespaces={Team_A}", "/watchNamespaces/0"),
         ("allowedEndpoints={localhost}", "/allowedEndpoints/0"),
         ("image.digest=sha256:12", "/image/digest"),
-        ("rolePolicy.allowed[0].namespaces={a}", "/rolePolicy/allowed/0"),
+        ("allowedRoles[0].namespaces={a}", "/allowedRoles/0"),
     ];
     for (setting, path) in wrong {
         let refused = rendered(&["--set", setting]).expect_err(setting);

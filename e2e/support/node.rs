@@ -272,6 +272,7 @@ impl Installation {
             "image": {"repository": "localhost/elava", "tag": "test", "pullPolicy": "Never"},
             "persistence": {"storageClassName": "local"},
             "allowedEndpoints": [proxy.url],
+            "allowedRoles": [{"namespaces": ["*"], "roles": ["*"]}],
             "queryAPI": {"enabled": true},
             "extraEnv": [
                 // The pod's own chain: who may assume the roles.

@@ -7,6 +7,9 @@ use super::cluster::Cluster;
 use super::process::Process;
 use super::{eventually, free_port};
 
+/// Who may use the operator's credentials in this world, as --allow-role has it; everybody for everything without it.
+pub const ALLOW_ROLE: &str = "ALLOW_ROLE";
+
 pub struct Operator {
     dir: PathBuf,
     env: Vec<(&'static str, String)>,
@@ -64,6 +67,13 @@ impl Operator {
         self.wait_until_ready().await;
     }
 
+    /// The same, with one thing of its environment another.
+    pub async fn restart_with(&mut self, key: &'static str, value: &str) {
+        self.env.retain(|(name, _)| *name != key);
+        self.env.push((key, value.to_owned()));
+        self.restart().await;
+    }
+
     async fn wait_until_ready(&self) {
         let url = format!("http://127.0.0.1:{}/readyz", self.port);
         let ready = || async {
@@ -101,6 +111,11 @@ fn spawn(dir: &Path, port: u16, env: &[(&str, String)]) -> Process {
             format!("--listen=127.0.0.1:{port}"),
             "--service-account=elava:elava".to_owned(),
             "--credentials-role=elava-credentials".to_owned(),
+            // Unless a test says otherwise.
+            format!(
+                "--allow-role={}",
+                env.iter().find(|(key, _)| *key == ALLOW_ROLE).map_or("*=*", |(_, role)| role)
+            ),
             "--log-format=text".to_owned(),
             "--log=info,elava=debug,aws_config=error,kube_client=off".to_owned(),
         ],

@@ -1,6 +1,5 @@
 //! `elava run`: the operator.
 
-use std::collections::BTreeSet;
 use std::future::IntoFuture;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -18,8 +17,9 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::care::KeepArgs;
 use super::telemetry;
+use crate::cloud::Provider;
 use crate::cloud::aws::{Aws, CallCounts};
-use crate::controller::{self, AllowedEndpoints, Identity, Settings};
+use crate::controller::{self, Allowed, Identity, RoleGrant, Settings};
 use crate::policy::Prices;
 use crate::scanner::Fleet;
 use crate::server;
@@ -45,6 +45,11 @@ pub struct RunArgs {
     /// An endpoint that a CloudScan may name instead of AWS's own; may be repeated
     #[arg(long, env = "ELAVA_ALLOW_ENDPOINT", value_delimiter = ',', value_name = "URL")]
     allow_endpoint: Vec<String>,
+    /// Who may use the operator's own credentials, and for which role: NAMESPACE=ROLE, where ROLE is an ARN, the beginning of
+    /// one with * at its end, arn:aws:iam::*:role/NAME for every account, or own for the credentials as they are; the
+    /// namespace * is every one. May be repeated; without it a CloudScan needs credentials of its own
+    #[arg(long, env = "ELAVA_ALLOW_ROLE", value_delimiter = ',', value_name = "NAMESPACE=ROLE")]
+    allow_role: Vec<RoleGrant>,
     /// A URL that a CloudScan's webhook may have, or begin with; may be repeated
     #[arg(long, env = "ELAVA_ALLOW_WEBHOOK", value_delimiter = ',', value_name = "URL")]
     allow_webhook: Vec<String>,
@@ -197,7 +202,15 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         server::bind_socket(&socket).with_context(|| format!("cannot make the socket {}", socket.display()))?;
     let aws = Arc::new(Aws::new(args.api_share));
     let (fleet, finished) = Fleet::new(aws.clone(), store.clone());
-    fleet.resume()?;
+    let endpoints = args.allow_endpoint.iter().map(|url| url.trim_end_matches('/').to_owned());
+    let allowed = Allowed::These { endpoints: endpoints.collect(), roles: args.allow_role };
+    let default_endpoint = aws.default_endpoint();
+    fleet.resume(|subscription| {
+        let target = &subscription.target;
+        let (namespace, _) = subscription.viewer.as_str().split_once('/').unwrap_or_default();
+        (*target.endpoint == *default_endpoint || allowed.is_endpoint(&target.endpoint))
+            && allowed.is_role(namespace, target.role_arn.as_deref())
+    })?;
     tracing::info!(
         store = %args.store.display(), revision = store.revision().0, listen = %listener.local_addr()?,
         socket = %socket.display(), "started"
@@ -220,15 +233,13 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         let _ = stopped.wait_for(|stopped| *stopped).await;
     }
     .shared();
-    let endpoints =
-        args.allow_endpoint.iter().map(|url| url.trim_end_matches('/').to_owned()).collect::<BTreeSet<_>>();
     let identity = Identity {
         service_account: args.service_account,
         credentials_role: args.credentials_role,
         instance: args.instance,
     };
     let settings = Settings {
-        endpoints: AllowedEndpoints::These(endpoints),
+        allowed,
         webhooks: args.allow_webhook,
         prices,
         identity,

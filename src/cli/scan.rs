@@ -21,7 +21,7 @@ use crate::cloud::aws::Aws;
 use crate::cloud::{CloudError, Credentials, Provider};
 use crate::controller::assess;
 use crate::controller::build::{lister, subscriptions, viewer};
-use crate::controller::validate::{AllowedEndpoints, validate};
+use crate::controller::validate::{Allowed, validate};
 use crate::inventory::{
     AccountId, Change, ChangeKind, Filter, Moment, Part, Reason, ResourceKey, Revision, RuleSettings, Scope,
     Snapshot, Suspect, Viewer,
@@ -132,7 +132,7 @@ pub async fn scan(args: ScanArgs) -> anyhow::Result<ExitCode> {
     let name = args.filename.display();
     let mut scan = read_manifest(&args.filename)?;
     scan.metadata.namespace.get_or_insert_with(|| "default".to_owned());
-    let mut valid = validate(&scan.spec, &Aws::default().types(), &AllowedEndpoints::Any)
+    let mut valid = validate(&scan.spec, "", &Aws::default().types(), &Allowed::Anything)
         .with_context(|| format!("{name} was refused"))?;
     if valid.aws.credentials_secret_ref.is_some() {
         eprintln!("elava: credentialsSecretRef is ignored without a cluster: the AWS credential chain is used");

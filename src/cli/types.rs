@@ -13,7 +13,7 @@ use super::{Output, print, scan};
 use crate::api::CloudScan;
 use crate::cloud::aws::Aws;
 use crate::cloud::{CadenceClass, Provider, TypeInfo};
-use crate::controller::validate::{AllowedEndpoints, validate};
+use crate::controller::validate::{Allowed, validate, wanted_roles};
 use crate::inventory::{Confirmation, IdReuse};
 
 /// What every scan asks besides the listings.
@@ -147,9 +147,13 @@ pub struct IamPolicyArgs {
     /// Only what this CloudScan looks at; - reads it from standard input
     #[arg(short = 'f', long = "filename", value_name = "FILE")]
     filename: Option<PathBuf>,
-    /// A policy document, or a role with it for the accounts that are looked at
+    /// A policy document; a role with it for the accounts that are looked at; or the chart's values that let the CloudScan
+    /// use its roles
     #[arg(long, value_enum, default_value = "json")]
     format: PolicyFormat,
+    /// For --format values: where the CloudScan is, if it does not say so itself
+    #[arg(short, long, default_value = "default")]
+    namespace: String,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -157,6 +161,7 @@ enum PolicyFormat {
     Json,
     Cloudformation,
     Terraform,
+    Values,
 }
 
 pub fn iam_policy(args: IamPolicyArgs) -> anyhow::Result<()> {
@@ -166,6 +171,14 @@ pub fn iam_policy(args: IamPolicyArgs) -> anyhow::Result<()> {
         PolicyFormat::Json => print::structured(&policy, Output::Json)?,
         PolicyFormat::Cloudformation => print::structured(&cloudformation(&policy), Output::Yaml)?,
         PolicyFormat::Terraform => print!("{}", terraform(&policy)),
+        PolicyFormat::Values => {
+            let scan = scan.context("name the CloudScan: -f cloudscan.yaml")?;
+            let namespace = scan.metadata.namespace.as_ref().unwrap_or(&args.namespace);
+            let roles = scan.spec.provider.aws.as_ref().map(wanted_roles).unwrap_or_default();
+            let grant = json!({ "namespaces": [namespace], "roles": roles });
+            let grants = if roles.is_empty() { Vec::new() } else { vec![grant] };
+            print::structured(&json!({ "allowedRoles": grants }), Output::Yaml)?;
+        }
     }
     Ok(())
 }
@@ -176,7 +189,7 @@ fn policy(scan: Option<&CloudScan>) -> anyhow::Result<Value> {
     let wanted: Vec<&'static str> = match scan {
         None => types.iter().map(|info| info.name).collect(),
         Some(scan) => {
-            validate(&scan.spec, &types, &AllowedEndpoints::Any).context("the CloudScan was refused")?.types
+            validate(&scan.spec, "", &types, &Allowed::Anything).context("the CloudScan was refused")?.types
         }
     };
     let of_types = types.iter().filter(|info| wanted.contains(&info.name)).flat_map(|info| info.actions);

@@ -14,7 +14,7 @@ use crate::api::{
 };
 use crate::cloud::{AccountTarget, Credentials, Member, Members};
 use crate::inventory::{AccountId, FindingKind, Region, ResourceKey, Revision, Severity, Timestamp, Viewer};
-use crate::policy::lifecycle::{Record, State, Suppressed, Transition};
+use crate::policy::lifecycle::{Record, Resolution, State, Suppressed, Transition};
 use crate::scanner::Subscription;
 
 /// The name that owns what the operator applies, and that its events carry.
@@ -35,6 +35,11 @@ const MANY: &str = "*";
 
 /// A CloudScan is known by namespace and name: one that is re-applied goes on with the same lives.
 pub fn viewer(scan: &CloudScan) -> Viewer {
+    viewer_of(scan)
+}
+
+/// The same of one that may not be readable but for its metadata.
+pub fn viewer_of(scan: &impl ResourceExt) -> Viewer {
     Viewer::new(format!("{}/{}", scan.namespace().unwrap_or_default(), scan.name_any()))
 }
 
@@ -329,7 +334,14 @@ pub fn finding_event(
     let (reason, note) = match (what, &record.state) {
         (Transition::Opened | Transition::Reopened, _) => (kind.to_owned(), message.clone()),
         (Transition::Resolved, State::Resolved { reason, .. }) => {
-            (format!("{kind}{}", reason.as_str()), format!("resolved ({}): {message}", reason.as_str()))
+            // What nobody mended is not called resolved.
+            let how = match reason {
+                Resolution::Fixed | Resolution::FalseAlarm | Resolution::ResourceGone => "resolved",
+                Resolution::Expired | Resolution::NoLongerWatched | Resolution::Grouped | Resolution::Flapping => {
+                    "closed, not resolved"
+                }
+            };
+            (format!("{kind}{}", reason.as_str()), format!("{how} ({}): {message}", reason.as_str()))
         }
         (Transition::Exempted, _) => {
             let by = record.finding.exempted_by.as_deref().unwrap_or_default();
@@ -357,6 +369,29 @@ pub fn condition_event(scan: &CloudScan, condition: &Condition, told_at: Timesta
     event(scan, scan.object_ref(&()), &told, &condition.reason, warning, &note, "Scan", told_at, instance)
 }
 
+/// Of an object that is there and can't be read.
+pub fn unreadable_event(
+    kind: &str,
+    api_version: &str,
+    metadata: &ObjectMeta,
+    error: &str,
+    told_at: Timestamp,
+    instance: &str,
+) -> Event {
+    let regarding = ObjectReference {
+        api_version: Some(api_version.to_owned()),
+        kind: Some(kind.to_owned()),
+        name: metadata.name.clone(),
+        namespace: metadata.namespace.clone(),
+        uid: metadata.uid.clone(),
+        ..ObjectReference::default()
+    };
+    let told = format!("unreadable\0{:?}\0{:?}", metadata.uid, metadata.resource_version);
+    let note = format!("it can't be read, and is as if it were not there: {error}");
+    let namespace = metadata.namespace.clone();
+    event_in(namespace, None, regarding, &told, "Unreadable", true, &note, "Read", told_at, instance)
+}
+
 /// One event in place of many.
 pub fn summary_event(scan: &CloudScan, untold: usize, revision: u64, told_at: Timestamp, instance: &str) -> Event {
     let note = format!(
@@ -379,15 +414,28 @@ fn event(
     told_at: Timestamp,
     instance: &str,
 ) -> Event {
+    let related = (regarding.kind.as_deref() != Some("CloudScan")).then(|| scan.object_ref(&()));
+    event_in(scan.namespace(), related, regarding, told, reason, warning, note, action, told_at, instance)
+}
+
+#[allow(clippy::too_many_arguments)] // an event has as many parts
+fn event_in(
+    namespace: Option<String>,
+    related: Option<ObjectReference>,
+    regarding: ObjectReference,
+    told: &str,
+    reason: &str,
+    warning: bool,
+    note: &str,
+    action: &str,
+    told_at: Timestamp,
+    instance: &str,
+) -> Event {
     let hash = blake3::hash(told.as_bytes()).to_hex();
     let name = regarding.name.clone().unwrap_or_default();
     let name = name.get(..name.len().min(200)).unwrap_or_default();
     Event {
-        metadata: ObjectMeta {
-            name: Some(format!("{name}.{}", &hash[..16])),
-            namespace: scan.namespace(),
-            ..ObjectMeta::default()
-        },
+        metadata: ObjectMeta { name: Some(format!("{name}.{}", &hash[..16])), namespace, ..ObjectMeta::default() },
         event_time: Some(MicroTime(told_at.to_jiff())),
         reporting_controller: Some(format!("{GROUP}/operator")),
         reporting_instance: Some(instance.to_owned()),
@@ -395,7 +443,7 @@ fn event(
         reason: Some(reason.to_owned()),
         type_: Some(if warning { "Warning" } else { "Normal" }.to_owned()),
         note: Some(shortened(note, MAX_NOTE / 4)),
-        related: (regarding.kind.as_deref() != Some("CloudScan")).then(|| scan.object_ref(&())),
+        related,
         regarding: Some(regarding),
         ..Event::default()
     }

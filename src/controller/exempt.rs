@@ -10,8 +10,10 @@ use kube::runtime::controller::Action;
 use kube::runtime::reflector::{self, ObjectRef};
 use kube::runtime::{Controller, WatchStreamExt};
 use kube::{Api, ResourceExt};
+use tokio::sync::mpsc;
 
-use super::{Context, ReconcileError, apply, build, timely, watched};
+use super::watched::{Unreadable, watched};
+use super::{Context, ReconcileError, apply, build, timely};
 use crate::api::{FindingExemption, FindingExemptionStatus, SpecError};
 use crate::inventory::{Exemption, Timestamp};
 
@@ -32,10 +34,14 @@ pub(super) fn of_namespace(namespace: Option<&str>, context: &Context) -> Vec<Ex
     exemptions
 }
 
-pub(super) async fn run(context: Arc<Context>, stop: impl Future<Output = ()> + Send + Sync + 'static) {
+pub(super) async fn run(
+    context: Arc<Context>,
+    unreadable: mpsc::UnboundedSender<Unreadable>,
+    stop: impl Future<Output = ()> + Send + Sync + 'static,
+) {
     let (exemptions, writer) = reflector::store();
-    let stream =
-        watched::<FindingExemption>(&context.client, &context.namespaces).reflect(writer).applied_objects();
+    let stream = watched::<FindingExemption>(&context.client, &context.namespaces, unreadable);
+    let stream = stream.reflect(writer).applied_objects();
     Controller::for_stream(stream, exemptions)
         .graceful_shutdown_on(stop)
         .run(reconcile, |_, _, _| Action::requeue(super::LONGEST_BACKOFF), context)

@@ -26,6 +26,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt, TryStreamExt};
+use kube::core::DeserializeGuard;
+use kube::core::error_boundary::InvalidObject;
 use kube::runtime::controller::{Action, Config};
 use kube::runtime::reflector::{self, ObjectRef};
 use kube::runtime::{Controller, Predicate, PredicateConfig, WatchStreamExt, predicates, watcher};
@@ -38,8 +40,8 @@ use crate::policy::{Evaluator, Prices};
 use crate::scanner::Fleet;
 use crate::store::{Store, StoreError};
 pub use meters::Meters;
-pub use validate::AllowedEndpoints;
-use watched::watched;
+pub use validate::{Allowed, RoleGrant};
+use watched::{Unreadable, watched};
 
 /// CloudScans that are taken up at once. Most of the time of one is waiting: for a Secret, or a list of accounts.
 const SUBSCRIBING: u16 = 64;
@@ -104,7 +106,7 @@ struct Context {
     notifiers: notify::Notifiers,
     pace: pace::Pace,
     meters: Meters,
-    endpoints: AllowedEndpoints,
+    allowed: Allowed,
     identity: Identity,
     existing: watch::Receiver<Option<BTreeSet<Viewer>>>,
     namespaces: Vec<String>,
@@ -121,7 +123,7 @@ async fn timely<T>(call: impl Future<Output = kube::Result<T>>) -> Result<T, Rec
 
 /// What the administrator of the operator settles.
 pub struct Settings {
-    pub endpoints: AllowedEndpoints,
+    pub allowed: Allowed,
     /// URLs that a CloudScan's webhook may begin with.
     pub webhooks: Vec<String>,
     pub prices: Prices,
@@ -146,23 +148,25 @@ pub async fn run(
     let mut list = Existing { found: BTreeSet::new(), sender: existing_sender, listing };
     // A change of status is our own doing.
     let spec_or_request = predicates::generation.combine(predicates::annotations);
-    let Settings { endpoints, webhooks, prices, identity, namespaces, meters } = settings;
+    let Settings { allowed, webhooks, prices, identity, namespaces, meters } = settings;
     meters.count(scans.clone());
-    let scan_stream = watched::<CloudScan>(&client, &namespaces)
-        .inspect_ok(move |event| list.see(event))
+    let (unreadable, unread) = mpsc::unbounded_channel();
+    // One that can't be read exists all the same, and keeps what it had.
+    let guarded = watched::guarded::<CloudScan>(&client, &namespaces).inspect_ok(move |event| list.see(event));
+    let scan_stream = watched::readable(guarded.boxed(), unreadable.clone())
         .inspect_err(|error| tracing::warn!("watching CloudScans: {error}"))
         .reflect(scan_writer)
         .applied_objects()
         .predicate_filter(spec_or_request, PredicateConfig::default());
     let findings = Arc::new(standing::Standing::default());
     let stand = findings.clone();
-    let finding_stream = watched::<ResourceFinding>(&client, &namespaces)
+    let finding_stream = watched::<ResourceFinding>(&client, &namespaces, unreadable.clone())
         .inspect_err(|error| tracing::warn!("watching ResourceFindings: {error}"))
         .inspect_ok(move |event| stand.see(event))
         .touched_objects();
     let (exemptions, exemption_writer) = reflector::store();
     // One that is gone opens what it held back.
-    let exemption_stream = watched::<FindingExemption>(&client, &namespaces)
+    let exemption_stream = watched::<FindingExemption>(&client, &namespaces, unreadable.clone())
         .inspect_err(|error| tracing::warn!("watching FindingExemptions: {error}"))
         .reflect(exemption_writer)
         .touched_objects();
@@ -186,7 +190,7 @@ pub async fn run(
         notifiers: notify::Notifiers::new(webhooks, asking),
         pace: pace::Pace::new(),
         meters,
-        endpoints,
+        allowed,
         identity,
         existing,
         namespaces,
@@ -195,7 +199,8 @@ pub async fn run(
     });
     let retaining = tokio::spawn(retain(context.clone()));
     let neighbours = scans.clone();
-    let exempting = tokio::spawn(exempt::run(context.clone(), stop.clone()));
+    let exempting = tokio::spawn(exempt::run(context.clone(), unreadable, stop.clone()));
+    let reporting = tokio::spawn(report_unreadable(context.clone(), unread));
     let subscribing = Controller::for_stream(scan_stream, scans.clone())
         .reconcile_on(to_take_up)
         // Not debounced: of hundreds of accounts one ends a round every moment, which would put it off for ever.
@@ -219,6 +224,34 @@ pub async fn run(
     tokio::join!(subscribing, publishing);
     retaining.abort();
     exempting.abort();
+    reporting.abort();
+}
+
+/// Once for each version of an object: whoever wrote it should hear of it.
+async fn report_unreadable(context: Arc<Context>, mut unread: mpsc::UnboundedReceiver<Unreadable>) {
+    let mut reported: BTreeMap<String, Option<String>> = BTreeMap::new();
+    while let Some(Unreadable { kind, api_version, object }) = unread.recv().await {
+        let InvalidObject { error, metadata } = object;
+        let (namespace, name) =
+            (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default());
+        let of = format!("{kind} {namespace}/{name}");
+        if reported.get(&of) == Some(&metadata.resource_version) {
+            continue;
+        }
+        reported.insert(of.clone(), metadata.resource_version.clone());
+        tracing::warn!(object = of, "it can't be read and is left out: {error}");
+        let event = build::unreadable_event(
+            &kind,
+            &api_version,
+            &metadata,
+            &error,
+            context.store.now(),
+            &context.identity.instance,
+        );
+        if let Err(error) = apply::publish(&context, &namespace, &event).await {
+            tracing::warn!(object = of, "its event could not be written: {error}");
+        }
+    }
 }
 
 async fn say<T>(result: Result<T, impl std::fmt::Display>) {
@@ -260,14 +293,14 @@ struct Existing {
 }
 
 impl Existing {
-    fn see(&mut self, event: &watcher::Event<CloudScan>) {
+    fn see(&mut self, event: &watcher::Event<DeserializeGuard<CloudScan>>) {
         match event {
             watcher::Event::Init => {
                 self.found.clear();
                 return;
             }
             watcher::Event::InitApply(scan) => {
-                self.found.insert(build::viewer(scan));
+                self.found.insert(build::viewer_of(scan));
                 return;
             }
             watcher::Event::InitDone => {
@@ -277,12 +310,12 @@ impl Existing {
             }
             // Most of these are statuses: then the list is as it was.
             watcher::Event::Apply(scan) => {
-                if !self.found.insert(build::viewer(scan)) {
+                if !self.found.insert(build::viewer_of(scan)) {
                     return;
                 }
             }
             watcher::Event::Delete(scan) => {
-                self.found.remove(&build::viewer(scan));
+                self.found.remove(&build::viewer_of(scan));
             }
         }
         self.sender.send_replace(Some(self.found.clone()));
@@ -383,16 +416,20 @@ mod tests {
         let mut list = Existing { found: BTreeSet::new(), sender, listing };
         let scan = |name: &str| CloudScan::new(name, serde_json::from_str(r#"{"provider": {}}"#).unwrap());
         list.see(&watcher::Event::Init);
-        list.see(&watcher::Event::InitApply(scan("one")));
-        list.see(&watcher::Event::InitApply(scan("two")));
+        list.see(&watcher::Event::InitApply(DeserializeGuard(Ok(scan("one")))));
+        list.see(&watcher::Event::InitApply(DeserializeGuard(Ok(scan("two")))));
         assert!(listed.try_recv().is_err() && existing.borrow_and_update().is_none(), "the list is not complete");
         list.see(&watcher::Event::InitDone);
         let all = BTreeSet::from([build::viewer(&scan("one")), build::viewer(&scan("two"))]);
         assert_eq!(BTreeSet::from([listed.try_recv().unwrap(), listed.try_recv().unwrap()]), all);
         assert_eq!(existing.borrow_and_update().as_ref(), Some(&all));
-        list.see(&watcher::Event::Apply(scan("one")));
+        list.see(&watcher::Event::Apply(DeserializeGuard(Ok(scan("one")))));
         assert!(!existing.has_changed().unwrap() && listed.try_recv().is_err());
-        list.see(&watcher::Event::Delete(scan("one")));
+        list.see(&watcher::Event::Delete(DeserializeGuard(Ok(scan("one")))));
         assert_eq!(existing.borrow_and_update().as_ref(), Some(&BTreeSet::from([build::viewer(&scan("two"))])));
+        // One that can't be read keeps what it had.
+        let unreadable = serde_json::json!({"metadata": {"name": "three"}, "spec": 7});
+        list.see(&watcher::Event::Apply(serde_json::from_value(unreadable).unwrap()));
+        assert!(existing.borrow().as_ref().unwrap().contains(&Viewer::new("/three")));
     }
 }

@@ -9,7 +9,8 @@ use kube::runtime::reflector::ObjectRef;
 use kube::{Resource, ResourceExt};
 
 use super::{
-    Context, FIRST_BACKOFF, RECHECK, ReconcileError, apply, build, exempt, exists, lock, notify, status, timely,
+    CALL_DEADLINE, Context, FIRST_BACKOFF, RECHECK, ReconcileError, apply, build, exempt, exists, lock, notify,
+    status, timely,
 };
 use crate::api::{CloudScan, CloudScanStatus};
 use crate::inventory::Viewer;
@@ -49,6 +50,11 @@ pub(super) async fn reconcile(scan: Arc<CloudScan>, context: Arc<Context>) -> Re
 async fn reconciled(scan: &CloudScan, context: &Context) -> Result<Action, ReconcileError> {
     if scan.metadata.deletion_timestamp.is_some() {
         return Ok(Action::await_change());
+    }
+    // Without the list of exemptions what they hold back would be opened, without that of findings it would be told anew.
+    let lists = async { tokio::join!(context.exemptions.wait_until_ready(), context.findings.complete()) };
+    if tokio::time::timeout(CALL_DEADLINE, lists).await.is_err() {
+        return Err(ReconcileError::Deadline);
     }
     let viewer = build::viewer(scan);
     // Until a spec is taken up nothing is said of it.

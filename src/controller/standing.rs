@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use kube::ResourceExt;
 use kube::runtime::watcher::Event;
+use tokio::sync::watch;
 
 use super::lock;
 use crate::api::ResourceFinding;
@@ -22,10 +23,19 @@ struct Known {
 }
 
 #[derive(Default)]
-pub(super) struct Standing(Mutex<Known>);
+pub(super) struct Standing(Mutex<Known>, watch::Sender<bool>);
 
 impl Standing {
+    /// Until a list was complete: before, what stands would be written again, and what is gone be taken for there.
+    pub async fn complete(&self) {
+        // The sender lives as long as this.
+        let _ = self.1.subscribe().wait_for(|is_complete| *is_complete).await;
+    }
+
     pub fn see(&self, event: &Event<ResourceFinding>) {
+        if matches!(event, Event::InitDone) {
+            self.1.send_replace(true);
+        }
         let mut known = lock(&self.0);
         match event {
             Event::Init => known.listing.clear(),

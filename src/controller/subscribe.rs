@@ -72,10 +72,14 @@ async fn reconciled(scan: &CloudScan, context: &Context) -> Result<Action, Recon
         return Ok(Action::await_change());
     }
     let viewer = build::viewer(scan);
-    let valid = validate(&scan.spec, &context.fleet.provider().types(), &context.endpoints);
-    let wanted = match &valid {
-        Ok(valid) => subscribe(scan, valid, context).await?,
-        Err(_) => Wanted::default(),
+    let namespace = scan.namespace().unwrap_or_default();
+    let valid = validate(&scan.spec, &namespace, &context.fleet.provider().types(), &context.allowed);
+    let wanted = if let Ok(valid) = &valid {
+        subscribe(scan, valid, context).await?
+    } else {
+        // What was looked at under a spec that was accepted is not gone on with. What was seen stays seen.
+        let _ = context.fleet.set(&viewer, Vec::new()).await;
+        Wanted::default()
     };
     if !exists(context, &viewer) {
         // Deleted while this ran: what was just set would be nobody's.

@@ -33,20 +33,121 @@ impl From<SpecError> for Refusal {
     }
 }
 
-/// Which endpoints a CloudScan may name.
+/// What the administrator of the operator lets CloudScans use. Nothing that is not named is allowed.
 #[derive(Clone, Debug)]
-pub enum AllowedEndpoints {
-    /// For `elava scan`: whoever runs it could send its credentials anywhere anyway.
-    Any,
-    These(BTreeSet<String>),
+pub enum Allowed {
+    /// For `elava scan`: whoever runs it has the credentials, and could send them anywhere anyway.
+    Anything,
+    These {
+        /// Endpoints in place of AWS's own.
+        endpoints: BTreeSet<String>,
+        roles: Vec<RoleGrant>,
+    },
 }
 
-pub fn validate(spec: &CloudScanSpec, types: &[TypeInfo], endpoints: &AllowedEndpoints) -> Result<Valid, Refusal> {
+/// The CloudScans of a namespace may have the operator's own credentials assume a role, or use them as they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RoleGrant {
+    /// `*` for every one.
+    pub namespace: String,
+    /// An ARN, the beginning of one with `*` at its end, `arn:aws:iam::*:role/NAME` for the role NAME of any account, or
+    /// [`OWN`].
+    pub role: String,
+}
+
+/// The operator's own credentials, without a role.
+pub const OWN: &str = "own";
+
+impl std::str::FromStr for RoleGrant {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let is_role = |role: &str| role == OWN || role == "*" || role.starts_with("arn:");
+        match text.split_once('=') {
+            Some((namespace, role)) if !namespace.is_empty() && is_role(role) => {
+                Ok(Self { namespace: namespace.to_owned(), role: role.to_owned() })
+            }
+            _ => Err(
+                "it is NAMESPACE=ROLE, such as team-a=arn:aws:iam::111122223333:role/elava, team-a=own for the \
+                      operator's own credentials, or * for every namespace"
+                    .to_owned(),
+            ),
+        }
+    }
+}
+
+impl RoleGrant {
+    fn covers(&self, namespace: &str, role: &str) -> bool {
+        (self.namespace == "*" || self.namespace == namespace) && is_role_covered(&self.role, role)
+    }
+}
+
+/// `role` is an ARN, one with `*` in place of the account where that is each of an organization, or [`OWN`].
+fn is_role_covered(allowed: &str, role: &str) -> bool {
+    let begins = |allowed: &str, role: &str| match allowed.strip_suffix('*') {
+        Some(beginning) => role.starts_with(beginning),
+        None => role == allowed,
+    };
+    // Of any account: what comes before the account and behind it.
+    if let Some((partition, name)) = allowed.split_once(":iam::*:")
+        && let Some((of, rest)) = role.split_once(":iam::")
+        && let Some((account, named)) = rest.split_once(':')
+    {
+        let is_account = account == "*" || account.len() == 12 && account.bytes().all(|b| b.is_ascii_digit());
+        return partition == of && is_account && begins(name, named);
+    }
+    begins(allowed, role)
+}
+
+impl Allowed {
+    /// Whether a CloudScan of a namespace may have this role assumed, or use the operator's credentials as they are.
+    pub fn is_role(&self, namespace: &str, role: Option<&str>) -> bool {
+        match self {
+            Allowed::Anything => true,
+            Allowed::These { roles, .. } => roles.iter().any(|grant| grant.covers(namespace, role.unwrap_or(OWN))),
+        }
+    }
+
+    /// Whether credentials may be sent there.
+    pub fn is_endpoint(&self, endpoint: &str) -> bool {
+        match self {
+            Allowed::Anything => true,
+            Allowed::These { endpoints, .. } => endpoints.contains(endpoint.trim_end_matches('/')),
+        }
+    }
+}
+
+/// The roles that the operator is to assume by its own credentials: none where the CloudScan has credentials of its own.
+fn roles(aws: &AwsProvider) -> Vec<Option<String>> {
+    if aws.credentials_secret_ref.is_some() {
+        return Vec::new();
+    }
+    match &aws.organization {
+        Some(organization) => {
+            let member = format!("arn:aws:iam::*:role/{}", organization.role_name);
+            vec![organization.list_role_arn.clone(), Some(member)]
+        }
+        None if aws.accounts.is_empty() => vec![None],
+        None => aws.accounts.iter().map(|account| account.role_arn.clone()).collect(),
+    }
+}
+
+/// The same as the administrator writes them.
+pub fn wanted_roles(aws: &AwsProvider) -> BTreeSet<String> {
+    roles(aws).into_iter().map(|role| role.unwrap_or_else(|| OWN.to_owned())).collect()
+}
+
+pub fn validate(
+    spec: &CloudScanSpec,
+    namespace: &str,
+    types: &[TypeInfo],
+    allowed: &Allowed,
+) -> Result<Valid, Refusal> {
     let Some(aws) = &spec.provider.aws else {
         return Err(SpecError::new("spec.provider", "name the cloud to look at: set spec.provider.aws").into());
     };
-    if let (Some(endpoint), AllowedEndpoints::These(allowed)) = (&aws.endpoint_url, endpoints)
-        && !allowed.contains(endpoint.trim_end_matches('/'))
+    if let Some(endpoint) = &aws.endpoint_url
+        && !allowed.is_endpoint(endpoint)
     {
         return Err(Refusal {
             reason: "EndpointNotAllowed",
@@ -54,6 +155,19 @@ pub fn validate(spec: &CloudScanSpec, types: &[TypeInfo], endpoints: &AllowedEnd
                 "spec.provider.aws.endpointURL: {endpoint} is not on the operator's list, and credentials are sent to \
                  whatever it names: ask its administrator to start it with --allow-endpoint={endpoint} (chart value \
                  allowedEndpoints)"
+            ),
+        });
+    }
+    if let Some(role) = roles(aws).into_iter().find(|role| !allowed.is_role(namespace, role.as_deref())) {
+        let role = role.as_deref().unwrap_or(OWN);
+        let what =
+            if role == OWN { "the operator's own credentials".to_owned() } else { format!("the role {role}") };
+        return Err(Refusal {
+            reason: "RoleNotAllowed",
+            message: format!(
+                "spec.provider.aws: CloudScans of the namespace {namespace} may not use {what}: ask the operator's administrator \
+                 to start it with --allow-role={namespace}={role} (chart value allowedRoles), or name credentials of your own in \
+                 credentialsSecretRef"
             ),
         });
     }
@@ -113,14 +227,78 @@ mod tests {
     use crate::cloud::{Provider, aws::Aws};
     use serde_json::json;
 
-    fn refused(spec: serde_json::Value, endpoints: &AllowedEndpoints) -> Refusal {
+    fn checked(spec: serde_json::Value, allowed: &Allowed) -> Result<Valid, Refusal> {
         let spec: CloudScanSpec = serde_json::from_value(spec).unwrap();
-        validate(&spec, &Aws::default().types(), endpoints).unwrap_err()
+        validate(&spec, "team-a", &Aws::default().types(), allowed)
+    }
+
+    fn refused(spec: serde_json::Value, allowed: &Allowed) -> Refusal {
+        checked(spec, allowed).unwrap_err()
+    }
+
+    fn these(endpoints: &[&str], roles: &[&str]) -> Allowed {
+        Allowed::These {
+            endpoints: endpoints.iter().map(|endpoint| (*endpoint).to_owned()).collect(),
+            roles: roles.iter().map(|grant| grant.parse().unwrap()).collect(),
+        }
+    }
+
+    #[test]
+    fn the_operator_s_credentials_are_for_those_whom_the_administrator_names() {
+        let role = |id: &str| format!("arn:aws:iam::{id}:role/elava");
+        let account = |id: &str| json!({"id": id, "roleARN": role(id)});
+        let (a, b) = ("111122223333", "444455556666");
+        let own = json!({"provider": {"aws": {}}});
+        let of = |ids: &[&str]| {
+            let accounts: Vec<_> = ids.iter().map(|id| account(id)).collect();
+            json!({"provider": {"aws": {"accounts": accounts}}})
+        };
+        let all = json!({"provider": {"aws": {"organization": {"roleName": "elava"}}}});
+        let listed = json!({"provider": {"aws": {"organization": {"roleName": "elava", "listRoleARN": role(b)}}}});
+        let secret =
+            json!({"provider": {"aws": {"credentialsSecretRef": {"name": "keys"}, "accounts": [account(a)]}}});
+        let one = format!("team-a={}", role(a));
+        let any = "team-a=arn:aws:iam::*:role/elava";
+        for (spec, roles, is_allowed) in [
+            (&own, vec![], false),
+            (&own, vec!["team-a=own"], true),
+            (&own, vec!["*=own"], true),
+            (&own, vec!["team-b=own"], false),
+            (&own, vec!["team-a=*"], true),
+            (&of(&[a]), vec!["team-a=own"], false),
+            (&of(&[a]), vec![one.as_str()], true),
+            (&of(&[a, b]), vec![one.as_str()], false),
+            (&of(&[a, b]), vec![any], true),
+            (&of(&[a]), vec!["team-a=arn:aws:iam::111122223333:role/el*"], true),
+            (&of(&[a]), vec!["team-a=arn:aws:iam::111122223333:role/elav"], false),
+            (&of(&[a]), vec!["team-a=arn:aws:iam::*:role/other"], false),
+            (&all, vec![any], false),
+            (&all, vec![any, "team-a=own"], true),
+            (&listed, vec![any], true),
+            (&listed, vec![one.as_str(), "team-a=own"], false),
+            (&secret, vec![], true),
+        ] {
+            let checked = checked(spec.clone(), &these(&[], &roles));
+            assert_eq!(checked.is_ok(), is_allowed, "{spec} with {roles:?}");
+        }
+        let refusal = refused(own, &these(&[], &[]));
+        assert_eq!(refusal.reason, "RoleNotAllowed");
+        assert!(refusal.message.contains("--allow-role=team-a=own"), "{refusal}");
+        for bad in ["own", "=own", "team-a=", "team-a=elava", "team-a"] {
+            assert!(bad.parse::<RoleGrant>().is_err(), "{bad}");
+        }
+        // What a restart remembers names each account.
+        let allowed = these(&[], &[any]);
+        assert!(allowed.is_role("team-a", Some(&role(b))));
+        assert!(
+            !allowed.is_role("team-a", Some("arn:aws:iam::x:role/elava"))
+                && !allowed.is_role("team-b", Some(&role(b)))
+        );
     }
 
     #[test]
     fn what_cel_cannot_see_is_refused_with_the_path_and_what_to_do() {
-        let any = AllowedEndpoints::Any;
+        let any = Allowed::Anything;
         let typo =
             refused(json!({"provider": {"aws": {}}, "resourceTypes": {"include": ["AWS::EC2::Volumes"]}}), &any);
         assert!(typo.message.starts_with("spec.resourceTypes.include[0]: AWS::EC2::Volumes is not"), "{typo}");
@@ -138,11 +316,9 @@ mod tests {
     #[test]
     fn an_endpoint_must_be_on_the_list() {
         let spec = json!({"provider": {"aws": {"endpointURL": "http://127.0.0.1:5000/"}}});
-        let refusal = refused(spec.clone(), &AllowedEndpoints::These(BTreeSet::new()));
+        let refusal = refused(spec.clone(), &these(&[], &["*=own"]));
         assert_eq!(refusal.reason, "EndpointNotAllowed");
         assert!(refusal.message.contains("--allow-endpoint"), "{refusal}");
-        let allowed = AllowedEndpoints::These(["http://127.0.0.1:5000".to_owned()].into());
-        let spec: CloudScanSpec = serde_json::from_value(spec).unwrap();
-        assert!(validate(&spec, &Aws::default().types(), &allowed).is_ok());
+        assert!(checked(spec, &these(&["http://127.0.0.1:5000"], &["*=own"])).is_ok());
     }
 }

@@ -1,25 +1,83 @@
-//! Watches over all namespaces, or over some as if it were one watch.
+//! Watches over all namespaces, or over some as if it were one watch, object by object: one that can't be read is reported
+//! and skipped, and stops no other.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
+use kube::core::DeserializeGuard;
 use kube::core::NamespaceResourceScope;
+use kube::core::error_boundary::InvalidObject;
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
 
-/// The objects of a kind in these namespaces, in all where none is named: a complete list, then each change.
-pub(super) fn watched<K>(client: &Client, namespaces: &[String]) -> BoxStream<'static, watcher::Result<Event<K>>>
+/// An object that is there and can't be read: it was written under another version of its kind.
+#[derive(Clone, Debug)]
+pub(super) struct Unreadable {
+    pub kind: String,
+    pub api_version: String,
+    pub object: InvalidObject,
+}
+
+/// The objects of a kind in these namespaces, in all where none is named: a complete list, then each change. What can't
+/// be read goes to `unreadable` instead; of one that could be read before, that goes on.
+pub(super) fn watched<K>(
+    client: &Client,
+    namespaces: &[String],
+    unreadable: mpsc::UnboundedSender<Unreadable>,
+) -> BoxStream<'static, watcher::Result<Event<K>>>
+where
+    K: Resource<Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Send + 'static,
+    K::DynamicType: Default,
+{
+    readable(guarded(client, namespaces), unreadable)
+}
+
+/// What of these events can be read.
+pub(super) fn readable<K>(
+    events: BoxStream<'static, watcher::Result<Event<DeserializeGuard<K>>>>,
+    unreadable: mpsc::UnboundedSender<Unreadable>,
+) -> BoxStream<'static, watcher::Result<Event<K>>>
+where
+    K: Resource + Send + 'static,
+    K::DynamicType: Default,
+{
+    let read = move |DeserializeGuard(object): DeserializeGuard<K>| match object {
+        Ok(object) => Some(object),
+        Err(object) => {
+            let of = K::DynamicType::default();
+            let (kind, api_version) = (K::kind(&of).into_owned(), K::api_version(&of).into_owned());
+            let _ = unreadable.send(Unreadable { kind, api_version, object });
+            None
+        }
+    };
+    let event = move |event| match event {
+        Event::Init => Some(Event::Init),
+        Event::InitApply(object) => read(object).map(Event::InitApply),
+        Event::InitDone => Some(Event::InitDone),
+        Event::Apply(object) => read(object).map(Event::Apply),
+        Event::Delete(object) => read(object).map(Event::Delete),
+    };
+    events.filter_map(move |result| std::future::ready(result.map(&event).transpose())).boxed()
+}
+
+/// As they come, with what can't be read.
+pub(super) fn guarded<K>(
+    client: &Client,
+    namespaces: &[String],
+) -> BoxStream<'static, watcher::Result<Event<DeserializeGuard<K>>>>
 where
     K: Resource<Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Send + 'static,
     K::DynamicType: Default,
 {
     // Who set which field is half of an object, and nobody here asks.
-    let bare = |object: &mut K| object.managed_fields_mut().clear();
-    let one = move |api: Api<K>| watch(api, watcher::Config::default()).default_backoff().modify(bare);
+    let bare = |object: &mut DeserializeGuard<K>| object.managed_fields_mut().clear();
+    let one =
+        move |api: Api<DeserializeGuard<K>>| watch(api, watcher::Config::default()).default_backoff().modify(bare);
     if namespaces.is_empty() {
         return one(Api::all(client.clone())).boxed();
     }
@@ -117,6 +175,29 @@ mod tests {
             Event::Delete(object) => format!("delete {}", object.name_any()),
         };
         events.into_iter().map(each).collect()
+    }
+
+    #[tokio::test]
+    async fn one_that_can_not_be_read_is_reported_and_stops_no_other() {
+        let guard =
+            |json: serde_json::Value| -> DeserializeGuard<ConfigMap> { serde_json::from_value(json).unwrap() };
+        let good = |name: &str| guard(serde_json::json!({"metadata": {"name": name}, "data": {"a": "b"}}));
+        let bad = || guard(serde_json::json!({"metadata": {"name": "bad", "namespace": "team-a"}, "data": 7}));
+        let events = [
+            Event::Init,
+            Event::InitApply(good("a")),
+            Event::InitApply(bad()),
+            Event::InitDone,
+            Event::Apply(bad()),
+            Event::Apply(good("b")),
+        ];
+        let (report, mut reported) = mpsc::unbounded_channel();
+        let events = readable(stream::iter(events).map(Ok).boxed(), report);
+        let read: Vec<_> = events.map(|event| told(vec![event.unwrap()]).remove(0)).collect().await;
+        assert_eq!(read, ["init", "has a", "done", "apply b"]);
+        let first = reported.recv().await.unwrap();
+        assert_eq!((first.kind.as_str(), first.object.metadata.name.as_deref()), ("ConfigMap", Some("bad")));
+        assert!(reported.recv().await.is_some() && reported.recv().await.is_none(), "each time it comes");
     }
 
     #[test]

@@ -94,9 +94,15 @@ impl Fleet {
         &self.provider
     }
 
-    /// Goes on with what was wanted before a restart, until the list of CloudScans says it anew.
-    pub fn resume(&self) -> Result<(), StoreError> {
-        for (viewer, subscriptions) in remembered::recall(&self.store, &self.provider.types())? {
+    /// Goes on with what was wanted before a restart, until the list of CloudScans says it anew, as far as it is still
+    /// allowed: a store may be older than a permission that was withdrawn.
+    pub fn resume(&self, is_allowed: impl Fn(&Subscription) -> bool) -> Result<(), StoreError> {
+        for (viewer, mut subscriptions) in remembered::recall(&self.store, &self.provider.types())? {
+            let before = subscriptions.len();
+            subscriptions.retain(&is_allowed);
+            if subscriptions.len() < before {
+                tracing::warn!(cloudscan = %viewer, "what it was looking at is not allowed any more, in part or at all");
+            }
             let keyed = |s: Subscription| Some(((s.target.endpoint.clone(), s.target.account.clone()?), s));
             self.replace(&viewer, subscriptions.into_iter().filter_map(keyed).collect());
         }
