@@ -1,8 +1,11 @@
 //! Teams that share an operator: what one of them writes takes nothing from another.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::json;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 use crate::support::eventually;
 use crate::support::operator::ALLOW_ROLE;
@@ -96,11 +99,34 @@ async fn the_operator_s_credentials_are_for_those_whom_the_administrator_names()
     let (reason, _) = world.wait_for_condition("team-a", "one", "Stalled", "True").await;
     assert_eq!(reason, "RoleNotAllowed");
     assert_eq!(world.proxy.hits(asked), before, "not once since the restart");
-    assert_eq!(world.ids(A, "AWS::EC2::Volume"), [volume.clone()]);
+    assert_eq!(world.ids(A, "AWS::EC2::Volume"), std::slice::from_ref(&volume));
     world.operator.restart_with(ALLOW_ROLE, "*=arn:aws:iam::*:role/elava").await;
     world.look("team-a", "one").await;
     assert!(world.proxy.hits(asked) > before, "it goes on");
     world.wait_for_open("team-b", &[format!("Untagged {volume}")]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_that_never_end_stop_neither_health_nor_metrics() {
+    let world = World::start_with_query_api().await;
+    let operator: SocketAddr = world.operator.url().trim_start_matches("http://").parse().unwrap();
+    let mut half_open = Vec::new();
+    for _ in 0..1200 {
+        let mut stream = TcpStream::connect(operator).await.unwrap();
+        // Who was let go of may find that out here.
+        let _ = stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n").await;
+        half_open.push(stream);
+    }
+    for path in ["livez", "readyz", "metrics"] {
+        let answer = reqwest::get(format!("{}/{path}", world.operator.url())).await.expect(path);
+        assert!(answer.status().is_success(), "{path}");
+    }
+    let handles = format!("/proc/{}/fd", world.operator.process.id());
+    let are_few = || async {
+        let open = std::fs::read_dir(&handles).unwrap().count();
+        if open < 300 { Ok(()) } else { Err(format!("{open} open files")) }
+    };
+    eventually("it holds few of them", are_few).await;
 }
 
 async fn is_exempted(world: &World, volume: &str) -> Result<(), String> {

@@ -24,6 +24,8 @@ pub const BASE_ACCOUNT: &str = "123456789012";
 #[derive(Clone, Debug)]
 pub struct Call {
     pub account: String,
+    /// By whose keys: the name of the role, empty for none.
+    pub role: String,
     pub region: String,
     pub service: String,
     pub action: String,
@@ -127,7 +129,8 @@ struct Inner {
     rules: Mutex<Vec<Rule>>,
     log: Mutex<Vec<Logged>>,
     /// Which account an access key speaks for.
-    accounts: Mutex<HashMap<String, String>>,
+    /// By the id of a key: the account and the name of the role.
+    accounts: Mutex<HashMap<String, (String, String)>>,
     /// Listings that are being given out page by page.
     listings: Mutex<HashMap<String, String>>,
     numbers: AtomicU64,
@@ -409,7 +412,8 @@ fn describe(inner: &Inner, method: &Method, uri: &Uri, headers: &HeaderMap, body
         .split('/')
         .collect();
     let part = |i: usize| credential.get(i).copied().unwrap_or_default().to_owned();
-    let account = lock(&inner.accounts).get(&part(0)).cloned().unwrap_or_else(|| BASE_ACCOUNT.to_owned());
+    let base = || (BASE_ACCOUNT.to_owned(), String::new());
+    let (account, role) = lock(&inner.accounts).get(&part(0)).cloned().unwrap_or_else(base);
     let service = part(3);
     let header = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let target = header("x-amz-target").rsplit_once('.').map(|(_, operation)| operation.to_owned());
@@ -439,7 +443,7 @@ fn describe(inner: &Inner, method: &Method, uri: &Uri, headers: &HeaderMap, body
         // Route 53 and CloudFront have paths instead.
         params.get("Action").cloned().unwrap_or_else(|| format!("{method} {}", uri.path()))
     };
-    Call { account, region: part(2), service, action, params, page: 1, is_json }
+    Call { account, role, region: part(2), service, action, params, page: 1, is_json }
 }
 
 async fn forward(inner: &Inner, method: &Method, uri: &Uri, headers: &HeaderMap, body: Bytes) -> Answer {
@@ -481,7 +485,8 @@ fn learn(inner: &Inner, body: &str) {
     };
     if let (Some(key), Some(arn)) = (text("AccessKeyId"), text("Arn")) {
         let account = arn.split(':').nth(4).unwrap_or_default().to_owned();
-        lock(&inner.accounts).insert(key.to_owned(), account);
+        let role = arn.split('/').nth(1).unwrap_or_default().to_owned();
+        lock(&inner.accounts).insert(key.to_owned(), (account, role));
     }
 }
 

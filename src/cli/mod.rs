@@ -39,7 +39,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the operator in a cluster, until it is stopped
-    Run(run::RunArgs),
+    Run(Box<run::RunArgs>),
     /// Look once at what a CloudScan manifest names, and record it in a local store
     Scan(scan::ScanArgs),
     /// Print the CustomResourceDefinitions as YAML

@@ -2,7 +2,7 @@
 
 use std::future::IntoFuture;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,6 +36,9 @@ pub struct RunArgs {
     /// Where /livez, /readyz and /metrics are answered
     #[arg(long, env = "ELAVA_LISTEN", default_value = "0.0.0.0:8080")]
     listen: SocketAddr,
+    /// Where /livez and /readyz are answered alone, for a kubelet; without it, they are not
+    #[arg(long, env = "ELAVA_HEALTH_LISTEN", value_name = "ADDRESS")]
+    health_listen: Option<SocketAddr>,
     /// Where inventory.elava.dev is answered to the API server; without it, it is not
     #[arg(long, env = "ELAVA_QUERY_API_LISTEN", value_name = "ADDRESS")]
     query_api_listen: Option<SocketAddr>,
@@ -118,6 +121,11 @@ async fn serve_query_api(
     server::aggregated::serve(listener, store, client, service).await
 }
 
+async fn serve_health(listener: Option<TcpListener>, store: Store) -> std::io::Result<()> {
+    let Some(listener) = listener else { return std::future::pending().await };
+    server::serve_health(listener, store).await
+}
+
 async fn bound(listen: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))
 }
@@ -171,20 +179,21 @@ fn others(
     Others { accounts: Box::new(accounts), register: Box::new(register) }
 }
 
-pub async fn run(args: RunArgs) -> anyhow::Result<()> {
+/// The list that is named, or what ships. Before anything is opened: one that can't be read is a reason not to start.
+fn prices(path: Option<&Path>) -> anyhow::Result<Prices> {
+    let Some(path) = path else { return Ok(Prices::shipped()) };
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    Prices::parse(&text).with_context(|| path.display().to_string())
+}
+
+pub async fn run(args: Box<RunArgs>) -> anyhow::Result<()> {
+    let args = *args;
     let _telemetry =
         telemetry::start(args.log_format, &args.log, args.otlp_endpoint.as_deref().filter(|url| !url.is_empty()))?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
 
-    // Before anything is opened: a list that can't be read is a reason not to start.
-    let prices = match &args.prices {
-        None => Prices::shipped(),
-        Some(path) => {
-            let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-            Prices::parse(&text).with_context(|| path.display().to_string())?
-        }
-    };
+    let prices = prices(args.prices.as_deref())?;
     let path = args.store.clone();
     let retention = args.keep.retention()?;
     let store = tokio::task::spawn_blocking(move || Store::open(&path, system_clock())).await??;
@@ -193,6 +202,10 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         .await
         .context("no way to reach an API server: run in a pod, or set KUBECONFIG")?;
     let listener = bound(args.listen).await?;
+    let health = match args.health_listen {
+        None => None,
+        Some(listen) => Some(bound(listen).await?),
+    };
     let query_api = match args.query_api_listen {
         None => None,
         Some(listen) => Some(bound(listen).await?),
@@ -222,6 +235,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let meters = controller::Meters::default();
     let others = others(&fleet, backups.clone(), aws.clone(), meters.clone(), store.clone());
     let http = tokio::spawn(server::serve_http(listener, store.clone(), others));
+    let health = tokio::spawn(serve_health(health, store.clone()));
     let questions = tokio::spawn(server::serve_socket(unix, store.clone()).into_future());
 
     let backing_up = backups.map(|backups| tokio::spawn(backups.run(store.clone())));
@@ -257,6 +271,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     tokio::select! {
         () = &mut controller => anyhow::bail!("the controller ended by itself"),
         ended = http => anyhow::bail!("the HTTP server ended: {ended:?}"),
+        ended = health => anyhow::bail!("the health server ended: {ended:?}"),
         ended = questions => anyhow::bail!("the socket's server ended: {ended:?}"),
         ended = query_api => anyhow::bail!("the query API's server ended: {ended:?}"),
         () = signalled => {}

@@ -124,10 +124,14 @@ fn released(named: &str) -> Vec<String> {
     named.split(',').map(str::trim).filter(|one| !one.is_empty()).map(str::to_owned).collect()
 }
 
-/// `<kind>-<slug of id>-<8 hex>`: the same cause has the same name for ever.
+/// Hex digits of a hash in a name. Who may make a resource, and so choose its id, must not find one whose finding has the
+/// name of another's: 32 bits took minutes.
+const HASH: usize = 16;
+
+/// `<kind>-<slug of id>-<16 hex>`: the same cause has the same name for ever.
 pub fn finding_name(scan_name: &str, kind: FindingKind, key: &ResourceKey) -> String {
     let hash = blake3::hash(format!("{scan_name}\0{kind}\0{key}").as_bytes()).to_hex();
-    format!("{}-{}-{}", kind.as_str().to_ascii_lowercase(), key.slug(), &hash[..8])
+    format!("{}-{}-{}", kind.as_str().to_ascii_lowercase(), key.slug(), &hash[..HASH])
 }
 
 pub fn finding(scan: &CloudScan, name: &str, record: &Record, currency: &str) -> ResourceFinding {
@@ -222,7 +226,7 @@ pub fn more_findings(
     let labels = BTreeMap::from([label("kind", MORE), label("severity", severity)]);
     object(
         scan,
-        &format!("morefindings-{}", &hash[..8]),
+        &format!("morefindings-{}", &hash[..HASH]),
         labels,
         FindingStatus {
             kind: MORE.to_owned(),

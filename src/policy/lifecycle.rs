@@ -190,8 +190,16 @@ pub fn advance(
 ) -> Lifecycle {
     let Evaluation { findings, standing, undecided, grouped } = evaluation;
     let view = View { standing, undecided, grouped };
-    let mut holding: BTreeMap<String, Finding> =
-        findings.into_iter().map(|f| (name(f.kind, &f.resource), f)).collect();
+    let mut holding: BTreeMap<String, Finding> = BTreeMap::new();
+    for finding in findings {
+        let mut name = name(finding.kind, &finding.resource);
+        // Names are made of a hash. Two that share one are both told all the same.
+        while holding.contains_key(&name) {
+            tracing::error!(name, resource = %finding.resource, "two findings share a name");
+            name.push_str("-x");
+        }
+        holding.insert(name, finding);
+    }
     let is_flap = |record: &Record| record.finding.kind == FindingKind::Flapping;
     let mut flaps: BTreeMap<String, Record> = BTreeMap::new();
     let mut others: BTreeMap<String, (Option<Record>, Record)> = BTreeMap::new();
@@ -475,6 +483,18 @@ mod tests {
         now: i64,
     ) -> Lifecycle {
         run(before, findings, standing, &BTreeMap::new(), &settings(), now)
+    }
+
+    #[test]
+    fn two_findings_that_share_a_name_are_both_told() {
+        let other = Finding {
+            resource: super::super::testing::of_type("AWS::SQS::Queue", "q", tags(&[])).key,
+            ..finding(FindingKind::Untagged)
+        };
+        let lifecycle =
+            step(BTreeMap::new(), vec![finding(FindingKind::Untagged), other], Some(Standing::Present), 100);
+        let open: Vec<_> = lifecycle.records.values().filter(|record| record.is_open()).collect();
+        assert_eq!(open.len(), 2, "{open:?}");
     }
 
     #[test]

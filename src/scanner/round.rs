@@ -31,8 +31,10 @@ const DENIED_CADENCE: Duration = Duration::from_hours(24);
 /// How long credentials are taken to be the account's that they were: a file, a Secret's role or a profile can be replaced
 /// while the session lives, and credentials of a role are refreshed about so often.
 const VERIFIED_FOR: Duration = Duration::from_mins(15);
-/// A proof of cover is renewed by taking its CloudScan's turn first once it is this old.
-const PROOF_AGE: Duration = Duration::from_hours(24);
+/// A proof of cover is renewed by taking its CloudScan's turn first once it is this old,
+const PROOF_RENEWED: Duration = Duration::from_hours(12);
+/// and ends with this age where its CloudScan can't renew it: what the credentials of others show is not its to see.
+const PROOF_LASTS: Duration = Duration::from_hours(24);
 
 /// The call that tells of tags what a listing left out, where its error names none.
 const VERIFYING_ACTION: &str = "ec2:DescribeTags";
@@ -79,6 +81,15 @@ struct Ready {
     scopes: BTreeMap<Scope, TypeInfo>,
 }
 
+/// A scope that is to be looked at.
+#[derive(Clone)]
+struct Due {
+    scope: Scope,
+    cadence: Duration,
+    /// With the credentials of this CloudScan alone, and for it alone unless they show it.
+    only: Option<Viewer>,
+}
+
 /// Looks at one account for all CloudScans that want it.
 pub struct AccountScanner {
     provider: Arc<dyn Provider>,
@@ -92,6 +103,9 @@ pub struct AccountScanner {
     /// What an organisation's policy denies: the norm for a dozen regions, and changed by hand.
     denied_by_policy: BTreeSet<Scope>,
     handled_requests: BTreeMap<Viewer, Option<String>>,
+    /// Since when a CloudScan has other credentials, another role or another external id: what it proved before is to be
+    /// proven anew.
+    changed_targets: BTreeMap<Viewer, Timestamp>,
     /// When how much was missed anew, and not held: as far back as the longest cadence. Until the first of it nothing
     /// is known of what the process before this one lost.
     losses: Option<VecDeque<(Timestamp, usize)>>,
@@ -125,6 +139,10 @@ struct Looked {
     error: Option<CloudError>,
     /// CloudScans whose own credentials failed on it.
     failed: Vec<(Viewer, Outcome, CloudError)>,
+    /// Those whose turn did not come: nothing is said of what they may see.
+    untried: Vec<Viewer>,
+    /// Somebody asked for it who has not proven to see the scope, and does not: nothing is recorded.
+    is_refused: bool,
 }
 
 impl Looked {
@@ -187,6 +205,7 @@ impl AccountScanner {
             empty: BTreeMap::new(),
             denied_by_policy: BTreeSet::new(),
             handled_requests: BTreeMap::new(),
+            changed_targets: BTreeMap::new(),
             losses: None,
             page_bytes: PAGE_BYTES,
             tells_first_sights: true,
@@ -239,7 +258,7 @@ impl AccountScanner {
         let mut listings = {
             let this = &*self;
             let ready = &ready;
-            let look = move |(scope, cadence)| this.look(scope, cadence, ready);
+            let look = move |due| this.look(due, ready);
             futures::stream::iter(due.iter().cloned()).map(look).buffer_unordered(SCOPES_IN_FLIGHT)
         };
         let mut commits = FuturesUnordered::new();
@@ -252,6 +271,10 @@ impl AccountScanner {
                 Some(looked) = listings.next(), if commits.len() < SCOPES_IN_FLIGHT => {
                     done += 1;
                     progress(done, total);
+                    if looked.is_refused {
+                        settled.push(Committed { shown: 0, error: None, looked });
+                        continue;
+                    }
                     // What missed something waits until the whole account is known: see the module's header.
                     if looked.is_whole() && !looked.missed.is_empty() {
                         waiting.push(looked);
@@ -266,7 +289,7 @@ impl AccountScanner {
         drop((listings, commits));
         let account_limits = waiting
             .iter()
-            .map(|looked| limits_of(&ready, &looked.sweep.scope))
+            .map(|looked| limits_of(&self.deciding(&ready, &looked.sweep.scope), &looked.sweep.scope))
             .reduce(LossLimits::strictest)
             .unwrap_or(LossLimits::DEFAULT);
         let newly = |looked: &Looked| looked.missed.iter().filter(|m| !m.is_suspect).count();
@@ -285,7 +308,7 @@ impl AccountScanner {
         for mut looked in waiting {
             let scope = &looked.sweep.scope;
             let new = newly(&looked);
-            let limits = limits_of(&ready, scope);
+            let limits = limits_of(&self.deciding(&ready, scope), scope);
             let is_new = new > 0 && (account_held || limits.exceeded(new, looked.live_before));
             let has_no_proof = matches!(looked.info.confirmation, Confirmation::Sweeps { .. }) && account_lost;
             let is_unproven =
@@ -379,6 +402,7 @@ impl AccountScanner {
         self.sessions.retain(|viewer, _| wanted.contains(viewer));
         self.reports.retain(|viewer, _| wanted.contains(viewer));
         self.handled_requests.retain(|viewer, _| wanted.contains(viewer));
+        self.changed_targets.retain(|viewer, _| wanted.contains(viewer));
     }
 
     async fn connect_all(&mut self, subscriptions: &[Subscription]) -> Vec<Ready> {
@@ -426,6 +450,9 @@ impl AccountScanner {
         let now = self.store.now();
         let known =
             known.map(|connected| (connected.session.clone(), connected.regions.clone(), connected.verified));
+        if known.is_none() && self.sessions.contains_key(&subscription.viewer) {
+            self.changed_targets.insert(subscription.viewer.clone(), now);
+        }
         let (session, last, verified) = if let Some((session, regions, verified)) = known {
             let is_due = now.since(verified) >= VERIFIED_FOR;
             let is_it = if is_due { session.verify().await } else { Ok(()) };
@@ -545,46 +572,75 @@ impl AccountScanner {
         }
     }
 
-    /// The scopes to look at now, each with its cadence.
-    fn due(&mut self, ready: &[Ready], all: bool) -> Vec<(Scope, Duration)> {
+    /// The scopes to look at now.
+    fn due(&mut self, ready: &[Ready], all: bool) -> Vec<Due> {
         let now = self.store.now();
-        let mut due: BTreeMap<Scope, Duration> = BTreeMap::new();
+        let mut due: BTreeMap<Scope, Due> = BTreeMap::new();
         for Ready { subscription, scopes, .. } in ready.iter().filter(|r| !r.subscription.suspended) {
-            let requested = self.handled_requests.get(&subscription.viewer) != Some(&subscription.requested_at);
+            let viewer = &subscription.viewer;
+            let requested = self.handled_requests.get(viewer) != Some(&subscription.requested_at);
             for (scope, info) in scopes {
-                // Where CloudScans share a scope, the shortest interval holds.
+                let deciding = self.deciding(ready, scope);
+                // Where CloudScans share a scope, the shortest interval of those that may see it holds.
                 let cadence = subscription.interval * info.cadence.factor();
-                let shortest = cadence_of(ready, scope).unwrap_or(cadence).min(cadence);
-                let shortest = self.backed_off(scope, shortest);
+                let shortest = self.backed_off(scope, cadence_of(&deciding, scope).unwrap_or(cadence));
                 // A shorter interval takes hold at once, not after the last long one.
                 let next = self.next_due.entry(scope.clone()).or_insert(now);
                 *next = (*next).min(now.plus(shortest));
-                if all || requested || *next <= now {
-                    due.insert(scope.clone(), shortest);
+                let is_deciding = deciding.iter().any(|r| r.subscription.viewer == *viewer);
+                if all || *next <= now || (requested && is_deciding) {
+                    due.insert(scope.clone(), Due { scope: scope.clone(), cadence: shortest, only: None });
+                } else if requested {
+                    // With its own credentials alone: it has proven nothing, and asks nothing of those of others.
+                    let of_it = Due { scope: scope.clone(), cadence: shortest, only: Some(viewer.clone()) };
+                    due.entry(scope.clone()).or_insert(of_it);
                 }
             }
         }
-        due.into_iter().collect()
+        due.into_values().collect()
+    }
+
+    /// The active CloudScans whose settings count for a scope: those that have proven to see it, or all that name it where
+    /// none has yet.
+    fn deciding<'a>(&self, ready: &'a [Ready], scope: &Scope) -> Vec<&'a Ready> {
+        let naming = ready.iter().filter(|r| !r.subscription.suspended && r.scopes.contains_key(scope));
+        if ready.len() == 1 {
+            return naming.collect();
+        }
+        let (proven, unproven): (Vec<&Ready>, Vec<&Ready>) =
+            naming.partition(|r| self.store.proven(&r.subscription.viewer, scope).is_some());
+        if proven.is_empty() { unproven } else { proven }
     }
 
     /// Lists one scope with the credentials of the CloudScan whose turn it is, or the next whose work.
     #[tracing::instrument(
-        name = "look", skip_all, fields(region = %scope.region, resource_type = %scope.resource_type, outcome)
+        name = "look", skip_all, fields(region = %due.scope.region, resource_type = %due.scope.resource_type, outcome)
     )]
-    async fn look(&self, scope: Scope, cadence: Duration, ready: &[Ready]) -> Looked {
-        let mut candidates: Vec<&Ready> =
-            ready.iter().filter(|r| !r.subscription.suspended && r.scopes.contains_key(&scope)).collect();
+    async fn look(&self, due: Due, ready: &[Ready]) -> Looked {
+        let Due { scope, cadence, only } = due;
+        let is_asked = |r: &&Ready| only.as_ref().is_none_or(|only| r.subscription.viewer == *only);
+        let active = ready.iter().filter(|r| !r.subscription.suspended && r.scopes.contains_key(&scope));
+        let mut candidates: Vec<&Ready> = active.filter(is_asked).collect();
         let now = self.store.now();
         let proof_is_due = |r: &&Ready| {
-            self.store.proven(&r.subscription.viewer, &scope).is_none_or(|at| now.since(at) >= PROOF_AGE)
+            let viewer = &r.subscription.viewer;
+            let changed = self.changed_targets.get(viewer);
+            self.store
+                .proven(viewer, &scope)
+                .is_none_or(|at| now.since(at) >= PROOF_RENEWED || changed.is_some_and(|changed| at < *changed))
         };
         candidates.sort_by_key(|r| !proof_is_due(r));
         let info = candidates[0].scopes[&scope];
         let confirmation = match info.confirmation {
             Confirmation::ReadById => Confirmation::ReadById,
-            // The strictest of all that share the scope, whoever lists it.
+            // The strictest of all that see the scope, whoever lists it.
             Confirmation::Sweeps { needed, .. } => Confirmation::Sweeps {
-                needed: candidates.iter().map(|r| r.subscription.confirmations).max().unwrap_or(needed),
+                needed: self
+                    .deciding(ready, &scope)
+                    .iter()
+                    .map(|r| r.subscription.confirmations)
+                    .max()
+                    .unwrap_or(needed),
                 apart: cadence.max(SWEEPS_APART),
             },
         };
@@ -607,7 +663,8 @@ impl AccountScanner {
         let mut failed = Vec::new();
         let mut best: Option<(Listed, &Ready)> = None;
         let mut changes = Vec::new();
-        for candidate in candidates {
+        let mut candidates = candidates.into_iter();
+        for candidate in candidates.by_ref() {
             let mut listed = self.list(&blank, &info, &*candidate.session).await;
             changes.append(&mut listed.recorded.take_changes());
             let is_last = listed.error.is_none() || listed.unrecorded.is_some();
@@ -623,6 +680,7 @@ impl AccountScanner {
                 break;
             }
         }
+        let untried = candidates.map(|r| r.subscription.viewer.clone()).collect();
         let (listed, by) = best.expect("a due scope has a candidate");
         let outcome = listed.outcome();
         tracing::Span::current().record("outcome", outcome.as_str());
@@ -644,6 +702,8 @@ impl AccountScanner {
             session: by.session.clone(),
             error,
             failed,
+            untried,
+            is_refused: only.is_some() && !outcome.is_complete(),
         };
         if looked.is_whole() {
             looked.missed = self.store.missed_by(&looked.sweep, &looked.listed);
@@ -810,8 +870,15 @@ impl AccountScanner {
                 ..sweep
             };
         }
-        let committed =
-            blocking(&self.store, move |store| store.commit_rest(&sweep, &recorded, prover.as_ref())).await;
+        let lapsed = self.lapsed(&looked);
+        let committed = blocking(&self.store, move |store| {
+            // Before what the credentials of others have just shown is there to be seen.
+            for viewer in &lapsed {
+                store.drop_cover(viewer, &sweep.scope)?;
+            }
+            store.commit_rest(&sweep, &recorded, prover.as_ref())
+        })
+        .await;
         let error = match committed {
             Ok(delta) => {
                 looked.changes.extend(delta.changes);
@@ -823,6 +890,25 @@ impl AccountScanner {
             looked.changes.retain(|change| !change.baseline);
         }
         Committed { looked, shown, error }
+    }
+
+    /// The CloudScans that cease to see a scope, because it is others' credentials that show it now: those whose own were
+    /// denied, and those whose proof is too old and who did not renew it when their turn came.
+    fn lapsed(&self, looked: &Looked) -> Vec<Viewer> {
+        let Some(prover) = &looked.prover else { return Vec::new() };
+        let now = self.store.now();
+        let is_denied = |viewer: &Viewer| {
+            looked.failed.iter().any(|(failed, _, error)| {
+                failed == viewer && matches!(error.reason, Reason::Denied | Reason::DeniedByPolicy)
+            })
+        };
+        let has_lapsed = |viewer: &Viewer, proven: Timestamp| {
+            now.since(proven) >= PROOF_LASTS && !looked.untried.contains(viewer)
+        };
+        let proofs = self.store.proofs(&looked.sweep.scope).into_iter();
+        let lapsed = proofs
+            .filter(|(viewer, proven)| viewer != prover && (is_denied(viewer) || has_lapsed(viewer, *proven)));
+        lapsed.map(|(viewer, _)| viewer).collect()
     }
 
     /// Somebody who sees the scope says of it, or of its account, that what is held there is gone.
@@ -839,6 +925,10 @@ impl AccountScanner {
 
     fn settle(&mut self, committed: Committed, ready: &[Ready], round: &mut Round) {
         let Committed { looked, shown, error: unrecorded } = committed;
+        if looked.is_refused {
+            self.settle_refused(looked);
+            return;
+        }
         let Looked { sweep, error, failed, awaits_release, unread, earlier_tags, changes, .. } = looked;
         if sweep.outcome.is_complete() {
             if shown == 0 && self.store.live_count(&sweep.scope) == 0 {
@@ -901,6 +991,28 @@ impl AccountScanner {
         round.scopes.insert(sweep.scope, report);
     }
 
+    /// Of what one CloudScan asked for that does not see it, nobody else hears.
+    fn settle_refused(&mut self, looked: Looked) {
+        let Looked { sweep, failed, .. } = looked;
+        for (viewer, outcome, error) in failed {
+            if error.reason == Reason::InvalidCredentials {
+                self.sessions.remove(&viewer);
+            }
+            let report = ScopeReport {
+                outcome,
+                error: Some(error),
+                held: false,
+                awaits_release: false,
+                unread: BTreeMap::new(),
+                earlier_tags: EarlierTags::default(),
+                ended: sweep.ended,
+            };
+            if let Some(account) = self.reports.get_mut(&viewer) {
+                account.scopes.insert(sweep.scope.clone(), report);
+            }
+        }
+    }
+
     fn finish(&mut self, started: Timestamp, subscriptions: &[Subscription], ready: &[Ready], round: &Round) {
         let ended = self.store.now();
         let next = self.next();
@@ -939,15 +1051,11 @@ impl AccountScanner {
 }
 
 /// The shortest cadence and the strictest limits hold where CloudScans share a scope.
-fn cadence_of(ready: &[Ready], scope: &Scope) -> Option<Duration> {
-    ready
-        .iter()
-        .filter(|r| !r.subscription.suspended)
-        .filter_map(|r| Some(r.subscription.interval * r.scopes.get(scope)?.cadence.factor()))
-        .min()
+fn cadence_of(ready: &[&Ready], scope: &Scope) -> Option<Duration> {
+    ready.iter().filter_map(|r| Some(r.subscription.interval * r.scopes.get(scope)?.cadence.factor())).min()
 }
 
-fn limits_of(ready: &[Ready], scope: &Scope) -> LossLimits {
+fn limits_of(ready: &[&Ready], scope: &Scope) -> LossLimits {
     ready
         .iter()
         .filter(|r| r.scopes.contains_key(scope))

@@ -9,6 +9,7 @@
 pub mod aggregated;
 pub mod backups;
 pub mod findings;
+mod listen;
 pub mod metrics;
 pub mod query;
 
@@ -29,33 +30,40 @@ use crate::store::{Store, StoreError};
 use metrics::Others;
 
 #[derive(Clone)]
-struct Health {
+struct Metered {
     store: Store,
     others: Arc<Others>,
+}
+
+/// Connections to the metrics, and to what says whether it lives, at once. A scrape and a probe take one each.
+const CONNECTIONS: usize = 64;
+
+/// `/livez` and `/readyz` alone, until the task is dropped: on a listener that nobody but a kubelet need reach.
+pub async fn serve_health(listener: TcpListener, store: Store) -> std::io::Result<()> {
+    let app = Router::new().route("/livez", get(live)).route("/readyz", get(live)).with_state(store);
+    listen::serve(listener, app, CONNECTIONS, |_| false).await
 }
 
 /// `/livez`, `/readyz` and `/metrics`, until the task is dropped.
 pub async fn serve_http(listener: TcpListener, store: Store, others: Others) -> std::io::Result<()> {
     // Scanning and answering go on while the API server is away, so neither depends on it.
-    let app = Router::new()
-        .route("/livez", get(live))
-        .route("/readyz", get(live))
-        .route("/metrics", get(scrape))
-        .with_state(Health { store, others: Arc::new(others) });
-    axum::serve(listener, app).await
+    let health = Router::new().route("/livez", get(live)).route("/readyz", get(live)).with_state(store.clone());
+    let metrics =
+        Router::new().route("/metrics", get(scrape)).with_state(Metered { store, others: Arc::new(others) });
+    listen::serve(listener, health.merge(metrics), CONNECTIONS, |_| false).await
 }
 
 /// A store whose disk failed is opened again by itself; where that goes on failing, a restart may do.
-async fn live(State(health): State<Health>) -> Response {
-    if health.store.is_poisoned() {
+async fn live(State(store): State<Store>) -> Response {
+    if store.is_poisoned() {
         (StatusCode::SERVICE_UNAVAILABLE, StoreError::Poisoned.to_string()).into_response()
     } else {
         "ok".into_response()
     }
 }
 
-async fn scrape(State(health): State<Health>) -> Response {
-    match tokio::task::spawn_blocking(move || metrics::render(&health.store, &health.others)).await {
+async fn scrape(State(Metered { store, others }): State<Metered>) -> Response {
+    match tokio::task::spawn_blocking(move || metrics::render(&store, &others)).await {
         Ok(Ok(text)) => {
             ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
                 .into_response()

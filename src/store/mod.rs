@@ -534,6 +534,13 @@ impl Store {
         self.state().scopes.values().filter(|s| s.is_open()).map(|s| s.scope.clone()).collect()
     }
 
+    /// Who covers a scope, and when each proved its own credentials on it last.
+    pub fn proofs(&self, scope: &Scope) -> Vec<(Viewer, Timestamp)> {
+        let state = self.state();
+        let Some(number) = state.scope_numbers.get(scope) else { return Vec::new() };
+        state.scopes[number].covers.iter().map(|(viewer, cover)| (viewer.clone(), cover.proven)).collect()
+    }
+
     /// Every cover that stands now.
     pub fn covers(&self) -> Vec<(Viewer, Arc<Scope>)> {
         let state = self.state();

@@ -11,9 +11,10 @@ use std::time::Duration;
 use elava::cloud::Provider;
 use elava::cloud::aws::Aws;
 use elava::inventory::{
-    ChangeKind, EndCause, Moment, Outcome, Presence, Reason, ScopeStatus, Snapshot, TagSet, Tags,
+    ChangeKind, EndCause, LossLimits, Moment, Outcome, Presence, Reason, ScopeStatus, Snapshot, TagSet, Tags,
+    Viewer,
 };
-use elava::scanner::Round;
+use elava::scanner::{Round, Subscription};
 use futures::FutureExt;
 
 use super::bed::{Bed, IRELAND, VIRGINIA, outcome, owner};
@@ -433,6 +434,90 @@ async fn strictest_confirmations(stage: &mut Stage<'_>) {
     stage.bed.pass(Duration::from_hours(6));
     stage.bed.look_for(&both).await;
     assert_eq!(stage.end(&vault), Some(EndCause::Absent));
+}
+
+/// The CloudScan of the bed, and another team's with a role of its own.
+fn with_another_role(stage: &Stage<'_>) -> [Subscription; 2] {
+    let [one, mut other] = stage.bed.two_cloud_scans();
+    other.target.role_arn = Some(format!("arn:aws:iam::{}:role/other", stage.bed.account));
+    [one, other]
+}
+
+fn is_covered_by(stage: &Stage<'_>, viewer: &str) -> bool {
+    let covers = stage.bed.store.covers();
+    covers.iter().any(|(v, scope)| {
+        v.as_str() == viewer && scope.resource_type.as_str() == VOLUME && scope.region.as_str() == IRELAND
+    })
+}
+
+/// What was seen before stays readable: it is part of that state.
+async fn cover_ends_with_its_rights(stage: &mut Stage<'_>) {
+    stage.volumes(2).await;
+    let both = with_another_role(stage);
+    for _ in 0..2 {
+        stage.bed.look_for(&both).await;
+    }
+    assert!(is_covered_by(stage, "team-a/one") && is_covered_by(stage, "team-b/two"), "each has proven itself");
+    let seen = stage.bed.store.revision();
+    stage
+        .fault(|c| c.role == "other" && c.action == "DescribeVolumes", refuse(403, "UnauthorizedOperation", "no"));
+    stage.bed.look_for(&both).await;
+    assert!(is_covered_by(stage, "team-b/two"), "a proof is good for a while");
+    stage.bed.pass(Duration::from_hours(13));
+    // Both are to be renewed: one after the other.
+    stage.bed.look_for(&both).await;
+    stage.bed.look_for(&both).await;
+    assert!(!is_covered_by(stage, "team-b/two"), "and ends where it can't be renewed");
+    assert!(is_covered_by(stage, "team-a/one"));
+    let past = stage.bed.store.snapshot(Moment::Revision(seen)).unwrap();
+    let covered = past.covered(&Viewer::new("team-b/two"));
+    assert!(covered.keys().any(|scope| scope.resource_type.as_str() == VOLUME), "the past that it saw is its own");
+}
+
+async fn cover_ends_after_its_day(stage: &mut Stage<'_>) {
+    stage.volumes(2).await;
+    let both = with_another_role(stage);
+    for _ in 0..2 {
+        stage.bed.look_for(&both).await;
+    }
+    // Nobody gets in by the other role any more.
+    let other = format!("arn:aws:iam::{}:role/other", stage.bed.account);
+    let is_other = move |c: &Call| c.action == "AssumeRole" && c.params.get("RoleArn") == Some(&other);
+    stage.proxy.fault(is_other, refuse(403, "AccessDenied", "no"));
+    stage.bed.scanner = stage.bed.another_scanner();
+    stage.bed.pass(Duration::from_hours(23));
+    stage.bed.look_for(&both).await;
+    assert!(is_covered_by(stage, "team-b/two"), "within its day");
+    stage.bed.pass(Duration::from_hours(1));
+    stage.bed.look_for(&both).await;
+    assert!(!is_covered_by(stage, "team-b/two"), "what others see is not its to see");
+}
+
+/// Who has proven nothing has others' credentials do nothing more than they do anyway.
+async fn steered_by_a_stranger(stage: &mut Stage<'_>) {
+    let volumes = stage.volumes(4).await;
+    let [one, mut other] = with_another_role(stage);
+    stage.bed.look_for(std::slice::from_ref(&one)).await;
+    let is_stranger = |c: &Call| c.role == "other" && c.service == "ec2" && c.action != "DescribeRegions";
+    stage.fault(is_stranger, refuse(403, "UnauthorizedOperation", "no"));
+    other.interval = Duration::from_secs(1);
+    other.confirmations = 9;
+    other.loss = LossLimits { percent: 1, minimum: 1 };
+    let listed = stage.fault(|c| c.role == "elava" && is_listing(c), Fault::Slow(Duration::ZERO));
+    for second in 0..10 {
+        other.requested_at = Some(second.to_string());
+        stage.bed.pass(Duration::from_secs(1));
+        stage.bed.scanner.round(&[one.clone(), other.clone()], false, &|_, _| {}).await;
+    }
+    assert_eq!(stage.proxy.hits(listed), 0, "ten requests, and an interval of a second");
+    let report = &stage.bed.scanner.reports[&other.viewer];
+    let denied = report.scopes.values().filter(|scope| scope.outcome == Outcome::Failed(Reason::Denied)).count();
+    assert!(denied > 0, "it hears that it is denied");
+    stage.hands().delete_volume(&volumes[0]).await;
+    let round = stage.bed.look_for(&[one, other]).await;
+    assert!(round.scopes.values().all(|scope| !scope.held), "its limits hold nobody's losses");
+    assert_eq!(stage.end(&volumes[0]), Some(EndCause::Absent));
+    stage.assert_live(&volumes[1..]);
 }
 
 async fn moved_or_shared(stage: &mut Stage<'_>) {
@@ -943,6 +1028,9 @@ rows! {
     another_not_found: "an error says of something else that it is not found" => "nothing is gone";
     moving_date: "the date of a bucket moves, as it does where the partition did not begin" => "the same bucket, no change";
     strictest_confirmations: "two CloudScans share a scope and want different numbers of sweeps" => "the strictest holds";
+    cover_ends_with_its_rights: "the listing of one of two CloudScans is denied" => "it sees the present no more, the past it does";
+    cover_ends_after_its_day: "one of two CloudScans can't get in any more" => "it sees the present for a day";
+    steered_by_a_stranger: "a CloudScan that may see nothing asks for much" => "nobody else's listings, limits or confirmations change";
     moved_or_shared: "the volume of another account's id is listed here, too" => "not moved while both live";
     lost_by_and_by: "a loss all over the account shows in one scope after the other" => "held once the sum is too much";
     lost_on_schedule: "the same, as scopes become due one by one" => "held once the sum is too much";

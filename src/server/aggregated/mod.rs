@@ -34,6 +34,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use super::listen;
 use crate::store::Store;
 use access::{Access, User, Wish};
 use discovery::Kind;
@@ -50,6 +51,9 @@ const LISTS: usize = 8;
 const TURN: Duration = Duration::from_secs(5);
 /// Watches at once: each has a thread, and a state that costs what changed since it was told.
 const WATCHES: usize = 256;
+
+/// Connections at once of those who show no certificate of the front proxy: they are told so, and no more.
+const STRANGERS: usize = 32;
 
 /// Where the cluster finds us.
 #[derive(Clone, Debug)]
@@ -90,7 +94,7 @@ pub async fn serve(
     };
     let app = Router::new().fallback(answer).with_state(Arc::new(shared));
     let listener = TlsListener::new(listener, trust);
-    axum::serve(listener, app.into_make_service_with_connect_info::<Peer>()).await
+    listen::serve(listener, app, STRANGERS, Peer::is_verified).await
 }
 
 async fn answer(

@@ -246,10 +246,10 @@ pub(super) fn type_slug(scope: &Scope) -> String {
     last.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).take(30).collect()
 }
 
-/// `<type>-<slug of the id>-<8 hex>`: the same for ever. Two things of one key that were seen at different
+/// `<type>-<slug of the id>-<16 hex>`: the same for ever. Two things of one key that were seen at different
 /// endpoints have different ones.
 pub(super) fn name(scope: &Scope, key: &ResourceKey) -> String {
-    format!("{}-{}-{}", type_slug(scope), key.slug(), &hash(scope, key).to_hex()[..8])
+    format!("{}-{}-{}", type_slug(scope), key.slug(), &hash(scope, key).to_hex()[..16])
 }
 
 fn hash(scope: &Scope, key: &ResourceKey) -> blake3::Hash {

@@ -11,7 +11,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use axum::http::HeaderMap;
-use axum::serve::{IncomingStream, Listener};
+use axum::serve::Listener;
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::jiff::tz::TimeZone;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
@@ -29,6 +29,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::access::User;
 use super::refusal::Refusal;
+use crate::server::listen::Bounded;
 
 /// The CA lives as long as any process may; who restarts it has another.
 const CA_DAYS: i64 = 3_650;
@@ -39,6 +40,8 @@ pub(super) const RENEWED_AFTER: Duration = Duration::from_hours(24 * 60);
 const SKEW: SignedDuration = SignedDuration::from_hours(1);
 /// A handshake that takes longer is none.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Handshakes at once; the oldest ends when there are more.
+const HANDSHAKES: usize = 128;
 /// Of the ConfigMap: the CA of the front proxy.
 const CLIENT_CA: &str = "requestheader-client-ca-file";
 /// Connections that wait to be taken.
@@ -246,6 +249,11 @@ pub(super) struct Peer {
 }
 
 impl Peer {
+    /// Whether the CA of the front proxy has signed its certificate.
+    pub fn is_verified(&self) -> bool {
+        self.common_name.is_some()
+    }
+
     fn of(stream: &TlsStream<TcpStream>) -> Self {
         let certificates = stream.get_ref().1.peer_certificates();
         let common_name = certificates.and_then(|certificates| common_name(certificates.first()?));
@@ -269,6 +277,7 @@ impl TlsListener {
     pub fn new(listener: TcpListener, trust: SharedTrust) -> Self {
         let (sender, ready) = mpsc::channel(BACKLOG);
         let accepting = tokio::spawn(async move {
+            let mut handshakes = Bounded::to(HANDSHAKES);
             loop {
                 let Ok((stream, from)) = listener.accept().await else {
                     // Out of file handles: some will be closed.
@@ -276,7 +285,7 @@ impl TlsListener {
                     continue;
                 };
                 let (sender, server) = (sender.clone(), trusted(&trust).server);
-                tokio::spawn(handshake(stream, from, server, sender));
+                handshakes.spawn(handshake(stream, from, server, sender));
             }
         });
         Self { ready, accepting }
@@ -320,12 +329,6 @@ impl Listener for TlsListener {
 
     fn local_addr(&self) -> std::io::Result<Self::Addr> {
         Ok(Peer::default())
-    }
-}
-
-impl axum::extract::connect_info::Connected<IncomingStream<'_, TlsListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, TlsListener>) -> Self {
-        stream.remote_addr().clone()
     }
 }
 
