@@ -2,12 +2,10 @@
 
 use std::time::Duration;
 
-use regex::Regex;
-
 use super::{CloudScanSpec, FindingExemption, TagSelector};
 use crate::inventory::{
-    self, Exemption, FindingKind, FindingSettings, LossLimits, OwnerSource, OwnershipSettings, RuleSettings,
-    Selector, TagMatch,
+    self, Exemption, Expression, ExpressionError, FindingKind, FindingSettings, LossLimits,
+    OBJECT_EXPRESSIONS_MAX_BYTES, OwnerSource, OwnershipSettings, RuleSettings, Selector, TagMatch,
 };
 
 /// A field that can't be worked with, and why.
@@ -42,15 +40,24 @@ impl CloudScanSpec {
         let mut grace: std::collections::BTreeMap<FindingKind, Duration> =
             TAG_KINDS.into_iter().map(|kind| (kind, tag_grace)).collect();
         grace.insert(FindingKind::Orphaned, orphan_grace);
+        let mut bytes = 0;
+        let required_tags = required.map(|(i, tag)| {
+            let path = || format!("spec.tagPolicy.required[{i}].pattern");
+            let pattern = tag.pattern.as_deref().map(|pattern| whole(path(), pattern)).transpose()?;
+            bytes += pattern.as_ref().map_or(0, Expression::bytes);
+            if bytes > OBJECT_EXPRESSIONS_MAX_BYTES {
+                let message = format!(
+                    "with it the patterns of this CloudScan take more than {} KiB when they are compiled: repeat less, or \
+                     [A-Za-z0-9_] in place of \\w",
+                    OBJECT_EXPRESSIONS_MAX_BYTES >> 10
+                );
+                return Err(SpecError::new(path(), message));
+            }
+            Ok(inventory::RequiredTag { key: tag.key.clone(), aliases: tag.aliases.clone(), pattern })
+        });
         Ok(RuleSettings {
             interval: self.interval()?,
-            required_tags: required
-                .map(|(i, tag)| {
-                    let path = || format!("spec.tagPolicy.required[{i}].pattern");
-                    let pattern = tag.pattern.as_deref().map(|pattern| whole(path(), pattern)).transpose()?;
-                    Ok(inventory::RequiredTag { key: tag.key.clone(), aliases: tag.aliases.clone(), pattern })
-                })
-                .collect::<Result<_, SpecError>>()?,
+            required_tags: required_tags.collect::<Result<_, SpecError>>()?,
             exempt_types: self.tag_policy.exempt_types.clone(),
             keep_disappeared: duration("spec.disappearance.keep", &self.disappearance.keep)?,
             ignored_ends: self
@@ -124,11 +131,13 @@ fn kinds(path: &str, names: &[String]) -> Result<Vec<FindingKind>, SpecError> {
     names.iter().enumerate().map(parse).collect()
 }
 
-/// Of the whole value: an unanchored pattern would let `xteam-a` pass for `team-a`.
-fn whole(path: impl Into<String>, pattern: &str) -> Result<Regex, SpecError> {
-    Regex::new(&format!("^(?:{pattern})$")).map_err(|error| {
-        let why = last_line(&error.to_string()).to_owned();
-        SpecError::new(path, format!("'{pattern}' is not a regular expression: {why}"))
+fn whole(path: impl Into<String>, pattern: &str) -> Result<Expression, SpecError> {
+    Expression::whole(pattern).map_err(|error| {
+        let message = match error {
+            ExpressionError::TooLarge => format!("'{pattern}' is too large: {error}"),
+            ExpressionError::Syntax(why) => format!("'{pattern}' is not a regular expression: {why}"),
+        };
+        SpecError::new(path, message)
     })
 }
 
@@ -139,9 +148,4 @@ fn duration(path: &str, text: &str) -> Result<Duration, SpecError> {
             format!("'{text}' is not a duration: write whole numbers with units, such as 30s or 1h30m"),
         )
     })
-}
-
-/// The regex crate draws a picture first; what is wrong comes last.
-fn last_line(text: &str) -> &str {
-    text.lines().last().unwrap_or_default().trim_start_matches("error: ")
 }

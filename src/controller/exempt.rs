@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use super::watched::{Unreadable, watched};
 use super::{Context, ReconcileError, apply, build, timely};
 use crate::api::{FindingExemption, FindingExemptionStatus, SpecError};
-use crate::inventory::{Exemption, Timestamp};
+use crate::inventory::{Exemption, Expression, NAMESPACE_EXPRESSIONS_MAX_BYTES, Timestamp};
 
 /// So long before it ends, an exemption says so.
 const SOON: Duration = Duration::from_hours(7 * 24);
@@ -24,14 +24,44 @@ const RECOUNT: Duration = Duration::from_mins(1);
 
 /// Those of a namespace that can be worked with. The rules leave out what has expired.
 pub(super) fn of_namespace(namespace: Option<&str>, context: &Context) -> Vec<Exemption> {
-    let here = |exemption: &Arc<FindingExemption>| {
-        exemption.namespace().as_deref() == namespace && exemption.metadata.deletion_timestamp.is_none()
-    };
     let mut exemptions: Vec<Exemption> =
-        context.exemptions.state().into_iter().filter(here).filter_map(|e| e.exemption().ok()).collect();
+        read(namespace, context).into_iter().filter_map(|(_, exemption)| exemption.ok()).collect();
     // Where several fit, the same one speaks every time.
     exemptions.sort_by(|a, b| a.name.cmp(&b.name));
     exemptions
+}
+
+type Read = (Arc<FindingExemption>, Result<Exemption, SpecError>);
+
+/// Those of a namespace, the oldest first, with what is wrong with each.
+fn read(namespace: Option<&str>, context: &Context) -> Vec<Read> {
+    let here = |exemption: &Arc<FindingExemption>| {
+        exemption.namespace().as_deref() == namespace && exemption.metadata.deletion_timestamp.is_none()
+    };
+    within_budget(context.exemptions.state().into_iter().filter(here).collect())
+}
+
+/// Their expressions have a budget together: the oldest keep theirs.
+fn within_budget(mut exemptions: Vec<Arc<FindingExemption>>) -> Vec<Read> {
+    exemptions.sort_by_key(|e| (e.creation_timestamp(), e.name_any()));
+    let mut spent = 0;
+    let mut one = |exemption: Arc<FindingExemption>| {
+        let read = exemption.exemption().and_then(|read| {
+            let bytes = read.selector.key.as_ref().map_or(0, Expression::bytes);
+            if bytes > 0 && spent + bytes > NAMESPACE_EXPRESSIONS_MAX_BYTES {
+                let message = format!(
+                    "with it the keyPatterns of this namespace take more than {} MiB when they are compiled: select by kinds, \
+                     types, accounts, regions or tags, or repeat less",
+                    NAMESPACE_EXPRESSIONS_MAX_BYTES >> 20
+                );
+                return Err(SpecError::new("spec.selector.keyPattern", message));
+            }
+            spent += bytes;
+            Ok(read)
+        });
+        (exemption, read)
+    };
+    exemptions.into_iter().map(&mut one).collect()
 }
 
 pub(super) async fn run(
@@ -60,7 +90,10 @@ async fn reconcile(exemption: Arc<FindingExemption>, context: Arc<Context>) -> R
 async fn reconciled(exemption: &FindingExemption, context: &Context) -> Result<Action, ReconcileError> {
     let now = context.store.now();
     let held_back = apply::held_back(context, &ObjectRef::from_obj(exemption));
-    let status = status(exemption, held_back, now);
+    let all = read(exemption.namespace().as_deref(), context);
+    let own = all.into_iter().find(|(other, _)| other.name_any() == exemption.name_any());
+    let read = own.map_or_else(|| exemption.exemption(), |(_, read)| read);
+    let status = status(exemption, read, held_back, now);
     if exemption.status.as_ref() != Some(&status) {
         let mut object = FindingExemption::new(&exemption.name_any(), exemption.spec.clone());
         object.status = Some(status);
@@ -74,7 +107,12 @@ async fn reconciled(exemption: &FindingExemption, context: &Context) -> Result<A
     Ok(Action::requeue(RECOUNT))
 }
 
-fn status(exemption: &FindingExemption, held_back: usize, now: Timestamp) -> FindingExemptionStatus {
+fn status(
+    exemption: &FindingExemption,
+    read: Result<Exemption, SpecError>,
+    held_back: usize,
+    now: Timestamp,
+) -> FindingExemptionStatus {
     let before = exemption.status.clone().unwrap_or_default();
     let generation = exemption.metadata.generation;
     let condition = |type_: &str, is_true: bool, reason: &str, message: String| {
@@ -92,7 +130,7 @@ fn status(exemption: &FindingExemption, held_back: usize, now: Timestamp) -> Fin
     let expires = exemption.spec.expires_at;
     let until = expires.map_or("until it is deleted".to_owned(), |at| format!("until {at}"));
     let is_over = expires.is_some_and(|at| now >= at);
-    let active = match (exemption.exemption(), expires) {
+    let active = match (read, expires) {
         (Err(SpecError { path, message }), _) => {
             condition("Active", false, "InvalidSpec", format!("{path}: {message}"))
         }
@@ -139,7 +177,8 @@ mod tests {
             exemption
         };
         let told = |expires: Option<i64>, pattern: &str, now: i64| {
-            let conditions = status(&with(expires, pattern), 3, day(now)).conditions;
+            let exemption = with(expires, pattern);
+            let conditions = status(&exemption, exemption.exemption(), 3, day(now)).conditions;
             conditions.iter().map(|c| format!("{}={} {}", c.type_, c.status, c.reason)).collect::<Vec<_>>()
         };
         assert_eq!(told(None, "x", 1), ["Active=True InForce", "ExpiringSoon=False NotSoon"]);
@@ -147,5 +186,27 @@ mod tests {
         assert_eq!(told(Some(8), "x", 1), ["Active=True InForce", "ExpiringSoon=True Expires"]);
         assert_eq!(told(Some(1), "x", 1), ["Active=False Expired", "ExpiringSoon=False NotSoon"]);
         assert_eq!(told(None, "a(", 1)[0], "Active=False InvalidSpec");
+        assert_eq!(told(None, r"\w{205}", 1)[0], "Active=False InvalidSpec", "too large");
+    }
+
+    #[test]
+    fn the_expressions_of_a_namespace_have_a_budget_and_one_without_needs_none_of_it() {
+        let with = |name: String, selector: serde_json::Value| {
+            let exemption: FindingExemption = serde_json::from_value(json!({
+                "apiVersion": "elava.dev/v1alpha1", "kind": "FindingExemption", "metadata": {"name": name},
+                "spec": {"selector": selector, "reason": "r", "requester": "q"},
+            }))
+            .unwrap();
+            Arc::new(exemption)
+        };
+        let large =
+            |number: usize| with(format!("{number:03}"), json!({"keyPattern": format!(r"\w{{1,60}}-{number}")}));
+        let mut all: Vec<_> = (0..100).map(large).collect();
+        all.push(with("zzz".to_owned(), json!({"kinds": ["Untagged"]})));
+        let read = within_budget(all);
+        let good = read.iter().filter(|(_, read)| read.is_ok()).count();
+        assert!((5..100).contains(&good), "{good} are within it");
+        assert!(read[0].1.is_ok() && read[99].1.is_err(), "the oldest keep theirs");
+        assert!(read[100].1.is_ok(), "it takes nothing of it");
     }
 }

@@ -12,7 +12,7 @@ use super::validate::{Refusal, Valid, validate};
 use super::{Context, LONGEST_BACKOFF, RECHECK, ReconcileError, build, dereference, exists, lock};
 use crate::api::{CloudScan, RECONCILE_REQUESTED_AT};
 use crate::cloud::CloudError;
-use crate::inventory::{AccountId, Viewer};
+use crate::inventory::{AccountId, NAMESPACE_EXPRESSIONS_MAX_BYTES, Viewer};
 use crate::store::StoreError;
 
 /// What became of a spec.
@@ -56,6 +56,28 @@ impl Subscriptions {
         lock(&self.by_viewer).retain(|viewer, _| exists(viewer));
     }
 
+    /// The expressions of all CloudScans of a namespace have a budget: those that were taken up first keep theirs.
+    fn within_budget(&self, viewer: &Viewer, valid: Valid) -> Result<Valid, Refusal> {
+        let own = valid.rules.expression_bytes();
+        let namespace = |viewer: &Viewer| viewer.as_str().split('/').next().unwrap_or_default().to_owned();
+        let here = namespace(viewer);
+        let others: usize = lock(&self.by_viewer)
+            .iter()
+            .filter(|(other, _)| *other != viewer && namespace(other) == here)
+            .filter_map(|(_, subscribed)| subscribed.valid.as_ref().ok())
+            .map(|valid| valid.rules.expression_bytes())
+            .sum();
+        if own == 0 || own + others <= NAMESPACE_EXPRESSIONS_MAX_BYTES {
+            return Ok(valid);
+        }
+        let message = format!(
+            "spec.tagPolicy.required: with it the patterns of the CloudScans of {here} take more than {} MiB when they are compiled: \
+             repeat less, or [A-Za-z0-9_] in place of \\w",
+            NAMESPACE_EXPRESSIONS_MAX_BYTES >> 20
+        );
+        Err(Refusal { reason: "TooManyExpressions", message })
+    }
+
     fn take(&self, viewer: &Viewer, subscribed: Subscribed) {
         lock(&self.by_viewer).insert(viewer.clone(), Arc::new(subscribed));
         let _ = self.told.send(viewer.clone());
@@ -74,6 +96,7 @@ async fn reconciled(scan: &CloudScan, context: &Context) -> Result<Action, Recon
     let viewer = build::viewer(scan);
     let namespace = scan.namespace().unwrap_or_default();
     let valid = validate(&scan.spec, &namespace, &context.fleet.provider().types(), &context.allowed);
+    let valid = valid.and_then(|valid| context.subscriptions.within_budget(&viewer, valid));
     let wanted = if let Ok(valid) = &valid {
         subscribe(scan, valid, context).await?
     } else {

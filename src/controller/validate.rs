@@ -308,6 +308,15 @@ mod tests {
         let pattern = refused(json!({"provider": {"aws": {}}, "tagPolicy": policy}), &any);
         assert!(pattern.message.starts_with("spec.tagPolicy.required[0].pattern: 'a('"), "{pattern}");
 
+        // 1.9 KB that compiled to 1.2 GiB once.
+        let large = |pattern: &str| {
+            let required: Vec<_> =
+                (0..50).map(|i| json!({"key": format!("t{i}"), "pattern": format!("{pattern}|{i}")})).collect();
+            refused(json!({"provider": {"aws": {}}, "tagPolicy": {"required": required}}), &any)
+        };
+        assert!(large(r"\w{205}").message.contains("is too large"), "each alone");
+        assert!(large(r"\w{1,60}").message.contains("the patterns of this CloudScan"), "all together");
+
         let types = json!({"include": ["AWS::EC2::Volume"], "exclude": ["AWS::EC2::Volume"]});
         let none = refused(json!({"provider": {"aws": {}}, "resourceTypes": types}), &any);
         assert!(none.message.contains("leaves none"), "{none}");

@@ -3,6 +3,7 @@
 //! Everything else in the crate is written in these words, so a word that means two things here
 //! becomes a bug everywhere. `store` implements the read traits of [`read`]; `policy` reads them.
 
+mod expression;
 mod fields;
 mod finding;
 mod key;
@@ -12,6 +13,10 @@ mod sweep;
 mod tags;
 mod time;
 
+pub use expression::{
+    EXPRESSION_MAX_BYTES, Expression, ExpressionError, NAMESPACE_EXPRESSIONS_MAX_BYTES,
+    OBJECT_EXPRESSIONS_MAX_BYTES,
+};
 pub use fields::{FieldChange, field_changes};
 pub use finding::{FindingKind, KindError, Severity};
 pub use key::{AccountId, GLOBAL_REGION, KeyError, Region, ResourceKey, ResourceType, Scope, Viewer};

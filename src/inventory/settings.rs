@@ -3,18 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use regex::Regex;
 use serde::{Deserialize, Serialize};
 
-use super::{FindingKind, ResourceKey, TagSet, Tags, Timestamp};
+use super::{Expression, FindingKind, ResourceKey, TagSet, Tags, Timestamp};
 
 /// A tag key that must be there, under its own name or an alias.
 #[derive(Clone, Debug)]
 pub struct RequiredTag {
     pub key: String,
     pub aliases: Vec<String>,
-    /// A value that does not match counts as missing. Anchored at both ends.
-    pub pattern: Option<Regex>,
+    /// A value that does not match counts as missing.
+    pub pattern: Option<Expression>,
 }
 
 #[derive(Clone, Debug)]
@@ -27,6 +26,13 @@ pub struct FindingSettings {
     pub excluded: BTreeSet<FindingKind>,
     /// How long a cause must last before it is a finding.
     pub grace: BTreeMap<FindingKind, Duration>,
+}
+
+impl RuleSettings {
+    /// What the expressions take of memory.
+    pub fn expression_bytes(&self) -> usize {
+        self.required_tags.iter().filter_map(|tag| tag.pattern.as_ref()).map(Expression::bytes).sum()
+    }
 }
 
 impl FindingSettings {
@@ -64,8 +70,8 @@ pub struct Selector {
     pub regions: Vec<String>,
     /// All of them.
     pub tags: Vec<TagMatch>,
-    /// Of the whole resource key; anchored at both ends.
-    pub key: Option<Regex>,
+    /// Of the whole resource key.
+    pub key: Option<Expression>,
 }
 
 impl Selector {
@@ -229,8 +235,8 @@ mod tests {
             (with(&[tag("team", Some("a")), tag("k8s.io/*", None)]), true),
             (with(&[tag("k8s*", Some("y"))]), false),
             (Selector { regions: vec!["eu-west-2".to_owned()], ..Selector::default() }, false),
-            (Selector { key: Regex::new("^(?:aws/.*/vol-.*)$").ok(), ..Selector::default() }, true),
-            (Selector { key: Regex::new("^(?:aws/.*/vol-2)$").ok(), ..Selector::default() }, false),
+            (Selector { key: Expression::whole("aws/.*/vol-.*").ok(), ..Selector::default() }, true),
+            (Selector { key: Expression::whole("aws/.*/vol-2").ok(), ..Selector::default() }, false),
         ] {
             assert_eq!(selector.matches(&key, &tags), expected, "{selector:?}");
         }

@@ -4,15 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use regex::Regex;
 use serde_json::{Value, json};
 
 use super::relations::EDGES;
 use super::{Evaluation, Evaluator, Finding, Prices, parents};
 use crate::inventory::{
-    AccountId, Cover, End, EndCause, Filter, FindingKind, History, Looks, Milestone, MilestoneKind, Presence,
-    Region, RequiredTag, Resource, ResourceType, Revision, RuleSettings, Scope, ScopeStatus, ScopeView, Snapshot,
-    Tags, Timestamp, Version, Viewer,
+    AccountId, Cover, End, EndCause, Expression, Filter, FindingKind, History, Looks, Milestone, MilestoneKind,
+    Presence, Region, RequiredTag, Resource, ResourceType, Revision, RuleSettings, Scope, ScopeStatus, ScopeView,
+    Snapshot, Tags, Timestamp, Version, Viewer,
 };
 
 pub fn at(seconds: i64) -> Timestamp {
@@ -69,7 +68,7 @@ pub fn requiring() -> RuleSettings {
     let required = |key: &str, aliases: &[&str], pattern: Option<&str>| RequiredTag {
         key: key.to_owned(),
         aliases: aliases.iter().map(|a| (*a).to_owned()).collect(),
-        pattern: pattern.map(|p| Regex::new(p).unwrap()),
+        pattern: pattern.map(|p| Expression::whole(p).unwrap()),
     };
     RuleSettings {
         required_tags: vec![

@@ -1,0 +1,142 @@
+//! Regular expressions that people write, of whole values. What one takes of memory is known and bounded: `\w{205}` alone
+//! is megabytes, and an operator reads what every team writes.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+
+use regex_automata::meta::{BuildError, Config, Regex};
+
+/// What one may take when it is compiled.
+pub const EXPRESSION_MAX_BYTES: usize = 2 << 20;
+/// What those of one object may take,
+pub const OBJECT_EXPRESSIONS_MAX_BYTES: usize = 2 * EXPRESSION_MAX_BYTES;
+/// and what those of a kind of objects may take in a namespace.
+pub const NAMESPACE_EXPRESSIONS_MAX_BYTES: usize = 8 * EXPRESSION_MAX_BYTES;
+/// What is compiled is kept for the next that writes the same, as much as this.
+const CACHE_MAX_BYTES: usize = 64 << 20;
+
+#[derive(Clone)]
+pub struct Expression(Arc<Compiled>);
+
+struct Compiled {
+    /// As somebody wrote it.
+    text: String,
+    regex: Regex,
+    bytes: usize,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ExpressionError {
+    #[error(
+        "it takes more than {} KiB when it is compiled: repeat less, or [A-Za-z0-9_] in place of \\w",
+        EXPRESSION_MAX_BYTES >> 10
+    )]
+    TooLarge,
+    #[error("{0}")]
+    Syntax(String),
+}
+
+impl Expression {
+    /// Of a whole value: an unanchored expression would let `xteam-a` pass for `team-a`.
+    pub fn whole(text: &str) -> Result<Self, ExpressionError> {
+        static CACHE: LazyLock<Mutex<Cache>> = LazyLock::new(Mutex::default);
+        if let Some(known) = lock(&CACHE).expressions.get(text) {
+            return Ok(known.clone());
+        }
+        let regex = compiled(text)?;
+        let bytes = regex.memory_usage();
+        if bytes > EXPRESSION_MAX_BYTES {
+            return Err(ExpressionError::TooLarge);
+        }
+        let expression = Self(Arc::new(Compiled { text: text.to_owned(), regex, bytes }));
+        lock(&CACHE).keep(&expression);
+        Ok(expression)
+    }
+
+    pub fn is_match(&self, value: &str) -> bool {
+        self.0.regex.is_match(value)
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0.text
+    }
+
+    /// What it takes of memory.
+    pub fn bytes(&self) -> usize {
+        self.0.bytes
+    }
+}
+
+fn compiled(text: &str) -> Result<Regex, ExpressionError> {
+    // Without the lazy automaton, whose cache each thread would have for each expression.
+    let config = Config::new().nfa_size_limit(Some(EXPRESSION_MAX_BYTES)).dfa(false).hybrid(false);
+    Regex::builder().configure(config).build(&format!("^(?:{text})$")).map_err(|error| match error.size_limit() {
+        Some(_) => ExpressionError::TooLarge,
+        None => ExpressionError::Syntax(why(&error)),
+    })
+}
+
+/// The parser draws a picture first; what is wrong comes last.
+fn why(error: &BuildError) -> String {
+    let text = error.syntax_error().map_or_else(|| error.to_string(), ToString::to_string);
+    text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()
+}
+
+impl fmt::Debug for Expression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Expression({:?})", self.0.text)
+    }
+}
+
+#[derive(Default)]
+struct Cache {
+    expressions: HashMap<String, Expression>,
+    bytes: usize,
+}
+
+impl Cache {
+    fn keep(&mut self, expression: &Expression) {
+        if self.bytes + expression.bytes() > CACHE_MAX_BYTES {
+            // Those that are in use are held by who uses them.
+            *self = Self::default();
+        }
+        self.bytes += expression.bytes();
+        self.expressions.insert(expression.as_str().to_owned(), expression.clone());
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_expression_is_of_the_whole_value_and_what_is_too_large_is_refused() {
+        let team = Expression::whole("team-[a-z]+|ops").unwrap();
+        assert!(team.is_match("team-a") && team.is_match("ops"));
+        assert!(!team.is_match("xteam-a") && !team.is_match("team-a1") && !team.is_match("devops"));
+        assert_eq!(team.as_str(), "team-[a-z]+|ops");
+        assert!(Expression::whole(r"\w{1,63}").is_ok(), "what people write");
+        for large in [r"\w{205}", "(((a{100}){100}){100})", r"\p{L}{500}"] {
+            assert!(matches!(Expression::whole(large), Err(ExpressionError::TooLarge)), "{large}");
+        }
+        let syntax = Expression::whole("a(").unwrap_err().to_string();
+        assert!(syntax.contains("unclosed group"), "{syntax}");
+    }
+
+    #[test]
+    fn the_same_is_compiled_once_and_the_cache_is_bounded() {
+        let (one, same) = (Expression::whole("same-[0-9]+").unwrap(), Expression::whole("same-[0-9]+").unwrap());
+        assert!(Arc::ptr_eq(&one.0, &same.0));
+        let mut cache = Cache::default();
+        for number in 0..200 {
+            cache.keep(&Expression::whole(&format!(r"\w{{1,60}}-{number}")).unwrap());
+            assert!(cache.bytes <= CACHE_MAX_BYTES);
+        }
+        assert!(cache.expressions.len() > 10);
+    }
+}
