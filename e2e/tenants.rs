@@ -104,6 +104,20 @@ async fn the_operator_s_credentials_are_for_those_whom_the_administrator_names()
     world.look("team-a", "one").await;
     assert!(world.proxy.hits(asked) > before, "it goes on");
     world.wait_for_open("team-b", &[format!("Untagged {volume}")]).await;
+
+    // A spec that is refused while it runs ends the looking, and takes nothing of what was seen.
+    let open = world.open_findings("team-a").await;
+    let mut typo = world.scan_spec(&[A]);
+    typo["resourceTypes"] = json!({"include": ["AWS::EC2::Volumes"]});
+    world.apply_scan("team-a", "one", &typo);
+    let (reason, _) = world.wait_for_condition("team-a", "one", "Stalled", "True").await;
+    assert_eq!(reason, "InvalidSpec");
+    world.apply_scan("team-a", "one", &world.scan_spec(&[A]));
+    world.wait_for_condition("team-a", "one", "Stalled", "False").await;
+    world.look("team-a", "one").await;
+    assert_eq!(world.open_findings("team-a").await, open);
+    let events = world.cluster.run(&["get", "events", "-n", "team-a", "-o=jsonpath={.items[*].reason}"]);
+    assert!(!events.contains("NoLongerWatched"), "{events}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -78,7 +78,8 @@ pub struct CloudScanSpec {
     #[x_kube(validation = Rule::new("!self.matches('^([0-9]{1,9}(ms|s|m|h))+$') || duration(self) >= duration('1s')").message("an interval is at least 1s"))]
     pub interval: String,
 
-    /// suspend stops looking, for as long as it is true. What is known stays, and goes stale. Absent
+    /// suspend stops looking, for as long as it is true. What is known stays, and goes stale; where another CloudScan's
+    /// credentials go on showing the same, this one ceases to see it after a day. Absent
     /// means false.
     #[serde(default)]
     pub suspend: bool,

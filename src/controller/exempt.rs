@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use super::watched::{Unreadable, watched};
 use super::{Context, ReconcileError, apply, build, timely};
 use crate::api::{FindingExemption, FindingExemptionStatus, SpecError};
-use crate::inventory::{Exemption, Expression, NAMESPACE_EXPRESSIONS_MAX_BYTES, Timestamp};
+use crate::inventory::{Exemption, NAMESPACE_EXPRESSIONS_MAX_BYTES, Timestamp};
 
 /// So long before it ends, an exemption says so.
 const SOON: Duration = Duration::from_hours(7 * 24);
@@ -44,20 +44,25 @@ fn read(namespace: Option<&str>, context: &Context) -> Vec<Read> {
 /// Their expressions have a budget together: the oldest keep theirs.
 fn within_budget(mut exemptions: Vec<Arc<FindingExemption>>) -> Vec<Read> {
     exemptions.sort_by_key(|e| (e.creation_timestamp(), e.name_any()));
-    let mut spent = 0;
+    let over = || {
+        let message = format!(
+            "with it the keyPatterns of this namespace take more than {} MiB when they are compiled: select by kinds, types, \
+             accounts, regions or tags, or repeat less",
+            NAMESPACE_EXPRESSIONS_MAX_BYTES >> 20
+        );
+        SpecError::new("spec.selector.keyPattern", message)
+    };
+    let (mut spent, mut is_spent) = (0, false);
     let mut one = |exemption: Arc<FindingExemption>| {
+        // Nor is any compiled that comes after the first that is over.
+        if is_spent && exemption.spec.selector.key_pattern.is_some() {
+            return (exemption, Err(over()));
+        }
         let read = exemption.exemption().and_then(|read| {
-            let bytes = read.selector.key.as_ref().map_or(0, Expression::bytes);
-            if bytes > 0 && spent + bytes > NAMESPACE_EXPRESSIONS_MAX_BYTES {
-                let message = format!(
-                    "with it the keyPatterns of this namespace take more than {} MiB when they are compiled: select by kinds, \
-                     types, accounts, regions or tags, or repeat less",
-                    NAMESPACE_EXPRESSIONS_MAX_BYTES >> 20
-                );
-                return Err(SpecError::new("spec.selector.keyPattern", message));
-            }
-            spent += bytes;
-            Ok(read)
+            let Some(key) = &read.selector.key else { return Ok(read) };
+            spent += key.bytes();
+            is_spent = spent > NAMESPACE_EXPRESSIONS_MAX_BYTES;
+            if is_spent { Err(over()) } else { Ok(read) }
         });
         (exemption, read)
     };

@@ -227,6 +227,9 @@ pub async fn run(
     reporting.abort();
 }
 
+/// Objects that can't be read of which it is remembered that they were reported; more are reported again.
+const MOST_REPORTED: usize = 10_000;
+
 /// Once for each version of an object: whoever wrote it should hear of it.
 async fn report_unreadable(context: Arc<Context>, mut unread: mpsc::UnboundedReceiver<Unreadable>) {
     let mut reported: BTreeMap<String, Option<String>> = BTreeMap::new();
@@ -238,8 +241,11 @@ async fn report_unreadable(context: Arc<Context>, mut unread: mpsc::UnboundedRec
         if reported.get(&of) == Some(&metadata.resource_version) {
             continue;
         }
+        if reported.len() >= MOST_REPORTED {
+            reported.clear();
+        }
         reported.insert(of.clone(), metadata.resource_version.clone());
-        tracing::warn!(object = of, "it can't be read and is left out: {error}");
+        tracing::warn!("{of} can't be read and is left out: {error}");
         let event = build::unreadable_event(
             &kind,
             &api_version,
@@ -249,7 +255,7 @@ async fn report_unreadable(context: Arc<Context>, mut unread: mpsc::UnboundedRec
             &context.identity.instance,
         );
         if let Err(error) = apply::publish(&context, &namespace, &event).await {
-            tracing::warn!(object = of, "its event could not be written: {error}");
+            tracing::warn!("the event of {of} could not be written: {error}");
         }
     }
 }

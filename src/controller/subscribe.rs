@@ -101,7 +101,7 @@ async fn reconciled(scan: &CloudScan, context: &Context) -> Result<Action, Recon
         subscribe(scan, valid, context).await?
     } else {
         // What was looked at under a spec that was accepted is not gone on with. What was seen stays seen.
-        let _ = context.fleet.set(&viewer, Vec::new()).await;
+        context.fleet.refuse(&viewer).await;
         Wanted::default()
     };
     if !exists(context, &viewer) {

@@ -82,8 +82,17 @@ impl RoleGrant {
     }
 }
 
+/// Without the partition: credentials of one get in nowhere else, and a role of an organization names none.
+fn without_partition(role: &str) -> String {
+    match role.split_once(":iam::") {
+        Some((partition, rest)) if partition.starts_with("arn:") => format!("arn:iam::{rest}"),
+        _ => role.to_owned(),
+    }
+}
+
 /// `role` is an ARN, one with `*` in place of the account where that is each of an organization, or [`OWN`].
 fn is_role_covered(allowed: &str, role: &str) -> bool {
+    let (allowed, role) = (&without_partition(allowed), &without_partition(role));
     let begins = |allowed: &str, role: &str| match allowed.strip_suffix('*') {
         Some(beginning) => role.starts_with(beginning),
         None => role == allowed,
@@ -290,6 +299,10 @@ mod tests {
         // What a restart remembers names each account.
         let allowed = these(&[], &[any]);
         assert!(allowed.is_role("team-a", Some(&role(b))));
+        assert!(
+            allowed.is_role("team-a", Some("arn:aws-cn:iam::444455556666:role/elava")),
+            "of an organization in China"
+        );
         assert!(
             !allowed.is_role("team-a", Some("arn:aws:iam::x:role/elava"))
                 && !allowed.is_role("team-b", Some(&role(b)))

@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use regex_automata::meta::{BuildError, Config, Regex};
+use regex_automata::nfa::thompson::WhichCaptures;
 
 /// What one may take when it is compiled.
 pub const EXPRESSION_MAX_BYTES: usize = 2 << 20;
@@ -42,16 +43,18 @@ impl Expression {
     pub fn whole(text: &str) -> Result<Self, ExpressionError> {
         static CACHE: LazyLock<Mutex<Cache>> = LazyLock::new(Mutex::default);
         if let Some(known) = lock(&CACHE).expressions.get(text) {
-            return Ok(known.clone());
+            return known.clone().ok_or(ExpressionError::TooLarge);
         }
-        let regex = compiled(text)?;
-        let bytes = regex.memory_usage();
-        if bytes > EXPRESSION_MAX_BYTES {
-            return Err(ExpressionError::TooLarge);
-        }
-        let expression = Self(Arc::new(Compiled { text: text.to_owned(), regex, bytes }));
-        lock(&CACHE).keep(&expression);
-        Ok(expression)
+        let expression = match compiled(text) {
+            Ok(regex) if regex.memory_usage() <= EXPRESSION_MAX_BYTES => {
+                let bytes = regex.memory_usage();
+                Some(Self(Arc::new(Compiled { text: text.to_owned(), regex, bytes })))
+            }
+            Ok(_) | Err(ExpressionError::TooLarge) => None,
+            Err(error) => return Err(error),
+        };
+        lock(&CACHE).keep(text, expression.as_ref());
+        expression.ok_or(ExpressionError::TooLarge)
     }
 
     pub fn is_match(&self, value: &str) -> bool {
@@ -70,7 +73,12 @@ impl Expression {
 
 fn compiled(text: &str) -> Result<Regex, ExpressionError> {
     // Without the lazy automaton, whose cache each thread would have for each expression.
-    let config = Config::new().nfa_size_limit(Some(EXPRESSION_MAX_BYTES)).dfa(false).hybrid(false);
+    // Nor with room for groups that nobody asks for, in each thread that searches.
+    let config = Config::new()
+        .nfa_size_limit(Some(EXPRESSION_MAX_BYTES))
+        .dfa(false)
+        .hybrid(false)
+        .which_captures(WhichCaptures::None);
     Regex::builder().configure(config).build(&format!("^(?:{text})$")).map_err(|error| match error.size_limit() {
         Some(_) => ExpressionError::TooLarge,
         None => ExpressionError::Syntax(why(&error)),
@@ -91,18 +99,20 @@ impl fmt::Debug for Expression {
 
 #[derive(Default)]
 struct Cache {
-    expressions: HashMap<String, Expression>,
+    /// None is too large: that is known by compiling as well.
+    expressions: HashMap<String, Option<Expression>>,
     bytes: usize,
 }
 
 impl Cache {
-    fn keep(&mut self, expression: &Expression) {
-        if self.bytes + expression.bytes() > CACHE_MAX_BYTES {
+    fn keep(&mut self, text: &str, expression: Option<&Expression>) {
+        let bytes = text.len() + expression.map_or(0, Expression::bytes);
+        if self.bytes + bytes > CACHE_MAX_BYTES {
             // Those that are in use are held by who uses them.
             *self = Self::default();
         }
-        self.bytes += expression.bytes();
-        self.expressions.insert(expression.as_str().to_owned(), expression.clone());
+        self.bytes += bytes;
+        self.expressions.insert(text.to_owned(), expression.cloned());
     }
 }
 
@@ -134,7 +144,8 @@ mod tests {
         assert!(Arc::ptr_eq(&one.0, &same.0));
         let mut cache = Cache::default();
         for number in 0..200 {
-            cache.keep(&Expression::whole(&format!(r"\w{{1,60}}-{number}")).unwrap());
+            let text = format!(r"\w{{1,60}}-{number}");
+            cache.keep(&text, Some(&Expression::whole(&text).unwrap()));
             assert!(cache.bytes <= CACHE_MAX_BYTES);
         }
         assert!(cache.expressions.len() > 10);

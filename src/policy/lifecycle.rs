@@ -195,7 +195,7 @@ pub fn advance(
         let mut name = name(finding.kind, &finding.resource);
         // Names are made of a hash. Two that share one are both told all the same.
         while holding.contains_key(&name) {
-            tracing::error!(name, resource = %finding.resource, "two findings share a name");
+            tracing::error!("two findings share the name {name}: the other is of {}", finding.resource);
             name.push_str("-x");
         }
         holding.insert(name, finding);

@@ -177,6 +177,19 @@ impl Fleet {
         Ok(())
     }
 
+    /// Ends the looking for a CloudScan whose spec is refused. What it covers stays covered: it is neither deleted, nor does
+    /// it want less.
+    pub async fn refuse(&self, viewer: &Viewer) {
+        let (store, owner) = (self.store.clone(), viewer.clone());
+        let forgotten = tokio::task::spawn_blocking(move || remembered::remember(&store, &owner, &[])).await;
+        if let Ok(Err(error)) = forgotten {
+            tracing::warn!(cloudscan = %viewer, reason = error.reason(), "a restart would go on with it: {error}");
+        }
+        for task in self.lock().values() {
+            task.refuse(viewer);
+        }
+    }
+
     /// Drops what a CloudScan covers in accounts that it does not name any more, also where it ceased
     /// to while the operator was down. To be called after [`Fleet::set`] took its whole desired set.
     pub fn forget_other_accounts(&self, viewer: &Viewer) -> Result<(), StoreError> {
@@ -346,6 +359,19 @@ impl Task {
             self.wake.notify_one();
         }
         is_there
+    }
+
+    fn refuse(&self, viewer: &Viewer) {
+        let is_wanted = {
+            let list = &mut lock(&self.wanted).list;
+            let before = list.len();
+            list.retain(|subscription| subscription.viewer != *viewer);
+            list.len() < before
+        };
+        if is_wanted {
+            lock(&self.reports).remove(viewer);
+            self.wake.notify_one();
+        }
     }
 
     fn change(&self, viewer: &Viewer, subscription: Option<Subscription>) {

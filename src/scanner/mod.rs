@@ -65,6 +65,21 @@ pub struct ScopeReport {
     pub ended: Timestamp,
 }
 
+impl ScopeReport {
+    /// Of a look that showed a CloudScan nothing.
+    fn failed(outcome: Outcome, error: CloudError, ended: Timestamp) -> Self {
+        Self {
+            outcome,
+            error: Some(error),
+            held: false,
+            awaits_release: false,
+            unread: BTreeMap::new(),
+            earlier_tags: EarlierTags::default(),
+            ended,
+        }
+    }
+}
+
 /// Why the store did not take what was seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreTrouble {

@@ -8,7 +8,7 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 
 use super::{AccountReport, EarlierTags, Meters, ScopeReport, StoreTrouble, Subscription};
-use crate::cloud::{CloudError, Provider, Session, TypeInfo};
+use crate::cloud::{AccountTarget, CloudError, Provider, Session, TypeInfo};
 use crate::inventory::{
     Absence, AccountId, Change, ChangeKind, Confirmation, EndCause, GLOBAL_REGION, LossLimits, Moment,
     Observation, Outcome, Part, Reason, Region, ResourceType, SWEEPS_APART, Scope, Sweep, TagSet, Tags, Timestamp,
@@ -35,6 +35,8 @@ const VERIFIED_FOR: Duration = Duration::from_mins(15);
 const PROOF_RENEWED: Duration = Duration::from_hours(12);
 /// and ends with this age where its CloudScan can't renew it: what the credentials of others show is not its to see.
 const PROOF_LASTS: Duration = Duration::from_hours(24);
+/// So long after its first round a scanner takes those that are not there for those that can't get in.
+const SETTLED: Duration = Duration::from_hours(1);
 
 /// The call that tells of tags what a listing left out, where its error names none.
 const VERIFYING_ACTION: &str = "ec2:DescribeTags";
@@ -66,7 +68,7 @@ pub(super) fn earlier_tags(
 }
 
 struct Connected {
-    target: crate::cloud::AccountTarget,
+    target: AccountTarget,
     session: Arc<dyn Session>,
     /// The last complete list stands when a later one fails.
     regions: Option<Vec<Region>>,
@@ -106,6 +108,10 @@ pub struct AccountScanner {
     /// Since when a CloudScan has other credentials, another role or another external id: what it proved before is to be
     /// proven anew.
     changed_targets: BTreeMap<Viewer, Timestamp>,
+    /// How each got in last.
+    targets: BTreeMap<Viewer, AccountTarget>,
+    /// When the first round began.
+    began: Option<Timestamp>,
     /// When how much was missed anew, and not held: as far back as the longest cadence. Until the first of it nothing
     /// is known of what the process before this one lost.
     losses: Option<VecDeque<(Timestamp, usize)>>,
@@ -206,6 +212,8 @@ impl AccountScanner {
             denied_by_policy: BTreeSet::new(),
             handled_requests: BTreeMap::new(),
             changed_targets: BTreeMap::new(),
+            targets: BTreeMap::new(),
+            began: None,
             losses: None,
             page_bytes: PAGE_BYTES,
             tells_first_sights: true,
@@ -241,6 +249,7 @@ impl AccountScanner {
     #[tracing::instrument(name = "scan", skip_all, fields(account = %self.account))]
     pub async fn round(&mut self, subscriptions: &[Subscription], all: bool, progress: Progress<'_>) -> Round {
         let started = self.store.now();
+        self.began.get_or_insert(started);
         self.forget_others(subscriptions);
         let ready = self.connect_all(subscriptions).await;
         self.close_what_nobody_wants(subscriptions, &ready).await;
@@ -403,6 +412,7 @@ impl AccountScanner {
         self.reports.retain(|viewer, _| wanted.contains(viewer));
         self.handled_requests.retain(|viewer, _| wanted.contains(viewer));
         self.changed_targets.retain(|viewer, _| wanted.contains(viewer));
+        self.targets.retain(|viewer, _| wanted.contains(viewer));
     }
 
     async fn connect_all(&mut self, subscriptions: &[Subscription]) -> Vec<Ready> {
@@ -450,7 +460,8 @@ impl AccountScanner {
         let now = self.store.now();
         let known =
             known.map(|connected| (connected.session.clone(), connected.regions.clone(), connected.verified));
-        if known.is_none() && self.sessions.contains_key(&subscription.viewer) {
+        let before = self.targets.insert(subscription.viewer.clone(), subscription.target.clone());
+        if before.is_some_and(|before| before != subscription.target) {
             self.changed_targets.insert(subscription.viewer.clone(), now);
         }
         let (session, last, verified) = if let Some((session, regions, verified)) = known {
@@ -629,7 +640,12 @@ impl AccountScanner {
                 .proven(viewer, &scope)
                 .is_none_or(|at| now.since(at) >= PROOF_RENEWED || changed.is_some_and(|changed| at < *changed))
         };
-        candidates.sort_by_key(|r| !proof_is_due(r));
+        // Who has proven nothing first, then whose proof is the oldest of those that are due: each has its turn.
+        candidates.sort_by_key(|r| match self.store.proven(&r.subscription.viewer, &scope) {
+            None => (0, Timestamp::default()),
+            Some(at) if proof_is_due(r) => (1, at),
+            Some(_) => (2, Timestamp::default()),
+        });
         let info = candidates[0].scopes[&scope];
         let confirmation = match info.confirmation {
             Confirmation::ReadById => Confirmation::ReadById,
@@ -902,8 +918,10 @@ impl AccountScanner {
                 failed == viewer && matches!(error.reason, Reason::Denied | Reason::DeniedByPolicy)
             })
         };
+        // After a start not all are here yet: those with keys in a Secret wait for the API server.
+        let is_settled = self.began.is_some_and(|began| now.since(began) >= SETTLED);
         let has_lapsed = |viewer: &Viewer, proven: Timestamp| {
-            now.since(proven) >= PROOF_LASTS && !looked.untried.contains(viewer)
+            is_settled && now.since(proven) >= PROOF_LASTS && !looked.untried.contains(viewer)
         };
         let proofs = self.store.proofs(&looked.sweep.scope).into_iter();
         let lapsed = proofs
@@ -960,26 +978,39 @@ impl AccountScanner {
             self.next_due.insert(sweep.scope.clone(), sweep.started.plus(jittered(cadence, &sweep.scope)));
         }
         let Sweep { outcome, held, ended, .. } = sweep;
-        let last = self.reports.values().find_map(|report| report.scopes.get(&sweep.scope));
-        // Read in the sweep before this, unless that one could not read them either.
+        let last = self.reports.values().filter_map(|report| report.scopes.get(&sweep.scope));
+        let last = last.max_by_key(|last| last.ended);
+        // Read in the sweep before this, unless that one could not read them either, or showed not all.
         let read_last = |id: &String| {
             let last = last?;
-            last.earlier_tags.get(id).copied().unwrap_or(Some(last.ended))
+            let whole = last.outcome.is_complete().then_some(last.ended);
+            last.earlier_tags.get(id).copied().unwrap_or(whole)
         };
-        let earlier_tags: BTreeMap<_, _> =
+        let mut earlier: BTreeMap<_, _> =
             earlier_tags.into_iter().map(|id| (read_last(&id), id)).map(|(read, id)| (id, read)).collect();
-        let earlier_tags = Arc::new(earlier_tags);
+        if let Some(last) = last.filter(|_| !sweep.outcome.is_complete()) {
+            // What was not shown this time is as it was.
+            for (id, read) in &*last.earlier_tags {
+                earlier.entry(id.clone()).or_insert(*read);
+            }
+        }
+        let earlier_tags = Arc::new(earlier);
         let report = ScopeReport { outcome, error, held, awaits_release, unread, earlier_tags, ended };
         for Ready { subscription, scopes, .. } in ready {
             if !scopes.contains_key(&sweep.scope) || subscription.suspended {
                 continue;
             }
             let own = failed.iter().find(|(viewer, ..)| *viewer == subscription.viewer);
+            let sees = self.store.proven(&subscription.viewer, &sweep.scope).is_some();
             let own = match own {
-                Some((_, outcome, error)) => {
+                Some((_, outcome, error)) if sees => {
                     ScopeReport { outcome: *outcome, error: Some(error.clone()), ..report.clone() }
                 }
-                None => report.clone(),
+                // What the credentials of others showed it does not hear.
+                Some((_, outcome, error)) => ScopeReport::failed(*outcome, error.clone(), report.ended),
+                None if sees => report.clone(),
+                // Its turn comes with the next.
+                None => continue,
             };
             if own.error.as_ref().is_some_and(|e| e.reason == Reason::InvalidCredentials) {
                 // A fresh session next round: keys may have been rotated.
@@ -998,15 +1029,7 @@ impl AccountScanner {
             if error.reason == Reason::InvalidCredentials {
                 self.sessions.remove(&viewer);
             }
-            let report = ScopeReport {
-                outcome,
-                error: Some(error),
-                held: false,
-                awaits_release: false,
-                unread: BTreeMap::new(),
-                earlier_tags: EarlierTags::default(),
-                ended: sweep.ended,
-            };
+            let report = ScopeReport::failed(outcome, error, sweep.ended);
             if let Some(account) = self.reports.get_mut(&viewer) {
                 account.scopes.insert(sweep.scope.clone(), report);
             }

@@ -520,6 +520,49 @@ async fn steered_by_a_stranger(stage: &mut Stage<'_>) {
     stage.assert_live(&volumes[1..]);
 }
 
+/// What services manage is left out of the listings that do not ask for it: by id, too.
+async fn hidden_by_default(stage: &mut Stage<'_>) {
+    let managed = stage.volumes(2).await;
+    let (instance, _) = stage.hands().instance(OWNED).await;
+    let asks = |c: &Call| c.params.get("IncludeManagedResources").is_some_and(|asks| asks == "true");
+    for (action, ids) in [("DescribeVolumes", managed.clone()), ("DescribeInstances", vec![instance.clone()])] {
+        stage.fault(move |c| c.action == action && !asks(c), Fault::Hide(ids));
+    }
+    stage.look().await;
+    stage.look().await;
+    stage.assert_live(&managed);
+    stage.assert_live(&[instance]);
+}
+
+/// What another account shares with this one is listed without its tags: nobody here is to tag it.
+async fn shared_by_another(stage: &mut Stage<'_>) {
+    const SHARED: &str = r#"<DescribeSubnetsResponse xmlns="http://ec2.amazonaws.com/doc/2016-11-15/"><subnetSet><item><subnetId>subnet-shared</subnetId><ownerId>999988887777</ownerId><state>available</state></item></subnetSet></DescribeSubnetsResponse>"#;
+    let types = ["AWS::EC2::Subnet"];
+    let (aws, proxy, provider) = (stage.aws, stage.proxy, stage.bed.provider.clone());
+    let mut bed = Bed::new(stage.bed.account.clone(), &types, &[IRELAND], aws, proxy, provider).await;
+    stage.fault(|c| c.action == "DescribeSubnets", Fault::Show(SHARED));
+    bed.look().await;
+    let recorded = bed.recorded();
+    let shared = &recorded["subnet-shared"];
+    assert_eq!(shared.tags, Tags::Untaggable);
+    let attributes = bed.store.snapshot(Moment::Now).unwrap().attributes(shared).unwrap();
+    assert_eq!(elava::inventory::shared_by(&attributes, &shared.key.account), Some("999988887777"));
+}
+
+async fn tag_calls_are_throttled(stage: &mut Stage<'_>) {
+    let bucket = format!("elava-throttled-{}", stage.bed.account);
+    stage.hands().bucket(&bucket, OWNED).await;
+    stage.look().await;
+    let rule = stage.fault(|c| c.action == "GetBucketTagging", refuse(503, "SlowDown", "slow down"));
+    let round = stage.look().await;
+    assert_eq!(outcome(&round, BUCKET, "global"), Outcome::Complete);
+    assert!(stage.proxy.hits(rule) >= 2, "it is tried again");
+    let unread =
+        round.scopes.values().flat_map(|scope| scope.unread.keys()).any(|u| u.reason == Reason::Throttled);
+    assert!(unread, "and told");
+    stage.assert_live(&[bucket]);
+}
+
 async fn moved_or_shared(stage: &mut Stage<'_>) {
     let volumes = stage.volumes(2).await;
     stage.look().await;
@@ -1031,6 +1074,9 @@ rows! {
     cover_ends_with_its_rights: "the listing of one of two CloudScans is denied" => "it sees the present no more, the past it does";
     cover_ends_after_its_day: "one of two CloudScans can't get in any more" => "it sees the present for a day";
     steered_by_a_stranger: "a CloudScan that may see nothing asks for much" => "nobody else's listings, limits or confirmations change";
+    hidden_by_default: "a listing leaves out what services manage unless it is asked for" => "it is asked for, by id as well";
+    shared_by_another: "another account shares a subnet" => "no tags are asked of it, and its owner is told";
+    tag_calls_are_throttled: "the tag calls are throttled until the retries are spent" => "unknown: the last known set goes on, and it is told";
     moved_or_shared: "the volume of another account's id is listed here, too" => "not moved while both live";
     lost_by_and_by: "a loss all over the account shows in one scope after the other" => "held once the sum is too much";
     lost_on_schedule: "the same, as scopes become due one by one" => "held once the sum is too much";

@@ -922,6 +922,16 @@ mod tests {
             assert!(!declaration.reusable_ids || is_told, "{name}: what tells one life from the next?");
             let is_described = declaration.describe.is_some();
             assert!(!matches!(declaration.by_id, ById::Describe(_)) || is_described, "{name}: described by what?");
+            // Where its description is denied, it is known by what the listing shows. A node group is not: its id is its ARN,
+            // which no listing tells; its scope is incomplete then.
+            if let ById::Describe(shown) = declaration.by_id {
+                let is_named = declaration.names_itself(&mut shown("some/id"));
+                assert_eq!(
+                    is_named,
+                    name != "AWS::EKS::Nodegroup",
+                    "{name}: what is its id without a description?"
+                );
+            }
             assert!(declaration.within.is_none() || !matches!(declaration.by_id, ById::Listing), "{name}");
             // A listing that takes an id may answer an empty list instead, and so prove it.
             let answers_nothing = [
