@@ -29,7 +29,7 @@ fn blurred(text: &str, ids: &[(&str, &str)]) -> String {
         (r"http://127\.0\.0\.1:\d+", "http://endpoint"),
         // Ages, and the hash in a name.
         (r"(?m)(\s)\d+m?\d*s(\s|$)", "${1}AGE${2}"),
-        (r"-[0-9a-f]{8}\b", "-HASH"),
+        (r"-[0-9a-f]{16}\b", "-HASH"),
     ];
     for (pattern, word) in patterns {
         text = Regex::new(pattern).expect("it is a pattern").replace_all(&text, word).into_owned();

@@ -51,7 +51,8 @@ pub struct RunArgs {
     /// Who may use the operator's own credentials, and for which role: NAMESPACE=ROLE, where ROLE is an ARN, the beginning of
     /// one with * at its end, arn:aws:iam::*:role/NAME for every account, or own for the credentials as they are; the
     /// namespace * is every one. May be repeated; without it a CloudScan needs credentials of its own
-    #[arg(long, value_name = "NAMESPACE=ROLE")]
+    // A comma may be part of a role's name.
+    #[arg(long, env = "ELAVA_ALLOW_ROLE", value_delimiter = ' ', value_name = "NAMESPACE=ROLE")]
     allow_role: Vec<RoleGrant>,
     /// A URL that a CloudScan's webhook may have, or begin with; may be repeated
     #[arg(long, env = "ELAVA_ALLOW_WEBHOOK", value_delimiter = ',', value_name = "URL")]
