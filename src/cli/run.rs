@@ -131,6 +131,13 @@ async fn bound(listen: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))
 }
 
+async fn bound_if(listen: Option<SocketAddr>) -> anyhow::Result<Option<TcpListener>> {
+    match listen {
+        None => Ok(None),
+        Some(listen) => bound(listen).await.map(Some),
+    }
+}
+
 fn service(text: &str) -> Result<Service, String> {
     match text.split_once(':') {
         Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() => {
@@ -203,14 +210,8 @@ pub async fn run(args: Box<RunArgs>) -> anyhow::Result<()> {
         .await
         .context("no way to reach an API server: run in a pod, or set KUBECONFIG")?;
     let listener = bound(args.listen).await?;
-    let health = match args.health_listen {
-        None => None,
-        Some(listen) => Some(bound(listen).await?),
-    };
-    let query_api = match args.query_api_listen {
-        None => None,
-        Some(listen) => Some(bound(listen).await?),
-    };
+    let health = bound_if(args.health_listen).await?;
+    let query_api = bound_if(args.query_api_listen).await?;
     let socket = socket_beside(&args.store);
     let unix =
         server::bind_socket(&socket).with_context(|| format!("cannot make the socket {}", socket.display()))?;

@@ -362,7 +362,8 @@ pub fn finding_event(
     // Nothing of when it is told: told again after a crash it is the same event.
     let known = record.acknowledged.as_ref().map(|known| &known.note);
     let told = format!("{}\0{reason}\0{}\0{known:?}", object.uid().unwrap_or_default(), record.reopened);
-    event(scan, object.object_ref(&()), &told, &reason, warning, &note, what.as_str(), told_at, instance)
+    let (regarding, related) = (object.object_ref(&()), scan.object_ref(&()));
+    event(regarding, Some(related), &told, &reason, warning, &note, what.as_str(), told_at, instance)
 }
 
 /// The event of a condition that changed.
@@ -370,7 +371,7 @@ pub fn condition_event(scan: &CloudScan, condition: &Condition, told_at: Timesta
     let told = format!("{}\0{}\0{}\0{}", condition.type_, condition.status, condition.reason, condition.message);
     let warning = (condition.type_ == "Stalled") == (condition.status == "True");
     let note = format!("{}={}: {}", condition.type_, condition.status, condition.message);
-    event(scan, scan.object_ref(&()), &told, &condition.reason, warning, &note, "Scan", told_at, instance)
+    event(scan.object_ref(&()), None, &told, &condition.reason, warning, &note, "Scan", told_at, instance)
 }
 
 /// Of an object that is there and can't be read.
@@ -392,8 +393,7 @@ pub fn unreadable_event(
     };
     let told = format!("unreadable\0{:?}\0{:?}", metadata.uid, metadata.resource_version);
     let note = format!("it can't be read, and is as if it were not there: {error}");
-    let namespace = metadata.namespace.clone();
-    event_in(namespace, None, regarding, &told, "Unreadable", true, &note, "Read", told_at, instance)
+    event(regarding, None, &told, "Unreadable", true, &note, "Read", told_at, instance)
 }
 
 /// One event in place of many.
@@ -403,30 +403,13 @@ pub fn summary_event(scan: &CloudScan, untold: usize, revision: u64, told_at: Ti
         scan.namespace().unwrap_or_default()
     );
     let told = format!("summary\0{revision}\0{untold}");
-    event(scan, scan.object_ref(&()), &told, "MoreFindings", false, &note, "Summarised", told_at, instance)
+    event(scan.object_ref(&()), None, &told, "MoreFindings", false, &note, "Summarised", told_at, instance)
 }
 
 #[allow(clippy::too_many_arguments)] // an event has as many parts
 fn event(
-    scan: &CloudScan,
     regarding: ObjectReference,
-    told: &str,
-    reason: &str,
-    warning: bool,
-    note: &str,
-    action: &str,
-    told_at: Timestamp,
-    instance: &str,
-) -> Event {
-    let related = (regarding.kind.as_deref() != Some("CloudScan")).then(|| scan.object_ref(&()));
-    event_in(scan.namespace(), related, regarding, told, reason, warning, note, action, told_at, instance)
-}
-
-#[allow(clippy::too_many_arguments)] // an event has as many parts
-fn event_in(
-    namespace: Option<String>,
     related: Option<ObjectReference>,
-    regarding: ObjectReference,
     told: &str,
     reason: &str,
     warning: bool,
@@ -439,7 +422,11 @@ fn event_in(
     let name = regarding.name.clone().unwrap_or_default();
     let name = name.get(..name.len().min(200)).unwrap_or_default();
     Event {
-        metadata: ObjectMeta { name: Some(format!("{name}.{}", &hash[..16])), namespace, ..ObjectMeta::default() },
+        metadata: ObjectMeta {
+            name: Some(format!("{name}.{}", &hash[..16])),
+            namespace: regarding.namespace.clone(),
+            ..ObjectMeta::default()
+        },
         event_time: Some(MicroTime(told_at.to_jiff())),
         reporting_controller: Some(format!("{GROUP}/operator")),
         reporting_instance: Some(instance.to_owned()),

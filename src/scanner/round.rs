@@ -68,7 +68,6 @@ pub(super) fn earlier_tags(
 }
 
 struct Connected {
-    target: AccountTarget,
     session: Arc<dyn Session>,
     /// The last complete list stands when a later one fails.
     regions: Option<Vec<Region>>,
@@ -455,15 +454,15 @@ impl AccountScanner {
         &mut self,
         subscription: &Subscription,
     ) -> Result<(Arc<dyn Session>, Result<Vec<Region>, (CloudError, Option<Vec<Region>>)>), CloudError> {
-        let same = |connected: &&Connected| connected.target == subscription.target;
-        let known = self.sessions.get(&subscription.viewer).filter(same);
         let now = self.store.now();
-        let known =
-            known.map(|connected| (connected.session.clone(), connected.regions.clone(), connected.verified));
         let before = self.targets.insert(subscription.viewer.clone(), subscription.target.clone());
         if before.is_some_and(|before| before != subscription.target) {
             self.changed_targets.insert(subscription.viewer.clone(), now);
+            self.sessions.remove(&subscription.viewer);
         }
+        let known = self.sessions.get(&subscription.viewer);
+        let known =
+            known.map(|connected| (connected.session.clone(), connected.regions.clone(), connected.verified));
         let (session, last, verified) = if let Some((session, regions, verified)) = known {
             let is_due = now.since(verified) >= VERIFIED_FOR;
             let is_it = if is_due { session.verify().await } else { Ok(()) };
@@ -478,15 +477,13 @@ impl AccountScanner {
                 Ok(()) => (session, regions, if is_due { now } else { verified }),
             }
         } else {
-            self.sessions.remove(&subscription.viewer);
             let mut target = subscription.target.clone();
             target.account.get_or_insert_with(|| self.account.clone());
             (self.provider.connect(&target).await?, None, now)
         };
         let listed = session.regions().await;
         let regions = listed.as_ref().ok().cloned().or_else(|| last.clone());
-        let connected =
-            Connected { target: subscription.target.clone(), session: session.clone(), regions, verified };
+        let connected = Connected { session: session.clone(), regions, verified };
         self.sessions.insert(subscription.viewer.clone(), connected);
         Ok((session, listed.map_err(|error| (error, last))))
     }

@@ -13,7 +13,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::task::{AbortHandle, JoinSet};
 
 /// A request head that takes longer is none; nor is a connection kept on which none comes for so long.
-const HEAD: Duration = Duration::from_secs(10);
+pub(super) const HEAD: Duration = Duration::from_secs(10);
 
 /// Tasks of which there are so many at most.
 pub(super) struct Bounded {
@@ -42,19 +42,6 @@ impl Bounded {
 /// Answers until the task is dropped. Those that `is_trusted` lets through have no bound: whoever has proven who they are
 /// is bounded by what they may ask.
 pub(super) async fn serve<L>(
-    listener: L,
-    app: Router,
-    most: usize,
-    is_trusted: impl Fn(&L::Addr) -> bool + Send,
-) -> std::io::Result<()>
-where
-    L: Listener,
-    L::Addr: Clone + Send + Sync + 'static,
-{
-    serve_within(HEAD, listener, app, most, is_trusted).await
-}
-
-async fn serve_within<L>(
     head: Duration,
     mut listener: L,
     app: Router,
@@ -94,7 +81,7 @@ mod tests {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let app = Router::new().route("/livez", get(async || "ok"));
-        tokio::spawn(serve_within(head, listener, app, 4, |_| false));
+        tokio::spawn(serve(head, listener, app, 4, |_| false));
         address
     }
 

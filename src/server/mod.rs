@@ -41,7 +41,7 @@ const CONNECTIONS: usize = 64;
 /// `/livez` and `/readyz` alone, until the task is dropped: on a listener that nobody but a kubelet need reach.
 pub async fn serve_health(listener: TcpListener, store: Store) -> std::io::Result<()> {
     let app = Router::new().route("/livez", get(live)).route("/readyz", get(live)).with_state(store);
-    listen::serve(listener, app, CONNECTIONS, |_| false).await
+    listen::serve(listen::HEAD, listener, app, CONNECTIONS, |_| false).await
 }
 
 /// `/livez`, `/readyz` and `/metrics`, until the task is dropped.
@@ -50,7 +50,7 @@ pub async fn serve_http(listener: TcpListener, store: Store, others: Others) -> 
     let health = Router::new().route("/livez", get(live)).route("/readyz", get(live)).with_state(store.clone());
     let metrics =
         Router::new().route("/metrics", get(scrape)).with_state(Metered { store, others: Arc::new(others) });
-    listen::serve(listener, health.merge(metrics), CONNECTIONS, |_| false).await
+    listen::serve(listen::HEAD, listener, health.merge(metrics), CONNECTIONS, |_| false).await
 }
 
 /// A store whose disk failed is opened again by itself; where that goes on failing, a restart may do.

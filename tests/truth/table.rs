@@ -588,11 +588,7 @@ async fn lost_by_and_by(stage: &mut Stage<'_>) {
     let round = stage.look().await;
     assert!(round.scopes.values().any(|scope| scope.held), "sixteen are: {:?}", round.scopes);
     stage.assert_live(&volumes);
-    for rule in rules {
-        stage.proxy.heal(rule);
-    }
-    stage.look().await;
-    stage.assert_live(&volumes);
+    healed(stage, rules, &volumes).await;
 }
 
 /// As the operator looks: each scope when it is due, and not all of them at once.
@@ -609,11 +605,7 @@ async fn lost_on_schedule(stage: &mut Stage<'_>) {
     let recorded = stage.bed.recorded();
     let gone = tables.iter().chain(&volumes).filter(|id| !recorded[*id].is_live()).count();
     assert!(gone <= 8, "one scope's at most, which alone are no mass: {gone}");
-    for rule in rules {
-        stage.proxy.heal(rule);
-    }
-    stage.look().await;
-    stage.assert_live(&volumes);
+    healed(stage, rules, &volumes).await;
 }
 
 async fn lost_over_a_restart(stage: &mut Stage<'_>) {
@@ -628,11 +620,16 @@ async fn lost_over_a_restart(stage: &mut Stage<'_>) {
     let round = stage.look().await;
     assert!(round.scopes.values().any(|scope| scope.held), "sixteen are: {:?}", round.scopes);
     stage.assert_live(&volumes);
+    healed(stage, rules, &volumes).await;
+}
+
+/// With these rules gone, all of these are seen again.
+async fn healed(stage: &mut Stage<'_>, rules: Vec<RuleId>, volumes: &[String]) {
     for rule in rules {
         stage.proxy.heal(rule);
     }
     stage.look().await;
-    stage.assert_live(&volumes);
+    stage.assert_live(volumes);
 }
 
 async fn eight_of_each(stage: &Stage<'_>) -> (Vec<String>, Vec<String>) {

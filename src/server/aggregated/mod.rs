@@ -94,7 +94,7 @@ pub async fn serve(
     };
     let app = Router::new().fallback(answer).with_state(Arc::new(shared));
     let listener = TlsListener::new(listener, trust);
-    listen::serve(listener, app, STRANGERS, Peer::is_verified).await
+    listen::serve(listen::HEAD, listener, app, STRANGERS, Peer::is_verified).await
 }
 
 async fn answer(
