@@ -184,7 +184,7 @@ async fn serve(port: u16, store: &Store, client: Client) {
     let service = Service { namespace: "elava".to_owned(), name: "elava-query".to_owned() };
     let store = store.clone();
     store.snapshot(Moment::Now).unwrap();
-    tokio::spawn(async move { aggregated::serve(listener, store, client, service).await.unwrap() });
+    tokio::spawn(async move { aggregated::serve(listener, store, client, service, 64).await.unwrap() });
 }
 
 /// `kubectl get` as a whole process: as many from the store as there are custom resources in etcd.

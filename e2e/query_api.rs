@@ -365,7 +365,7 @@ fn serve(port: u16, store: &Store, kubeconfig: &Path) -> tokio::runtime::Runtime
         let bound = || async { TcpListener::bind(("127.0.0.1", port)).await.map_err(|error| error.to_string()) };
         let listener = eventually("the port is free", bound).await;
         let service = Service { namespace: "elava".to_owned(), name: "elava-query".to_owned() };
-        aggregated::serve(listener, store, client_of(&kubeconfig).await, service).await
+        aggregated::serve(listener, store, client_of(&kubeconfig).await, service, 64).await
     });
     runtime
 }

@@ -147,3 +147,142 @@ async fn is_exempted(world: &World, volume: &str) -> Result<(), String> {
     let exempted = world.findings_in("team-a", elava::api::FindingState::Exempted).await;
     if exempted.contains(&format!("Untagged {volume}")) { Ok(()) } else { Err(format!("{exempted:?}")) }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_namespace_takes_no_more_than_the_administrator_allows() {
+    let limits = vec![
+        ("ELAVA_MIN_INTERVAL", "2h".to_owned()),
+        ("ELAVA_NAMESPACE_CLOUDSCANS", "2".to_owned()),
+        ("ELAVA_NAMESPACE_RESOURCES", "1000".to_owned()),
+        ("ELAVA_NAMESPACE_OPEN_FINDINGS", "3".to_owned()),
+    ];
+    let mut world = World::start_with(limits).await;
+    let hands = world.hands(A, IRELAND).await;
+    for _ in 0..4 {
+        hands.volume(&[]).await;
+    }
+    world.apply_scan("team-a", "first", &world.scan_spec(&[A]));
+    world.look("team-a", "first").await;
+    let raised = || async {
+        let (_, _, message) = world.condition("team-a", "first", "Ready").await.unwrap_or_default();
+        if message.contains("every 2h") && message.contains("1h") { Ok(()) } else { Err(message) }
+    };
+    eventually("it says that its interval is longer than it asked for", raised).await;
+    let next = world.scan("team-a", "first").await.status.and_then(|status| status.next_scan_time);
+    let in_seconds = next.expect("it is known").as_millis() / 1000 - jiff::Timestamp::now().as_second();
+    assert!(in_seconds > 3600, "the next look is in {in_seconds} s");
+    let open = || async {
+        let open = world.open_findings("team-a").await;
+        // Of each CloudScan one more speaks for those that are not there.
+        let told = open.iter().filter(|finding| !finding.starts_with("MoreFindings")).count();
+        if told == 3 && open.len() > 3 { Ok(()) } else { Err(format!("{open:?}")) }
+    };
+    eventually("three findings are open", open).await;
+
+    // Others of the namespace find no room, and another namespace has its own.
+    world.apply_scan("team-a", "second", &world.scan_spec(&[A]));
+    world.look("team-a", "second").await;
+    world.apply_scan("team-a", "third", &world.scan_spec(&[A]));
+    let (reason, message) = world.wait_for_condition("team-a", "third", "Stalled", "True").await;
+    assert!(reason == "TooManyCloudScans" && message.contains("namespaceLimits.cloudScans"), "{message}");
+    eventually("still three are open, all of the first", open).await;
+    world.cluster.run(&["create", "namespace", "team-b"]);
+    world.apply_scan("team-b", "one", &world.scan_spec(&[A]));
+    world.look("team-b", "one").await;
+
+    // What shows too much is refused, and what it showed stays.
+    world.operator.restart_with("ELAVA_NAMESPACE_RESOURCES", "3").await;
+    let (reason, message) = world.wait_for_condition("team-a", "first", "Stalled", "True").await;
+    assert!(reason == "TooManyResources" && message.contains("namespaceLimits.resources"), "{message}");
+    assert!(world.ids(A, "AWS::EC2::Volume").len() >= 4);
+    world.operator.restart_with("ELAVA_NAMESPACE_RESOURCES", "1000").await;
+    world.wait_for_condition("team-a", "first", "Stalled", "False").await;
+}
+
+/// Deletes it and everything in it, as the controllers do that this control plane has not.
+async fn delete_namespace(world: &World, namespace: &str) {
+    for kind in ["cloudscans", "resourcefindings"] {
+        world.cluster.run(&["delete", kind, "--all", "-n", namespace, "--wait=true"]);
+    }
+    world.cluster.run(&["delete", "namespace", namespace, "--wait=false"]);
+    let finalized = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}).to_string();
+    let path = world.dir.path().join("finalized.json");
+    std::fs::write(&path, finalized).unwrap();
+    let url = format!("/api/v1/namespaces/{namespace}/finalize");
+    world.cluster.run(&["replace", "--raw", &url, "-f", &path.display().to_string()]);
+    let gone = || async {
+        let left = world.cluster.run(&["get", "namespaces", "-o", "name"]);
+        if left.contains(&format!("namespace/{namespace}\n")) { Err(left) } else { Ok(()) }
+    };
+    eventually("the namespace is gone", gone).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_namespace_that_is_made_again_sees_nothing_of_its_predecessor_s_past() {
+    let mut world = World::start_with_query_api().await;
+    let volume = world.hands(A, IRELAND).await.volume(&[]).await;
+    world.apply_scan("team-a", "one", &world.scan_spec(&[A]));
+    world.look("team-a", "one").await;
+    world.wait_for_open("team-a", &[format!("Untagged {volume}")]).await;
+    let get = |args: &[&str]| {
+        let output = world.cluster.kubectl(&[&["get", "-n", "team-a"], args].concat());
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+    };
+    let before = world.operator.answer(&["get"])["revision"].to_string();
+    let of_then = format!("asOf={before}");
+    let past: [&[&str]; 4] = [
+        &["cloudresources", "--field-selector", &of_then],
+        &["resourcechanges", "--field-selector", "from=0"],
+        &["resourcehistories", "-o", "name", "--field-selector", &format!("id={volume}")],
+        &["cloudresources"],
+    ];
+    let shows = || async {
+        let told = past.map(get);
+        if told.iter().all(|told| told.contains(&volume)) { Ok(()) } else { Err(told.join("\n")) }
+    };
+    eventually("its own past is shown", shows).await;
+
+    // While the operator is down: nobody sees it go, and a CloudScan of the same name is there when it comes back.
+    world.operator.kill();
+    delete_namespace(&world, "team-a").await;
+    world.cluster.run(&["create", "namespace", "team-a"]);
+    // The other team may not look into that account.
+    let denied = world.proxy.fault(
+        |call| call.account == A,
+        Fault::Refuse { status: 403, code: "UnauthorizedOperation", message: "no".to_owned() },
+    );
+    world.apply_scan("team-a", "one", &world.scan_spec(&[A]));
+    world.operator.restart().await;
+    let hides = || async {
+        let told = past.map(get);
+        let is_told = told.iter().all(|told| !told.contains(&volume) && !told.contains("ServiceUnavailable"));
+        if is_told { Ok(()) } else { Err(told.join("\n")) }
+    };
+    eventually("nothing of its predecessor's", hides).await;
+    world.wait_for_condition("team-a", "one", "CredentialsValid", "False").await;
+    eventually("still nothing", hides).await;
+    assert!(get(past[0]).contains("was made again under this name"), "{}", get(past[0]));
+    let findings = world.cluster.run(&["get", "resourcefindings", "-n", "team-a"]);
+    assert!(!findings.contains(&volume), "{findings}");
+    let all = world.cluster.run(&["get", "resourcechanges", "-A", "--field-selector", "from=0"]);
+    assert!(all.contains(&volume), "whoever may see all namespaces sees it: {all}");
+
+    // By credentials of its own it sees what there is now.
+    world.proxy.heal(denied);
+    world.look("team-a", "one").await;
+    let now = || async {
+        let told = get(past[3]);
+        if told.contains(&volume) { Ok(()) } else { Err(told) }
+    };
+    eventually("what its own credentials show", now).await;
+
+    // Names of others' CloudScans are not told.
+    world.cluster.run(&["create", "namespace", "team-b"]);
+    for scan in ["team-b/none", "team-a/one"] {
+        let url = format!("/apis/inventory.elava.dev/v1alpha1/namespaces/team-b/reports/owners?cloudscan={scan}");
+        let output = world.cluster.kubectl(&["get", "--raw", &url]);
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && !told.contains("there are"), "{told}");
+        assert!(scan == "team-a/one" || !told.contains("team-a/one"), "{told}");
+    }
+}

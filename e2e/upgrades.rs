@@ -26,8 +26,9 @@ async fn it_is_upgraded_rolled_back_restored_and_taken_away() {
     // The chart as it was in commit db1ec5e, on a volume that holds the oldest file.
     put(&store, &oldest);
     let old_chart = fixtures.join("e2e/fixtures/chart-db1ec5e.tgz");
-    // It does not know yet that roles are allowed.
-    let allowed = "extraEnv[3].name=ELAVA_ALLOW_ROLE,extraEnv[3].value=*=*";
+    // It does not know yet that roles are allowed, nor that intervals have a floor.
+    let allowed = "extraEnv[3].name=ELAVA_ALLOW_ROLE,extraEnv[3].value=*=*,\
+                   extraEnv[4].name=ELAVA_MIN_INTERVAL,extraEnv[4].value=1s";
     pods.helm("install", &old_chart, &["--wait", "--timeout", "120s", "--set", allowed]).unwrap();
     let past = |life: &Life| life.pods.ask(&["at", "4"]).unwrap()["resources"].clone();
     let mut life = Life::begin(pods).await;

@@ -84,7 +84,8 @@ async fn a_receiver_that_is_away_loses_nothing_not_even_when_the_operator_is_kil
     let first = hands.volume(&[]).await;
 
     let mut spec = world.scan_spec(&[A]);
-    spec["findings"] = json!({"webhook": {"url": url, "secretRef": {"name": "hook"}}});
+    // Its address is in the Secret, too.
+    spec["findings"] = json!({"webhook": {"secretRef": {"name": "hook"}}});
     world.apply_scan("team-a", "one", &spec);
     // Its key is not there yet.
     let (_, why) = world.wait_for_condition("team-a", "one", "WebhookDelivered", "False").await;
@@ -92,7 +93,8 @@ async fn a_receiver_that_is_away_loses_nothing_not_even_when_the_operator_is_kil
     let bind = ["create", "rolebinding", "elava-credentials", "-n", "team-a", "--clusterrole=elava-credentials"];
     world.cluster.run(&[&bind[..], &["--serviceaccount=elava:elava"]].concat());
     let key = format!("--from-literal=signing-key={}", String::from_utf8_lossy(KEY));
-    world.cluster.run(&["create", "secret", "generic", "hook", "-n", "team-a", &key]);
+    let address = format!("--from-literal=address={url}");
+    world.cluster.run(&["create", "secret", "generic", "hook", "-n", "team-a", &key, &address]);
     world.look("team-a", "one").await;
     receiver.wait_for(&[format!("opened {first}")]).await;
     world.wait_for_condition("team-a", "one", "WebhookDelivered", "True").await;
@@ -129,7 +131,12 @@ async fn a_receiver_that_is_away_loses_nothing_not_even_when_the_operator_is_kil
     assert_eq!(event["source"], "/apis/elava.dev/v1alpha1/namespaces/team-a/cloudscans/one");
     assert_eq!(event["data"]["kind"], "ResourceFinding");
 
-    spec["findings"]["webhook"]["url"] = json!("http://169.254.169.254/latest");
+    let status = world.cluster.run(&["get", "cloudscan", "one", "-n", "team-a", "-o", "yaml"]);
+    assert!(
+        !status.contains("/hook") && !world.operator.process.log().contains("/hook"),
+        "the address is told nowhere"
+    );
+    spec["findings"]["webhook"] = json!({"url": "http://169.254.169.254/latest"});
     world.apply_scan("team-a", "one", &spec);
     let refused = || async {
         let (_, _, message) = world.condition("team-a", "one", "WebhookDelivered").await.unwrap_or_default();

@@ -274,6 +274,7 @@ impl Installation {
             "allowedEndpoints": [proxy.url],
             "allowedRoles": [{"namespaces": ["*"], "roles": ["*"]}],
             "queryAPI": {"enabled": true},
+            "minInterval": "1s",
             "extraEnv": [
                 // The pod's own chain: who may assume the roles.
                 {"name": "AWS_ACCESS_KEY_ID", "value": "operator"},

@@ -41,6 +41,10 @@ impl Operator {
             ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),
             ("NO_COLOR", "1".to_owned()),
         ]);
+        // Tests wait for seconds, not for minutes.
+        if !env.iter().any(|(key, _)| *key == "ELAVA_MIN_INTERVAL") {
+            env.push(("ELAVA_MIN_INTERVAL", "1s".to_owned()));
+        }
         let process = spawn(&dir, port, &env);
         let operator = Self { dir, env, port, process };
         operator.wait_until_ready().await;

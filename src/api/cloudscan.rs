@@ -260,11 +260,12 @@ pub struct RegionSelection {
 const REGIONS: &str = "self.all(r, r.matches('^[a-z]+(-[a-z]+)+-[0-9]+$'))";
 const REGIONS_MESSAGE: &str = "a region is written as AWS does, such as eu-west-1 (no zone letter, no wildcard)";
 
-#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct SecretRef {
     /// name is the name of the Secret. Required.
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9.-]+$') && self.matches('^[a-z0-9]') && self.matches('[a-z0-9]$')").message("the name of a Secret has lower case letters, digits, - and . and begins and ends with a letter or digit"))]
     pub name: String,
 }
 
@@ -565,16 +566,19 @@ pub struct Findings {
 /// CloudEvents over HTTP, at least once and in order.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = Rule::new("has(self.url) || has(self.secretRef)").message("a webhook needs an address: set url, or name a Secret with the key address in secretRef"))]
 pub struct Webhook {
     /// url is where each event is posted. The operator refuses one that its administrator has not allowed
-    /// (`--allow-webhook`, the chart's allowedWebhooks). Required.
+    /// (`--allow-webhook`, the chart's allowedWebhooks). Whoever may read the CloudScan reads it: one that holds a
+    /// token belongs into the Secret. Absent means the key address of secretRef.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 2048))]
     #[x_kube(validation = Rule::new("self.matches('^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[^ ]*)?$')").message("url is an http or https URL, such as https://hooks.example.com/elava"))]
-    pub url: String,
+    pub url: Option<String>,
 
-    /// secretRef names a Secret in the CloudScan's own namespace whose key signing-key signs each request
-    /// (headers webhook-id, webhook-timestamp and webhook-signature, as in Standard Webhooks). Absent means
-    /// that nothing is signed.
+    /// secretRef names a Secret in the CloudScan's own namespace. Its key address, where it has one, is the URL, in
+    /// place of url. Its key signing-key signs each request (headers webhook-id, webhook-timestamp and
+    /// webhook-signature, as in Standard Webhooks). Absent means that nothing is signed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<SecretRef>,
 }

@@ -1,18 +1,21 @@
 //! The custom resources: `CloudScan`, `ResourceFinding` and `FindingExemption`, their schemas and what they mean.
 //!
 //! - [`cloudscan`], [`exemption`], [`finding`]: the types, from which the CRDs are generated.
+//! - [`namespace`]: whose a namespace is.
 //! - [`settings`]: a spec as the plain settings that the rules and the scanner work with.
 //! - [`validate`]: the API server's verdict on a manifest, without an API server.
 
 mod cloudscan;
 mod exemption;
 mod finding;
+mod namespace;
 mod settings;
 pub mod validate;
 
 pub use cloudscan::*;
 pub use exemption::*;
 pub use finding::*;
+pub use namespace::namespace_uid;
 pub use settings::SpecError;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomResourceDefinition, JSON};

@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use futures::AsyncBufReadExt;
 
-use super::print::{ListOutput, Table};
+use super::print::{ListOutput, Table, note, out};
 use super::source::{SourceArgs, get_from_socket};
 use super::{Output, OutputArgs, print};
 use crate::inventory::{Change, ChangeKind, Presence, ResourceKey, Revision, ScopeView, Tags};
@@ -199,7 +199,7 @@ fn print_branch(branch: &Branch, before: &str, below: &str) {
         _ => ", not seen".to_owned(),
     };
     let relation = if branch.relation.is_empty() { String::new() } else { format!("{} ", branch.relation) };
-    println!("{before}{relation}{kind} {}{name}{state}", key.id);
+    out!("{before}{relation}{kind} {}{name}{state}", key.id);
     for (i, inner) in branch.branches.iter().enumerate() {
         let is_last = i + 1 == branch.branches.len();
         let (corner, line) = if is_last { ("└─ ", "   ") } else { ("├─ ", "│  ") };
@@ -276,7 +276,7 @@ pub async fn findings(args: FindingsArgs) -> anyhow::Result<()> {
             let sum = format!("{sum:.2} {currency}");
             format!("; {} a month by list prices, of the {known} whose price is known", sum.trim_end())
         };
-        eprintln!("{} findings{}", answer.findings.len(), sums.iter().map(told).collect::<String>());
+        note!("{} findings{}", answer.findings.len(), sums.iter().map(told).collect::<String>());
     }
     Ok(())
 }
@@ -326,7 +326,7 @@ pub async fn owners(args: OwnersArgs) -> anyhow::Result<()> {
     print::columns(rows);
     let all: usize = answer.accounts.values().map(|coverage| coverage.resources).sum();
     let owned: usize = answer.accounts.values().map(|coverage| coverage.by_owner.values().sum::<usize>()).sum();
-    eprintln!("{owned} of {all} resources have an owner at revision {}, {}", answer.revision, answer.time);
+    note!("{owned} of {all} resources have an owner at revision {}, {}", answer.revision, answer.time);
     Ok(())
 }
 
@@ -370,7 +370,7 @@ async fn resources(source: &SourceArgs, question: &ResourcesQuestion, output: Li
         keys: answer.resources.iter().map(|view| view.resource.to_string()).collect(),
     };
     if print::list(&answer, table, output)? {
-        eprintln!("{} resources at revision {}, {}", answer.resources.len(), answer.revision, answer.time);
+        note!("{} resources at revision {}, {}", answer.resources.len(), answer.revision, answer.time);
         tell_unknown(&answer.unknown);
     }
     Ok(())
@@ -394,7 +394,7 @@ fn tell_unknown(unknown: &[ScopeView]) {
     if !unknown.is_empty() {
         let scopes: Vec<String> = unknown.iter().take(5).map(|view| view.scope.to_string()).collect();
         let more = if unknown.len() > scopes.len() { ", ..." } else { "" };
-        eprintln!("{} scopes were not current then: {}{more}", unknown.len(), scopes.join(", "));
+        note!("{} scopes were not current then: {}{more}", unknown.len(), scopes.join(", "));
     }
 }
 
@@ -412,7 +412,7 @@ pub async fn history(args: HistoryArgs) -> anyhow::Result<()> {
     };
     let is_table = matches!(args.output.output, ListOutput::Table | ListOutput::Wide);
     if is_table {
-        println!("{}", answer.resource);
+        out!("{}", answer.resource);
     }
     print::list(&answer, table, args.output.output)?;
     Ok(())
@@ -447,7 +447,7 @@ fn print_changes(answer: &DiffAnswer, are_steps: bool, output: ListOutput) -> an
     };
     if print::list(answer, table, output)? {
         let (from, to) = (answer.diff.from, answer.diff.to);
-        eprintln!("{} changes between revision {from} and {to}", answer.diff.changes.len());
+        note!("{} changes between revision {from} and {to}", answer.diff.changes.len());
         tell_unknown(&answer.diff.unknown);
     }
     Ok(())
@@ -536,8 +536,8 @@ pub async fn watch(args: WatchArgs) -> anyhow::Result<()> {
     let output = args.output;
     let mut tell = |change: &Change| -> anyhow::Result<()> {
         match output {
-            WatchOutput::Json => println!("{}", serde_json::to_string(change)?),
-            WatchOutput::Table => println!(
+            WatchOutput::Json => print::write(&format!("{}\n", print::json(&serde_json::to_string(change)?))),
+            WatchOutput::Table => out!(
                 "{}  {:<11}  {}  {}",
                 change.time,
                 format!("{:?}", change.change),

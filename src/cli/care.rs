@@ -9,11 +9,12 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
 
+use super::print::{note, out};
 use super::source::SourceArgs;
 use super::{FAILED, Output, OutputArgs, print};
 use crate::server::backups;
 use crate::server::query::{self, CheckAnswer, ExportQuestion, Nothing, StatsAnswer};
-use crate::store::{ExportFormat, ExportTable, Retention, Store, StoreError, system_clock};
+use crate::store::{ExportFormat, ExportTable, PrivateFile, Retention, Store, StoreError, system_clock};
 
 #[derive(Debug, Subcommand)]
 pub enum StoreCommand {
@@ -54,6 +55,10 @@ pub struct RestoreArgs {
     /// The store to make
     #[arg(long, env = "ELAVA_STORE", default_value = "elava.redb")]
     store: PathBuf,
+    /// Show each namespace the past of the one that had its name when the backup was made: for a backup that moves to
+    /// another cluster, where no namespace is the one that it was
+    #[arg(long)]
+    adopt_namespaces: bool,
 }
 
 #[derive(Debug, Args)]
@@ -143,23 +148,12 @@ async fn new_file(
         return Err(StoreError::Exists(path.to_owned()).into());
     }
     let context = || format!("cannot write {}", path.display());
-    let mut name = path.as_os_str().to_owned();
-    name.push(".part");
-    let part = PathBuf::from(name);
-    let mut out = std::io::BufWriter::new(File::create(&part).with_context(context)?);
-    let mut written = write(&mut out).await;
-    if written.is_ok() {
-        written = out
-            .into_inner()
-            .map_err(std::io::IntoInnerError::into_error)
-            .and_then(|f| f.sync_all())
-            .with_context(context);
-    }
-    if let Err(error) = written {
-        drop(std::fs::remove_file(&part));
-        return Err(error);
-    }
-    std::fs::rename(&part, path).with_context(context)
+    let mut file = PrivateFile::begin(path).with_context(context)?;
+    let mut out = std::io::BufWriter::new(file.file());
+    write(&mut out).await?;
+    out.flush().with_context(context)?;
+    drop(out);
+    file.finish().with_context(context)
 }
 
 async fn backup(args: BackupArgs) -> anyhow::Result<()> {
@@ -171,13 +165,13 @@ async fn backup(args: BackupArgs) -> anyhow::Result<()> {
         return write(&mut std::io::stdout()).await;
     }
     new_file(&to, write).await?;
-    eprintln!("{} bytes written to {}", std::fs::metadata(&to)?.len(), to.display());
+    note!("{} bytes written to {}", std::fs::metadata(&to)?.len(), to.display());
     Ok(())
 }
 
 fn restore(args: &RestoreArgs) -> anyhow::Result<()> {
     if args.unless_present && args.store.exists() {
-        eprintln!("{} is there: nothing is restored", args.store.display());
+        note!("{} is there: nothing is restored", args.store.display());
         return Ok(());
     }
     let report = if args.from.as_os_str() == "-" {
@@ -187,17 +181,16 @@ fn restore(args: &RestoreArgs) -> anyhow::Result<()> {
         let context = || format!("cannot read {}", from.display());
         Store::restore(&mut File::open(&from).with_context(context)?, &args.store).with_context(context)?
     };
-    eprintln!(
-        "{} holds the backup up to revision {}, and goes on 2^32 later",
-        args.store.display(),
-        report.revision
-    );
+    if args.adopt_namespaces {
+        Store::open_existing(&args.store, system_clock())?.forget_tenants()?;
+    }
+    note!("{} holds the backup up to revision {}, and goes on 2^32 later", args.store.display(), report.revision);
     Ok(())
 }
 
 fn compact(args: &FileArgs) -> anyhow::Result<()> {
     let (before, after) = Store::compact(&args.store)?;
-    eprintln!("{}: {before} bytes before, {after} now", args.store.display());
+    note!("{}: {before} bytes before, {after} now", args.store.display());
     Ok(())
 }
 
@@ -207,7 +200,7 @@ fn retain(args: &RetainArgs) -> anyhow::Result<()> {
     if args.output.output != Output::Table {
         return print::structured(&report, args.output.output);
     }
-    println!(
+    out!(
         "{} days thinned, {} ends of days dropped; of the log {} entries, {} documents and {} bytes, {} rows of the \
          ledger, {} checkpoints",
         report.days_thinned,
@@ -236,14 +229,14 @@ async fn export(args: ExportArgs) -> anyhow::Result<()> {
             source.stream("/v1/store/export", &question, out, ask).await
         };
         new_file(&path, write).await?;
-        eprintln!("{}", path.display());
+        note!("{}", path.display());
     }
     Ok(())
 }
 
 fn migrate(args: &FileArgs) -> anyhow::Result<()> {
     let schema = Store::open_existing(&args.store, system_clock())?.schema();
-    eprintln!("{} has schema {schema}, which is this binary's: there is nothing to do", args.store.display());
+    note!("{} has schema {schema}, which is this binary's: there is nothing to do", args.store.display());
     Ok(())
 }
 
@@ -258,7 +251,7 @@ async fn check(args: CareArgs) -> anyhow::Result<ExitCode> {
     }
     let checked: Vec<String> = report.checked.iter().map(|(table, rows)| format!("{rows} {table}")).collect();
     if report.flaws.is_empty() {
-        println!(
+        out!(
             "sound at revision {}: {} documents; rows checked: {}",
             report.revision,
             report.documents,
@@ -269,7 +262,7 @@ async fn check(args: CareArgs) -> anyhow::Result<ExitCode> {
     let header = ["TABLE", "AT", "WHAT IS WRONG"].map(str::to_owned).to_vec();
     let rows = report.flaws.iter().map(|f| vec![f.table.clone(), f.at.clone(), f.what.clone()]);
     print::columns(std::iter::once(header).chain(rows));
-    eprintln!(
+    note!(
         "the store is damaged at {} places: go on with a copy of its file from before, or scan again into a new one",
         report.flaws.len()
     );
@@ -283,13 +276,20 @@ async fn stats(args: CareArgs) -> anyhow::Result<()> {
         return print::structured(&answer, args.output.output);
     }
     let stats = &answer.stats;
-    println!(
+    out!(
         "revision {}: {} resources that live in {} scopes, {} lives that ended, {} tag sets",
-        stats.revision, stats.live, stats.scopes, stats.ended, stats.tag_sets
+        stats.revision,
+        stats.live,
+        stats.scopes,
+        stats.ended,
+        stats.tag_sets
     );
-    println!(
+    out!(
         "{} bytes, {:.0} for each resource; {} entries of the log, {:.1} bytes each",
-        stats.file_bytes, stats.bytes_per_resource, stats.entries, stats.bytes_per_entry
+        stats.file_bytes,
+        stats.bytes_per_resource,
+        stats.entries,
+        stats.bytes_per_entry
     );
     let header = ["TABLE", "ROWS", "BYTES", "OVERHEAD"].map(str::to_owned).to_vec();
     let rows = stats.tables.iter().map(|t| {

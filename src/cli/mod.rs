@@ -23,6 +23,8 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
+use print::note;
+
 /// Some scopes could not be looked at whole.
 const INCOMPLETE: u8 = 2;
 /// It could not run; wrong arguments too.
@@ -152,7 +154,7 @@ pub async fn main() -> ExitCode {
         Command::Store(command) => care::store(command).await,
     };
     done.unwrap_or_else(|error| {
-        eprintln!("elava: {error:#}");
+        note!("elava: {error:#}");
         ExitCode::from(FAILED)
     })
 }
@@ -177,7 +179,7 @@ fn crds(dir: Option<PathBuf>, reference: Option<PathBuf>) -> anyhow::Result<()> 
         let yaml = serde_yaml::to_string(&crd)?;
         match &dir {
             None if reference.is_some() => {}
-            None => print!("---\n{yaml}"),
+            None => print::write(&format!("---\n{yaml}")),
             Some(dir) => {
                 let name = format!("{}_{}.yaml", crd.spec.group, crd.spec.names.plural);
                 write(dir.join(name), format!("{NOTE}{yaml}"))?;

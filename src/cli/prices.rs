@@ -8,6 +8,7 @@ use anyhow::Context;
 use clap::Subcommand;
 use serde::Deserialize;
 
+use super::print::{self, note};
 use crate::policy::{Price, PriceList, Unit};
 
 #[derive(Debug, Subcommand)]
@@ -36,12 +37,12 @@ pub fn prices(command: PricesCommand) -> anyhow::Result<()> {
         for price in of_offer(&offer, &region) {
             found.entry((price.item.clone(), price.region.clone())).or_insert(price);
         }
-        eprintln!("{}: {} prices of {}", path.display(), found.len() - before, offer.code);
+        note!("{}: {} prices of {}", path.display(), found.len() - before, offer.code);
     }
     anyhow::ensure!(!found.is_empty(), "no price that Elava asks for is in these files: see docs/prices.md");
     let day = published.unwrap_or_default().chars().take(10).collect();
     let list = PriceList { currency: CURRENCY.to_owned(), as_of: day, prices: found.into_values().collect() };
-    print!("{}", serde_yaml::to_string(&list)?);
+    print::write(&serde_yaml::to_string(&list)?);
     Ok(())
 }
 

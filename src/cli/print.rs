@@ -1,5 +1,6 @@
 //! Answers for people and for pipes.
 
+use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
 
 use clap::ValueEnum;
@@ -11,10 +12,24 @@ use super::Output;
 pub fn structured(answer: &impl Serialize, output: Output) -> anyhow::Result<()> {
     let text = match output {
         Output::Yaml => serde_yaml::to_string(answer)?,
-        _ => serde_json::to_string_pretty(answer)? + "\n",
+        _ => json(&serde_json::to_string_pretty(answer)?) + "\n",
     };
     write(&text);
     Ok(())
+}
+
+/// JSON that says the same, and is no order to a terminal: such characters stand in strings alone, where JSON has another
+/// way to write them.
+pub fn json(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c != '\n' && is_order(c) {
+            write!(out, "\\u{:04x}", u32::from(c)).expect("writing to memory does not fail");
+        } else {
+            out.push(c);
+        }
+    }
+    out
 }
 
 /// Aligned as kubectl does it.
@@ -22,9 +37,43 @@ pub fn columns(rows: impl IntoIterator<Item = Vec<String>>) {
     align(rows.into_iter().map(|row| row.iter().map(|cell| escaped(cell)).collect()));
 }
 
+/// Orders to a terminal, and what has it show text in another order than it stands in
+/// (<https://www.unicode.org/reports/tr9/#Directional_Formatting_Characters>).
+fn is_order(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 /// What comes from a cloud breaks no table, and is no order to a terminal.
-fn escaped(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+pub fn escaped(text: &str) -> String {
+    text.chars().map(|c| if is_order(c) { ' ' } else { c }).collect()
+}
+
+/// The same of lines.
+pub fn escaped_lines(text: &str) -> String {
+    text.chars().map(|c| if c != '\n' && is_order(c) { ' ' } else { c }).collect()
+}
+
+/// A line for people, as `println!` writes it.
+macro_rules! out {
+    ($($arg:tt)*) => {
+        $crate::cli::print::write(&format!("{}\n", $crate::cli::print::escaped_lines(&format!($($arg)*))))
+    };
+}
+
+/// A line beside the answer, as `eprintln!` writes it.
+macro_rules! note {
+    ($($arg:tt)*) => {
+        $crate::cli::print::write_beside(&format!("{}\n", $crate::cli::print::escaped_lines(&format!($($arg)*))))
+    };
+}
+
+pub(in crate::cli) use {note, out};
+
+/// A cell that a spreadsheet would take as a formula is text to it with an apostrophe before it
+/// (<https://owasp.org/www-community/attacks/CSV_Injection>).
+fn unexecuted(cell: String) -> String {
+    if cell.starts_with(['=', '+', '-', '@', '\t', '\r']) { format!("'{cell}") } else { cell }
 }
 
 fn align(rows: impl IntoIterator<Item = Vec<String>>) {
@@ -39,6 +88,10 @@ fn align(rows: impl IntoIterator<Item = Vec<String>>) {
 /// A pipe that is closed early (`| head`) is no error worth a panic.
 pub fn write(text: &str) {
     let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+pub fn write_beside(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
 /// How a list is printed.
@@ -79,7 +132,7 @@ pub fn list(answer: &impl Serialize, table: Table, output: ListOutput) -> anyhow
             let mut writer = csv::Writer::from_writer(Vec::new());
             writer.write_record(header.iter().map(|(name, _)| *name))?;
             for row in rows {
-                writer.write_record(row)?;
+                writer.write_record(row.into_iter().map(unexecuted))?;
             }
             write(&String::from_utf8_lossy(&writer.into_inner()?));
         }
@@ -116,4 +169,37 @@ fn coloured(word: String) -> String {
         _ => return word,
     };
     format!("\x1b[{colour}m{word}\x1b[0m")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Erases the line, moves left, shows what follows from right to left.
+    const HOSTILE: &str = "a\u{1b}[2K\r\u{9b}1Gb\u{202e}c\nd";
+
+    #[test]
+    fn no_output_is_an_order_to_a_terminal() {
+        assert_eq!(escaped(HOSTILE), "a [2K  1Gb c d");
+        assert_eq!(escaped_lines(HOSTILE), "a [2K  1Gb c\nd");
+        let answer = serde_json::json!({"name": HOSTILE, "plain": "\u{fc}"});
+        let text = json(&serde_json::to_string_pretty(&answer).unwrap());
+        assert!(!text.chars().any(|c| c != '\n' && is_order(c)), "{text:?}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), answer, "it says the same");
+    }
+
+    #[test]
+    fn no_cell_is_a_formula() {
+        for (cell, expected) in [
+            ("=HYPERLINK(\"http://x\")", "'=HYPERLINK(\"http://x\")"),
+            ("+1", "'+1"),
+            ("-1", "'-1"),
+            ("@SUM(1)", "'@SUM(1)"),
+            ("\tx", "'\tx"),
+            ("vol-1", "vol-1"),
+            ("", ""),
+        ] {
+            assert_eq!(unexecuted(cell.to_owned()), expected);
+        }
+    }
 }

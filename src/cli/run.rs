@@ -19,7 +19,7 @@ use super::care::KeepArgs;
 use super::telemetry;
 use crate::cloud::Provider;
 use crate::cloud::aws::{Aws, CallCounts};
-use crate::controller::{self, Allowed, Identity, RoleGrant, Settings};
+use crate::controller::{self, Allowed, Identity, NamespaceLimits, RoleGrant, Settings};
 use crate::policy::Prices;
 use crate::scanner::Fleet;
 use crate::server;
@@ -57,6 +57,8 @@ pub struct RunArgs {
     /// A URL that a CloudScan's webhook may have, or begin with; may be repeated
     #[arg(long, env = "ELAVA_ALLOW_WEBHOOK", value_delimiter = ',', value_name = "URL")]
     allow_webhook: Vec<String>,
+    #[command(flatten)]
+    limits: LimitArgs,
     /// A price list to estimate costs by, in the shape of docs/prices.md; without one, the few list prices
     /// that ship
     #[arg(long, env = "ELAVA_PRICES", value_name = "FILE")]
@@ -99,6 +101,41 @@ pub struct RunArgs {
     otlp_endpoint: Option<String>,
 }
 
+/// What one namespace may take, so that none takes what belongs to all.
+#[derive(Clone, Debug, Args)]
+struct LimitArgs {
+    /// The shortest interval between listings; a CloudScan that asks for a shorter one gets this one
+    #[arg(long, env = "ELAVA_MIN_INTERVAL", default_value = "1m", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    min_interval: Duration,
+    /// CloudScans that a namespace may have; younger ones are refused
+    #[arg(long, env = "ELAVA_NAMESPACE_CLOUDSCANS", default_value = "500", value_name = "COUNT")]
+    namespace_cloudscans: usize,
+    /// Resources that the CloudScans of a namespace may record; those that show more are refused until they are edited
+    #[arg(long, env = "ELAVA_NAMESPACE_RESOURCES", default_value = "1000000", value_name = "COUNT")]
+    namespace_resources: usize,
+    /// Findings of a namespace that are open as objects at once; others are counted in status
+    #[arg(long, env = "ELAVA_NAMESPACE_OPEN_FINDINGS", default_value = "50000", value_name = "COUNT")]
+    namespace_open_findings: usize,
+    /// Events of a namespace that wait for the receivers of its webhooks; newer ones are dropped
+    #[arg(long, env = "ELAVA_NAMESPACE_WAITING_EVENTS", default_value = "50000", value_name = "COUNT")]
+    namespace_waiting_events: usize,
+    /// Watches of a namespace that the query API serves at once; more are refused with 429
+    #[arg(long, env = "ELAVA_NAMESPACE_WATCHES", default_value = "64", value_name = "COUNT")]
+    namespace_watches: usize,
+}
+
+impl LimitArgs {
+    fn of_controller(&self) -> NamespaceLimits {
+        NamespaceLimits {
+            min_interval: self.min_interval,
+            cloud_scans: self.namespace_cloudscans,
+            resources: self.namespace_resources,
+            open_findings: self.namespace_open_findings,
+            waiting_events: self.namespace_waiting_events,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(super) enum LogFormat {
     Json,
@@ -116,10 +153,11 @@ async fn serve_query_api(
     store: Store,
     client: kube::Client,
     service: Service,
+    watches_of_one: usize,
 ) -> std::io::Result<()> {
     let Some(listener) = listener else { return std::future::pending().await };
     tracing::info!(listen = %listener.local_addr()?, "inventory.elava.dev is answered");
-    server::aggregated::serve(listener, store, client, service).await
+    server::aggregated::serve(listener, store, client, service, watches_of_one).await
 }
 
 async fn serve_health(listener: Option<TcpListener>, store: Store) -> std::io::Result<()> {
@@ -241,8 +279,13 @@ pub async fn run(args: Box<RunArgs>) -> anyhow::Result<()> {
     let questions = tokio::spawn(server::serve_socket(unix, store.clone()).into_future());
 
     let backing_up = backups.map(|backups| tokio::spawn(backups.run(store.clone())));
-    let query_api =
-        tokio::spawn(serve_query_api(query_api, store.clone(), client.clone(), args.query_api_service));
+    let query_api = tokio::spawn(serve_query_api(
+        query_api,
+        store.clone(),
+        client.clone(),
+        args.query_api_service,
+        args.limits.namespace_watches,
+    ));
 
     let (stopping, mut stopped) = tokio::sync::watch::channel(false);
     let stop = async move {
@@ -256,6 +299,7 @@ pub async fn run(args: Box<RunArgs>) -> anyhow::Result<()> {
     };
     let settings = Settings {
         allowed,
+        limits: args.limits.of_controller(),
         webhooks: args.allow_webhook,
         prices,
         identity,

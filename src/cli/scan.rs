@@ -14,6 +14,7 @@ use futures::StreamExt;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
+use super::print::{note, out};
 use super::{FAILED, INCOMPLETE, Output, OutputArgs, print};
 use crate::api::CloudScan;
 use crate::api::validate::manifest;
@@ -135,7 +136,7 @@ pub async fn scan(args: ScanArgs) -> anyhow::Result<ExitCode> {
     let mut valid = validate(&scan.spec, "", &Aws::default().types(), &Allowed::Anything)
         .with_context(|| format!("{name} was refused"))?;
     if valid.aws.credentials_secret_ref.is_some() {
-        eprintln!("elava: credentialsSecretRef is ignored without a cluster: the AWS credential chain is used");
+        note!("elava: credentialsSecretRef is ignored without a cluster: the AWS credential chain is used");
     }
     // Whoever runs a scan wants it, now; and there is no next one to be stale by.
     valid.suspended = false;
@@ -186,11 +187,11 @@ pub async fn scan(args: ScanArgs) -> anyhow::Result<ExitCode> {
     for scope in report.scopes.iter().filter(|s| s.outcome != "Complete") {
         let ScopeLine { account, region, resource_type, outcome, message, .. } = scope;
         let message = message.as_deref().unwrap_or_default();
-        eprintln!("elava: {outcome}: account {account}, region {region}, {resource_type}: {message}");
+        note!("elava: {outcome}: account {account}, region {region}, {resource_type}: {message}");
     }
     for scope in report.scopes.iter().filter(|scope| !scope.is_readable()) {
         let ScopeLine { account, region, resource_type, tags_unknown, attributes_unknown, unread_by, .. } = scope;
-        eprintln!(
+        note!(
             "elava: Unread: account {account}, region {region}, {resource_type}: {tags_unknown} resources without their \
              tags, {attributes_unknown} without all of their attributes: allow {}",
             unread_by.join(", ")
@@ -335,41 +336,41 @@ fn rows(all: impl ExactSizeIterator<Item = Vec<String>>) {
     let more = all.len().saturating_sub(MAX_ROWS);
     print::columns(all.take(MAX_ROWS));
     if more > 0 {
-        println!("  ... and {more} more: -o json tells all");
+        out!("  ... and {more} more: -o json tells all");
     }
-    println!();
+    out!("");
 }
 
 fn table(report: &ScanReport, resources: usize) {
     let by_kind = |kind: ChangeKind| report.changes.iter().filter(move |c| c.change == kind && !c.baseline);
     let baseline: Vec<&Change> = report.changes.iter().filter(|c| c.baseline).collect();
     if !baseline.is_empty() {
-        println!("FIRST SEEN: {} resources that were there before the first look", baseline.len());
+        out!("FIRST SEEN: {} resources that were there before the first look", baseline.len());
         let mut by_type: BTreeMap<&str, usize> = BTreeMap::new();
         for change in baseline {
             *by_type.entry(change.resource.resource_type.as_str()).or_default() += 1;
         }
         print::columns(by_type.into_iter().map(|(name, n)| vec![format!("  {name}"), n.to_string()]));
-        println!();
+        out!("");
     }
     for (title, kind) in
         [("NEW", ChangeKind::Appeared), ("CHANGED", ChangeKind::Changed), ("GONE", ChangeKind::Disappeared)]
     {
         let changes: Vec<&Change> = by_kind(kind).collect();
         if !changes.is_empty() {
-            println!("{title}: {}", changes.len());
+            out!("{title}: {}", changes.len());
             rows(changes.into_iter().map(|c| vec![format!("  {}", c.resource), c.remark()]));
         }
     }
     if !report.pending.is_empty() {
-        println!("MISSING, NOT YET CONFIRMED: {}", report.pending.len());
+        out!("MISSING, NOT YET CONFIRMED: {}", report.pending.len());
         rows(report.pending.iter().map(|p| {
             let why = if p.suspect.held { "held: too much was missing at once" } else { "the next look decides" };
             vec![format!("  {}", p.resource), format!("last seen {}", p.suspect.last_seen), why.to_owned()]
         }));
     }
     if !report.findings.is_empty() {
-        println!("FINDINGS: {}", report.findings.len());
+        out!("FINDINGS: {}", report.findings.len());
         rows(
             report.findings.iter().map(|f| {
                 vec![format!("  {}", f.kind), f.resource.to_string(), f.message.clone(), f.advice.clone()]
@@ -377,13 +378,13 @@ fn table(report: &ScanReport, resources: usize) {
         );
     }
     let complete = report.scopes.iter().filter(|s| s.outcome == "Complete").count();
-    println!(
+    out!(
         "{resources} resources at revision {}; {complete} of {} scopes listed whole",
         report.revision,
         report.scopes.len()
     );
     let unknown: usize = report.scopes.iter().map(|scope| scope.tags_unknown).sum();
     if unknown > 0 {
-        println!("the tags of {unknown} resources could not be read: what was known of them goes on");
+        out!("the tags of {unknown} resources could not be read: what was known of them goes on");
     }
 }

@@ -93,7 +93,7 @@ pub fn types(args: TypesArgs) -> anyhow::Result<()> {
     match args.output {
         TypesOutput::Json => print::structured(&lines, Output::Json)?,
         TypesOutput::Yaml => print::structured(&lines, Output::Yaml)?,
-        TypesOutput::Markdown => print!("{}", markdown(&lines)),
+        TypesOutput::Markdown => print::write(&markdown(&lines)),
         TypesOutput::Table => {
             let head = ["TYPE", "SCOPE", "EVERY", "IDS", "CONFIRMED BY", "TAGS"].map(str::to_owned).to_vec();
             let row = |line: TypeLine| {
@@ -170,7 +170,7 @@ pub fn iam_policy(args: IamPolicyArgs) -> anyhow::Result<()> {
     match args.format {
         PolicyFormat::Json => print::structured(&policy, Output::Json)?,
         PolicyFormat::Cloudformation => print::structured(&cloudformation(&policy), Output::Yaml)?,
-        PolicyFormat::Terraform => print!("{}", terraform(&policy)),
+        PolicyFormat::Terraform => print::write(&terraform(&policy)),
         PolicyFormat::Values => {
             let scan = scan.context("name the CloudScan: -f cloudscan.yaml")?;
             let namespace = scan.metadata.namespace.as_ref().unwrap_or(&args.namespace);

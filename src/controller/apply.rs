@@ -30,6 +30,9 @@ const MAX_WRITES: usize = 500;
 /// Events of one reconcile: beyond this one summary speaks for the rest.
 const MAX_EVENTS: usize = 100;
 
+/// Characters of an acknowledgement that are kept: it is noted in the store and repeated by events.
+const MAX_NOTE: usize = 1024;
+
 /// What was brought about.
 pub(super) struct Published {
     pub counts: Counts,
@@ -49,7 +52,8 @@ pub(super) async fn findings(
     let seen: BTreeMap<String, Seen> = standing
         .iter()
         .map(|(name, object)| {
-            let acknowledged = object.annotations().get(ACKNOWLEDGED).cloned();
+            let note = object.annotations().get(ACKNOWLEDGED);
+            let acknowledged = note.map(|note| build::shortened(note, MAX_NOTE));
             (name.clone(), Seen { uid: object.uid().unwrap_or_default(), acknowledged })
         })
         .collect();
@@ -126,6 +130,7 @@ pub(super) async fn findings(
                 let object = written.get(name).or(wanted.get(name)).or(standing.get(name).map(|object| &**object));
                 notify::message(scan, name, *what, record, object, now)
             });
+        let messages = notify::within_limit(scan, messages.collect(), context)?;
         notes.extend(notify::queued(messages, counts.revision));
     }
     notes.extend(assess::notes(&assessment, rules, |name| !waits.contains(name)));

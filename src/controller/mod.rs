@@ -10,6 +10,7 @@ pub mod assess;
 pub mod build;
 mod dereference;
 mod exempt;
+pub mod limits;
 mod meters;
 pub mod notify;
 mod pace;
@@ -39,6 +40,7 @@ use crate::inventory::Viewer;
 use crate::policy::{Evaluator, Prices};
 use crate::scanner::Fleet;
 use crate::store::{Store, StoreError};
+pub use limits::NamespaceLimits;
 pub use meters::Meters;
 pub use validate::{Allowed, RoleGrant};
 use watched::{Unreadable, watched};
@@ -107,6 +109,7 @@ struct Context {
     pace: pace::Pace,
     meters: Meters,
     allowed: Allowed,
+    limits: NamespaceLimits,
     identity: Identity,
     existing: watch::Receiver<Option<BTreeSet<Viewer>>>,
     namespaces: Vec<String>,
@@ -124,6 +127,7 @@ async fn timely<T>(call: impl Future<Output = kube::Result<T>>) -> Result<T, Rec
 /// What the administrator of the operator settles.
 pub struct Settings {
     pub allowed: Allowed,
+    pub limits: NamespaceLimits,
     /// URLs that a CloudScan's webhook may begin with.
     pub webhooks: Vec<String>,
     pub prices: Prices,
@@ -148,7 +152,7 @@ pub async fn run(
     let mut list = Existing { found: BTreeSet::new(), sender: existing_sender, listing };
     // A change of status is our own doing.
     let spec_or_request = predicates::generation.combine(predicates::annotations);
-    let Settings { allowed, webhooks, prices, identity, namespaces, meters } = settings;
+    let Settings { allowed, limits, webhooks, prices, identity, namespaces, meters } = settings;
     meters.count(scans.clone());
     let (unreadable, unread) = mpsc::unbounded_channel();
     // One that can't be read exists all the same, and keeps what it had.
@@ -191,6 +195,7 @@ pub async fn run(
         pace: pace::Pace::new(),
         meters,
         allowed,
+        limits,
         identity,
         existing,
         namespaces,

@@ -29,13 +29,15 @@ use crate::store::{Store, StoreError};
 
 /// The prefix of the notes that wait to be delivered, in their order.
 const OUTBOX: &str = "outbox/";
-/// More than this do not wait: the newest are given up, and the log says so. A finding is 2 KB.
-const MAX_WAITING: usize = 50_000;
+/// Events that are read from the store at once: a finding is 2 KB.
+const BATCH: usize = 100;
 const DEADLINE: Duration = Duration::from_secs(10);
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 const LONGEST_BACKOFF: Duration = Duration::from_mins(1);
 /// The key of the Secret that signs.
 const SIGNING_KEY: &str = "signing-key";
+/// The key of the Secret that says where to, where that is nothing for everybody to read.
+const ADDRESS: &str = "address";
 
 /// It follows no redirect: who is allowed is who is named.
 type Http = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
@@ -99,14 +101,37 @@ pub(super) fn message(
     }
 }
 
+/// The events that find room beside those of the namespace that wait already: the newest are given up, and the log says
+/// so.
+pub(super) fn within_limit(
+    scan: &CloudScan,
+    mut events: Vec<CloudEvent>,
+    context: &Context,
+) -> Result<Vec<CloudEvent>, StoreError> {
+    if events.is_empty() {
+        return Ok(events);
+    }
+    let mut waiting = 0;
+    for other in context.scans.state().iter().filter(|other| other.namespace() == scan.namespace()) {
+        waiting += context.store.count_notes(&build::viewer(other), OUTBOX)?;
+    }
+    let room = context.limits.waiting_events.saturating_sub(waiting);
+    if events.len() > room {
+        let dropped = events.len() - room;
+        tracing::error!(cloudscan = %build::viewer(scan), dropped, "more waits for webhooks of its namespace than is kept");
+        events.truncate(room);
+    }
+    Ok(events)
+}
+
 /// The notes that put events into the queue, in the order of their revisions.
 pub(super) fn queued(
-    events: impl Iterator<Item = CloudEvent>,
+    events: impl IntoIterator<Item = CloudEvent>,
     revision: Revision,
 ) -> impl Iterator<Item = (String, Option<Vec<u8>>)> {
     // Rounds without a new revision may resolve things too: time tells them apart.
     let at = jiff::Timestamp::now().as_nanosecond();
-    events.enumerate().map(move |(i, event)| {
+    events.into_iter().enumerate().map(move |(i, event)| {
         let bytes = serde_json::to_vec(&event).expect("an event is JSON");
         (format!("{OUTBOX}{:020}-{at:030}-{i:06}", revision.0), Some(bytes))
     })
@@ -121,8 +146,7 @@ pub struct Delivery {
 
 /// Delivers one CloudScan's events until it is dropped.
 struct Notifier {
-    webhook: Webhook,
-    key: Option<Vec<u8>>,
+    receiver: Receiver,
     state: Arc<Mutex<Delivery>>,
     wake: Arc<Notify>,
     task: tokio::task::JoinHandle<()>,
@@ -132,6 +156,13 @@ impl Drop for Notifier {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+/// Whom to tell.
+#[derive(Clone, PartialEq, Eq)]
+struct Receiver {
+    url: String,
+    key: Option<Vec<u8>>,
 }
 
 /// Everybody's.
@@ -190,33 +221,32 @@ pub(super) async fn deliver(scan: &CloudScan, context: &Context) -> Result<Optio
         }
         return Ok(None);
     };
-    let (key, http) = match prepared(scan, &webhook, context).await? {
+    let (receiver, http) = match prepared(scan, &webhook, context).await? {
         Ok(prepared) => prepared,
         Err(why) => {
             lock(&notifiers.running).remove(&viewer);
-            // What waits is bounded also while nobody takes it.
             let store = context.store.clone();
-            let waits = tokio::task::spawn_blocking(move || waiting(&store, &viewer)).await;
-            let waits = waits.map_err(|_| ReconcileError::Store(StoreError::Poisoned))??;
-            return Ok(Some(Delivery { waiting: waits.len(), error: Some(why) }));
+            let waits = tokio::task::spawn_blocking(move || store.count_notes(&viewer, OUTBOX)).await;
+            let waiting = waits.map_err(|_| ReconcileError::Store(StoreError::Poisoned))??;
+            return Ok(Some(Delivery { waiting, error: Some(why) }));
         }
     };
     let mut running = lock(&notifiers.running);
-    let is_same = |n: &Notifier| n.webhook == webhook && n.key == key && !n.task.is_finished();
+    let is_same = |n: &Notifier| n.receiver == receiver && !n.task.is_finished();
     if !running.get(&viewer).is_some_and(is_same) {
         let (state, wake) = (Arc::new(Mutex::new(Delivery::default())), Arc::new(Notify::new()));
         let sender = Sender {
             store: context.store.clone(),
             viewer: viewer.clone(),
             http,
-            url: webhook.url.clone(),
-            key: key.clone().map(|key| hmac::Key::new(hmac::HMAC_SHA256, &key)),
+            url: receiver.url.clone(),
+            key: receiver.key.as_ref().map(|key| hmac::Key::new(hmac::HMAC_SHA256, key)),
             state: state.clone(),
             wake: wake.clone(),
             changed: notifiers.changed.clone(),
         };
         let task = tokio::spawn(sender.run());
-        running.insert(viewer.clone(), Notifier { webhook, key, state, wake, task });
+        running.insert(viewer.clone(), Notifier { receiver, state, wake, task });
     }
     let notifier = &running[&viewer];
     notifier.wake.notify_one();
@@ -228,16 +258,35 @@ async fn prepared(
     scan: &CloudScan,
     webhook: &Webhook,
     context: &Context,
-) -> Result<Result<(Option<Vec<u8>>, Http), String>, ReconcileError> {
-    if !context.notifiers.is_allowed(&webhook.url) {
-        return Ok(Err(format!(
+) -> Result<Result<(Receiver, Http), String>, ReconcileError> {
+    let receiver = match &webhook.secret_ref {
+        None => receiver(webhook, None),
+        Some(reference) => match secret(scan, &reference.name, context).await? {
+            Ok(secret) => receiver(webhook, Some(&secret)),
+            Err(why) => Err(why),
+        },
+    };
+    Ok(receiver.and_then(|receiver| {
+        if !context.notifiers.is_allowed(&receiver.url) {
+            return Err(not_allowed(webhook, &receiver));
+        }
+        Ok((receiver, context.notifiers.http()?))
+    }))
+}
+
+/// An address from a Secret is not repeated.
+fn not_allowed(webhook: &Webhook, receiver: &Receiver) -> String {
+    match &webhook.url {
+        Some(url) if *url == receiver.url => format!(
             "spec.findings.webhook.url: {url} is not on the operator's list: ask its administrator to start it with \
-             --allow-webhook={url} (chart value allowedWebhooks)",
-            url = webhook.url
-        )));
+             --allow-webhook={url} (chart value allowedWebhooks)"
+        ),
+        _ => format!(
+            "the key {ADDRESS} of the Secret that spec.findings.webhook.secretRef names holds a URL that is not on the \
+             operator's list: ask its administrator to start it with --allow-webhook and how that URL begins (chart value \
+             allowedWebhooks)"
+        ),
     }
-    let key = signing_key(scan, webhook, context).await?;
-    Ok(key.and_then(|key| Ok((key, context.notifiers.http()?))))
 }
 
 /// Events of all CloudScans that wait for their receivers.
@@ -252,36 +301,66 @@ fn clear(store: &Store, viewer: &Viewer) -> Result<(), StoreError> {
 }
 
 /// The inner error is for whoever wrote the CloudScan.
-async fn signing_key(
+async fn secret(
     scan: &CloudScan,
-    webhook: &Webhook,
+    name: &str,
     context: &Context,
-) -> Result<Result<Option<Vec<u8>>, String>, ReconcileError> {
-    let Some(reference) = &webhook.secret_ref else { return Ok(Ok(None)) };
+) -> Result<Result<Secret, String>, ReconcileError> {
     let namespace = scan.namespace().unwrap_or_default();
     let secrets: Api<Secret> = Api::namespaced(context.client.clone(), &namespace);
-    let name = &reference.name;
-    let secret = match timely(secrets.get_opt(name)).await {
-        Ok(Some(secret)) => secret,
+    match timely(secrets.get_opt(name)).await {
+        Ok(Some(secret)) => Ok(Ok(secret)),
         Ok(None) => {
-            return Ok(Err(format!("there is no Secret {namespace}/{name}, which is to sign the webhook")));
+            Ok(Err(format!("there is no Secret {namespace}/{name}, which spec.findings.webhook.secretRef names")))
         }
         Err(ReconcileError::Api(kube::Error::Api(status))) if status.code == 403 => {
-            return Ok(Err(super::dereference::not_allowed(&namespace, name, context)));
+            Ok(Err(super::dereference::not_allowed(&namespace, name, context)))
         }
-        Err(error) => return Err(error),
+        Err(error) => Err(error),
+    }
+}
+
+/// Where to, and signed with what.
+fn receiver(webhook: &Webhook, secret: Option<&Secret>) -> Result<Receiver, String> {
+    let value = |key: &str| secret?.data.as_ref()?.get(key).map(|bytes| bytes.0.clone());
+    let of_secret = || {
+        let namespace = secret.and_then(ResourceExt::namespace).unwrap_or_default();
+        format!("the Secret {namespace}/{}", secret.map(ResourceExt::name_any).unwrap_or_default())
     };
-    let bytes = secret.data.as_ref().and_then(|data| data.get(SIGNING_KEY)).map(|bytes| bytes.0.clone());
-    Ok(match bytes.map(key_of) {
-        Some(Some(key)) if key.is_empty() => Err(format!(
-            "the key {SIGNING_KEY} of the Secret {namespace}/{name} is empty: nothing can be signed with it"
-        )),
-        Some(Some(key)) => Ok(Some(key)),
-        Some(None) => {
-            Err(format!("the key {SIGNING_KEY} of the Secret {namespace}/{name} is no base64 after whsec_"))
+    let address = match value(ADDRESS) {
+        None => None,
+        Some(bytes) => {
+            let url = String::from_utf8(bytes.trim_ascii().to_vec()).ok();
+            let is_url = |url: &String| {
+                url.parse().is_ok_and(|uri: hyper::Uri| matches!(uri.scheme_str(), Some("http" | "https")))
+            };
+            Some(
+                url.filter(is_url)
+                    .ok_or_else(|| format!("the key {ADDRESS} of {} is not an http or https URL", of_secret()))?,
+            )
         }
-        None => Err(format!("the Secret {namespace}/{name} has no key {SIGNING_KEY}")),
-    })
+    };
+    let key = match value(SIGNING_KEY) {
+        None => None,
+        Some(bytes) => {
+            let key = key_of(bytes)
+                .ok_or_else(|| format!("the key {SIGNING_KEY} of {} is no base64 after whsec_", of_secret()))?;
+            if key.is_empty() {
+                return Err(format!(
+                    "the key {SIGNING_KEY} of {} is empty: nothing can be signed with it",
+                    of_secret()
+                ));
+            }
+            Some(key)
+        }
+    };
+    if secret.is_some() && key.is_none() && address.is_none() {
+        return Err(format!("{} has neither a key {SIGNING_KEY} nor a key {ADDRESS}", of_secret()));
+    }
+    let url = address.or_else(|| webhook.url.clone()).ok_or_else(|| {
+        format!("{} has no key {ADDRESS}, and spec.findings.webhook.url names none either", of_secret())
+    })?;
+    Ok(Receiver { url, key })
 }
 
 /// As Standard Webhooks writes keys: `whsec_` and base64; anything else is taken as it is.
@@ -346,21 +425,32 @@ impl Sender {
 
     /// In order: the first that is refused stops the rest.
     async fn deliver_all(&self) -> Result<(), String> {
-        let (store, viewer) = (self.store.clone(), self.viewer.clone());
-        let waiting = tokio::task::spawn_blocking(move || waiting(&store, &viewer)).await;
-        let waiting = waiting.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
-        let mut left = waiting.len();
-        lock(&self.state).waiting = left;
-        for (name, body) in waiting {
-            self.post(body).await?;
-            let (store, viewer) = (self.store.clone(), self.viewer.clone());
-            let taken = tokio::task::spawn_blocking(move || store.write_notes(&viewer, &[(name, None)])).await;
-            taken.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
-            left -= 1;
-            lock(&self.state).waiting = left;
+        loop {
+            let (waiting, batch) = self
+                .stored(|store, viewer| {
+                    Ok((store.count_notes(viewer, OUTBOX)?, store.first_notes(viewer, OUTBOX, BATCH)?))
+                })
+                .await?;
+            lock(&self.state).waiting = waiting;
+            if batch.is_empty() {
+                self.say(None);
+                return Ok(());
+            }
+            for (name, body) in batch {
+                self.post(body).await?;
+                self.stored(move |store, viewer| store.write_notes(viewer, &[(name, None)])).await?;
+                lock(&self.state).waiting -= 1;
+            }
         }
-        self.say(None);
-        Ok(())
+    }
+
+    async fn stored<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Store, &Viewer) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, String> {
+        let (store, viewer) = (self.store.clone(), self.viewer.clone());
+        let done = tokio::task::spawn_blocking(move || work(&store, &viewer)).await;
+        done.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
     }
 
     async fn post(&self, body: Vec<u8>) -> Result<(), String> {
@@ -392,17 +482,6 @@ impl Sender {
     }
 }
 
-/// What waits, in order. More than may wait is dropped.
-fn waiting(store: &Store, viewer: &Viewer) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
-    let mut waiting: Vec<(String, Vec<u8>)> = store.notes(viewer, OUTBOX)?.into_iter().collect();
-    if waiting.len() > MAX_WAITING {
-        let dropped: Vec<_> = waiting.split_off(MAX_WAITING).into_iter().map(|(name, _)| (name, None)).collect();
-        tracing::error!(cloudscan = %viewer, dropped = dropped.len(), "more waits for a webhook than is kept");
-        store.write_notes(viewer, &dropped)?;
-    }
-    Ok(waiting)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -416,6 +495,43 @@ mod tests {
         assert_eq!(signed, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
         assert_eq!(key_of(b"plain\n".to_vec()), Some(b"plain".to_vec()));
         assert_eq!(key_of(b"whsec_%".to_vec()), None);
+    }
+
+    #[test]
+    fn the_address_and_the_key_may_stand_in_the_secret() {
+        let secret = |entries: &[(&str, &str)]| {
+            let bytes = |text: &str| k8s_openapi::ByteString(text.as_bytes().to_vec());
+            let data = entries.iter().map(|(key, value)| ((*key).to_owned(), bytes(value))).collect();
+            let mut secret = Secret { data: Some(data), ..Secret::default() };
+            (secret.metadata.namespace, secret.metadata.name) =
+                (Some("team-a".to_owned()), Some("hook".to_owned()));
+            secret
+        };
+        let webhook = |url: Option<&str>| Webhook { url: url.map(str::to_owned), secret_ref: None };
+        let (url, token) = ("https://hooks.example.com/elava", "https://hooks.example.com/elava/T0K3N");
+        let told = |url: Option<&str>, entries: &[(&str, &str)]| {
+            receiver(&webhook(url), Some(&secret(entries))).map(|receiver| (receiver.url, receiver.key.is_some()))
+        };
+        assert_eq!(receiver(&webhook(Some(url)), None).map(|receiver| receiver.url), Ok(url.to_owned()));
+        assert_eq!(told(None, &[("address", &format!("{token}\n"))]), Ok((token.to_owned(), false)));
+        assert_eq!(told(Some(url), &[("address", token), ("signing-key", "k")]), Ok((token.to_owned(), true)));
+        assert_eq!(told(Some(url), &[("signing-key", "k")]), Ok((url.to_owned(), true)));
+        for (url, entries, what) in [
+            (Some(url), vec![("signing-key", "")], "is empty"),
+            (Some(url), vec![("signing-key", "whsec_%")], "no base64"),
+            (Some(url), vec![("other", "k")], "neither a key"),
+            (None, vec![("signing-key", "k")], "no key address"),
+            (None, vec![("address", "ftp://hooks/SECRET")], "not an http"),
+            (None, vec![("address", "SECRET of somebody")], "not an http"),
+        ] {
+            let why = told(url, &entries).unwrap_err();
+            assert!(why.contains(what) && why.contains("team-a/hook") && !why.contains("SECRET"), "{why}");
+        }
+        let hidden = Receiver { url: token.to_owned(), key: None };
+        assert!(!not_allowed(&webhook(None), &hidden).contains("T0K3N"));
+        assert!(!not_allowed(&webhook(Some(url)), &hidden).contains("T0K3N"));
+        let shown = Receiver { url: url.to_owned(), key: None };
+        assert!(not_allowed(&webhook(Some(url)), &shown).contains(url));
     }
 
     #[test]

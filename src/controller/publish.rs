@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::controller::Action;
@@ -69,6 +70,8 @@ async fn reconciled(scan: &CloudScan, context: &Context) -> Result<Action, Recon
         reports.retain(|report| report.account.as_ref().is_none_or(|account| !wanted.inactive.contains(account)));
         let mut rules = valid.rules.clone();
         rules.exemptions = exempt::of_namespace(scan.namespace().as_deref(), context);
+        rules.findings.max_open =
+            rules.findings.max_open.min(context.limits.open_findings(scan, context.scans.state()));
         published = apply::findings(scan, &rules, context).await.map(Some);
     }
     if !exists(context, &viewer) {
@@ -86,6 +89,7 @@ async fn reconciled(scan: &CloudScan, context: &Context) -> Result<Action, Recon
         unlisted: wanted.unlisted.as_ref(),
         inactive: wanted.inactive.len(),
         accounts: wanted.accounts,
+        interval: subscribed.valid.as_ref().map_or(Duration::ZERO, |valid| valid.interval),
         reports: &reports,
         counts,
         delivery,

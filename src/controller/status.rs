@@ -37,6 +37,8 @@ pub struct Found<'a> {
     pub inactive: usize,
     /// How many accounts are wanted.
     pub accounts: usize,
+    /// The interval in force: the administrator may have set a floor.
+    pub interval: Duration,
     pub reports: &'a [AccountReport],
     pub counts: Option<Counts>,
     /// How the webhook takes what it is told, where there is one.
@@ -340,7 +342,7 @@ fn ready(found: &Found) -> Told {
             1 => "looking at the account".to_owned(),
             n => format!("looking at {} of {n} accounts", working(found)),
         };
-        return told(TYPE, "True", "Scanning", message);
+        return told(TYPE, "True", "Scanning", message + &raised(found));
     }
     let out = locked_out(found);
     match out.first() {
@@ -349,6 +351,18 @@ fn ready(found: &Found) -> Told {
             told(TYPE, "False", reason, list(out.into_iter().map(|(text, _)| text)))
         }
         None => told(TYPE, "Unknown", "Progressing", "no account was looked at yet since the operator started"),
+    }
+}
+
+/// That the interval is longer than the spec asks for, where it is.
+fn raised(found: &Found) -> String {
+    match found.scan.spec.interval() {
+        Ok(wanted) if wanted < found.interval => format!(
+            " every {}, the shortest interval that the operator's administrator allows (spec.interval is {})",
+            humantime::format_duration(found.interval),
+            found.scan.spec.interval
+        ),
+        _ => String::new(),
     }
 }
 
@@ -710,6 +724,7 @@ mod tests {
             unlisted: None,
             inactive: 0,
             accounts,
+            interval: Duration::from_mins(5),
             reports,
             counts: None,
             delivery: None,

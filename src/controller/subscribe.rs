@@ -9,8 +9,8 @@ use kube::runtime::controller::Action;
 use tokio::sync::mpsc;
 
 use super::validate::{Refusal, Valid, validate};
-use super::{Context, LONGEST_BACKOFF, RECHECK, ReconcileError, build, dereference, exists, lock};
-use crate::api::{CloudScan, RECONCILE_REQUESTED_AT};
+use super::{Context, LONGEST_BACKOFF, RECHECK, ReconcileError, build, dereference, exists, lock, timely};
+use crate::api::{CloudScan, RECONCILE_REQUESTED_AT, namespace_uid};
 use crate::cloud::CloudError;
 use crate::inventory::{AccountId, NAMESPACE_EXPRESSIONS_MAX_BYTES, Viewer};
 use crate::store::StoreError;
@@ -50,6 +50,11 @@ impl Subscriptions {
     pub fn of(&self, scan: &CloudScan) -> Option<Arc<Subscribed>> {
         let subscribed = lock(&self.by_viewer).get(&build::viewer(scan)).cloned();
         subscribed.filter(|s| (&s.uid, s.generation) == (&scan.metadata.uid, scan.metadata.generation))
+    }
+
+    /// Whether this object, as opposed to another of its name, was taken up before.
+    fn knows(&self, viewer: &Viewer, uid: Option<&String>) -> bool {
+        lock(&self.by_viewer).get(viewer).is_some_and(|subscribed| subscribed.uid.as_ref() == uid)
     }
 
     pub fn retain(&self, exists: impl Fn(&Viewer) -> bool) {
@@ -95,8 +100,16 @@ async fn reconciled(scan: &CloudScan, context: &Context) -> Result<Action, Recon
     }
     let viewer = build::viewer(scan);
     let namespace = scan.namespace().unwrap_or_default();
+    // Before anything of its predecessor's is gone on with, once for each object: a namespace that was made again has others.
+    if !context.subscriptions.knows(&viewer, scan.metadata.uid.as_ref()) {
+        take_over(context, &namespace).await?;
+    }
     let valid = validate(&scan.spec, &namespace, &context.fleet.provider().types(), &context.allowed);
     let valid = valid.and_then(|valid| context.subscriptions.within_budget(&viewer, valid));
+    let valid = valid.and_then(|valid| {
+        context.limits.check(scan, context.scans.state())?;
+        Ok(Valid { interval: context.limits.interval(valid.interval), ..valid })
+    });
     let wanted = if let Ok(valid) = &valid {
         subscribe(scan, valid, context).await?
     } else {
@@ -114,6 +127,26 @@ async fn reconciled(scan: &CloudScan, context: &Context) -> Result<Action, Recon
     context.subscriptions.take(&viewer, Subscribed { uid, generation, valid, wanted });
     context.subscribing.succeeded(&viewer);
     Ok(Action::requeue(again))
+}
+
+/// Has the store know whose a namespace is: one that was made again sees nothing of its predecessor's.
+async fn take_over(context: &Context, namespace: &str) -> Result<(), ReconcileError> {
+    let uid = match timely(namespace_uid(&context.client, namespace)).await {
+        // A role of before this was asked for: the query API answers nobody then, and looking goes on.
+        Err(ReconcileError::Api(kube::Error::Api(status))) if status.code == 403 => {
+            tracing::warn!(
+                "the operator may not get the namespace {namespace}: its ClusterRole is older than it is"
+            );
+            return Ok(());
+        }
+        uid => uid?,
+    };
+    // One that is gone takes its CloudScans with it.
+    let Some(uid) = uid else { return Ok(()) };
+    let (store, namespace) = (context.store.clone(), namespace.to_owned());
+    let since = tokio::task::spawn_blocking(move || store.tenant_since(&namespace, &uid)).await;
+    since.unwrap_or(Err(StoreError::Poisoned))?;
+    Ok(())
 }
 
 /// Hands what a CloudScan wants to the fleet.

@@ -187,6 +187,31 @@ impl Listed {
         self.recorded.shown() + self.observations.len()
     }
 
+    /// That some of what it lists may not be read.
+    fn denied(&self) -> Option<CloudError> {
+        let is_denied = |unread: &&Unread| matches!(unread.reason, Reason::Denied | Reason::DeniedByPolicy);
+        let Unread { part, reason, action } = self.unread.keys().find(is_denied)?;
+        let part = match part {
+            Part::Attributes => "attributes",
+            Part::Tags => "tags",
+        };
+        Some(CloudError {
+            reason: *reason,
+            action: Some(action.clone()),
+            message: format!(
+                "it may list these resources and not read their {part} ({action}), which others that share the account read"
+            ),
+        })
+    }
+
+    /// Rather a whole listing, then one that shows more, then one of which more could be read.
+    fn tells_more_than(&self, other: &Self) -> bool {
+        let rank = |listed: &Self| {
+            (listed.error.is_none(), listed.shown(), std::cmp::Reverse(listed.unread.values().sum::<usize>()))
+        };
+        rank(self) > rank(other)
+    }
+
     fn outcome(&self) -> Outcome {
         match &self.error {
             // What could not be recorded was not gone on with.
@@ -620,29 +645,36 @@ impl AccountScanner {
         if proven.is_empty() { unproven } else { proven }
     }
 
+    /// The active CloudScans that may list a scope: who has proven nothing first, then whose proof is the oldest of those
+    /// that are due, so that each has its turn.
+    fn candidates<'a>(&self, scope: &Scope, only: Option<&Viewer>, ready: &'a [Ready]) -> Vec<&'a Ready> {
+        let now = self.store.now();
+        let proof_is_due = |viewer: &Viewer, proven: Timestamp| {
+            let changed = self.changed_targets.get(viewer);
+            now.since(proven) >= PROOF_RENEWED || changed.is_some_and(|changed| proven < *changed)
+        };
+        let is_asked = |r: &&Ready| only.is_none_or(|only| r.subscription.viewer == *only);
+        let active = ready.iter().filter(|r| !r.subscription.suspended && r.scopes.contains_key(scope));
+        let mut candidates: Vec<&Ready> = active.filter(is_asked).collect();
+        candidates.sort_by_key(|r| {
+            let viewer = &r.subscription.viewer;
+            match self.store.proven(viewer, scope) {
+                None => (0, Timestamp::default()),
+                Some(at) if proof_is_due(viewer, at) => (1, at),
+                Some(_) => (2, Timestamp::default()),
+            }
+        });
+        candidates
+    }
+
     /// Lists one scope with the credentials of the CloudScan whose turn it is, or the next whose work.
     #[tracing::instrument(
         name = "look", skip_all, fields(region = %due.scope.region, resource_type = %due.scope.resource_type, outcome)
     )]
     async fn look(&self, due: Due, ready: &[Ready]) -> Looked {
         let Due { scope, cadence, only } = due;
-        let is_asked = |r: &&Ready| only.as_ref().is_none_or(|only| r.subscription.viewer == *only);
-        let active = ready.iter().filter(|r| !r.subscription.suspended && r.scopes.contains_key(&scope));
-        let mut candidates: Vec<&Ready> = active.filter(is_asked).collect();
         let now = self.store.now();
-        let proof_is_due = |r: &&Ready| {
-            let viewer = &r.subscription.viewer;
-            let changed = self.changed_targets.get(viewer);
-            self.store
-                .proven(viewer, &scope)
-                .is_none_or(|at| now.since(at) >= PROOF_RENEWED || changed.is_some_and(|changed| at < *changed))
-        };
-        // Who has proven nothing first, then whose proof is the oldest of those that are due: each has its turn.
-        candidates.sort_by_key(|r| match self.store.proven(&r.subscription.viewer, &scope) {
-            None => (0, Timestamp::default()),
-            Some(at) if proof_is_due(r) => (1, at),
-            Some(_) => (2, Timestamp::default()),
-        });
+        let candidates = self.candidates(&scope, only.as_ref(), ready);
         let info = candidates[0].scopes[&scope];
         let confirmation = match info.confirmation {
             Confirmation::ReadById => Confirmation::ReadById,
@@ -674,19 +706,25 @@ impl AccountScanner {
             skew_millis: 0,
         };
         let mut failed = Vec::new();
+        // Those whose credentials list it, and may not read all of what they list.
+        let mut half_blind = Vec::new();
         let mut best: Option<(Listed, &Ready)> = None;
         let mut changes = Vec::new();
         let mut candidates = candidates.into_iter();
         for candidate in candidates.by_ref() {
             let mut listed = self.list(&blank, &info, &*candidate.session).await;
             changes.append(&mut listed.recorded.take_changes());
-            let is_last = listed.error.is_none() || listed.unrecorded.is_some();
+            let denied = listed.denied();
+            let is_last = listed.error.is_none() && denied.is_none() || listed.unrecorded.is_some();
+            let viewer = candidate.subscription.viewer.clone();
             if let Some(error) = &listed.error {
-                failed.push((candidate.subscription.viewer.clone(), listed.outcome(), error.clone()));
+                failed.push((viewer, listed.outcome(), error.clone()));
+            } else if let Some(denied) = denied {
+                half_blind.push((viewer, Outcome::Failed(denied.reason), denied));
             }
             // What was seen before its pages were recorded must not come after them.
             let is_newer = listed.recorded.shown() > 0;
-            if is_last || is_newer || best.as_ref().is_none_or(|(b, _)| b.shown() < listed.shown()) {
+            if is_last || is_newer || best.as_ref().is_none_or(|(best, _)| listed.tells_more_than(best)) {
                 best = Some((listed, candidate));
             }
             if is_last {
@@ -696,6 +734,10 @@ impl AccountScanner {
         let untried = candidates.map(|r| r.subscription.viewer.clone()).collect();
         let (listed, by) = best.expect("a due scope has a candidate");
         let outcome = listed.outcome();
+        // Who reads less than others is not shown what they read.
+        if outcome.is_complete() && listed.denied().is_none() {
+            failed.append(&mut half_blind);
+        }
         tracing::Span::current().record("outcome", outcome.as_str());
         let Listed { started, recorded, unrecorded, observations, unread, earlier_tags, error } = listed;
         let skew_millis = by.session.skew_millis();

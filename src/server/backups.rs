@@ -1,7 +1,6 @@
 //! Backups of the running operator: one file a period in a folder of another volume; the oldest go.
 
-use std::fs::File;
-use std::io::BufWriter;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,7 +9,7 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
 use crate::inventory::Timestamp;
-use crate::store::{Store, StoreError};
+use crate::store::{PrivateFile, Store, StoreError, UNFINISHED};
 
 /// After one that failed.
 const RETRY: Duration = Duration::from_mins(5);
@@ -122,14 +121,28 @@ impl Backups {
     /// Whole or not at all.
     fn write(&self, store: &Store, path: &Path) -> Result<crate::store::BackupReport, BackupError> {
         let unusable = |source| BackupError::Folder { path: self.folder.clone(), source };
-        let part = self.folder.join("unfinished.part");
-        let mut out = BufWriter::new(File::create(&part).map_err(unusable)?);
+        self.clear()?;
+        let mut file = PrivateFile::begin(path).map_err(unusable)?;
+        let mut out = BufWriter::new(file.file());
         let report = store.backup(&mut out)?;
-        out.into_inner().map_err(|error| unusable(error.into_error()))?.sync_all().map_err(unusable)?;
-        std::fs::rename(&part, path).map_err(unusable)?;
-        // The name is durable, too.
-        File::open(&self.folder).and_then(|folder| folder.sync_all()).map_err(unusable)?;
+        out.flush().map_err(unusable)?;
+        drop(out);
+        file.finish().map_err(unusable)?;
         Ok(report)
+    }
+
+    /// What a process that was killed left unfinished.
+    fn clear(&self) -> Result<(), BackupError> {
+        let unusable = |source| BackupError::Folder { path: self.folder.clone(), source };
+        for entry in std::fs::read_dir(&self.folder).map_err(unusable)? {
+            let entry = entry.map_err(unusable)?;
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if name.starts_with("elava-") && name.ends_with(UNFINISHED) {
+                std::fs::remove_file(entry.path()).map_err(unusable)?;
+            }
+        }
+        Ok(())
     }
 
     /// Only what was made here, and never the newest.
@@ -145,6 +158,8 @@ impl Backups {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
     use std::sync::atomic::{AtomicI64, Ordering};
 

@@ -8,9 +8,8 @@
 //! A stream and not a copy of the file: redb's file changes while it is read. It is consistent, for it is
 //! read through one snapshot; it needs no room on the volume; and what is made from it is packed.
 
-use std::fs::File;
 use std::io::{BufReader, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use redb::{Database, ReadTransaction, ReadableTable, WriteTransaction};
 use serde::{Deserialize, Serialize};
@@ -18,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::error::FileOp;
 use super::record::{META, SCHEMA, encode};
 use super::retention::{Gap, gaps};
-use super::{CACHE_BYTES, Published, Store, StoreError, load, new_store_id, store_id};
+use super::{CACHE_BYTES, PrivateFile, Published, Store, StoreError, load, new_store_id, store_id};
 use crate::inventory::Revision;
 
 const MAGIC: &[u8] = b"elava-backup 1\n";
@@ -107,20 +106,10 @@ impl Store {
         if to.exists() {
             return Err(StoreError::Exists(to.to_owned()));
         }
-        let unfinished = beside(to, "restoring");
-        let io = |op| move |source| StoreError::File { op, path: to.to_owned(), source };
-        if unfinished.exists() {
-            std::fs::remove_file(&unfinished).map_err(io(FileOp::Write))?;
-        }
-        let restored = restore_into(from, &unfinished);
-        if restored.is_err() {
-            drop(std::fs::remove_file(&unfinished));
-        }
-        let report = restored?;
-        // The name comes last, and is durable.
-        std::fs::rename(&unfinished, to).map_err(io(FileOp::Write))?;
-        let folder = to.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(io(FileOp::Write))?;
+        let io = |source| StoreError::File { op: FileOp::Write, path: to.to_owned(), source };
+        let unfinished = PrivateFile::begin(to).map_err(io)?;
+        let report = restore_into(from, unfinished.unfinished())?;
+        unfinished.finish().map_err(io)?;
         Ok(report)
     }
 
@@ -137,13 +126,6 @@ impl Store {
         drop(db);
         Ok((before, length().map_err(io)?))
     }
-}
-
-fn beside(path: &Path, ending: &str) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".");
-    name.push(ending);
-    path.with_file_name(name)
 }
 
 struct In<'a> {

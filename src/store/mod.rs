@@ -11,11 +11,13 @@
 //! - [`mutants`]: faults that the tests must notice.
 //! - [`writer`]: the one thread that writes; [`keeper`]: the one that looks after the file beside it.
 //! - [`retention`]: what of the past is kept.
+//! - [`private`]: files that nobody else reads.
 //! - [`ledger`]: runs of sweeps; which moments are known.
 //! - [`meters`]: what it measures of itself.
 //! - [`lease`]: how long a reader may hold the file.
 //! - [`snapshot`]: reading, at any moment.
 //! - [`seen`]: what viewers see, and for which times.
+//! - [`tenants`]: whose the past is.
 //! - [`watch`]: following the log.
 //! - [`steps`]: the log as people read it.
 //! - [`backup`]: a stream of all rows, and a file from it.
@@ -64,6 +66,7 @@ mod log;
 mod meters;
 mod mutants;
 mod plan;
+mod private;
 mod record;
 mod retention;
 mod seen;
@@ -71,6 +74,7 @@ mod snapshot;
 mod state;
 mod steps;
 mod tag_index;
+mod tenants;
 #[cfg(test)]
 pub(crate) mod tests;
 mod watch;
@@ -92,6 +96,7 @@ pub use commit::{Missed, Recorded};
 pub use error::{FileOp, StoreError};
 pub use export::{ExportFormat, ExportTable};
 pub use meters::Meters;
+pub use private::{PrivateFile, UNFINISHED};
 pub use record::{Rid, ScopeNo};
 pub use retention::{Retention, RetentionReport};
 pub use seen::{CoverTimes, SeenScope, Touched};
@@ -168,6 +173,8 @@ struct Inner {
     /// Held from the plan of a scope's delta until it is published, so that the plan holds. A scope's
     /// lock is found by its hash.
     scopes: Vec<Mutex<()>>,
+    /// Held while a group of viewers changes hands.
+    tenants: Mutex<()>,
     shared: Arc<Shared>,
 }
 
@@ -396,6 +403,7 @@ impl Store {
                 .map_err(|source| StoreError::Io { path: parent.to_owned(), source })?;
         }
         refuse_other_schemas(path)?;
+        private::create(path).map_err(|source| StoreError::Io { path: path.to_owned(), source })?;
         // Made where there is none; where there was one, nothing takes its place.
         let (file, is_new) = (path.to_owned(), AtomicBool::new(true));
         Self::open_file(path, clock, room_beside(path), move |builder| {
@@ -452,7 +460,7 @@ impl Store {
         let writer = Writer::start(shared.clone(), bell.clone(), found).map_err(io)?;
         let keeper = Keeper::start(shared.clone(), writer.queue().clone(), bell, heard).map_err(io)?;
         let scopes = (0..SCOPE_LOCKS).map(|_| Mutex::new(())).collect();
-        Ok(Self { inner: Arc::new(Inner { keeper, writer, scopes, shared }) })
+        Ok(Self { inner: Arc::new(Inner { keeper, writer, scopes, tenants: Mutex::default(), shared }) })
     }
 
     pub fn path(&self) -> &Path {
@@ -635,6 +643,26 @@ impl Store {
         Ok(out)
     }
 
+    /// The first so many of them, in the order of their names.
+    pub fn first_notes(
+        &self,
+        viewer: &Viewer,
+        prefix: &str,
+        count: usize,
+    ) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+        let table = self.inner.shared.published()?.txn.open_table(NOTE)?;
+        let mut out = Vec::new();
+        for row in table.range((viewer.as_str(), prefix)..)?.take(count) {
+            let (key, value) = row?;
+            let (row_viewer, name) = key.value();
+            if row_viewer != viewer.as_str() || !name.starts_with(prefix) {
+                break;
+            }
+            out.push((name.to_owned(), value.value().to_vec()));
+        }
+        Ok(out)
+    }
+
     /// How many notes of a viewer have a name that begins with `prefix`.
     pub fn count_notes(&self, viewer: &Viewer, prefix: &str) -> Result<usize, StoreError> {
         let table = self.inner.shared.published()?.txn.open_table(NOTE)?;
@@ -655,7 +683,11 @@ impl Store {
         let table = self.inner.shared.published()?.txn.open_table(NOTE)?;
         let mut viewers = BTreeSet::new();
         for row in table.iter()? {
-            viewers.insert(Viewer::from(row?.0.value().0));
+            let (key, _) = row?;
+            let (viewer, _) = key.value();
+            if !viewer.is_empty() {
+                viewers.insert(Viewer::from(viewer));
+            }
         }
         Ok(viewers)
     }

@@ -141,16 +141,17 @@ impl StoreSnapshot {
         Ok(touched)
     }
 
-    /// The times for which viewers covered scopes, until now, by what `group` makes of each; none leaves it out.
+    /// The times for which viewers covered scopes, until now, by what `group` makes of each viewer and of the revision
+    /// from which it did; none leaves it out.
     pub fn cover_times<G: Ord>(
         &self,
-        group: impl Fn(&str) -> Option<G>,
+        group: impl Fn(&str, Revision) -> Option<G>,
     ) -> Result<BTreeMap<G, CoverTimes>, StoreError> {
         let mut times: BTreeMap<G, CoverTimes> = BTreeMap::new();
         for row in self.txn()?.open_table(COVER)?.iter()? {
             let (key, bytes) = row?;
             let (viewer, scope, from) = key.value();
-            if let Some(group) = group(viewer) {
+            if let Some(group) = group(viewer, Revision(from)) {
                 let cover: CoverRow = decode("cover", bytes.value())?;
                 let covers = times.entry(group).or_default().0.entry(scope).or_default();
                 covers.push((Revision(from), cover.to.map(Revision)));

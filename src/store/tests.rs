@@ -450,6 +450,54 @@ fn only_a_viewer_that_proved_itself_sees_a_scope_and_only_from_then_on() {
 }
 
 #[test]
+fn a_group_of_viewers_that_is_another_s_begins_anew() {
+    let bed = Bed::new();
+    let (ours, others) = (Viewer::new("team/one"), Viewer::new("other/one"));
+    assert_eq!(bed.store().tenant_since("team", "first").unwrap(), Revision::ZERO, "it has all that there is");
+    for viewer in [&ours, &others] {
+        bed.pass(300);
+        let mut sweep = sweep(bed.store().now().minus(Duration::from_secs(1)));
+        sweep.observations = vec![observation("vol-1", &[], 8)];
+        bed.store().commit(&sweep, Some(viewer)).unwrap();
+        bed.store().write_notes(viewer, &[("a".to_owned(), Some(b"note".to_vec()))]).unwrap();
+    }
+    let covered = |viewer: &Viewer| bed.store().snapshot(Moment::Now).unwrap().covered(viewer).len();
+    let noted = |viewer: &Viewer| bed.store().notes(viewer, "").unwrap().len();
+    assert_eq!(bed.store().tenant_since("team", "first").unwrap(), Revision::ZERO);
+    assert_eq!((covered(&ours), noted(&ours)), (1, 1));
+    // A group is not one whose name begins alike.
+    bed.store().tenant_since("tea", "first").unwrap();
+    bed.store().tenant_since("tea", "second").unwrap();
+    assert_eq!((covered(&ours), noted(&ours)), (1, 1));
+
+    let since = bed.store().tenant_since("team", "second").unwrap();
+    assert_eq!(since, bed.store().revision());
+    assert_eq!((covered(&ours), noted(&ours)), (0, 0));
+    assert_eq!((covered(&others), noted(&others)), (1, 1));
+    assert_eq!(bed.store().note_viewers().unwrap(), [others.clone()].into(), "nobody's notes are no viewer's");
+    // Those who look for notes of viewers that are gone leave it alone.
+    bed.store().retain_notes(&[others].into()).unwrap();
+    bed.pass(300);
+    assert_eq!(bed.store().tenant_since("team", "second").unwrap(), since);
+
+    // In another cluster no group is the one that it was.
+    let mut backup = Vec::new();
+    bed.store().backup(&mut backup).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let restored = |name: &str, adopts: bool| {
+        let path = dir.path().join(name);
+        Store::restore(&mut backup.as_slice(), &path).unwrap();
+        let store = Store::open(&path, system_clock()).unwrap();
+        if adopts {
+            store.forget_tenants().unwrap();
+        }
+        store
+    };
+    assert!(restored("same", false).tenant_since("team", "third").unwrap() > since);
+    assert_eq!(restored("moved", true).tenant_since("team", "third").unwrap(), Revision::ZERO);
+}
+
+#[test]
 fn a_unique_id_that_is_seen_elsewhere_has_moved_when_the_other_life_ends_and_both_ends_say_so() {
     let mut bed = Bed::new();
     let look = |bed: &Bed, region: &str, ids: &[&str], missing: &[&str]| {

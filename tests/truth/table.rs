@@ -493,6 +493,33 @@ async fn cover_ends_after_its_day(stage: &mut Stage<'_>) {
     assert!(!is_covered_by(stage, "team-b/two"), "what others see is not its to see");
 }
 
+/// Its credentials list the tables, and may not read their tags: those that others read are not its to see.
+async fn half_a_proof(stage: &mut Stage<'_>) {
+    stage.hands().table("elava-half-proven").await;
+    let [one, other] = with_another_role(stage);
+    let reads_tags = |c: &Call| c.role == "other" && c.action == "ListTagsOfResource";
+    stage.fault(reads_tags, refuse(400, "AccessDeniedException", "no"));
+    let covers = |stage: &Stage<'_>, viewer: &str| {
+        let covered = stage.bed.store.snapshot(Moment::Now).unwrap().covered(&Viewer::new(viewer));
+        covered.keys().any(|scope| scope.resource_type.as_str() == TABLE && scope.region.as_str() == IRELAND)
+    };
+    stage.bed.look_for(std::slice::from_ref(&other)).await;
+    assert!(covers(stage, "team-b/two"), "what it reads by itself is its own");
+    for _ in 0..2 {
+        stage.bed.look_for(&[one.clone(), other.clone()]).await;
+    }
+    stage.bed.pass(Duration::from_hours(13));
+    for _ in 0..2 {
+        stage.bed.look_for(&[one.clone(), other.clone()]).await;
+    }
+    assert!(covers(stage, "team-a/one"));
+    assert!(!covers(stage, "team-b/two"), "the tags are another's");
+    let report = &stage.bed.scanner.reports[&other.viewer];
+    let told = report.scopes.iter().find(|(_, scope)| scope.outcome == Outcome::Failed(Reason::Denied));
+    let (_, told) = told.expect("it is reported");
+    assert_eq!(told.error.as_ref().and_then(|error| error.action.as_deref()), Some("dynamodb:ListTagsOfResource"));
+}
+
 /// Who has proven nothing has others' credentials do nothing more than they do anyway.
 async fn steered_by_a_stranger(stage: &mut Stage<'_>) {
     let volumes = stage.volumes(4).await;
@@ -1068,6 +1095,7 @@ rows! {
     another_not_found: "an error says of something else that it is not found" => "nothing is gone";
     moving_date: "the date of a bucket moves, as it does where the partition did not begin" => "the same bucket, no change";
     strictest_confirmations: "two CloudScans share a scope and want different numbers of sweeps" => "the strictest holds";
+    half_a_proof: "one of two CloudScans may not read the tags of what it lists" => "it sees nothing that the other's credentials read";
     cover_ends_with_its_rights: "the listing of one of two CloudScans is denied" => "it sees the present no more, the past it does";
     cover_ends_after_its_day: "one of two CloudScans can't get in any more" => "it sees the present for a day";
     steered_by_a_stranger: "a CloudScan that may see nothing asks for much" => "nobody else's listings, limits or confirmations change";

@@ -16,7 +16,7 @@ use super::question::{Form, Options, Owners, Place, Wanted, each, namespace_of, 
 use super::refusal::Refusal;
 use super::table::{self, Rows};
 use crate::inventory::{
-    Change, Filter, Moment, Presence, Resource, ResourceKey, Revision, Scope, Snapshot, Timestamp,
+    Change, Filter, Moment, Presence, Resource, ResourceKey, Revision, Scope, Snapshot, Timestamp, Viewer,
 };
 use crate::server::findings::{self, OwnersQuestion, TreeQuestion};
 use crate::server::{query, stream};
@@ -123,6 +123,17 @@ fn json_stream(answer: impl FnOnce(&mut (dyn Write + Send)) -> Result<(), Refusa
     response
 }
 
+/// Before a namespace was made under its name, another had it: what that one saw is not shown.
+pub(super) fn check_tenant(snapshot: &StoreSnapshot, since: Revision) -> Result<(), Refusal> {
+    if snapshot.revision() >= since {
+        return Ok(());
+    }
+    Err(Refusal::expired(format!(
+        "the namespace was made again under this name, and what its predecessor saw until revision {since} is not shown: \
+         ask for a later moment, or, where you may, in all namespaces"
+    )))
+}
+
 /// The moment that a list is asked as of.
 fn moment(store: &Store, options: &Options, wanted: &Wanted, place: Option<&Place>) -> Result<Moment, Refusal> {
     let asked = options.revision()?;
@@ -168,6 +179,7 @@ fn moment(store: &Store, options: &Options, wanted: &Wanted, place: Option<&Plac
 pub(super) fn resources(store: &Store, wanted: Wanted, options: Options, form: Form) -> Result<Response, Refusal> {
     let place = options.continue_token.as_deref().map(Place::parse).transpose()?;
     let snapshot = store.snapshot(moment(store, &options, &wanted, place.as_ref())?)?;
+    check_tenant(&snapshot, wanted.tenant_since)?;
     let unknown = not_current(&snapshot, &wanted);
     // What began is not warned of again.
     let told = if place.is_none() { warning(&unknown, snapshot.time()) } else { None };
@@ -239,11 +251,14 @@ where
 /// namespace sees.
 pub(super) fn report(
     store: &Store,
-    namespace: Option<&str>,
+    (namespace, tenant_since): (Option<&str>, Revision),
     name: &str,
     query: &str,
 ) -> Result<Response, Refusal> {
     let within = |snapshot: &StoreSnapshot| {
+        if snapshot.revision() < tenant_since {
+            return Filter { scopes: Some(Arc::default()), ..Filter::default() };
+        }
         let is_seen = |seen: &SeenScope<'_>| {
             let mut namespaces = seen.viewers.iter().filter_map(|viewer| namespace_of(viewer.as_str()));
             namespace.is_none_or(|wanted| namespaces.any(|own| own == wanted))
@@ -258,6 +273,12 @@ pub(super) fn report(
             let of_others = |scan: &String| namespace.is_some_and(|own| namespace_of(scan) != Some(own));
             if question.cloudscan.as_ref().is_some_and(of_others) {
                 return Err(Refusal::bad_request("the CloudScan is of another namespace: ask there"));
+            }
+            // Those of others are not named.
+            if let (Some(_), Some(scan)) = (namespace, &question.cloudscan)
+                && !store.note_viewers()?.contains(&Viewer::from(scan.as_str()))
+            {
+                return Err(Refusal::not_found(format!("no CloudScan {scan} was ever evaluated here")));
             }
             Ok(axum::Json(findings::owners_within(store, &question, within)?).into_response())
         }
@@ -276,10 +297,10 @@ pub(super) struct Covered {
 
 impl Covered {
     pub fn of(snapshot: &StoreSnapshot, wanted: &Wanted) -> Result<Self, Refusal> {
-        let namespace = |viewer: &str| {
+        let namespace = |viewer: &str, from: Revision| {
             let own = namespace_of(viewer)?;
             let is_meant = wanted.namespace.as_deref().is_none_or(|wanted| wanted == own);
-            is_meant.then(|| own.to_owned())
+            (is_meant && from > wanted.tenant_since).then(|| own.to_owned())
         };
         Ok(Self { by_namespace: snapshot.cover_times(namespace)? })
     }

@@ -1,7 +1,7 @@
 //! The past behind the API server: `inventory.elava.dev`, served to kubectl and every other client from the
 //! store, not from etcd.
 //!
-//! - [`tls`]: who may connect, and as whom. [`access`]: whether they may ask. [`bundle`]: what the cluster is told of
+//! - [`tls`]: who may connect, and as whom. [`access`]: whether they may ask. [`slots`]: how many at once. [`bundle`]: what the cluster is told of
 //!   us, and what it tells us.
 //! - [`discovery`]: what there is. [`question`], [`selector`]: what is asked for. [`refusal`]: why not.
 //! - [`objects`], [`table`]: what is answered. [`list`], [`watch`]: how.
@@ -17,6 +17,7 @@ mod objects;
 mod question;
 mod refusal;
 mod selector;
+mod slots;
 mod table;
 mod tls;
 mod watch;
@@ -31,15 +32,17 @@ use axum::http::{Method, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::listen;
-use crate::store::Store;
+use crate::api::namespace_uid;
+use crate::inventory::Revision;
+use crate::store::{Store, StoreError};
 use access::{Access, User, Wish};
 use discovery::Kind;
 use question::{Form, Options, Wanted};
 use refusal::Refusal;
+use slots::Slots;
 use tls::{Authority, Peer, SharedTrust, TlsListener, Trust, trusted};
 
 pub const GROUP: &str = "inventory.elava.dev";
@@ -47,10 +50,15 @@ pub const VERSION: &str = "v1alpha1";
 
 /// Lists that are written at once: each holds a state, and the disk serves no more of them sooner.
 const LISTS: usize = 8;
+/// And for one namespace: its readers may be slow.
+const LISTS_OF_ONE: usize = 4;
 /// How long one waits for its turn.
 const TURN: Duration = Duration::from_secs(5);
 /// Watches at once: each has a thread, and a state that costs what changed since it was told.
 const WATCHES: usize = 256;
+
+/// Until when the API server must say whose a namespace is.
+const NAMESPACE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Connections at once of those who show no certificate of the front proxy: they are told so, and no more.
 const STRANGERS: usize = 32;
@@ -64,10 +72,11 @@ pub struct Service {
 
 struct Shared {
     store: Store,
+    client: kube::Client,
     trust: SharedTrust,
     access: Access,
-    lists: Arc<Semaphore>,
-    watches: Arc<Semaphore>,
+    lists: Slots,
+    watches: Slots,
 }
 
 /// Serves until the task is dropped.
@@ -76,6 +85,7 @@ pub async fn serve(
     store: Store,
     client: kube::Client,
     service: Service,
+    watches_of_one: usize,
 ) -> std::io::Result<()> {
     let Service { namespace, name } = service;
     let names = vec![format!("{name}.{namespace}.svc"), format!("{name}.{namespace}.svc.cluster.local")];
@@ -88,9 +98,10 @@ pub async fn serve(
     let shared = Shared {
         store,
         trust: trust.clone(),
-        access: Access::new(client),
-        lists: Arc::new(Semaphore::new(LISTS)),
-        watches: Arc::new(Semaphore::new(WATCHES)),
+        access: Access::new(client.clone()),
+        client,
+        lists: Slots::new(LISTS, LISTS_OF_ONE),
+        watches: Slots::new(WATCHES, watches_of_one),
     };
     let app = Router::new().fallback(answer).with_state(Arc::new(shared));
     let listener = TlsListener::new(listener, trust);
@@ -172,10 +183,26 @@ async fn report(
     let (namespace, name) = (namespace.map(str::to_owned), name.to_owned());
     let wish = Wish { verb: "get", resource: "reports", namespace: namespace.clone(), name: Some(name.clone()) };
     shared.access.check(user, wish).await?;
-    let turn = tokio::time::timeout(TURN, shared.lists.clone().acquire_owned()).await;
-    let _permit = turn.ok().and_then(Result::ok).ok_or_else(Refusal::too_many)?;
+    let _slot = shared.lists.take_within(namespace.as_deref(), TURN).await?;
+    let since = tenant_since(shared, namespace.as_deref()).await?;
     let (store, query) = (shared.store.clone(), request.uri.query().unwrap_or_default().to_owned());
-    blocking(move || list::report(&store, namespace.as_deref(), &name, &query)).await
+    blocking(move || list::report(&store, (namespace.as_deref(), since), &name, &query)).await
+}
+
+/// The revision after which what a namespace saw was seen by the one that there is now. Of a request over all namespaces
+/// all of it: whoever may see all of them may see what each saw.
+async fn tenant_since(shared: &Shared, namespace: Option<&str>) -> Result<Revision, Refusal> {
+    let Some(namespace) = namespace else { return Ok(Revision::ZERO) };
+    let unknown = |why: &dyn std::fmt::Display| {
+        Refusal::unavailable(format!("whose namespace {namespace} is can't be told: {why}"))
+    };
+    let asked = tokio::time::timeout(NAMESPACE_DEADLINE, namespace_uid(&shared.client, namespace)).await;
+    let uid = asked.map_err(|late| unknown(&late))?.map_err(|error| unknown(&error))?;
+    // One that does not exist has seen nothing.
+    let Some(uid) = uid else { return Ok(Revision(u64::MAX)) };
+    let (store, namespace) = (shared.store.clone(), namespace.to_owned());
+    let since = tokio::task::spawn_blocking(move || store.tenant_since(&namespace, &uid)).await;
+    Ok(since.unwrap_or(Err(StoreError::Poisoned))?)
 }
 
 async fn told(
@@ -192,22 +219,22 @@ async fn told(
         "ResourceChange" => (&["from", "to"], &["change", "resource", "net"]),
         _ => (&[], &[]),
     };
-    let wanted = Wanted::parse(namespace, &options, moments, more)?;
+    let mut wanted = Wanted::parse(namespace.clone(), &options, moments, more)?;
+    wanted.tenant_since = tenant_since(shared, namespace.as_deref()).await?;
     if kind.name == "ResourceChange" {
         wanted.check_change()?;
     }
     let store = shared.store.clone();
     let name = name.map(str::to_owned);
     if verb == "watch" {
-        let permit = shared.watches.clone().try_acquire_owned().map_err(|_| Refusal::too_many())?;
+        let permit = shared.watches.take_within(namespace.as_deref(), Duration::ZERO).await?;
         return blocking(move || match kind.name {
             "CloudResource" => watch::resources(&store, wanted, options, form, permit),
             _ => watch::changes(&store, wanted, options, form, permit),
         })
         .await;
     }
-    let turn = tokio::time::timeout(TURN, shared.lists.clone().acquire_owned()).await;
-    let permit = turn.ok().and_then(Result::ok).ok_or_else(Refusal::too_many)?;
+    let permit = shared.lists.take_within(namespace.as_deref(), TURN).await?;
     let response = blocking(move || match (kind.name, name) {
         ("CloudResource", None) => list::resources(&store, wanted, options, form),
         ("CloudResource", Some(name)) => list::resource(&store, &wanted, &name, form),

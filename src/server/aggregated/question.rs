@@ -137,6 +137,8 @@ impl Form {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Wanted {
     pub namespace: Option<String>,
+    /// What was seen until then is another's.
+    pub tenant_since: Revision,
     terms: Vec<Term>,
     labels: Selector,
     /// The moment that is asked about; none for now.

@@ -17,10 +17,11 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::discovery::{CHANGES, Kind, RESOURCES};
-use super::list::{Covered, span};
+use super::list::{Covered, check_tenant, span};
 use super::objects::{self, Object};
 use super::question::{Form, Found, Options, Owners, Wanted, each, owner};
 use super::refusal::Refusal;
+use super::slots::Slot;
 use super::table::{self, Rows};
 use crate::inventory::{Moment, Revision, ScopeStatus, Snapshot};
 use crate::store::{Rid, ScopeNo, Store, StoreSnapshot};
@@ -147,7 +148,7 @@ fn run(
     store: &Store,
     options: &Options,
     form: Form,
-    permit: tokio::sync::OwnedSemaphorePermit,
+    permit: Slot,
     mut step: impl FnMut(&mut Events) -> Result<Revision, Stop> + Send + 'static,
 ) -> Response {
     let (sender, receiver) = mpsc::channel(BUFFER);
@@ -325,7 +326,7 @@ pub(super) fn resources(
     wanted: Wanted,
     options: Options,
     form: Form,
-    permit: tokio::sync::OwnedSemaphorePermit,
+    permit: Slot,
 ) -> Result<Response, Refusal> {
     if wanted.as_of.is_some() {
         return Err(Refusal::bad_request(
@@ -333,7 +334,11 @@ pub(super) fn resources(
         ));
     }
     let start = start(&options)?;
-    let snapshot = match beginning(store, start) {
+    let begun = beginning(store, start).and_then(|snapshot| {
+        check_tenant(&snapshot, wanted.tenant_since)?;
+        Ok(snapshot)
+    });
+    let snapshot = match begun {
         Ok(snapshot) => snapshot,
         Err(refusal) => return expired(refusal),
     };
@@ -423,7 +428,7 @@ pub(super) fn changes(
     wanted: Wanted,
     options: Options,
     form: Form,
-    permit: tokio::sync::OwnedSemaphorePermit,
+    permit: Slot,
 ) -> Result<Response, Refusal> {
     if wanted.to.is_some() {
         return Err(Refusal::bad_request("to names a moment, at which no watch ends: leave it out to watch"));

@@ -1,0 +1,85 @@
+//! What is served at once: so much in all, and of that so much for one namespace, so that none waits for another's.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::refusal::Refusal;
+
+/// Namespaces that are remembered without anything being served for them.
+const IDLE: usize = 1_024;
+
+pub(super) struct Slots {
+    all: Arc<Semaphore>,
+    of_one: usize,
+    by_namespace: Mutex<HashMap<String, Arc<Semaphore>>>,
+}
+
+/// Held for as long as it is served.
+pub(super) struct Slot {
+    _of_namespace: Option<OwnedSemaphorePermit>,
+    _of_all: OwnedSemaphorePermit,
+}
+
+impl Slots {
+    pub fn new(all: usize, of_one: usize) -> Self {
+        Self { all: Arc::new(Semaphore::new(all)), of_one, by_namespace: Mutex::default() }
+    }
+
+    fn of(&self, namespace: &str) -> Arc<Semaphore> {
+        let mut by_namespace = self.by_namespace.lock().unwrap_or_else(PoisonError::into_inner);
+        if by_namespace.len() >= IDLE {
+            by_namespace
+                .retain(|_, slots| slots.available_permits() < self.of_one || Arc::strong_count(slots) > 1);
+        }
+        by_namespace.entry(namespace.to_owned()).or_insert_with(|| Arc::new(Semaphore::new(self.of_one))).clone()
+    }
+
+    /// That of a namespace first: whoever waits for its own holds none of all.
+    async fn wait(&self, namespace: Option<&str>) -> Option<Slot> {
+        let of_namespace = match namespace {
+            None => None,
+            Some(namespace) => Some(self.of(namespace).acquire_owned().await.ok()?),
+        };
+        Some(Slot { _of_namespace: of_namespace, _of_all: self.all.clone().acquire_owned().await.ok()? })
+    }
+
+    /// Waits for one, for so long.
+    pub async fn take_within(&self, namespace: Option<&str>, patience: Duration) -> Result<Slot, Refusal> {
+        let slot = tokio::time::timeout(patience, self.wait(namespace)).await;
+        slot.ok().flatten().ok_or_else(Refusal::too_many)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn one_namespace_leaves_room_for_others_and_all_together_are_bounded() {
+        let slots = Slots::new(3, 2);
+        let take = |namespace| slots.take_within(namespace, Duration::ZERO);
+        let first = take(Some("team-a")).await.unwrap();
+        let _second = take(Some("team-a")).await.unwrap();
+        assert_eq!(take(Some("team-a")).await.err().map(|refusal| refusal.code.as_u16()), Some(429));
+        let other = take(Some("team-b")).await.expect("team-a takes no more than its own");
+        assert!(take(Some("team-b")).await.is_err() && take(None).await.is_err(), "all together");
+        drop(other);
+        let _whole = take(None).await.unwrap();
+        drop(first);
+        assert!(take(Some("team-a")).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn who_asks_under_many_names_is_not_remembered_for_ever() {
+        let slots = Slots::new(3, 2);
+        let _held = slots.take_within(Some("held"), Duration::ZERO).await.unwrap();
+        for n in 0..3 * IDLE {
+            drop(slots.take_within(Some(&format!("team-{n}")), Duration::ZERO).await.unwrap());
+        }
+        let by_namespace = slots.by_namespace.lock().unwrap();
+        assert!(by_namespace.len() <= IDLE && by_namespace["held"].available_permits() == 1);
+    }
+}

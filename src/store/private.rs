@@ -1,0 +1,93 @@
+//! Files that hold an inventory: nobody but their owner reads them, and they are there only once they are whole.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use tempfile::NamedTempFile;
+
+/// The end of the names of those that are not whole.
+pub const UNFINISHED: &str = ".part";
+
+/// One that is being written, beside where it will be and under a name that nobody foresees. Dropped, it is gone.
+#[derive(Debug)]
+pub struct PrivateFile {
+    file: NamedTempFile,
+    path: PathBuf,
+}
+
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+impl PrivateFile {
+    pub fn begin(path: &Path) -> io::Result<Self> {
+        let mut prefix = path.file_name().unwrap_or_default().to_owned();
+        prefix.push(".");
+        let file = tempfile::Builder::new().prefix(&prefix).suffix(UNFINISHED).tempfile_in(folder(path))?;
+        Ok(Self { file, path: path.to_owned() })
+    }
+
+    /// Where it is until it is finished.
+    pub fn unfinished(&self) -> &Path {
+        self.file.path()
+    }
+
+    pub fn file(&mut self) -> &mut File {
+        self.file.as_file_mut()
+    }
+
+    /// Gives it its name, durably. Nothing that has the name is overwritten.
+    pub fn finish(self) -> io::Result<()> {
+        self.file.as_file().sync_all()?;
+        self.file.persist_noclobber(&self.path).map_err(|error| error.error)?;
+        File::open(folder(&self.path))?.sync_all()
+    }
+}
+
+/// Makes an empty one where there is none.
+pub(super) fn create(path: &Path) -> io::Result<()> {
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn a_file_is_its_owner_s_whole_or_not_there_and_overwrites_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.backup");
+        let mut file = PrivateFile::begin(&path).unwrap();
+        file.file().write_all(b"all of it").unwrap();
+        assert!(!path.exists());
+        assert_eq!(mode(file.unfinished()), 0o600);
+        file.finish().unwrap();
+        assert_eq!((mode(&path), std::fs::read(&path).unwrap().as_slice()), (0o600, b"all of it".as_slice()));
+
+        let mut second = PrivateFile::begin(&path).unwrap();
+        second.file().write_all(b"another").unwrap();
+        assert!(second.finish().is_err());
+        assert_eq!(std::fs::read(&path).unwrap(), b"all of it");
+        drop(PrivateFile::begin(&dir.path().join("b.backup")).unwrap());
+        let left: Vec<_> =
+            std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["a.backup"], "nothing unfinished stays");
+
+        let store = dir.path().join("store");
+        create(&store).unwrap();
+        create(&store).unwrap();
+        assert_eq!(mode(&store), 0o600);
+    }
+}

@@ -1,0 +1,61 @@
+//! Whose the past is. Viewers come in groups (`group/name`); a group that somebody else takes over under the same name
+//! begins anew: nothing that its predecessor saw is its to see.
+
+use serde::{Deserialize, Serialize};
+
+use super::record::{decode, encode};
+use super::{Store, StoreError};
+use crate::inventory::{Revision, Viewer};
+
+/// The notes of nobody: a viewer's name is never empty.
+const NOBODY: &str = "";
+const PREFIX: &str = "tenant/";
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Tenant {
+    identity: String,
+    /// What was seen until then was seen by another.
+    since: Revision,
+}
+
+impl Store {
+    /// The revision after which a group of viewers is that of `identity`. One that was another's loses what it
+    /// covered and all its notes now; one that was nobody's takes over what there is.
+    pub fn tenant_since(&self, group: &str, identity: &str) -> Result<Revision, StoreError> {
+        let _alone = self.inner.tenants.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let (nobody, name) = (Viewer::new(NOBODY), format!("{PREFIX}{group}"));
+        let noted = self.first_notes(&nobody, &name, 1)?.into_iter().find(|(noted, _)| *noted == name);
+        let tenant: Option<Tenant> = noted.map(|(_, bytes)| decode("note", &bytes)).transpose()?;
+        let since = match tenant {
+            Some(tenant) if tenant.identity == identity => return Ok(tenant.since),
+            None => Revision::ZERO,
+            Some(_) => {
+                self.dispossess(group)?;
+                self.revision()
+            }
+        };
+        let tenant = encode(&Tenant { identity: identity.to_owned(), since });
+        self.write_notes(&nobody, &[(name, Some(tenant))])?;
+        Ok(since)
+    }
+
+    /// Makes every group nobody's: whoever has its name next takes over what there is.
+    pub fn forget_tenants(&self) -> Result<(), StoreError> {
+        let nobody = Viewer::new(NOBODY);
+        let notes: Vec<_> = self.notes(&nobody, PREFIX)?.into_keys().map(|name| (name, None)).collect();
+        self.write_notes(&nobody, &notes)
+    }
+
+    fn dispossess(&self, group: &str) -> Result<(), StoreError> {
+        let is_of_it = |viewer: &Viewer| viewer.as_str().split_once('/').is_some_and(|(own, _)| own == group);
+        for (viewer, scope) in self.covers().iter().filter(|(viewer, _)| is_of_it(viewer)) {
+            self.drop_cover(viewer, scope)?;
+        }
+        for viewer in self.note_viewers()?.into_iter().filter(is_of_it) {
+            let notes: Vec<_> = self.notes(&viewer, "")?.into_keys().map(|name| (name, None)).collect();
+            self.write_notes(&viewer, &notes)?;
+        }
+        tracing::warn!("{group} is another's under the same name: what its predecessor saw is not shown to it");
+        Ok(())
+    }
+}
