@@ -20,6 +20,7 @@ mod pods;
 mod query_api;
 mod scale;
 mod sharing;
+mod tenancy;
 mod tenants;
 mod truth;
 mod upgrades;

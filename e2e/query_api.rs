@@ -281,6 +281,9 @@ impl Served {
         let store = open(dir.path(), &now).unwrap();
         let serving = Some(serve(port, &store, &operator));
         let client = cluster.client().await;
+        for namespace in ["team-a", "team-b"] {
+            cluster.run(&["create", "namespace", namespace]);
+        }
         until_available(&cluster).await;
         Self { cluster, client, store: Some(store), now, port, operator, serving, dir }
     }
@@ -600,8 +603,6 @@ async fn whoever_may_not_ask_is_refused() {
     let served = Served::start().await;
     let one = BTreeMap::from([("vol-1".to_owned(), 1)]);
     served.look(&scope(A, "eu-west-1"), "team-a/one", &one);
-    served.cluster.run(&["create", "namespace", "team-a"]);
-    served.cluster.run(&["create", "namespace", "team-b"]);
     let ask = async |identity: Option<&str>, user: Option<(&str, &str)>| {
         let path = format!("{APIS}/namespaces/team-a/cloudresources");
         ask(&served, identity.map(|name| served.cluster.identity(name)), &path, user).await

@@ -12,9 +12,11 @@ use clap::{Args, Subcommand, ValueEnum};
 use super::print::{note, out};
 use super::source::SourceArgs;
 use super::{FAILED, Output, OutputArgs, print};
+use crate::cloud::aws::Aws;
+use crate::cloud::{Provider, Secrets};
 use crate::server::backups;
 use crate::server::query::{self, CheckAnswer, ExportQuestion, Nothing, StatsAnswer};
-use crate::store::{ExportFormat, ExportTable, PrivateFile, Retention, Store, StoreError, system_clock};
+use crate::store::{Cleaning, ExportFormat, ExportTable, PrivateFile, Retention, Store, StoreError, system_clock};
 
 #[derive(Debug, Subcommand)]
 pub enum StoreCommand {
@@ -32,7 +34,8 @@ pub enum StoreCommand {
     Retain(RetainArgs),
     /// Write the history as tables that DuckDB, Spark or Athena read
     Export(ExportArgs),
-    /// Bring a store of an older schema to this binary's; a newer one is refused and left untouched
+    /// Bring a store of an older schema to this binary's, and take out what was kept before it was known to be secret; a
+    /// newer one is refused and left untouched
     Migrate(FileArgs),
 }
 
@@ -234,9 +237,22 @@ async fn export(args: ExportArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Takes out of a store what this binary knows to be secret, as [`Store::scrub`] does.
+pub fn scrub(path: &Path) -> Result<u64, StoreError> {
+    let secrets = Secrets::of(&Aws::default().types());
+    let cleaning = Cleaning {
+        rules: secrets.name(),
+        concerns: &|kind| secrets.are_of(kind.as_str()),
+        clean: &|kind, document| secrets.remove(kind.as_str(), document),
+    };
+    Store::scrub(path, &cleaning)
+}
+
 fn migrate(args: &FileArgs) -> anyhow::Result<()> {
     let schema = Store::open_existing(&args.store, system_clock())?.schema();
-    note!("{} has schema {schema}, which is this binary's: there is nothing to do", args.store.display());
+    let documents = scrub(&args.store)?;
+    let store = args.store.display();
+    note!("{store} has schema {schema}, which is this binary's; secrets were taken out of {documents} documents");
     Ok(())
 }
 

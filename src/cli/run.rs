@@ -15,7 +15,7 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::care::KeepArgs;
+use super::care::{self, KeepArgs};
 use super::telemetry;
 use crate::cloud::Provider;
 use crate::cloud::aws::{Aws, CallCounts};
@@ -225,6 +225,21 @@ fn others(
     Others { accounts: Box::new(accounts), register: Box::new(register) }
 }
 
+/// Takes out of the store what was found to be a secret since it was written. What can't be done so is no reason not to
+/// start: it is tried again at the next.
+fn scrub(path: &Path) {
+    match care::scrub(path) {
+        Ok(0) => {}
+        Ok(documents) => tracing::warn!(
+            store = %path.display(),
+            "secrets were taken out of {documents} documents of the store; backups of before hold them still"
+        ),
+        Err(error) => {
+            tracing::error!(store = %path.display(), "what is secret could not be taken out of the store: {error}");
+        }
+    }
+}
+
 /// The list that is named, or what ships. Before anything is opened: one that can't be read is a reason not to start.
 fn prices(path: Option<&Path>) -> anyhow::Result<Prices> {
     let Some(path) = path else { return Ok(Prices::shipped()) };
@@ -242,7 +257,11 @@ pub async fn run(args: Box<RunArgs>) -> anyhow::Result<()> {
     let prices = prices(args.prices.as_deref())?;
     let path = args.store.clone();
     let retention = args.keep.retention()?;
-    let store = tokio::task::spawn_blocking(move || Store::open(&path, system_clock())).await??;
+    let store = tokio::task::spawn_blocking(move || {
+        scrub(&path);
+        Store::open(&path, system_clock())
+    })
+    .await??;
     store.keep(retention);
     let client = kube::Client::try_default()
         .await

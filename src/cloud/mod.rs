@@ -15,6 +15,7 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::inventory::{AccountId, Confirmation, IdReuse, Observation, Reason, Region, Scope, TagSet};
 
@@ -60,6 +61,50 @@ pub struct TypeInfo {
     pub secret: &'static [&'static str],
     /// Tags come with the listing and can be empty under load: where there are none they are asked again.
     pub verify_tag_loss: bool,
+}
+
+/// Takes a field out, in each object of the lists on its path.
+pub fn remove(value: &mut Value, path: &str) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(|item| remove(item, path)),
+        Value::Object(fields) => match path.split_once('.') {
+            None => drop(fields.remove(path)),
+            Some((step, rest)) => {
+                if let Some(inner) = fields.get_mut(step) {
+                    remove(inner, rest);
+                }
+            }
+        },
+        _ => {}
+    }
+}
+
+/// What is taken out of the documents that a store holds of types, with a name for all of it.
+#[derive(Clone, Debug)]
+pub struct Secrets {
+    by_type: BTreeMap<&'static str, &'static [&'static str]>,
+}
+
+impl Secrets {
+    pub fn of(types: &[TypeInfo]) -> Self {
+        let with_some = types.iter().filter(|info| !info.secret.is_empty());
+        Self { by_type: with_some.map(|info| (info.name, info.secret)).collect() }
+    }
+
+    /// The same for the same paths.
+    pub fn name(&self) -> String {
+        blake3::hash(format!("{:?}", self.by_type).as_bytes()).to_hex()[..16].to_owned()
+    }
+
+    pub fn are_of(&self, resource_type: &str) -> bool {
+        self.by_type.contains_key(resource_type)
+    }
+
+    pub fn remove(&self, resource_type: &str, document: &mut Value) {
+        for path in self.by_type.get(resource_type).into_iter().copied().flatten() {
+            remove(document, path);
+        }
+    }
 }
 
 #[derive(Clone, Debug, thiserror::Error)]

@@ -14,6 +14,7 @@ pub mod limits;
 mod meters;
 pub mod notify;
 mod pace;
+mod post;
 mod publish;
 mod standing;
 mod status;

@@ -21,7 +21,7 @@ use kube::{Api, ResourceExt};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc};
 
-use super::{Context, ReconcileError, build, lock, timely};
+use super::{Context, ReconcileError, build, lock, post, timely};
 use crate::api::{CloudScan, ResourceFinding, Webhook};
 use crate::inventory::{Revision, Timestamp, Viewer};
 use crate::policy::lifecycle::{Record, Transition};
@@ -31,7 +31,6 @@ use crate::store::{Store, StoreError};
 const OUTBOX: &str = "outbox/";
 /// Events that are read from the store at once: a finding is 2 KB.
 const BATCH: usize = 100;
-const DEADLINE: Duration = Duration::from_secs(10);
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 const LONGEST_BACKOFF: Duration = Duration::from_mins(1);
 /// The key of the Secret that signs.
@@ -466,19 +465,7 @@ impl Sender {
             request = request.header("webhook-signature", signature(key, &id, seconds, &body));
         }
         let request = request.body(Full::new(Bytes::from(body))).map_err(|error| error.to_string())?;
-        let answer = tokio::time::timeout(DEADLINE, self.answer(request)).await;
-        answer.unwrap_or_else(|_| Err(format!("the receiver did not answer within {} s", DEADLINE.as_secs())))
-    }
-
-    async fn answer(&self, request: hyper::Request<Full<Bytes>>) -> Result<(), String> {
-        let answer = self.http.request(request).await.map_err(|error| {
-            let causes = std::iter::successors(std::error::Error::source(&error), |cause| cause.source());
-            let last = causes.last().map(ToString::to_string);
-            format!("the receiver can't be reached: {}", last.unwrap_or_else(|| error.to_string()))
-        })?;
-        // What else it says is not shown: whoever names a receiver would read inner services by it.
-        let status = answer.status();
-        if status.is_success() { Ok(()) } else { Err(format!("the receiver answered {status}")) }
+        post::post(&self.http, request).await
     }
 }
 

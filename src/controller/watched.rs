@@ -1,19 +1,31 @@
 //! Watches over all namespaces, or over some as if it were one watch, object by object: one that can't be read is reported
-//! and skipped, and stops no other.
+//! and skipped, and stops no other. Nor does a namespace fill the memory that all share: of each object is held what the
+//! operator reads, and of the objects of a namespace so much.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
 
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 use kube::core::DeserializeGuard;
 use kube::core::NamespaceResourceScope;
+use kube::core::ObjectMeta;
 use kube::core::error_boundary::InvalidObject;
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Client, Resource, ResourceExt};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
+
+use crate::api::GROUP;
+
+/// What the objects of one kind may take in a namespace, as JSON: a CloudScan of a hundred accounts takes 12 KiB.
+const NAMESPACE_OBJECTS_MAX_BYTES: usize = 8 << 20;
+/// Objects of one page of a list: each may take as much as the API server lets through, 1.5 MiB.
+const PAGE: u32 = 50;
+/// Of the values of our annotations so much is read.
+const ANNOTATION_MAX_CHARS: usize = 4096;
 
 /// An object that is there and can't be read: it was written under another version of its kind.
 #[derive(Clone, Debug)]
@@ -31,7 +43,7 @@ pub(super) fn watched<K>(
     unreadable: mpsc::UnboundedSender<Unreadable>,
 ) -> BoxStream<'static, watcher::Result<Event<K>>>
 where
-    K: Resource<Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Send + 'static,
+    K: Resource<Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned + Send + 'static,
     K::DynamicType: Default,
 {
     readable(guarded(client, namespaces), unreadable)
@@ -43,26 +55,116 @@ pub(super) fn readable<K>(
     unreadable: mpsc::UnboundedSender<Unreadable>,
 ) -> BoxStream<'static, watcher::Result<Event<K>>>
 where
-    K: Resource + Send + 'static,
+    K: Resource + Serialize + Send + 'static,
     K::DynamicType: Default,
 {
-    let read = move |DeserializeGuard(object): DeserializeGuard<K>| match object {
-        Ok(object) => Some(object),
-        Err(object) => {
-            let of = K::DynamicType::default();
-            let (kind, api_version) = (K::kind(&of).into_owned(), K::api_version(&of).into_owned());
-            let _ = unreadable.send(Unreadable { kind, api_version, object });
-            None
+    let mut reader = Reader { unreadable, held: Held::default(), listing: Held::default() };
+    events.filter_map(move |result| std::future::ready(result.map(|event| reader.see(event)).transpose())).boxed()
+}
+
+/// Bytes of the objects that are held, by namespace and name.
+#[derive(Default)]
+struct Held(HashMap<String, HashMap<String, usize>>);
+
+impl Held {
+    /// Whether there is room for it in its namespace.
+    fn put(&mut self, metadata: &ObjectMeta, bytes: usize) -> bool {
+        let (namespace, name) =
+            (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default());
+        let objects = self.0.entry(namespace).or_default();
+        let others: usize = objects.iter().filter(|(other, _)| **other != name).map(|(_, bytes)| bytes).sum();
+        let has_room = others + bytes <= NAMESPACE_OBJECTS_MAX_BYTES;
+        if has_room {
+            objects.insert(name, bytes);
         }
-    };
-    let event = move |event| match event {
-        Event::Init => Some(Event::Init),
-        Event::InitApply(object) => read(object).map(Event::InitApply),
-        Event::InitDone => Some(Event::InitDone),
-        Event::Apply(object) => read(object).map(Event::Apply),
-        Event::Delete(object) => read(object).map(Event::Delete),
-    };
-    events.filter_map(move |result| std::future::ready(result.map(&event).transpose())).boxed()
+        has_room
+    }
+
+    fn drop(&mut self, metadata: &ObjectMeta) {
+        let namespace = metadata.namespace.clone().unwrap_or_default();
+        if let Some(objects) = self.0.get_mut(&namespace) {
+            objects.remove(metadata.name.as_deref().unwrap_or_default());
+            if objects.is_empty() {
+                self.0.remove(&namespace);
+            }
+        }
+    }
+}
+
+struct Reader {
+    unreadable: mpsc::UnboundedSender<Unreadable>,
+    held: Held,
+    /// By a complete list that is under way.
+    listing: Held,
+}
+
+impl Reader {
+    fn see<K>(&mut self, event: Event<DeserializeGuard<K>>) -> Option<Event<K>>
+    where
+        K: Resource + Serialize,
+        K::DynamicType: Default,
+    {
+        match event {
+            Event::Init => {
+                self.listing = Held::default();
+                Some(Event::Init)
+            }
+            Event::InitApply(object) => self.read(object, true).map(Event::InitApply),
+            Event::InitDone => {
+                self.held = std::mem::take(&mut self.listing);
+                Some(Event::InitDone)
+            }
+            Event::Apply(object) => self.read(object, false).map(Event::Apply),
+            Event::Delete(object) => {
+                self.held.drop(object.meta());
+                object.0.map_err(|object| self.report::<K>(object)).ok().map(Event::Delete)
+            }
+        }
+    }
+
+    fn read<K>(&mut self, DeserializeGuard(object): DeserializeGuard<K>, is_listed: bool) -> Option<K>
+    where
+        K: Resource + Serialize,
+        K::DynamicType: Default,
+    {
+        let read = object.and_then(|object| {
+            let bytes = serde_json::to_vec(&object).map_or(0, |json| json.len());
+            let held = if is_listed { &mut self.listing } else { &mut self.held };
+            if held.put(object.meta(), bytes) {
+                return Ok(object);
+            }
+            let error = format!(
+                "it takes {} KiB, and with the others of its kind its namespace takes more than {} KiB: write less, or \
+                 delete some",
+                bytes >> 10,
+                NAMESPACE_OBJECTS_MAX_BYTES >> 10
+            );
+            Err(InvalidObject { error, metadata: object.meta().clone() })
+        });
+        read.map_err(|object| self.report::<K>(object)).ok()
+    }
+
+    fn report<K>(&self, object: InvalidObject)
+    where
+        K: Resource,
+        K::DynamicType: Default,
+    {
+        let of = K::DynamicType::default();
+        let (kind, api_version) = (K::kind(&of).into_owned(), K::api_version(&of).into_owned());
+        let _ = self.unreadable.send(Unreadable { kind, api_version, object });
+    }
+}
+
+/// Without what nobody here reads: who set which field is half of an object, and what others write into annotations may be
+/// a quarter of a megabyte.
+fn strip(object: &mut impl ResourceExt) {
+    object.managed_fields_mut().clear();
+    object.annotations_mut().retain(|key, value| {
+        if let Some((end, _)) = value.char_indices().nth(ANNOTATION_MAX_CHARS) {
+            value.truncate(end);
+        }
+        key.split('/').next() == Some(GROUP)
+    });
 }
 
 /// As they come, with what can't be read.
@@ -74,10 +176,9 @@ where
     K: Resource<Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Send + 'static,
     K::DynamicType: Default,
 {
-    // Who set which field is half of an object, and nobody here asks.
-    let bare = |object: &mut DeserializeGuard<K>| object.managed_fields_mut().clear();
-    let one =
-        move |api: Api<DeserializeGuard<K>>| watch(api, watcher::Config::default()).default_backoff().modify(bare);
+    let one = move |api: Api<DeserializeGuard<K>>| {
+        watch(api, watcher::Config::default().page_size(PAGE)).default_backoff().modify(strip)
+    };
     if namespaces.is_empty() {
         return one(Api::all(client.clone())).boxed();
     }
@@ -198,6 +299,59 @@ mod tests {
         let first = reported.recv().await.unwrap();
         assert_eq!((first.kind.as_str(), first.object.metadata.name.as_deref()), ("ConfigMap", Some("bad")));
         assert!(reported.recv().await.is_some() && reported.recv().await.is_none(), "each time it comes");
+    }
+
+    #[tokio::test]
+    async fn a_namespace_holds_so_much_and_no_more_and_another_has_its_own() {
+        let sized = |namespace: &str, name: &str, bytes: usize| -> DeserializeGuard<ConfigMap> {
+            let metadata = serde_json::json!({"name": name, "namespace": namespace});
+            serde_json::from_value(serde_json::json!({"metadata": metadata, "data": {"a": "x".repeat(bytes)}}))
+                .unwrap()
+        };
+        let half = NAMESPACE_OBJECTS_MAX_BYTES / 2;
+        let events = [
+            Event::Init,
+            Event::InitApply(sized("team-a", "first", half)),
+            Event::InitApply(sized("team-a", "too-large", half)),
+            Event::InitApply(sized("team-b", "first", half)),
+            Event::InitApply(sized("team-a", "small", 100)),
+            Event::InitDone,
+            // One that is held may be written again, and grow into the room that there is.
+            Event::Apply(sized("team-a", "first", half + 100)),
+            Event::Apply(sized("team-a", "first", 2 * half)),
+            Event::Delete(sized("team-a", "first", half)),
+            Event::Apply(sized("team-a", "too-large", half)),
+            // A list begins anew.
+            Event::Init,
+            Event::InitApply(sized("team-a", "first", half)),
+            Event::InitDone,
+            Event::Apply(sized("team-a", "too-large", half)),
+        ];
+        let (report, mut reported) = mpsc::unbounded_channel();
+        let events = readable(stream::iter(events).map(Ok).boxed(), report);
+        let read: Vec<_> = events.map(|event| told(vec![event.unwrap()]).remove(0)).collect().await;
+        let first = ["init", "has first", "has first", "has small", "done"];
+        let then = ["apply first", "delete first", "apply too-large", "init", "has first", "done"];
+        assert_eq!(read, [&first[..], &then].concat());
+        let mut names = Vec::new();
+        while let Some(one) = reported.recv().await {
+            assert!(one.object.error.contains("KiB"), "{}", one.object.error);
+            names.push(one.object.metadata.name.unwrap());
+        }
+        assert_eq!(names, ["too-large", "first", "too-large"]);
+    }
+
+    #[test]
+    fn of_annotations_ours_are_held_and_not_without_bounds() {
+        let mut object = object("a");
+        let long = "\u{fc}".repeat(10_000);
+        let annotations =
+            [("elava.dev/acknowledged", long.as_str()), ("example.com/note", "x"), ("elava.dev", "x")];
+        let annotations = annotations.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        object.metadata.annotations = Some(annotations.into());
+        strip(&mut object);
+        assert_eq!(object.annotations()["elava.dev/acknowledged"].chars().count(), ANNOTATION_MAX_CHARS);
+        assert!(!object.annotations().contains_key("example.com/note"));
     }
 
     #[test]

@@ -74,6 +74,7 @@ pub struct Fleet {
     listed: Mutex<BTreeMap<Viewer, Listed>>,
     meters: Meters,
     turns: Arc<Semaphore>,
+    is_restored: bool,
     /// Tells who should hear that a round has ended.
     finished: mpsc::Sender<Viewer>,
 }
@@ -87,7 +88,11 @@ impl Fleet {
         let meters = Meters::default();
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let turns = Arc::new(Semaphore::new(ROUNDS_A_CORE * cores));
-        (Arc::new(Self { provider, store, tasks, unnamed, listed, meters, turns, finished }), receiver)
+        let is_restored = store.is_just_restored();
+        (
+            Arc::new(Self { provider, store, tasks, unnamed, listed, meters, turns, is_restored, finished }),
+            receiver,
+        )
     }
 
     pub fn provider(&self) -> &Arc<dyn Provider> {
@@ -313,6 +318,7 @@ impl Fleet {
         let scanner =
             AccountScanner::new(self.provider.clone(), self.store.clone(), account.clone(), endpoint.clone())
                 .metered_by(self.meters.clone())
+                .restored(self.is_restored)
                 .without_first_sights();
         let running = Running {
             wanted: wanted.clone(),

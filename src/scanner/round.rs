@@ -111,6 +111,8 @@ pub struct AccountScanner {
     targets: BTreeMap<Viewer, AccountTarget>,
     /// When the first round began.
     began: Option<Timestamp>,
+    /// What is remembered as proven is as old as a backup: nobody has an hour to prove it again.
+    is_restored: bool,
     /// When how much was missed anew, and not held: as far back as the longest cadence. Until the first of it nothing
     /// is known of what the process before this one lost.
     losses: Option<VecDeque<(Timestamp, usize)>>,
@@ -238,6 +240,7 @@ impl AccountScanner {
             changed_targets: BTreeMap::new(),
             targets: BTreeMap::new(),
             began: None,
+            is_restored: false,
             losses: None,
             page_bytes: PAGE_BYTES,
             tells_first_sights: true,
@@ -256,6 +259,12 @@ impl AccountScanner {
     #[must_use]
     pub fn without_first_sights(self) -> Self {
         Self { tells_first_sights: false, ..self }
+    }
+
+    /// On a store that was just made from a backup.
+    #[must_use]
+    pub fn restored(self, is_restored: bool) -> Self {
+        Self { is_restored, ..self }
     }
 
     /// Counts with these.
@@ -958,7 +967,7 @@ impl AccountScanner {
             })
         };
         // After a start not all are here yet: those with keys in a Secret wait for the API server.
-        let is_settled = self.began.is_some_and(|began| now.since(began) >= SETTLED);
+        let is_settled = self.is_restored || self.began.is_some_and(|began| now.since(began) >= SETTLED);
         let has_lapsed = |viewer: &Viewer, proven: Timestamp| {
             is_settled && now.since(proven) >= PROOF_LASTS && !looked.untried.contains(viewer)
         };

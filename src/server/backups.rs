@@ -9,7 +9,7 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
 use crate::inventory::Timestamp;
-use crate::store::{PrivateFile, Store, StoreError, UNFINISHED};
+use crate::store::{PrivateFile, Store, StoreError, clear_unfinished};
 
 /// After one that failed.
 const RETRY: Duration = Duration::from_mins(5);
@@ -121,7 +121,7 @@ impl Backups {
     /// Whole or not at all.
     fn write(&self, store: &Store, path: &Path) -> Result<crate::store::BackupReport, BackupError> {
         let unusable = |source| BackupError::Folder { path: self.folder.clone(), source };
-        self.clear()?;
+        clear_unfinished(&self.folder, "elava-").map_err(unusable)?;
         let mut file = PrivateFile::begin(path).map_err(unusable)?;
         let mut out = BufWriter::new(file.file());
         let report = store.backup(&mut out)?;
@@ -129,20 +129,6 @@ impl Backups {
         drop(out);
         file.finish().map_err(unusable)?;
         Ok(report)
-    }
-
-    /// What a process that was killed left unfinished.
-    fn clear(&self) -> Result<(), BackupError> {
-        let unusable = |source| BackupError::Folder { path: self.folder.clone(), source };
-        for entry in std::fs::read_dir(&self.folder).map_err(unusable)? {
-            let entry = entry.map_err(unusable)?;
-            let name = entry.file_name();
-            let name = name.to_string_lossy();
-            if name.starts_with("elava-") && name.ends_with(UNFINISHED) {
-                std::fs::remove_file(entry.path()).map_err(unusable)?;
-            }
-        }
-        Ok(())
     }
 
     /// Only what was made here, and never the newest.

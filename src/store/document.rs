@@ -119,7 +119,7 @@ impl Trainer {
 }
 
 /// What many documents have in common; none where they have too little, or are too few.
-fn train(samples: &[Vec<u8>]) -> Option<Vec<u8>> {
+pub(super) fn train(samples: &[Vec<u8>]) -> Option<Vec<u8>> {
     zstd::dict::from_samples(samples, DICTIONARY_BYTES).ok()
 }
 
@@ -144,12 +144,20 @@ pub(super) fn document(
     dictionaries: &Dictionaries,
     read: impl Fn(u64) -> Result<Vec<u8>, StoreError>,
 ) -> Result<Value, StoreError> {
-    let bytes = read(revision)?;
-    let base = match base_of(&bytes)? {
+    of_bytes(&read(revision)?, dictionaries, read)
+}
+
+/// One as the file holds it; `read` reads what it rests on.
+pub(super) fn of_bytes(
+    bytes: &[u8],
+    dictionaries: &Dictionaries,
+    read: impl Fn(u64) -> Result<Vec<u8>, StoreError>,
+) -> Result<Value, StoreError> {
+    let base = match base_of(bytes)? {
         None => None,
         Some(base) => Some(decode(&read(base)?, dictionaries, None)?),
     };
-    let text = decode(&bytes, dictionaries, base.as_deref())?;
+    let text = decode(bytes, dictionaries, base.as_deref())?;
     serde_json::from_slice(&text).map_err(|_| damaged())
 }
 

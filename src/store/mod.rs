@@ -22,6 +22,7 @@
 //! - [`steps`]: the log as people read it.
 //! - [`backup`]: a stream of all rows, and a file from it.
 //! - [`export`]: the history as columns.
+//! - [`scrub`]: taking out what should never have been kept.
 //! - [`care`]: what takes the room of the file, and whether it is sound.
 //!
 //! A commit is: plan against the current state under the lock of its scope, one durable redb transaction
@@ -69,6 +70,7 @@ mod plan;
 mod private;
 mod record;
 mod retention;
+mod scrub;
 mod seen;
 mod snapshot;
 mod state;
@@ -96,9 +98,10 @@ pub use commit::{Missed, Recorded};
 pub use error::{FileOp, StoreError};
 pub use export::{ExportFormat, ExportTable};
 pub use meters::Meters;
-pub use private::{PrivateFile, UNFINISHED};
+pub use private::{PrivateFile, clear_unfinished};
 pub use record::{Rid, ScopeNo};
 pub use retention::{Retention, RetentionReport};
+pub use scrub::Cleaning;
 pub use seen::{CoverTimes, SeenScope, Touched};
 pub use snapshot::{Line, ScopedDiff, StoreSnapshot};
 pub use watch::{Watch, WatchBatch};
@@ -699,6 +702,12 @@ impl Store {
             self.write_notes(viewer, &notes)?;
         }
         Ok(())
+    }
+
+    /// Whether nothing was recorded since it was made from a backup.
+    pub fn is_just_restored(&self) -> bool {
+        let state = self.inner.shared.state();
+        state.kept.gaps.last().is_some_and(|gap| state.revision.0 <= gap.next)
     }
 
     /// Writes a checkpoint of the newest state, on the caller's thread.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
 /// The end of the names of those that are not whole.
-pub const UNFINISHED: &str = ".part";
+const UNFINISHED: &str = ".part";
 
 /// One that is being written, beside where it will be and under a name that nobody foresees. Dropped, it is gone.
 #[derive(Debug)]
@@ -17,7 +17,7 @@ pub struct PrivateFile {
     path: PathBuf,
 }
 
-fn folder(path: &Path) -> &Path {
+pub(super) fn folder(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
@@ -44,6 +44,26 @@ impl PrivateFile {
         self.file.persist_noclobber(&self.path).map_err(|error| error.error)?;
         File::open(folder(&self.path))?.sync_all()
     }
+
+    /// The same, in place of what has the name.
+    pub(super) fn replace(self) -> io::Result<()> {
+        self.file.as_file().sync_all()?;
+        self.file.persist(&self.path).map_err(|error| error.error)?;
+        File::open(folder(&self.path))?.sync_all()
+    }
+}
+
+/// Removes what a process that was killed left unfinished in a folder, of files whose names begin so.
+pub fn clear_unfinished(folder: &Path, prefix: &str) -> io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with(prefix) && name.ends_with(UNFINISHED) {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Makes an empty one where there is none.

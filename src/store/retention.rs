@@ -95,7 +95,7 @@ pub(super) fn gaps(meta: &impl ReadableTable<&'static str, &'static [u8]>) -> Re
 pub(super) struct Kept {
     /// The moments that are kept below the detail floor.
     rows: BTreeMap<u64, KeptRow>,
-    gaps: Vec<Gap>,
+    pub(super) gaps: Vec<Gap>,
 }
 
 impl Kept {

@@ -323,22 +323,6 @@ pub(super) fn time_field(object: &Value, path: &str) -> Option<Timestamp> {
     }
 }
 
-/// Takes a field out, in each object of the lists on its path.
-pub(super) fn remove(value: &mut Value, path: &str) {
-    match value {
-        Value::Array(items) => items.iter_mut().for_each(|item| remove(item, path)),
-        Value::Object(fields) => match path.split_once('.') {
-            None => drop(fields.remove(path)),
-            Some((step, rest)) => {
-                if let Some(inner) = fields.get_mut(step) {
-                    remove(inner, rest);
-                }
-            }
-        },
-        _ => {}
-    }
-}
-
 /// The text at a path; empty where there is none.
 pub(super) fn text<'a>(object: &'a Value, path: &str) -> &'a str {
     at_path(object, path).and_then(Value::as_str).unwrap_or_default()
@@ -402,6 +386,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::cloud::remove;
 
     #[test]
     fn tags_are_the_same_however_they_are_written() {

@@ -37,14 +37,14 @@ use futures::{Stream, StreamExt, TryStreamExt};
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
-use super::{AccountTarget, CloudError, Credentials, Identity, Members, Pages, Provider, Session, TypeInfo};
+use super::{
+    AccountTarget, CloudError, Credentials, Identity, Members, Pages, Provider, Session, TypeInfo, remove,
+};
 use crate::inventory::{
     AccountId, Document, Observation, Part, Reason, Region, Scope, TagSet, Tags, Unread, shared_by,
 };
 use call::{Answered, Capture, Seen};
-use declare::{
-    ById, Declaration, Listed, TagSource, Which, at_path, items, next_page, remove, tag_set, text, time_field,
-};
+use declare::{ById, Declaration, Listed, TagSource, Which, at_path, items, next_page, tag_set, text, time_field};
 use error::{Failure, classify};
 use governor::{Attempts, Governor};
 use http::KeepingClient;

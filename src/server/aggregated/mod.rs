@@ -198,8 +198,7 @@ async fn tenant_since(shared: &Shared, namespace: Option<&str>) -> Result<Revisi
     };
     let asked = tokio::time::timeout(NAMESPACE_DEADLINE, namespace_uid(&shared.client, namespace)).await;
     let uid = asked.map_err(|late| unknown(&late))?.map_err(|error| unknown(&error))?;
-    // One that does not exist has seen nothing.
-    let Some(uid) = uid else { return Ok(Revision(u64::MAX)) };
+    let uid = uid.ok_or_else(|| Refusal::not_found(format!("namespaces \"{namespace}\" not found")))?;
     let (store, namespace) = (shared.store.clone(), namespace.to_owned());
     let since = tokio::task::spawn_blocking(move || store.tenant_since(&namespace, &uid)).await;
     Ok(since.unwrap_or(Err(StoreError::Poisoned))?)
@@ -257,6 +256,32 @@ async fn told(
 async fn blocking(work: impl FnOnce() -> Result<Response, Refusal> + Send + 'static) -> Result<Response, Refusal> {
     let done = tokio::task::spawn_blocking(work).await;
     done.unwrap_or_else(|_| Err(Refusal::internal("the store could not be read: see the operator's log")))
+}
+
+/// What reads what comes from outside, for whoever fuzzes it.
+#[cfg(fuzzing)]
+pub mod fuzzed {
+    use super::question::{Options, Place, Wanted};
+
+    /// The query of a URL: options, with field and label selectors.
+    pub fn query(query: &str) {
+        let Ok(options) = Options::parse(query) else { return };
+        let _ = options.revision();
+        for (moments, more) in
+            [(&["asOf"][..], &[][..]), (&["from", "to"], &["change", "resource", "net"]), (&[], &[])]
+        {
+            if let Ok(wanted) = Wanted::parse(None, &options, moments, more) {
+                let _ = wanted.check_change();
+            }
+        }
+    }
+
+    /// A continue token reads as it is written.
+    pub fn token(token: &str) {
+        if let Ok(place) = Place::parse(token) {
+            assert_eq!(Place::parse(&place.token()).expect("it was written by us"), place);
+        }
+    }
 }
 
 /// What the group says of itself: nothing that is anybody's, and who reads it the API server has checked.

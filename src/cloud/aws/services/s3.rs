@@ -5,8 +5,9 @@ use serde_json::Value;
 
 use crate::cloud::CadenceClass;
 use crate::cloud::aws::Regional;
-use crate::cloud::aws::declare::{Declaration, TagSource, list, remove, send, tags_in, text};
+use crate::cloud::aws::declare::{Declaration, TagSource, list, send, tags_in, text};
 use crate::cloud::aws::error::Failure;
+use crate::cloud::remove;
 use crate::inventory::{TagSet, Tags};
 
 const PAGE: i32 = 1000;

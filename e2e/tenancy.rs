@@ -1,0 +1,680 @@
+//! Two tenants that share an operator and an account, as a game: random sequences of what they, the administrator and the
+//! cloud do, against the real parts, with a clock that the test moves. After each turn everything that a tenant can read is
+//! held against what it may know: a fact of the cloud is its to know where its own credentials, in this life of its namespace,
+//! could list the account at most a day before it. And nothing that one does who may not list has the other's credentials
+//! list, nor keeps the truth from the other.
+//!
+//! Each sequence has two namespaces and an account of its own; all that are played at once share the operator. A sequence
+//! replays from its seed: ELAVA_SEED=N plays that one alone, ELAVA_TENANCY says how many.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use elava::api::{CloudScan, RECONCILE_REQUESTED_AT, ResourceFinding};
+use elava::cloud::aws::Aws;
+use elava::cloud::{AccountTarget, CloudError, Credentials, Provider, Session, TypeInfo};
+use elava::controller::{self, Allowed, Identity, NamespaceLimits, RoleGrant, Settings};
+use elava::inventory::Timestamp;
+use elava::policy::Prices;
+use elava::scanner::Fleet;
+use elava::server::aggregated::{self, Service};
+use elava::store::{Clock, Store};
+use futures::FutureExt;
+use k8s_openapi::api::core::v1::Namespace;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::{Api, Client};
+use rand::rngs::SmallRng;
+use rand::seq::IndexedRandom;
+use rand::{RngExt, SeedableRng};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::support::aws::{Emulator, Hands};
+use crate::support::cluster::{Cluster, chart, serve_from_loopback};
+use crate::support::proxy::{Fault, Proxy, RuleId};
+use crate::support::world::IRELAND;
+use crate::support::{eventually, free_port};
+
+const SEQUENCES: u64 = 20;
+/// Sequences that share an operator.
+const AT_ONCE: usize = 50;
+const TURNS: usize = 8;
+const HOUR: i64 = 3_600_000;
+/// A proof of cover is good for so long.
+const PROOF: i64 = 24 * HOUR;
+/// After a start nobody is taken for locked out for so long.
+const GRACE: i64 = HOUR;
+/// Turns lie twenty minutes apart, and take some seconds.
+const SLACK: i64 = HOUR / 2;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|n| n.parse().ok())
+}
+
+/// The operator in this process: all of it, but for the command line.
+struct Operator {
+    runtime: Option<tokio::runtime::Runtime>,
+    running: tokio::task::JoinHandle<()>,
+    stop: watch::Sender<bool>,
+}
+
+/// AWS, with keys of the operator's own in place of what this process finds around it.
+struct AsOperator(Aws);
+
+#[async_trait]
+impl Provider for AsOperator {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn types(&self) -> Vec<TypeInfo> {
+        self.0.types()
+    }
+
+    fn default_endpoint(&self) -> String {
+        self.0.default_endpoint()
+    }
+
+    async fn connect(&self, target: &AccountTarget) -> Result<Arc<dyn Session>, CloudError> {
+        let mut target = target.clone();
+        if target.credentials == Credentials::Chain {
+            target.credentials = Credentials::Static {
+                access_key_id: "operator".to_owned(),
+                secret_access_key: "operator".to_owned(),
+                session_token: None,
+            };
+        }
+        self.0.connect(&target).await
+    }
+}
+
+struct Place {
+    store: PathBuf,
+    kubeconfig: PathBuf,
+    query_port: u16,
+    endpoint: String,
+    clock: Clock,
+}
+
+impl Operator {
+    async fn start(place: &Place, grants: &[RoleGrant]) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let open = || async { Store::open(&place.store, place.clock.clone()).map_err(|error| error.to_string()) };
+        let store = eventually("the store is let go of", open).await;
+        let (stop, mut stopped) = watch::channel(false);
+        let stopping = async move {
+            let _ = stopped.wait_for(|stopped| *stopped).await;
+        }
+        .shared();
+        let settings = Settings {
+            allowed: Allowed::These { endpoints: [place.endpoint.clone()].into(), roles: grants.to_vec() },
+            limits: NamespaceLimits {
+                min_interval: Duration::from_secs(1),
+                cloud_scans: 10,
+                resources: 1000,
+                open_findings: 1000,
+                waiting_events: 1000,
+            },
+            webhooks: Vec::new(),
+            prices: Prices::shipped(),
+            identity: Identity {
+                service_account: "elava:elava".to_owned(),
+                credentials_role: "elava-credentials".to_owned(),
+                instance: "elava".to_owned(),
+            },
+            namespaces: Vec::new(),
+            meters: controller::Meters::default(),
+        };
+        let (kubeconfig, port, grants, endpoint) =
+            (place.kubeconfig.clone(), place.query_port, settings.allowed.clone(), place.endpoint.clone());
+        let running = runtime.spawn(async move {
+            let client = client_of(&kubeconfig).await;
+            let (fleet, finished) = Fleet::new(Arc::new(AsOperator(Aws::new(1.0))), store.clone());
+            fleet
+                .resume(|subscription| {
+                    let (namespace, _) = subscription.viewer.as_str().split_once('/').unwrap_or_default();
+                    *subscription.target.endpoint == *endpoint
+                        && grants.is_role(namespace, subscription.target.role_arn.as_deref())
+                })
+                .unwrap();
+            let bound =
+                || async { TcpListener::bind(("127.0.0.1", port)).await.map_err(|error| error.to_string()) };
+            let listener = eventually("the port is free", bound).await;
+            let service = Service { namespace: "elava".to_owned(), name: "elava-query".to_owned() };
+            let serving = tokio::spawn(aggregated::serve(listener, store.clone(), client.clone(), service, 64));
+            controller::run(client, store, fleet, finished, settings, stopping).await;
+            serving.abort();
+        });
+        Self { runtime: Some(runtime), running, stop }
+    }
+
+    async fn stop(mut self) {
+        self.stop.send_replace(true);
+        let _ = tokio::time::timeout(Duration::from_secs(10), &mut self.running).await;
+        let runtime = self.runtime.take().expect("it runs");
+        // What blocks is waited for: it may have the store open.
+        let ending = tokio::task::spawn_blocking(move || runtime.shutdown_timeout(Duration::from_secs(10)));
+        ending.await.expect("it ends");
+    }
+}
+
+impl Drop for Operator {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+async fn client_of(kubeconfig: &Path) -> Client {
+    let kubeconfig = kube::config::Kubeconfig::read_from(kubeconfig).unwrap();
+    let options = kube::config::KubeConfigOptions::default();
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options);
+    Client::try_from(config.await.unwrap()).unwrap()
+}
+
+/// One of the two.
+struct Tenant {
+    /// The name of its role, too.
+    name: &'static str,
+    namespace: String,
+    /// The name of its CloudScan, where it has one.
+    scan: Option<String>,
+    /// The role that it names: its own, or the other's.
+    role: &'static str,
+    suspended: bool,
+    /// The administrator lets it use its role: what is written down, and what the operator was started with.
+    granted: bool,
+    granted_in_force: bool,
+    /// The cloud refuses its role to list.
+    denied: Option<RuleId>,
+    /// What happens in the cloud until then it may come to know; nothing at all before the first time that it could list.
+    may_know_until: Option<i64>,
+}
+
+impl Tenant {
+    /// Its own credentials can list the account.
+    fn is_able(&self) -> bool {
+        self.scan.is_some() && !self.suspended && self.is_accepted() && self.denied.is_none()
+    }
+
+    fn is_accepted(&self) -> bool {
+        self.granted_in_force && self.role == self.name
+    }
+}
+
+/// A volume, with when it was made and deleted by the clock of the store.
+struct Thing {
+    made: i64,
+    deleted: Option<i64>,
+}
+
+struct Sequence<'a> {
+    seed: u64,
+    dice: SmallRng,
+    game: &'a Game,
+    account: String,
+    hands: Hands,
+    tenants: [Tenant; 2],
+    things: BTreeMap<String, Thing>,
+    leaks: Vec<String>,
+    steered: Vec<String>,
+    log: Vec<String>,
+}
+
+/// What all sequences share.
+struct Game {
+    client: Client,
+    proxy: Proxy,
+    now: Arc<AtomicI64>,
+    endpoint: String,
+}
+
+impl Game {
+    fn now(&self) -> i64 {
+        self.now.load(Ordering::Relaxed) + Timestamp::from(jiff::Timestamp::now()).as_millis()
+    }
+
+    async fn get(&self, path: &str) -> Result<Value, String> {
+        let request = axum::http::Request::get(path).body(Vec::new()).unwrap();
+        self.client.request(request).await.map_err(|error| error.to_string())
+    }
+}
+
+impl<'a> Sequence<'a> {
+    async fn new(seed: u64, game: &'a Game, aws: &Emulator) -> Self {
+        let account = format!("{:012}", 500_000_000_000 + seed % 400_000_000_000);
+        let tenant = |name: &'static str| Tenant {
+            name,
+            namespace: format!("s{seed}-{name}"),
+            scan: None,
+            role: name,
+            suspended: false,
+            granted: true,
+            granted_in_force: true,
+            denied: None,
+            may_know_until: None,
+        };
+        let tenants = [tenant("one"), tenant("two")];
+        for Tenant { namespace, .. } in &tenants {
+            make_namespace(game, namespace).await;
+        }
+        let hands = aws.hands(&account, IRELAND).await;
+        let dice = SmallRng::seed_from_u64(seed);
+        let (things, leaks, steered, log) = (BTreeMap::new(), Vec::new(), Vec::new(), Vec::new());
+        Self { seed, dice, game, account, hands, tenants, things, leaks, steered, log }
+    }
+
+    /// With which the operator is started now.
+    fn grants(&mut self) -> Vec<RoleGrant> {
+        for tenant in &mut self.tenants {
+            tenant.granted_in_force = tenant.granted;
+        }
+        let granted = self.tenants.iter().filter(|tenant| tenant.granted);
+        let grant = |tenant: &Tenant| RoleGrant {
+            namespace: tenant.namespace.clone(),
+            role: format!("arn:aws:iam::{}:role/{}", self.account, tenant.name),
+        };
+        granted.map(grant).collect()
+    }
+
+    async fn make(&mut self) {
+        let made = self.game.now();
+        let id = self.hands.volume(&[]).await;
+        self.things.insert(id, Thing { made, deleted: None });
+    }
+
+    async fn delete(&mut self) {
+        let there: Vec<String> =
+            self.things.iter().filter(|(_, thing)| thing.deleted.is_none()).map(|(id, _)| id.clone()).collect();
+        let Some(id) = there.choose(&mut self.dice).cloned() else { return };
+        self.things.get_mut(&id).unwrap().deleted = Some(self.game.now());
+        self.hands.delete_volume(&id).await;
+    }
+
+    async fn apply(&self, which: usize, interval: &str, mass_loss: u8) {
+        let tenant = &self.tenants[which];
+        let Some(name) = &tenant.scan else { return };
+        let spec = json!({
+            "interval": interval,
+            "suspend": tenant.suspended,
+            "provider": {"aws": {
+                "endpointURL": self.game.endpoint,
+                "accounts": [{"id": self.account, "roleARN": format!("arn:aws:iam::{}:role/{}", self.account, tenant.role)}],
+                "regions": {"include": [IRELAND]},
+            }},
+            "resourceTypes": {"include": ["AWS::EC2::Volume"]},
+            "disappearance": {"massLoss": {"percent": mass_loss, "minimum": mass_loss}},
+        });
+        let scan = json!({
+            "apiVersion": "elava.dev/v1alpha1", "kind": "CloudScan",
+            "metadata": {"name": name, "namespace": tenant.namespace}, "spec": spec,
+        });
+        let params = PatchParams::apply("tenant").force();
+        self.scans(which).patch(name, &params, &Patch::Apply(&scan)).await.expect("the spec is good");
+    }
+
+    fn scans(&self, which: usize) -> Api<CloudScan> {
+        Api::namespaced(self.game.client.clone(), &self.tenants[which].namespace)
+    }
+
+    async fn drop_scan(&mut self, which: usize) {
+        if let Some(name) = self.tenants[which].scan.take() {
+            self.scans(which).delete(&name, &DeleteParams::default()).await.expect("it is there");
+        }
+    }
+
+    /// One thing that one of them, the administrator or the cloud does.
+    async fn happen(&mut self) {
+        let which = self.dice.random_range(0..2);
+        let what = self.dice.random_range(0..14);
+        self.log.push(format!("{}: {what}", self.tenants[which].name));
+        match what {
+            0..3 if self.tenants[which].scan.is_none() => {
+                self.tenants[which].scan = Some("scan".to_owned());
+                self.apply(which, "1h", 100).await;
+            }
+            0 => {
+                // By another name.
+                let other = if self.tenants[which].scan.as_deref() == Some("scan") { "other" } else { "scan" };
+                self.drop_scan(which).await;
+                self.tenants[which].scan = Some(other.to_owned());
+                self.apply(which, "1h", 100).await;
+            }
+            1 => self.drop_scan(which).await,
+            2 | 3 => {
+                // The other's role, or its own again.
+                let tenant = &mut self.tenants[which];
+                tenant.role = if tenant.role == "one" { "two" } else { "one" };
+                self.apply(which, "1h", 100).await;
+            }
+            4 => {
+                self.tenants[which].suspended ^= true;
+                self.apply(which, "1h", 100).await;
+            }
+            5..8 => {
+                if let Some(rule) = self.tenants[which].denied.take() {
+                    self.game.proxy.heal(rule);
+                } else {
+                    let (account, role) = (self.account.clone(), self.tenants[which].name);
+                    let refuse =
+                        Fault::Refuse { status: 403, code: "UnauthorizedOperation", message: "no".to_owned() };
+                    let is_listing = move |c: &crate::support::proxy::Call| {
+                        c.account == account && c.role == role && c.action == "DescribeVolumes"
+                    };
+                    self.tenants[which].denied = Some(self.game.proxy.fault(is_listing, refuse));
+                }
+            }
+            // In force from the next start of the operator on.
+            8 | 9 => self.tenants[which].granted ^= true,
+            10 => {
+                self.tenants[which].scan = None;
+                let namespace = self.tenants[which].namespace.clone();
+                remake_namespace(self.game, &namespace).await;
+                self.tenants[which].may_know_until = None;
+            }
+            _ => self.harass(which).await,
+        }
+        for _ in 0..self.dice.random_range(0..3) {
+            if self.dice.random_range(0..3) == 0 { self.delete().await } else { self.make().await }
+        }
+    }
+
+    /// Who may not list asks, as fast as it can and with the strictest limits.
+    async fn harass(&mut self, which: usize) {
+        let (tenant, other) = (&self.tenants[which], &self.tenants[1 - which]);
+        // What it once proved is good for its day.
+        let is_proven = tenant.may_know_until.is_some_and(|until| self.game.now() <= until);
+        if tenant.scan.is_none() || tenant.is_able() || is_proven || !other.is_able() {
+            return;
+        }
+        let (account, role) = (self.account.clone(), other.name);
+        let listings = || {
+            self.game.proxy.count(|c| {
+                c.account == account && c.role == role && c.action == "DescribeVolumes" && !c.is_by_id()
+            })
+        };
+        // What is due anyway comes first.
+        self.settle().await;
+        let before = listings();
+        self.apply(which, "1s", 1).await;
+        for _ in 0..3 {
+            self.request(which).await;
+        }
+        let steered = listings() - before;
+        self.apply(which, "1h", 100).await;
+        if steered > 0 {
+            let name = self.tenants[which].name;
+            self.steered.push(format!("{name} had {steered} listings made by the credentials of {role}"));
+        }
+    }
+
+    /// Asks for a look, and waits until it was had, or the spec was refused.
+    async fn request(&self, which: usize) {
+        let tenant = &self.tenants[which];
+        let Some(name) = &tenant.scan else { return };
+        let api = self.scans(which);
+        let request = format!("{:?}", std::time::SystemTime::now());
+        let patch = json!({"metadata": {"annotations": {RECONCILE_REQUESTED_AT: request}}});
+        api.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await.expect("it is annotated");
+        let handled = || async {
+            let scan = api.get(name).await.map_err(|error| error.to_string())?;
+            let status = scan.status.clone().unwrap_or_default();
+            let is = |condition: &str, wanted: &str| {
+                status.conditions.iter().any(|c| {
+                    c.type_ == condition && c.status == "True" && (wanted.is_empty() || c.reason == wanted)
+                })
+            };
+            let is_observed = status.observed_generation == scan.metadata.generation;
+            let is_done = if !tenant.is_accepted() {
+                is("Stalled", "RoleNotAllowed")
+            } else {
+                status.last_handled_reconcile_at.as_ref() == Some(&request) && !is("Stalled", "RoleNotAllowed")
+            };
+            if is_observed && is_done { Ok(()) } else { Err(format!("{:?}: {status:?}", tenant.role)) }
+        };
+        eventually(&format!("{}/{name} was looked at", tenant.namespace), handled).await;
+    }
+
+    async fn settle(&self) {
+        futures::join!(self.request(0), self.request(1));
+    }
+
+    /// Until now, and for a day more, they may know what happens: those who can list.
+    fn note_ability(&mut self) {
+        let now = self.game.now();
+        for tenant in self.tenants.iter_mut().filter(|tenant| tenant.is_able()) {
+            tenant.may_know_until = Some(now + PROOF + SLACK);
+        }
+    }
+
+    /// Those whose cover has not ended yet have an hour more, to prove it again.
+    fn note_restart(&mut self) {
+        let now = self.game.now();
+        for until in self.tenants.iter_mut().filter_map(|tenant| tenant.may_know_until.as_mut()) {
+            if now <= *until {
+                *until = (*until).max(now + GRACE + SLACK);
+            }
+        }
+    }
+
+    /// Everything that a tenant can read.
+    async fn readable(&self, tenant: &Tenant) -> Result<Readable, String> {
+        let of = |kind: &str| format!("/apis/inventory.elava.dev/v1alpha1/namespaces/{}/{kind}", tenant.namespace);
+        let (now, changes) = (of("cloudresources"), of("resourcechanges?fieldSelector=from%3D0"));
+        let (now, changes) = futures::join!(self.game.get(&now), self.game.get(&changes));
+        let items = |list: Value| list["items"].as_array().cloned().unwrap_or_default();
+        let id = |item: &Value| item["status"]["id"].as_str().unwrap_or_default().to_owned();
+        let now: BTreeSet<String> = items(now?).iter().map(id).collect();
+        let changes = match changes {
+            Ok(changes) => items(changes),
+            // Nothing is kept of so long ago.
+            Err(error) if error.contains("was made again") => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        let changes =
+            changes.iter().map(|change| (id(change), change["status"]["change"] == "Disappeared")).collect();
+        let findings: Api<ResourceFinding> = Api::namespaced(self.game.client.clone(), &tenant.namespace);
+        let findings = findings.list(&ListParams::default()).await.map_err(|error| error.to_string())?;
+        let findings = findings.items.into_iter().filter_map(|finding| Some(finding.status?.id)).collect();
+        Ok(Readable { now, changes, findings })
+    }
+
+    /// Holds what each can read against what it may know.
+    async fn check(&mut self, turn: &str) {
+        for which in 0..2 {
+            let read = || async { self.readable(&self.tenants[which]).await };
+            let Readable { now, changes, findings } = eventually("the query API answers", read).await;
+            let tenant = &self.tenants[which];
+            let may_know = |at: i64| tenant.may_know_until.is_some_and(|until| at <= until);
+            let mut leaks = Vec::new();
+            let seen = now.iter().chain(&findings).chain(changes.iter().map(|(id, _)| id));
+            for id in seen.filter(|id| id.starts_with("vol-")) {
+                if !may_know(self.things[id].made) {
+                    leaks.push(format!("that {id} is there"));
+                }
+            }
+            for (id, _) in changes.iter().filter(|(_, is_end)| *is_end) {
+                if !self.things[id].deleted.is_some_and(may_know) {
+                    leaks.push(format!("that {id} went"));
+                }
+            }
+            let told = |what: &String| {
+                format!("seed {}, {turn}: {} is told {what} ({:?})", self.seed, tenant.name, self.log)
+            };
+            self.leaks.extend(leaks.iter().map(told));
+            // And who can list has the truth, whatever the other does.
+            let there: BTreeSet<String> = self
+                .things
+                .iter()
+                .filter(|(_, thing)| thing.deleted.is_none())
+                .map(|(id, _)| id.clone())
+                .collect();
+            if tenant.is_able() && now != there {
+                let differing: Vec<_> = now.symmetric_difference(&there).collect();
+                self.steered.push(format!(
+                    "seed {}, {turn}: {} has not the truth of {differing:?} ({:?})",
+                    self.seed, tenant.name, self.log
+                ));
+            }
+        }
+    }
+}
+
+struct Readable {
+    now: BTreeSet<String>,
+    /// Each with whether it is an end.
+    changes: Vec<(String, bool)>,
+    findings: BTreeSet<String>,
+}
+
+async fn make_namespace(game: &Game, name: &str) {
+    let api: Api<Namespace> = Api::all(game.client.clone());
+    let namespace: Namespace = serde_json::from_value(json!({"metadata": {"name": name}})).unwrap();
+    api.create(&PostParams::default(), &namespace).await.expect("it is new");
+}
+
+/// Another team gets the name.
+async fn remake_namespace(game: &Game, name: &str) {
+    let api: Api<Namespace> = Api::all(game.client.clone());
+    api.delete(name, &DeleteParams::default()).await.expect("it is there");
+    let gone = || async {
+        match api.get_opt(name).await {
+            Ok(None) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    };
+    eventually(&format!("{name} is gone"), gone).await;
+    make_namespace(game, name).await;
+}
+
+/// What happens to the operator in a turn. What the administrator allows is read at each start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum What {
+    Nothing,
+    Restart,
+    /// While it is stopped.
+    Backup,
+    /// From the last backup.
+    Restore,
+}
+
+/// Plays sequences together; returns leaks, and what was steered.
+async fn play(game: &Game, aws: &Emulator, place: &Place, seeds: &[u64]) -> (Vec<String>, Vec<String>) {
+    // What happens to the operator happens to all of them, and to one that is played alone.
+    let mut dice = SmallRng::seed_from_u64(seeds[0] / AT_ONCE as u64);
+    let mut sequences = Vec::new();
+    for seed in seeds {
+        sequences.push(Sequence::new(*seed, game, aws).await);
+    }
+    let grants =
+        |sequences: &mut [Sequence<'_>]| sequences.iter_mut().flat_map(Sequence::grants).collect::<Vec<_>>();
+    let mut operator = Operator::start(place, &grants(&mut sequences)).await;
+    let backup = place.store.with_extension("backup");
+    for turn in 0..TURNS {
+        let sleeps = [20, 20, 20, 20, 13 * 60, 25 * 60][dice.random_range(0..6)];
+        let what = if turn == 0 {
+            What::Backup
+        } else {
+            *[What::Nothing, What::Restart, What::Backup, What::Restore].choose(&mut dice).unwrap()
+        };
+        game.now.fetch_add(sleeps * 60_000, Ordering::Relaxed);
+        futures::future::join_all(sequences.iter_mut().map(async |sequence| {
+            sequence.note_ability();
+            if turn == 0 {
+                for which in 0..2 {
+                    sequence.tenants[which].scan = Some("scan".to_owned());
+                    sequence.apply(which, "1h", 100).await;
+                }
+                sequence.make().await;
+            } else {
+                sequence.happen().await;
+            }
+        }))
+        .await;
+        if what != What::Nothing {
+            operator.stop().await;
+            match what {
+                What::Restore => {
+                    std::fs::remove_file(&place.store).unwrap();
+                    Store::restore(&mut std::fs::File::open(&backup).unwrap(), &place.store).unwrap();
+                }
+                What::Backup => {
+                    let open =
+                        || async { Store::open(&place.store, place.clock.clone()).map_err(|e| e.to_string()) };
+                    let store = eventually("the store is let go of", open).await;
+                    store.backup(&mut std::fs::File::create(&backup).unwrap()).unwrap();
+                }
+                _ => {}
+            }
+            operator = Operator::start(place, &grants(&mut sequences)).await;
+        }
+        let turn = format!("turn {turn}, {what:?}");
+        futures::future::join_all(sequences.iter_mut().map(async |sequence| {
+            if matches!(what, What::Restart | What::Backup) {
+                sequence.note_restart();
+            }
+            sequence.settle().await;
+            sequence.note_ability();
+            // Each has its turn to list with its own.
+            sequence.settle().await;
+            sequence.note_ability();
+            sequence.check(&turn).await;
+        }))
+        .await;
+    }
+    operator.stop().await;
+    let namespaces: Api<Namespace> = Api::all(game.client.clone());
+    for tenant in sequences.iter().flat_map(|sequence| &sequence.tenants) {
+        drop(namespaces.delete(&tenant.namespace, &DeleteParams::default()).await);
+        if let Some(rule) = tenant.denied {
+            game.proxy.heal(rule);
+        }
+    }
+    let (leaks, steered): (Vec<_>, Vec<_>) = sequences.into_iter().map(|s| (s.leaks, s.steered)).unzip();
+    (leaks.concat(), steered.concat())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_sequence_of_two_tenants_leaks_or_steers() {
+    let dir = tempfile::tempdir().unwrap();
+    let (cluster, aws) = tokio::join!(Cluster::start(dir.path()), Emulator::start(dir.path()));
+    let proxy = Proxy::start(&aws.url);
+    let chart = chart().display().to_string();
+    let install = ["install", "elava", &chart, "--namespace", "elava", "--create-namespace"];
+    cluster.helm(&[&install[..], &["--set", "queryAPI.enabled=true"]].concat());
+    let query_port = free_port();
+    serve_from_loopback(&cluster, query_port);
+    let now = Arc::new(AtomicI64::new(0));
+    let ahead = now.clone();
+    let clock: Clock = Arc::new(move || {
+        let real = Timestamp::from(jiff::Timestamp::now()).as_millis();
+        Timestamp::from_millis(real + ahead.load(Ordering::Relaxed))
+    });
+    let seeds: Vec<u64> = match number("ELAVA_SEED") {
+        Some(seed) => vec![seed],
+        None => (0..number("ELAVA_TENANCY").unwrap_or(SEQUENCES)).collect(),
+    };
+    let game = Game { client: cluster.client().await, endpoint: proxy.url.clone(), proxy, now };
+    let (mut leaks, mut steered) = (Vec::new(), Vec::new());
+    for (number, seeds) in seeds.chunks(AT_ONCE).enumerate() {
+        let place = Place {
+            store: dir.path().join(format!("{number}.redb")),
+            kubeconfig: cluster.kubeconfig_of("elava", "elava"),
+            query_port,
+            endpoint: game.endpoint.clone(),
+            clock: clock.clone(),
+        };
+        let (more_leaks, more_steered) = play(&game, &aws, &place, seeds).await;
+        leaks.extend(more_leaks);
+        steered.extend(more_steered);
+        eprintln!("{} sequences", (number * AT_ONCE) + seeds.len());
+    }
+    println!("sequences: {}, leaks: {}, steered: {}", seeds.len(), leaks.len(), steered.len());
+    assert!(leaks.is_empty() && steered.is_empty(), "{}", [leaks, steered].concat().join("\n"));
+}
