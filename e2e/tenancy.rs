@@ -23,9 +23,10 @@ use elava::policy::Prices;
 use elava::scanner::Fleet;
 use elava::server::aggregated::{self, Service};
 use elava::store::{Clock, Store};
-use futures::FutureExt;
+use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::runtime::{WatchStreamExt, reflector, watcher};
 use kube::{Api, Client};
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
@@ -222,6 +223,8 @@ struct Sequence<'a> {
     hands: Hands,
     tenants: [Tenant; 2],
     things: BTreeMap<String, Thing>,
+    /// When anybody's credentials listed last: a cover ends by a listing.
+    listed: i64,
     leaks: Vec<String>,
     steered: Vec<String>,
     log: Vec<String>,
@@ -230,6 +233,8 @@ struct Sequence<'a> {
 /// What all sequences share.
 struct Game {
     client: Client,
+    /// As a watch brings them: a hundred are waited for at once.
+    scans: reflector::Store<CloudScan>,
     proxy: Proxy,
     now: Arc<AtomicI64>,
     endpoint: String,
@@ -267,7 +272,7 @@ impl<'a> Sequence<'a> {
         let hands = aws.hands(&account, IRELAND).await;
         let dice = SmallRng::seed_from_u64(seed);
         let (things, leaks, steered, log) = (BTreeMap::new(), Vec::new(), Vec::new(), Vec::new());
-        Self { seed, dice, game, account, hands, tenants, things, leaks, steered, log }
+        Self { seed, dice, game, account, hands, tenants, things, listed: 0, leaks, steered, log }
     }
 
     /// With which the operator is started now.
@@ -422,8 +427,9 @@ impl<'a> Sequence<'a> {
         let request = format!("{:?}", std::time::SystemTime::now());
         let patch = json!({"metadata": {"annotations": {RECONCILE_REQUESTED_AT: request}}});
         api.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await.expect("it is annotated");
+        let object = reflector::ObjectRef::new(name).within(&tenant.namespace);
         let handled = || async {
-            let scan = api.get(name).await.map_err(|error| error.to_string())?;
+            let scan = self.game.scans.get(&object).ok_or("it is not there")?;
             let status = scan.status.clone().unwrap_or_default();
             let is = |condition: &str, wanted: &str| {
                 status.conditions.iter().any(|c| {
@@ -453,11 +459,11 @@ impl<'a> Sequence<'a> {
         }
     }
 
-    /// Those whose cover has not ended yet have an hour more, to prove it again.
+    /// Those whose cover had not ended yet have an hour more, to prove it again.
     fn note_restart(&mut self) {
         let now = self.game.now();
         for until in self.tenants.iter_mut().filter_map(|tenant| tenant.may_know_until.as_mut()) {
-            if now <= *until {
+            if self.listed <= *until {
                 *until = (*until).max(now + GRACE + SLACK);
             }
         }
@@ -493,10 +499,12 @@ impl<'a> Sequence<'a> {
             let tenant = &self.tenants[which];
             let may_know = |at: i64| tenant.may_know_until.is_some_and(|until| at <= until);
             let mut leaks = Vec::new();
-            let seen = now.iter().chain(&findings).chain(changes.iter().map(|(id, _)| id));
-            for id in seen.filter(|id| id.starts_with("vol-")) {
+            let of = |by: &'static str| move |id| (by, id);
+            let seen = now.iter().map(of("the list")).chain(findings.iter().map(of("a finding")));
+            let seen = seen.chain(changes.iter().map(|(id, _)| ("a change", id)));
+            for (by, id) in seen.filter(|(_, id)| id.starts_with("vol-")) {
                 if !may_know(self.things[id].made) {
-                    leaks.push(format!("that {id} is there"));
+                    leaks.push(format!("by {by} that {id} is there"));
                 }
             }
             for (id, _) in changes.iter().filter(|(_, is_end)| *is_end) {
@@ -624,6 +632,9 @@ async fn play(game: &Game, aws: &Emulator, place: &Place, seeds: &[u64]) -> (Vec
             // Each has its turn to list with its own.
             sequence.settle().await;
             sequence.note_ability();
+            if sequence.tenants.iter().any(Tenant::is_able) {
+                sequence.listed = game.now();
+            }
             sequence.check(&turn).await;
         }))
         .await;
@@ -660,7 +671,12 @@ async fn no_sequence_of_two_tenants_leaks_or_steers() {
         Some(seed) => vec![seed],
         None => (0..number("ELAVA_TENANCY").unwrap_or(SEQUENCES)).collect(),
     };
-    let game = Game { client: cluster.client().await, endpoint: proxy.url.clone(), proxy, now };
+    let client = cluster.client().await;
+    let (scans, writer) = reflector::store();
+    let watched = watcher(Api::<CloudScan>::all(client.clone()), watcher::Config::default());
+    let watching = watched.default_backoff().reflect(writer).for_each(|_| std::future::ready(()));
+    let watching = tokio::spawn(watching);
+    let game = Game { client, scans, endpoint: proxy.url.clone(), proxy, now };
     let (mut leaks, mut steered) = (Vec::new(), Vec::new());
     for (number, seeds) in seeds.chunks(AT_ONCE).enumerate() {
         let place = Place {
@@ -675,6 +691,7 @@ async fn no_sequence_of_two_tenants_leaks_or_steers() {
         steered.extend(more_steered);
         eprintln!("{} sequences", (number * AT_ONCE) + seeds.len());
     }
+    watching.abort();
     println!("sequences: {}, leaks: {}, steered: {}", seeds.len(), leaks.len(), steered.len());
     assert!(leaks.is_empty() && steered.is_empty(), "{}", [leaks, steered].concat().join("\n"));
 }

@@ -73,6 +73,7 @@ async fn recorded_answers_of_real_aws_are_read_whole_and_twice_the_same() {
     let account = AccountId::new(ACCOUNT);
     let subscription = Subscription {
         viewer: Viewer::new("team-a/recorded"),
+        tenant: "".into(),
         target: AccountTarget {
             account: Some(account.clone()),
             role_arn: None,

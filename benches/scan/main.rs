@@ -276,6 +276,7 @@ async fn elava(url: &str, size: Size) -> Taken {
             let id = AccountId::new(account(number));
             let subscription = Subscription {
                 viewer: Viewer::new("bench/bench"),
+                tenant: "".into(),
                 target: AccountTarget {
                     account: Some(id.clone()),
                     role_arn: Some(format!("arn:aws:iam::{id}:role/elava")),

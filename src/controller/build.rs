@@ -107,6 +107,7 @@ pub fn subscriptions(
     };
     let subscribe = |target| Subscription {
         viewer: viewer(scan),
+        tenant: "".into(),
         target,
         types: valid.types.clone(),
         interval: valid.interval,

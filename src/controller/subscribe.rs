@@ -18,6 +18,8 @@ use crate::store::StoreError;
 /// What became of a spec.
 pub(super) struct Subscribed {
     uid: Option<String>,
+    /// The UID of its namespace; empty where that could not be told.
+    tenant: String,
     generation: Option<i64>,
     pub valid: Result<Valid, Refusal>,
     pub wanted: Wanted,
@@ -52,9 +54,11 @@ impl Subscriptions {
         subscribed.filter(|s| (&s.uid, s.generation) == (&scan.metadata.uid, scan.metadata.generation))
     }
 
-    /// Whether this object, as opposed to another of its name, was taken up before.
-    fn knows(&self, viewer: &Viewer, uid: Option<&String>) -> bool {
-        lock(&self.by_viewer).get(viewer).is_some_and(|subscribed| subscribed.uid.as_ref() == uid)
+    /// Whose this object, as opposed to another of its name, was found to be.
+    fn tenant_of(&self, viewer: &Viewer, uid: Option<&String>) -> Option<String> {
+        let by_viewer = lock(&self.by_viewer);
+        let known = by_viewer.get(viewer).filter(|known| known.uid.as_ref() == uid && !known.tenant.is_empty())?;
+        Some(known.tenant.clone())
     }
 
     pub fn retain(&self, exists: impl Fn(&Viewer) -> bool) {
@@ -101,9 +105,10 @@ async fn reconciled(scan: &CloudScan, context: &Context) -> Result<Action, Recon
     let viewer = build::viewer(scan);
     let namespace = scan.namespace().unwrap_or_default();
     // Before anything of its predecessor's is gone on with, once for each object: a namespace that was made again has others.
-    if !context.subscriptions.knows(&viewer, scan.metadata.uid.as_ref()) {
-        take_over(context, &namespace).await?;
-    }
+    let tenant = match context.subscriptions.tenant_of(&viewer, scan.metadata.uid.as_ref()) {
+        Some(tenant) => tenant,
+        None => take_over(context, &namespace).await?,
+    };
     let valid = validate(&scan.spec, &namespace, &context.fleet.provider().types(), &context.allowed);
     let valid = valid.and_then(|valid| context.subscriptions.within_budget(&viewer, valid));
     let valid = valid.and_then(|valid| {
@@ -111,7 +116,7 @@ async fn reconciled(scan: &CloudScan, context: &Context) -> Result<Action, Recon
         Ok(Valid { interval: context.limits.interval(valid.interval), ..valid })
     });
     let wanted = if let Ok(valid) = &valid {
-        subscribe(scan, valid, context).await?
+        subscribe(scan, valid, &tenant, context).await?
     } else {
         // What was looked at under a spec that was accepted is not gone on with. What was seen stays seen.
         context.fleet.refuse(&viewer).await;
@@ -124,33 +129,38 @@ async fn reconciled(scan: &CloudScan, context: &Context) -> Result<Action, Recon
     }
     let again = if wanted.unconnected.is_some() { LONGEST_BACKOFF / 10 } else { RECHECK };
     let (uid, generation) = (scan.metadata.uid.clone(), scan.metadata.generation);
-    context.subscriptions.take(&viewer, Subscribed { uid, generation, valid, wanted });
+    context.subscriptions.take(&viewer, Subscribed { uid, tenant, generation, valid, wanted });
     context.subscribing.succeeded(&viewer);
     Ok(Action::requeue(again))
 }
 
-/// Has the store know whose a namespace is: one that was made again sees nothing of its predecessor's.
-async fn take_over(context: &Context, namespace: &str) -> Result<(), ReconcileError> {
+/// Has the store know whose a namespace is: one that was made again sees nothing of its predecessor's. Returns its UID.
+async fn take_over(context: &Context, namespace: &str) -> Result<String, ReconcileError> {
     let uid = match timely(namespace_uid(&context.client, namespace)).await {
         // A role of before this was asked for: the query API answers nobody then, and looking goes on.
         Err(ReconcileError::Api(kube::Error::Api(status))) if status.code == 403 => {
             tracing::warn!(
                 "the operator may not get the namespace {namespace}: its ClusterRole is older than it is"
             );
-            return Ok(());
+            return Ok(String::new());
         }
         uid => uid?,
     };
     // One that is gone takes its CloudScans with it.
-    let Some(uid) = uid else { return Ok(()) };
-    let (store, namespace) = (context.store.clone(), namespace.to_owned());
-    let since = tokio::task::spawn_blocking(move || store.tenant_since(&namespace, &uid)).await;
+    let Some(uid) = uid else { return Ok(String::new()) };
+    let (store, namespace, tenant) = (context.store.clone(), namespace.to_owned(), uid.clone());
+    let since = tokio::task::spawn_blocking(move || store.tenant_since(&namespace, &tenant)).await;
     since.unwrap_or(Err(StoreError::Poisoned))?;
-    Ok(())
+    Ok(uid)
 }
 
 /// Hands what a CloudScan wants to the fleet.
-async fn subscribe(scan: &CloudScan, valid: &Valid, context: &Context) -> Result<Wanted, ReconcileError> {
+async fn subscribe(
+    scan: &CloudScan,
+    valid: &Valid,
+    tenant: &str,
+    context: &Context,
+) -> Result<Wanted, ReconcileError> {
     let viewer = build::viewer(scan);
     let credentials = dereference::credentials(scan, context).await?;
     let endpoint = context.fleet.provider().default_endpoint();
@@ -169,7 +179,10 @@ async fn subscribe(scan: &CloudScan, valid: &Valid, context: &Context) -> Result
         let chosen = build::chosen(&valid.aws, members);
         wanted.inactive = chosen.filter(|m| !m.is_active).map(|m| m.account.clone()).collect();
     }
-    let subscriptions = build::subscriptions(scan, valid, &credentials, &endpoint, members.as_ref());
+    let mut subscriptions = build::subscriptions(scan, valid, &credentials, &endpoint, members.as_ref());
+    for subscription in &mut subscriptions {
+        subscription.tenant = tenant.into();
+    }
     wanted.accounts = subscriptions.len() - wanted.inactive.len();
     match context.fleet.set(&viewer, subscriptions).await {
         Ok(()) => forget_other_accounts(context, &viewer).await?,
@@ -198,8 +211,11 @@ mod tests {
         let take = |scan: &CloudScan| {
             let refusal = Refusal { reason: "InvalidSpec", message: String::new() };
             let (uid, generation) = (scan.metadata.uid.clone(), scan.metadata.generation);
-            subscriptions
-                .take(&viewer, Subscribed { uid, generation, valid: Err(refusal), wanted: Wanted::default() });
+            let tenant = String::new();
+            subscriptions.take(
+                &viewer,
+                Subscribed { uid, tenant, generation, valid: Err(refusal), wanted: Wanted::default() },
+            );
         };
         assert!(subscriptions.of(&scan).is_none());
         take(&scan);

@@ -556,6 +556,7 @@ mod tests {
     fn subscription(account: String) -> Subscription {
         Subscription {
             viewer: Viewer::new("team-a/one"),
+            tenant: "".into(),
             target: AccountTarget {
                 account: Some(AccountId::new(account)),
                 role_arn: None,

@@ -29,6 +29,8 @@ use crate::inventory::{AccountId, LossLimits, Outcome, Scope, Timestamp, Unread,
 #[derive(Clone, Debug)]
 pub struct Subscription {
     pub viewer: Viewer,
+    /// Whose the viewer is: what is seen for one that is another's meanwhile proves nothing. Empty where nobody asks.
+    pub tenant: Arc<str>,
     pub target: AccountTarget,
     /// The names of the resource types to look at.
     pub types: Vec<&'static str>,

@@ -16,6 +16,7 @@ const MEMBERS: &str = "members";
 
 #[derive(Serialize, Deserialize)]
 struct Remembered {
+    tenant: String,
     account: Option<AccountId>,
     role_arn: Option<String>,
     external_id: Option<String>,
@@ -38,6 +39,7 @@ pub(super) fn remember(store: &Store, viewer: &Viewer, wanted: &[Subscription]) 
         .iter()
         .filter(|s| s.target.credentials == Credentials::Chain)
         .map(|s| Remembered {
+            tenant: s.tenant.to_string(),
             account: s.target.account.clone(),
             role_arn: s.target.role_arn.clone(),
             external_id: s.target.external_id.clone(),
@@ -96,6 +98,7 @@ pub(super) fn recall(store: &Store, types: &[TypeInfo]) -> Result<Vec<(Viewer, V
         let Ok(remembered) = postcard::from_bytes::<Vec<Remembered>>(&bytes) else { continue };
         let subscribe = |r: Remembered| Subscription {
             viewer: viewer.clone(),
+            tenant: r.tenant.into(),
             target: AccountTarget {
                 account: r.account,
                 role_arn: r.role_arn,

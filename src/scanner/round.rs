@@ -122,6 +122,13 @@ pub struct AccountScanner {
     pub reports: BTreeMap<Viewer, AccountReport>,
 }
 
+/// Whose credentials showed a scope.
+#[derive(Clone)]
+struct Prover {
+    viewer: Viewer,
+    tenant: Arc<str>,
+}
+
 /// One scope, looked at.
 struct Looked {
     info: TypeInfo,
@@ -141,7 +148,7 @@ struct Looked {
     unread: BTreeMap<Unread, usize>,
     /// Whose known tags could not be read again.
     earlier_tags: Vec<String>,
-    prover: Option<Viewer>,
+    prover: Option<Prover>,
     session: Arc<dyn Session>,
     error: Option<CloudError>,
     /// CloudScans whose own credentials failed on it.
@@ -762,7 +769,10 @@ impl AccountScanner {
             awaits_release: false,
             unread,
             earlier_tags,
-            prover: outcome.is_complete().then(|| by.subscription.viewer.clone()),
+            prover: outcome.is_complete().then(|| Prover {
+                viewer: by.subscription.viewer.clone(),
+                tenant: by.subscription.tenant.clone(),
+            }),
             session: by.session.clone(),
             error,
             failed,
@@ -940,7 +950,12 @@ impl AccountScanner {
             for viewer in &lapsed {
                 store.drop_cover(viewer, &sweep.scope)?;
             }
-            store.commit_rest(&sweep, &recorded, prover.as_ref())
+            match &prover {
+                None => store.commit_rest(&sweep, &recorded, None),
+                Some(Prover { viewer, tenant }) => store.as_tenant(viewer, tenant, |is_theirs| {
+                    store.commit_rest(&sweep, &recorded, is_theirs.then_some(viewer))
+                }),
+            }
         })
         .await;
         let error = match committed {
@@ -972,8 +987,9 @@ impl AccountScanner {
             is_settled && now.since(proven) >= PROOF_LASTS && !looked.untried.contains(viewer)
         };
         let proofs = self.store.proofs(&looked.sweep.scope).into_iter();
-        let lapsed = proofs
-            .filter(|(viewer, proven)| viewer != prover && (is_denied(viewer) || has_lapsed(viewer, *proven)));
+        let lapsed = proofs.filter(|(viewer, proven)| {
+            *viewer != prover.viewer && (is_denied(viewer) || has_lapsed(viewer, *proven))
+        });
         lapsed.map(|(viewer, _)| viewer).collect()
     }
 

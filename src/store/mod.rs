@@ -177,7 +177,7 @@ struct Inner {
     /// lock is found by its hash.
     scopes: Vec<Mutex<()>>,
     /// Held while a group of viewers changes hands.
-    tenants: Mutex<()>,
+    tenants: RwLock<()>,
     shared: Arc<Shared>,
 }
 
@@ -463,7 +463,7 @@ impl Store {
         let writer = Writer::start(shared.clone(), bell.clone(), found).map_err(io)?;
         let keeper = Keeper::start(shared.clone(), writer.queue().clone(), bell, heard).map_err(io)?;
         let scopes = (0..SCOPE_LOCKS).map(|_| Mutex::new(())).collect();
-        Ok(Self { inner: Arc::new(Inner { keeper, writer, scopes, tenants: Mutex::default(), shared }) })
+        Ok(Self { inner: Arc::new(Inner { keeper, writer, scopes, tenants: RwLock::default(), shared }) })
     }
 
     pub fn path(&self) -> &Path {

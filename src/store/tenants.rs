@@ -1,6 +1,8 @@
 //! Whose the past is. Viewers come in groups (`group/name`); a group that somebody else takes over under the same name
 //! begins anew: nothing that its predecessor saw is its to see.
 
+use std::sync::PoisonError;
+
 use serde::{Deserialize, Serialize};
 
 use super::record::{decode, encode};
@@ -22,11 +24,15 @@ impl Store {
     /// The revision after which a group of viewers is that of `identity`. One that was another's loses what it
     /// covered and all its notes now; one that was nobody's takes over what there is.
     pub fn tenant_since(&self, group: &str, identity: &str) -> Result<Revision, StoreError> {
-        let _alone = self.inner.tenants.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let (nobody, name) = (Viewer::new(NOBODY), format!("{PREFIX}{group}"));
-        let noted = self.first_notes(&nobody, &name, 1)?.into_iter().find(|(noted, _)| *noted == name);
-        let tenant: Option<Tenant> = noted.map(|(_, bytes)| decode("note", &bytes)).transpose()?;
-        let since = match tenant {
+        let known = {
+            let _stays = self.inner.tenants.read().unwrap_or_else(PoisonError::into_inner);
+            self.tenant(group)?
+        };
+        if let Some(tenant) = known.filter(|tenant| tenant.identity == identity) {
+            return Ok(tenant.since);
+        }
+        let _alone = self.inner.tenants.write().unwrap_or_else(PoisonError::into_inner);
+        let since = match self.tenant(group)? {
             Some(tenant) if tenant.identity == identity => return Ok(tenant.since),
             None => Revision::ZERO,
             Some(_) => {
@@ -34,9 +40,32 @@ impl Store {
                 self.revision()
             }
         };
+        let (nobody, name) = (Viewer::new(NOBODY), format!("{PREFIX}{group}"));
         let tenant = encode(&Tenant { identity: identity.to_owned(), since });
         self.write_notes(&nobody, &[(name, Some(tenant))])?;
         Ok(since)
+    }
+
+    /// Does something for a viewer while its group stays whose it is; tells it whether that is who is named. An empty name
+    /// is anybody's, and so is a group that was never named.
+    pub fn as_tenant<T>(
+        &self,
+        viewer: &Viewer,
+        identity: &str,
+        work: impl FnOnce(bool) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let _stays = self.inner.tenants.read().unwrap_or_else(PoisonError::into_inner);
+        let group = viewer.as_str().split('/').next().unwrap_or_default();
+        let is_theirs =
+            identity.is_empty() || self.tenant(group)?.is_none_or(|tenant| tenant.identity == identity);
+        work(is_theirs)
+    }
+
+    fn tenant(&self, group: &str) -> Result<Option<Tenant>, StoreError> {
+        let name = format!("{PREFIX}{group}");
+        let noted =
+            self.first_notes(&Viewer::new(NOBODY), &name, 1)?.into_iter().find(|(noted, _)| *noted == name);
+        noted.map(|(_, bytes)| decode("note", &bytes)).transpose()
     }
 
     /// Makes every group nobody's: whoever has its name next takes over what there is.

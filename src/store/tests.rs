@@ -475,6 +475,10 @@ fn a_group_of_viewers_that_is_another_s_begins_anew() {
     assert_eq!((covered(&ours), noted(&ours)), (0, 0));
     assert_eq!((covered(&others), noted(&others)), (1, 1));
     assert_eq!(bed.store().note_viewers().unwrap(), [others.clone()].into(), "nobody's notes are no viewer's");
+    // What is still seen for its predecessor proves nothing.
+    let is_theirs = |identity: &str| bed.store().as_tenant(&ours, identity, Ok).unwrap();
+    assert_eq!(["first", "second", ""].map(is_theirs), [false, true, true]);
+    assert!(bed.store().as_tenant(&others, "anybody", Ok).unwrap(), "never named");
     // Those who look for notes of viewers that are gone leave it alone.
     bed.store().retain_notes(&[others].into()).unwrap();
     bed.pass(300);

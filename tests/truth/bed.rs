@@ -61,6 +61,7 @@ impl Bed {
         };
         let subscription = Subscription {
             viewer: Viewer::new("team-a/one"),
+            tenant: "".into(),
             target,
             types: types.to_vec(),
             interval: Duration::from_mins(5),
