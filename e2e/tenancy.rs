@@ -43,8 +43,8 @@ use crate::support::{eventually, free_port};
 
 const SEQUENCES: u64 = 20;
 /// Sequences that share an operator.
-const AT_ONCE: usize = 50;
-const TURNS: usize = 8;
+const AT_ONCE: usize = 125;
+const TURNS: usize = 7;
 const HOUR: i64 = 3_600_000;
 /// A proof of cover is good for so long.
 const PROOF: i64 = 24 * HOUR;
@@ -585,11 +585,13 @@ async fn play(game: &Game, aws: &Emulator, place: &Place, seeds: &[u64]) -> (Vec
     let mut operator = Operator::start(place, &grants(&mut sequences)).await;
     let backup = place.store.with_extension("backup");
     for turn in 0..TURNS {
-        let sleeps = [20, 20, 20, 20, 13 * 60, 25 * 60][dice.random_range(0..6)];
+        let sleeps = [20, 13 * 60, 25 * 60, 26 * 60][dice.random_range(0..4)];
         let what = if turn == 0 {
             What::Backup
         } else {
-            *[What::Nothing, What::Restart, What::Backup, What::Restore].choose(&mut dice).unwrap()
+            *[What::Nothing, What::Nothing, What::Nothing, What::Restart, What::Backup, What::Restore]
+                .choose(&mut dice)
+                .unwrap()
         };
         game.now.fetch_add(sleeps * 60_000, Ordering::Relaxed);
         futures::future::join_all(sequences.iter_mut().map(async |sequence| {
