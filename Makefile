@@ -10,7 +10,7 @@ E2E_THREADS ?= 2
 BUILD = $(CARGO) build --bin elava --example demo
 ELAVA = "$$($(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/debug/elava"
 
-.PHONY: help docs generate fmt lint test e2e fuzz image demo bench bench-control-plane bench-query bench-scan bench-store soak truth tools
+.PHONY: help docs generate fmt lint test e2e fuzz image demo bench bench-bounds bench-control-plane bench-query bench-scan bench-store soak tenants truth tools
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -84,6 +84,19 @@ truth: tools ## Random lives under random faults against the emulator: SEQUENCES
 	ELAVA_TOOLS="$$(e2e/tools/install.sh)" ELAVA_SEQUENCES=$(SEQUENCES) $(CARGO) test --test integration \
 	  truth::no_sequence -- --nocapture > "$$out" || { cat "$$out"; exit 1; }; \
 	grep '^sequences:' "$$out"
+
+TENANTS ?= 500
+tenants: tools ## Two tenants against each other, as a game: TENANTS sequences (500); ELAVA_SEED replays one
+	$(CARGO) build --all-targets
+	@out=$$(mktemp); trap 'rm -f "$$out"' EXIT; \
+	ELAVA_TOOLS="$$(e2e/tools/install.sh)" ELAVA_TENANCY=$(TENANTS) $(CARGO) test --test e2e \
+	  tenancy::no_sequence -- --nocapture > "$$out" || { cat "$$out"; exit 1; }; \
+	grep '^sequences:' "$$out"
+
+bench-bounds: tools ## Every field of every object at its bounds, BOUNDS_OBJECTS (1000) of them: memory, and who waits
+	$(CARGO) build --all-targets
+	ELAVA_TOOLS="$$(e2e/tools/install.sh)" BOUNDS_OBJECTS=$${BOUNDS_OBJECTS:-1000} $(CARGO) test --test e2e \
+	  bounds:: -- --nocapture | grep '^bounds:'
 
 bench-store: ## The goals of the store beside designs without one: writes docs/benchmarks.md; 30 min. RESOURCES (100000,1000000) and DAYS (30) set the size
 	RESOURCES=$${RESOURCES:-100000,1000000} DAYS=$${DAYS:-30} TABLE=$(CURDIR)/docs/benchmarks.md \

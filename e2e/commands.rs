@@ -52,8 +52,8 @@ const NOT_HERE: &[(&str, &str)] = &[
 ];
 
 /// Commands of a shell in the docs that change the cluster.
-const CHANGES: [&str; 9] =
-    ["apply", "annotate", "create", "delete", "patch", "scale", "taint", "install", "upgrade"];
+const CHANGES: [&str; 10] =
+    ["apply", "annotate", "create", "delete", "label", "patch", "scale", "taint", "install", "upgrade"];
 
 /// The lines of the `sh` blocks of a page, continued ones as one.
 fn commands(page: &str) -> Vec<String> {

@@ -164,6 +164,17 @@ async fn all_of_the_chart_is_accepted_and_roles_are_for_whom_they_are_allowed() 
             (said, _) => panic!("{namespace} {aws}: {said:?}"),
         }
     }
+
+    // The values of docs/hardening.md.
+    let hardened = format!("{root}/charts/elava/ci/multi-tenant-values.yaml");
+    cluster.helm(&["upgrade", "elava", &chart, "-n", "elava", "--reset-values", "--values", &hardened]);
+    let in_force = || async {
+        scan("team-b", account("arn:aws:iam::444455556666:role/audit/elava"))
+            .map_or_else(|_| Ok(()), |_| Err("it is not in force yet".to_owned()))
+    };
+    eventually("another role of team-b is refused", in_force).await;
+    scan("team-b", account("arn:aws:iam::444455556666:role/elava")).expect("its own is allowed");
+    scan("team-a", account("arn:aws:iam::444455556666:role/elava")).expect_err("the other's is not");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,6 +5,7 @@
 mod support;
 
 mod acting;
+mod bounds;
 mod canary;
 mod commands;
 mod crash;

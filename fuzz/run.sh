@@ -14,16 +14,21 @@ for flag in level=4 inline-8bit-counters pc-table trace-compares; do flags+=" -C
 RUSTFLAGS=$flags CARGO_TARGET_DIR=$cache/target cargo build --release --target "$host"
 targets=("$@")
 ((${#targets[@]})) || targets=($(ls targets | sed 's/\.rs$//'))
-for target in "${targets[@]}"; do
-  mkdir -p "$cache/found/$target"
+# What is slow or takes memory is a finding, too.
+fuzz() {
+  local target=$1 log
+  mkdir -p "$cache/found/$target" "corpus/$target"
   log=$(mktemp)
-  # What is slow or takes memory is a finding, too.
   if ! "$cache/target/$host/release/$target" "$cache/found/$target" "corpus/$target" -max_total_time="${FUZZ_SECONDS:-60}" \
     -timeout=10 -rss_limit_mb=2048 -artifact_prefix="$PWD/$target-" > "$log" 2>&1; then
     tail -n 40 "$log"
     echo "fuzz: $target broke: the input is in fuzz/$target-*" >&2
-    exit 1
+    return 1
   fi
   echo "$target: $(sed -n 's/^Done \([0-9]*\) runs in \([0-9]*\) second.*/\1 inputs in \2 s/p' "$log"), $(grep -c '' < <(ls "$cache/found/$target")) kept, nothing broke"
   rm -f "$log"
-done
+}
+export -f fuzz
+export cache host
+# One on each core.
+printf '%s\n' "${targets[@]}" | xargs -P "$(nproc)" -I {} bash -c 'fuzz {}'

@@ -52,6 +52,32 @@ fn the_chart_with_everything_on_renders_what_was_approved() {
     assert!(golden == seen, "chart-full.yaml is not what was approved (UPDATE_GOLDEN=1 writes it): {seen}");
 }
 
+/// The values of docs/hardening.md.
+#[test]
+fn the_values_for_many_tenants_restrict_what_they_say() {
+    let rendered = objects(&rendered(&["--values", "charts/elava/ci/multi-tenant-values.yaml"]).unwrap());
+    let args = rendered["StatefulSet elava"].pointer("/spec/template/spec/containers/0/args").unwrap().to_string();
+    for arg in [
+        "--allow-role=team-a=arn:aws:iam::111122223333:role/elava",
+        "--allow-role=team-b=arn:aws:iam::444455556666:role/elava",
+        "--allow-webhook=https://hooks.example.com/elava",
+        "--min-interval=5m",
+        "--namespace-cloudscans=20",
+        "--namespace-resources=200000",
+    ] {
+        assert!(args.contains(arg), "{arg} in {args}");
+    }
+    assert!(!args.contains("--allow-endpoint") && !args.contains("=own"), "{args}");
+    let kinds: Vec<&str> = rendered.keys().map(String::as_str).collect();
+    for object in ["NetworkPolicy elava", "ValidatingAdmissionPolicy elava-roles"] {
+        assert!(kinds.contains(&object), "{object} in {kinds:?}");
+    }
+    let everywhere = kinds.iter().any(|kind| *kind == "ClusterRoleBinding elava");
+    assert!(!everywhere, "its rights on CloudScans are those of two namespaces");
+    let page = std::fs::read_to_string(Path::new(ROOT).join("docs/hardening.md")).unwrap();
+    assert!(page.contains("charts/elava/ci/multi-tenant-values.yaml"));
+}
+
 #[test]
 fn wrong_values_are_refused_by_their_path() {
     let wrong = [

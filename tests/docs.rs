@@ -112,6 +112,39 @@ fn anchor(heading: &str) -> String {
     kept.map(|c| if c == ' ' { '-' } else { c }).collect()
 }
 
+/// Each row of docs/security.md that says what stands in the way, or what is not allowed, names what holds it; and that is
+/// there.
+#[test]
+fn every_claim_of_the_threat_model_names_its_test() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = read("docs/security.md");
+    let named =
+        regex::Regex::new(r"`((?:src|tests|e2e)/[a-z0-9_/]+\.rs)::([a-z0-9_]+)`").expect("it is a pattern");
+    for found in named.captures_iter(&page) {
+        let source = std::fs::read_to_string(root.join(&found[1])).unwrap_or_default();
+        let test = regex::Regex::new(&format!(r"#\[(?:tokio::)?test[^\]]*\]\s+(?:async )?fn {}\(", &found[2]));
+        // Some are made by a macro: proptest has them without an attribute of ours.
+        let is_there = test.expect("it is a pattern").is_match(&source);
+        assert!(is_there, "docs/security.md names {}::{}, and there is no such test", &found[1], &found[2]);
+    }
+    let mut rows = 0;
+    let mut lines = page.lines().peekable();
+    while let Some(line) = lines.next() {
+        let is_head = line.starts_with('|') && lines.peek().is_some_and(|next| next.starts_with("|---"));
+        if !is_head {
+            continue;
+        }
+        assert!(line.ends_with("| test |"), "a table without a column of tests: {line}");
+        lines.next();
+        while let Some(row) = lines.next_if(|next| next.starts_with('|')) {
+            rows += 1;
+            let last = row.trim_end_matches('|').rsplit('|').next().unwrap_or_default();
+            assert!(named.is_match(last) || last.contains("`fuzz/run.sh`"), "a claim without its test: {row}");
+        }
+    }
+    assert!(rows > 20, "the tables are read: {rows}");
+}
+
 #[test]
 fn every_link_between_pages_leads_somewhere() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::inventory::Timestamp;
 
-// The bounds keep an object far below etcd's 1.5 MiB and every CEL rule within the API server's budget.
+// The bounds keep an object below the 1.5 MiB that etcd takes (e2e/bounds.rs applies the largest), and every CEL rule within
+// the API server's budget. A role has a path of at most 512 characters and a name of 64
+// (<https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_iam-quotas.html>).
 
 /// A CloudScan names cloud accounts. Elava lists every resource in them again and again, remembers
 /// what it saw, and raises ResourceFindings in the same namespace for what vanished and what nobody
@@ -193,7 +195,7 @@ pub struct AwsAccount {
     /// roleARN is the role to assume in the account. Absent means that the credentials themselves
     /// must answer for it.
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "roleARN")]
-    #[schemars(length(max = 2048))]
+    #[schemars(length(max = 640))]
     #[x_kube(validation = Rule::new("self.matches('^arn:aws[a-z-]*:iam::[0-9]{12}:role/.+$')").message("roleARN is the ARN of an IAM role, such as arn:aws:iam::111122223333:role/elava"))]
     pub role_arn: Option<String>,
 
@@ -223,7 +225,7 @@ pub struct AwsOrganization {
 
     /// listRoleARN is a role that may list the accounts. Absent means that the credentials themselves may.
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "listRoleARN")]
-    #[schemars(length(max = 2048))]
+    #[schemars(length(max = 640))]
     #[x_kube(validation = Rule::new("self.matches('^arn:aws[a-z-]*:iam::[0-9]{12}:role/.+$')").message("listRoleARN is the ARN of an IAM role, such as arn:aws:iam::111122223333:role/elava-list"))]
     pub list_role_arn: Option<String>,
 

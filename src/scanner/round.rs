@@ -462,10 +462,14 @@ impl AccountScanner {
             report.account = Some(self.account.clone());
             match self.connect(subscription).await {
                 Err(error) => {
-                    tracing::warn!(
-                        cloudscan = %subscription.viewer, account = %self.account, reason = error.reason.as_str(),
-                        "cannot get into the account: {error}"
-                    );
+                    // Once for each reason: thousands of accounts may go on failing.
+                    let known = matches!(&report.credentials, Some(Err(before)) if before.reason == error.reason);
+                    if !known {
+                        tracing::warn!(
+                            cloudscan = %subscription.viewer, account = %self.account,
+                            reason = error.reason.as_str(), "cannot get into the account: {error}"
+                        );
+                    }
                     report.credentials = Some(Err(error));
                 }
                 Ok((session, regions)) => {

@@ -443,7 +443,7 @@ impl<'a> Walk<'a> {
                 while self.element()?.is_some() {
                     let within = Items { path: further, take: &mut *items.take };
                     let mut rest = self.value_but_items(*item, Some(within), path, depth + 1)?;
-                    super::declare::items(&mut rest, further).into_iter().for_each(&mut *items.take);
+                    self::items(&mut rest, further).into_iter().for_each(&mut *items.take);
                 }
                 Ok(Value::Null)
             }
@@ -621,6 +621,22 @@ pub(super) fn counted_time(count: &Value) -> Option<String> {
         _ => return None,
     };
     Some(printed(at))
+}
+
+/// The objects of an answer: `["Reservations", "Instances"]` flattens two lists.
+pub fn items(answer: &mut Value, path: &[&str]) -> Vec<Value> {
+    let mut level = vec![answer.take()];
+    for step in path {
+        level = level
+            .into_iter()
+            .flat_map(|mut value| match value.get_mut(*step).map(Value::take) {
+                Some(Value::Array(items)) => items,
+                Some(object @ Value::Object(_)) => vec![object],
+                _ => Vec::new(),
+            })
+            .collect();
+    }
+    level
 }
 
 #[cfg(test)]

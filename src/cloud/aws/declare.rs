@@ -294,21 +294,7 @@ macro_rules! list {
 
 pub(super) use {ask, list, send};
 
-/// The objects of an answer: `["Reservations", "Instances"]` flattens two lists.
-pub(super) fn items(answer: &mut Value, path: &[&str]) -> Vec<Value> {
-    let mut level = vec![answer.take()];
-    for step in path {
-        level = level
-            .into_iter()
-            .flat_map(|mut value| match value.get_mut(*step).map(Value::take) {
-                Some(Value::Array(items)) => items,
-                Some(object @ Value::Object(_)) => vec![object],
-                _ => Vec::new(),
-            })
-            .collect();
-    }
-    level
-}
+pub(super) use super::convert::items;
 
 pub(super) fn at_path<'a>(object: &'a Value, path: &str) -> Option<&'a Value> {
     path.split('.').try_fold(object, |value, step| value.get(step))
