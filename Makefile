@@ -10,7 +10,7 @@ E2E_THREADS ?= 2
 BUILD = $(CARGO) build --bin elava --example demo
 ELAVA = "$$($(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/debug/elava"
 
-.PHONY: help docs generate fmt lint test e2e fuzz image demo bench bench-bounds bench-control-plane bench-query bench-scan bench-store soak tenants truth tools
+.PHONY: help deny docs generate fmt lint test e2e fuzz image demo bench bench-bounds bench-control-plane bench-query bench-scan bench-store soak tenants truth tools
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -51,6 +51,21 @@ fmt: ## Format the code
 lint: ## Formatting and lints, as CI has them
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets -- --deny warnings
+
+CARGO_DENY = 0.18.9
+deny: ## Licences, sources and bans of all that we depend on, and advisories where their database can be had
+	@cache="$${ELAVA_CACHE:-$${XDG_CACHE_HOME:-$$HOME/.cache}/elava}/deny-$(CARGO_DENY)"; deny="$$cache/bin/cargo-deny"; \
+	if [[ ! -x $$deny ]]; then \
+	  echo "deny: building cargo-deny $(CARGO_DENY), once" >&2; \
+	  CARGO_TARGET_DIR="$$cache/target" $(CARGO) install --quiet --locked cargo-deny --version $(CARGO_DENY) --root "$$cache" && \
+	    rm -rf "$$cache/target" || exit 1; \
+	fi; \
+	"$$deny" --offline check bans licenses sources && \
+	if timeout 60 "$$deny" fetch db > /dev/null 2>&1 || [[ -n $$(ls -d "$${CARGO_HOME:-$$HOME/.cargo}"/advisory-dbs/*/.git 2> /dev/null) ]]; then \
+	  "$$deny" --offline check advisories; \
+	else \
+	  echo "deny: advisories are not checked: there is no network, and no database was fetched before (cargo deny fetch db)"; \
+	fi
 
 generate: tools ## Make again what is generated: CRDs, the chart's copy, kustomize's manifests, the AWS shapes
 	$(BUILD)

@@ -48,7 +48,7 @@ fn at_bounds(schema: &Value, path: &str, n: usize) -> Value {
             Value::Object(fields.collect::<Map<_, _>>())
         }
         Some("array") => {
-            let most = schema["maxItems"].as_u64().unwrap_or_else(|| panic!("{path} has no bound")) as usize;
+            let most = schema["maxItems"].as_u64().unwrap_or_else(|| panic!("{path} has no bound"));
             let known = match path {
                 "spec.ownership.sources" => {
                     Some(json!(["Tags", "Stack", "AutoScalingGroup", "Cluster", "VolumeClaim", "Account"]))
@@ -57,12 +57,15 @@ fn at_bounds(schema: &Value, path: &str, n: usize) -> Value {
                 _ => None,
             };
             known.unwrap_or_else(|| {
-                (0..most).map(|n| at_bounds(&schema["items"], &format!("{path}[]"), n)).collect()
+                (0..usize::try_from(most).unwrap())
+                    .map(|n| at_bounds(&schema["items"], &format!("{path}[]"), n))
+                    .collect()
             })
         }
         Some("integer") => {
             let most = schema["maximum"].as_f64().unwrap_or_else(|| panic!("{path} has no bound"));
-            json!(most as u64)
+            // A whole number that schemars writes as one that is none.
+            serde_json::from_str(&format!("{most:.0}")).unwrap()
         }
         Some("boolean") => json!(true),
         Some("string") => json!(text(schema, path, n)),
@@ -71,7 +74,7 @@ fn at_bounds(schema: &Value, path: &str, n: usize) -> Value {
 }
 
 fn text(schema: &Value, path: &str, n: usize) -> String {
-    let most = schema["maxLength"].as_u64().map(|most| most as usize);
+    let most = schema["maxLength"].as_u64().map(|most| usize::try_from(most).unwrap());
     let bound = || most.unwrap_or_else(|| panic!("{path} has no bound"));
     let filled = |begin: String| format!("{begin}{}", "x".repeat(bound().saturating_sub(begin.len())));
     let last = path.rsplit('.').next().unwrap_or_default().trim_end_matches("[]");

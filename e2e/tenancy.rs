@@ -437,10 +437,10 @@ impl<'a> Sequence<'a> {
                 })
             };
             let is_observed = status.observed_generation == scan.metadata.generation;
-            let is_done = if !tenant.is_accepted() {
-                is("Stalled", "RoleNotAllowed")
-            } else {
+            let is_done = if tenant.is_accepted() {
                 status.last_handled_reconcile_at.as_ref() == Some(&request) && !is("Stalled", "RoleNotAllowed")
+            } else {
+                is("Stalled", "RoleNotAllowed")
             };
             if is_observed && is_done { Ok(()) } else { Err(format!("{:?}: {status:?}", tenant.role)) }
         };

@@ -69,10 +69,10 @@ fn the_values_for_many_tenants_restrict_what_they_say() {
     }
     assert!(!args.contains("--allow-endpoint") && !args.contains("=own"), "{args}");
     let kinds: Vec<&str> = rendered.keys().map(String::as_str).collect();
-    for object in ["NetworkPolicy elava", "ValidatingAdmissionPolicy elava-roles"] {
+    for object in ["NetworkPolicy elava", "ValidatingAdmissionPolicy elava-roles.elava"] {
         assert!(kinds.contains(&object), "{object} in {kinds:?}");
     }
-    let everywhere = kinds.iter().any(|kind| *kind == "ClusterRoleBinding elava");
+    let everywhere = kinds.contains(&"ClusterRoleBinding elava");
     assert!(!everywhere, "its rights on CloudScans are those of two namespaces");
     let page = std::fs::read_to_string(Path::new(ROOT).join("docs/hardening.md")).unwrap();
     assert!(page.contains("charts/elava/ci/multi-tenant-values.yaml"));

@@ -148,7 +148,7 @@ environment() {
   say "installing $what ($requirements)"
   rm -rf "$folder"
   python3 -m venv "$folder"
-  "$folder/bin/pip" install --quiet --disable-pip-version-check --requirement "$requirements" >&2 ||
+  "$folder/bin/pip" install --quiet --disable-pip-version-check --require-hashes --requirement "${requirements%.txt}.lock" >&2 ||
     { rm -rf "$folder"; say "pip could not install $what: see above"; exit 1; }
   touch "$folder/complete"
 }

@@ -127,21 +127,20 @@ impl Reader {
         K: Resource + Serialize,
         K::DynamicType: Default,
     {
-        let read = object.and_then(|object| {
-            let bytes = serde_json::to_vec(&object).map_or(0, |json| json.len());
-            let held = if is_listed { &mut self.listing } else { &mut self.held };
-            if held.put(object.meta(), bytes) {
-                return Ok(object);
-            }
+        let object = object.map_err(|object| self.report::<K>(object)).ok()?;
+        let bytes = serde_json::to_vec(&object).map_or(0, |json| json.len());
+        let held = if is_listed { &mut self.listing } else { &mut self.held };
+        if !held.put(object.meta(), bytes) {
             let error = format!(
                 "it takes {} KiB, and with the others of its kind its namespace takes more than {} KiB: write less, or \
                  delete some",
                 bytes >> 10,
                 NAMESPACE_OBJECTS_MAX_BYTES >> 10
             );
-            Err(InvalidObject { error, metadata: object.meta().clone() })
-        });
-        read.map_err(|object| self.report::<K>(object)).ok()
+            self.report::<K>(InvalidObject { error, metadata: object.meta().clone() });
+            return None;
+        }
+        Some(object)
     }
 
     fn report<K>(&self, object: InvalidObject)

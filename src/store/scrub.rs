@@ -259,7 +259,7 @@ mod tests {
             let mut sweep = sweep(store.now().minus(Duration::from_secs(1)));
             let thing = |n: usize| {
                 let mut object = json!({"VolumeId": format!("vol-{n}"), "Size": look, "Long": "x".repeat(60)});
-                if n % 2 == 0 {
+                if n.is_multiple_of(2) {
                     object["Inner"] = json!([{"Password": format!("{SECRET}-{n}"), "Kept": true}]);
                 }
                 Observation { attributes: (&object).into(), ..observation(&format!("vol-{n}"), &[], 8) }
@@ -299,7 +299,8 @@ mod tests {
         // Enough of them for a dictionary.
         let told = record(&path, 4, document::SAMPLES + 10);
         assert!(holds(&path, SECRET), "the test would show nothing");
-        assert_eq!(Store::scrub(&path, &cleaning("none")).unwrap() as usize, 4 * (document::SAMPLES + 10) / 2);
+        let found = usize::try_from(Store::scrub(&path, &cleaning("none")).unwrap()).unwrap();
+        assert_eq!(found, 4 * (document::SAMPLES + 10) / 2);
         assert!(!holds(&path, SECRET));
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside it");
         let store = Store::open(&path, system_clock()).unwrap();
