@@ -117,6 +117,7 @@ impl Operator {
             limits: NamespaceLimits {
                 min_interval: Duration::from_secs(1),
                 cloud_scans: 10,
+                accounts: 10,
                 resources: 1000,
                 open_findings: 1000,
                 waiting_events: 1000,

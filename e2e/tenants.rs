@@ -286,3 +286,38 @@ async fn a_namespace_that_is_made_again_sees_nothing_of_its_predecessor_s_past()
         assert!(scan == "team-a/one" || !told.contains("team-a/one"), "{told}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_that_no_header_can_carry_stop_nobody() {
+    let world = World::start().await;
+    world.hands(A, IRELAND).await.volume(&[]).await;
+    world.apply_scan("team-a", "one", &world.scan_spec(&[A]));
+    world.look("team-a", "one").await;
+    world.cluster.run(&["create", "namespace", "team-b"]);
+    let bind = ["create", "rolebinding", "elava-credentials", "-n", "team-b", "--clusterrole=elava-credentials"];
+    world.cluster.run(&[&bind[..], &["--serviceaccount=elava:elava"]].concat());
+    // The SDK panics on the first; nobody has tried what it does with others.
+    let keys = json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keys", "namespace": "team-b"},
+        "stringData": {"AWS_ACCESS_KEY_ID": "AKIA\nGOOD", "AWS_SECRET_ACCESS_KEY": "x"},
+    });
+    world.cluster.apply(&keys.to_string()).expect("it is a Secret");
+    let of = |more: serde_json::Value| {
+        let mut spec = world.scan_spec(&[A]);
+        spec["provider"]["aws"]["credentialsSecretRef"] = json!({"name": "keys"});
+        for (field, value) in more.as_object().unwrap() {
+            spec["provider"]["aws"][field] = value.clone();
+        }
+        spec
+    };
+    let mut organization = of(json!({"organization": {"roleName": "elava"}}));
+    organization["provider"]["aws"].as_object_mut().unwrap().remove("accounts");
+    for (name, spec) in [("accounts", of(json!({}))), ("organization", organization)] {
+        world.apply_scan("team-b", name, &spec);
+        let (reason, message) = world.wait_for_condition("team-b", name, "Stalled", "True").await;
+        assert!(reason == "InvalidCredentials" && message.contains("AWS_ACCESS_KEY_ID"), "{reason}: {message}");
+    }
+    world.look("team-a", "one").await;
+    let answer = reqwest::get(format!("{}/livez", world.operator.url())).await.expect("it lives");
+    assert!(answer.status().is_success());
+}

@@ -15,6 +15,7 @@ mod house;
 mod image;
 mod manifests;
 mod recorded;
+mod release;
 mod scan;
 mod site;
 mod truth;

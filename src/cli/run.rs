@@ -110,6 +110,9 @@ struct LimitArgs {
     /// CloudScans that a namespace may have; younger ones are refused
     #[arg(long, env = "ELAVA_NAMESPACE_CLOUDSCANS", default_value = "500", value_name = "COUNT")]
     namespace_cloudscans: usize,
+    /// Accounts that the CloudScans of a namespace may name; younger ones that name more are refused
+    #[arg(long, env = "ELAVA_NAMESPACE_ACCOUNTS", default_value = "2000", value_name = "COUNT")]
+    namespace_accounts: usize,
     /// Resources that the CloudScans of a namespace may record; those that show more are refused until they are edited
     #[arg(long, env = "ELAVA_NAMESPACE_RESOURCES", default_value = "1000000", value_name = "COUNT")]
     namespace_resources: usize,
@@ -129,6 +132,7 @@ impl LimitArgs {
         NamespaceLimits {
             min_interval: self.min_interval,
             cloud_scans: self.namespace_cloudscans,
+            accounts: self.namespace_accounts,
             resources: self.namespace_resources,
             open_findings: self.namespace_open_findings,
             waiting_events: self.namespace_waiting_events,

@@ -7,6 +7,9 @@ use super::{Context, ReconcileError, timely};
 use crate::api::CloudScan;
 use crate::cloud::Credentials;
 
+/// A session token of AWS has some thousand characters.
+const MAX_KEY: usize = 16 << 10;
+
 /// The credentials that it names. What only a user can mend is said in [`Credentials::Unavailable`];
 /// what passes is an error, and tried again.
 pub(super) async fn credentials(scan: &CloudScan, context: &Context) -> Result<Credentials, ReconcileError> {
@@ -44,6 +47,17 @@ fn from_secret(secret: &Secret, namespace: &str) -> Credentials {
         let text = std::str::from_utf8(&bytes.0).ok()?.trim();
         (!text.is_empty()).then(|| text.to_owned())
     };
+    // They become part of headers, where anything else is no text: AWS's have letters, digits and +/=.
+    let is_key = |value: &String| value.len() <= MAX_KEY && value.bytes().all(|byte| byte.is_ascii_graphic());
+    for key in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"] {
+        if value(key).is_some_and(|value| !is_key(&value)) {
+            return Credentials::Unavailable(format!(
+                "the key {key} of the Secret {namespace}/{} holds what no key of AWS's holds, such as a space or a line \
+                 break, or is longer than {MAX_KEY} characters: copy it again",
+                secret.name_any()
+            ));
+        }
+    }
     match (value("AWS_ACCESS_KEY_ID"), value("AWS_SECRET_ACCESS_KEY")) {
         (Some(access_key_id), Some(secret_access_key)) => {
             Credentials::Static { access_key_id, secret_access_key, session_token: value("AWS_SESSION_TOKEN") }
@@ -74,5 +88,17 @@ mod tests {
         let bad = with(&[("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", " ")]);
         let Credentials::Unavailable(why) = bad else { panic!("{bad:?}") };
         assert_eq!(why, "the Secret team-a/keys has no key AWS_SECRET_ACCESS_KEY");
+        // The SDK panics on some of these.
+        let long = "x".repeat(MAX_KEY + 1);
+        for bad in ["AKIA\nGOOD", "AKIA\0GOOD", "AKIA\u{7f}GOOD", "AKIA GOOD", "AKI\u{c4}", &long] {
+            for key in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"] {
+                let mut pairs = vec![("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "key")];
+                pairs.retain(|(name, _)| *name != key);
+                pairs.push((key, bad));
+                let refused = with(&pairs);
+                let Credentials::Unavailable(why) = refused else { panic!("{key} {bad:?}") };
+                assert!(why.contains(key) && !why.contains("AKI"), "{why}");
+            }
+        }
     }
 }

@@ -15,6 +15,8 @@ pub struct NamespaceLimits {
     /// The shortest time between two listings of a type that a CloudScan may ask for.
     pub min_interval: Duration,
     pub cloud_scans: usize,
+    /// Accounts that its CloudScans name.
+    pub accounts: usize,
     /// Resources that its CloudScans record, one that two of them show counted twice.
     pub resources: usize,
     /// ResourceFindings that are open as objects.
@@ -47,6 +49,11 @@ fn resources(scan: &CloudScan) -> usize {
     count(status.and_then(|status| status.resources))
 }
 
+/// Those of an organization are counted as resources: they are its own, and their number is not the tenant's to choose.
+fn accounts(scan: &CloudScan) -> usize {
+    scan.spec.provider.aws.as_ref().map_or(0, |aws| aws.accounts.len().max(1))
+}
+
 impl NamespaceLimits {
     /// The interval that is in force for one that was asked for.
     pub fn interval(&self, wanted: Duration) -> Duration {
@@ -66,6 +73,18 @@ impl NamespaceLimits {
                      namespaceLimits.cloudScans)",
                     older.len(),
                     self.cloud_scans
+                ),
+            });
+        }
+        let named: usize = older.iter().map(|other| accounts(other)).sum::<usize>() + accounts(scan);
+        if named > self.accounts {
+            return Err(Refusal {
+                reason: "TooManyAccounts",
+                message: format!(
+                    "with the older CloudScans of the namespace {namespace} it names {named} accounts, and {} are allowed: name \
+                     fewer, or ask the operator's administrator to start it with a higher --namespace-accounts (chart value \
+                     namespaceLimits.accounts)",
+                    self.accounts
                 ),
             });
         }
@@ -101,6 +120,7 @@ mod tests {
     const LIMITS: NamespaceLimits = NamespaceLimits {
         min_interval: Duration::from_mins(1),
         cloud_scans: 2,
+        accounts: 3,
         resources: 100,
         open_findings: 10,
         waiting_events: 10,
@@ -142,6 +162,23 @@ mod tests {
             assert_eq!(LIMITS.open_findings(&third, all.clone()), 0);
             all.reverse();
         }
+    }
+
+    #[test]
+    fn accounts_are_counted_over_the_older_ones() {
+        let naming = |name: &str, day: u8, count: usize| {
+            let mut scan = (*scan("team-a", name, day, 0, 0)).clone();
+            let account = |n: usize| json!({"id": format!("{n:012}")});
+            let accounts: Vec<_> = (0..count).map(account).collect();
+            scan.spec.provider = serde_json::from_value(json!({"aws": {"accounts": accounts}})).unwrap();
+            Arc::new(scan)
+        };
+        let (first, second) = (naming("a", 1, 2), naming("b", 2, 2));
+        let all = [first.clone(), second.clone()];
+        assert_eq!(refused(&first, &all), None);
+        assert_eq!(refused(&second, &all), Some("TooManyAccounts"));
+        // One that names none looks at the one that its credentials answer for.
+        assert_eq!(refused(&naming("b", 2, 0), &all), None);
     }
 
     #[test]

@@ -24,10 +24,11 @@ mod watched;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures::{Stream, StreamExt, TryStreamExt};
+use futures::{FutureExt, Stream, StreamExt, TryStreamExt};
 use kube::core::DeserializeGuard;
 use kube::core::error_boundary::InvalidObject;
 use kube::runtime::controller::{Action, Config};
@@ -83,6 +84,8 @@ pub enum ReconcileError {
     Deadline,
     #[error("the store failed")]
     Store(#[from] StoreError),
+    #[error("the program failed on it: see the lines before")]
+    Panicked,
 }
 
 impl ReconcileError {
@@ -91,6 +94,7 @@ impl ReconcileError {
             ReconcileError::Api(_) => "ApiFailed",
             ReconcileError::Deadline => "ApiDeadline",
             ReconcileError::Store(error) => error.reason(),
+            ReconcileError::Panicked => "Panicked",
         }
     }
 }
@@ -116,6 +120,11 @@ struct Context {
     namespaces: Vec<String>,
     subscribing: Failures,
     publishing: Failures,
+}
+
+/// One object on which the program fails stops no other.
+async fn guarded<T>(reconcile: impl Future<Output = Result<T, ReconcileError>>) -> Result<T, ReconcileError> {
+    AssertUnwindSafe(reconcile).catch_unwind().await.unwrap_or(Err(ReconcileError::Panicked))
 }
 
 async fn timely<T>(call: impl Future<Output = kube::Result<T>>) -> Result<T, ReconcileError> {

@@ -9,10 +9,12 @@ use kube::runtime::controller::Action;
 use tokio::sync::mpsc;
 
 use super::validate::{Refusal, Valid, validate};
-use super::{Context, LONGEST_BACKOFF, RECHECK, ReconcileError, build, dereference, exists, lock, timely};
+use super::{
+    Context, LONGEST_BACKOFF, RECHECK, ReconcileError, build, dereference, exists, guarded, lock, timely,
+};
 use crate::api::{CloudScan, RECONCILE_REQUESTED_AT, namespace_uid};
-use crate::cloud::CloudError;
-use crate::inventory::{AccountId, NAMESPACE_EXPRESSIONS_MAX_BYTES, Viewer};
+use crate::cloud::{CloudError, Credentials};
+use crate::inventory::{AccountId, NAMESPACE_EXPRESSIONS_MAX_BYTES, Reason, Viewer};
 use crate::store::StoreError;
 
 /// What became of a spec.
@@ -94,7 +96,7 @@ impl Subscriptions {
 }
 
 pub(super) async fn reconcile(scan: Arc<CloudScan>, context: Arc<Context>) -> Result<Action, ReconcileError> {
-    context.meters.measure("subscription", reconciled(&scan, &context)).await
+    context.meters.measure("subscription", guarded(reconciled(&scan, &context))).await
 }
 
 #[tracing::instrument(name = "subscribe", skip_all, fields(cloudscan = %build::viewer(scan)))]
@@ -163,6 +165,12 @@ async fn subscribe(
 ) -> Result<Wanted, ReconcileError> {
     let viewer = build::viewer(scan);
     let credentials = dereference::credentials(scan, context).await?;
+    if let Credentials::Unavailable(why) = &credentials {
+        // Thousands of accounts would be tried in vain. What was seen stays seen, as long as a proof lasts.
+        context.fleet.refuse(&viewer).await;
+        let error = CloudError::new(Reason::InvalidCredentials, why.clone());
+        return Ok(Wanted { accounts: 1, unconnected: Some(error), ..Wanted::default() });
+    }
     let endpoint = context.fleet.provider().default_endpoint();
     let mut wanted = Wanted::default();
     let mut members = None;

@@ -356,7 +356,12 @@ impl Input<'_> {
     }
 
     fn milestones(&self) -> &[Milestone] {
-        self.milestones.get_or_init(|| self.world.reads.milestones(self.resource))
+        // Of the past before it was covered the viewer knows what was so when it began to be.
+        self.milestones.get_or_init(|| {
+            let mut known = self.world.reads.milestones(self.resource);
+            let first = known.iter().rposition(|milestone| milestone.revision <= self.covered_from).unwrap_or(0);
+            known.split_off(first)
+        })
     }
 
     /// Whether its tags ever were so.

@@ -1,6 +1,7 @@
 //! The tasks of all accounts.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -12,7 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::{AccountReport, AccountScanner, EarlierTags, Meters, Subscription, remembered};
 use crate::cloud::{AccountTarget, CloudError, Members, Provider};
-use crate::inventory::{AccountId, Scope, Timestamp, Viewer};
+use crate::inventory::{AccountId, Reason, Scope, Timestamp, Viewer};
 use crate::store::{Store, StoreError};
 
 /// An account at an endpoint: what one task looks at.
@@ -130,7 +131,7 @@ impl Fleet {
         {
             return Ok((listed.members.clone(), None));
         }
-        let error = match list_members(&*self.provider, lister, units).await {
+        let error = match unless_it_panics(list_members(&*self.provider, lister, units)).await {
             Ok(members) => {
                 let (store, owner, list) = (self.store.clone(), viewer.clone(), members.clone());
                 let units_asked = units.to_vec();
@@ -235,7 +236,7 @@ impl Fleet {
         {
             return Ok(account.clone());
         }
-        let account = self.provider.connect(target).await?.identity().account.clone();
+        let account = unless_it_panics(self.provider.connect(target)).await?.identity().account.clone();
         lock(&self.unnamed).insert(viewer.clone(), (target.clone(), account.clone()));
         Ok(account)
     }
@@ -331,6 +332,14 @@ impl Fleet {
         let handle = tokio::spawn(running.run(scanner));
         Task { wanted, wake, reports, handle }
     }
+}
+
+/// The SDK panics on credentials that no header can carry.
+async fn unless_it_panics<T>(call: impl Future<Output = Result<T, CloudError>>) -> Result<T, CloudError> {
+    AssertUnwindSafe(call).catch_unwind().await.unwrap_or_else(|_| {
+        let message = "the client of the cloud failed on these credentials: see the operator's log";
+        Err(CloudError::new(Reason::InvalidCredentials, message))
+    })
 }
 
 /// The accounts of an organisation, all of them or an error.
@@ -461,7 +470,14 @@ impl Running {
             let progress = |_, _| {
                 ended.fetch_add(1, Ordering::Relaxed);
             };
-            in_turn(turn, QUIET, &ended, scanner.round(&subscriptions, false, &progress)).await;
+            let round = AssertUnwindSafe(scanner.round(&subscriptions, false, &progress)).catch_unwind();
+            if in_turn(turn, QUIET, &ended, round).await.is_err() {
+                // What was under way is not known: it is begun anew, and not at once.
+                tracing::error!("a round failed within the program, and is begun anew: see the lines before");
+                scanner = scanner.anew();
+                tokio::time::sleep(RETRY).await;
+                continue;
+            }
             {
                 // Only those still wanted: one that left meanwhile has no report.
                 let still: BTreeSet<Viewer> = lock(&self.wanted).list.iter().map(|s| s.viewer.clone()).collect();
@@ -523,7 +539,7 @@ mod tests {
 
     use super::*;
     use crate::cloud::{Credentials, Session, TypeInfo};
-    use crate::inventory::{LossLimits, Reason};
+    use crate::inventory::LossLimits;
 
     /// Lets nobody in, and nobody know, until it is told to.
     #[derive(Default)]
@@ -575,6 +591,49 @@ mod tests {
             requested_at: None,
             generation: 1,
         }
+    }
+
+    /// Panics on some credentials, as the SDK does on keys that no header can carry.
+    struct Fragile;
+
+    #[async_trait]
+    impl Provider for Fragile {
+        fn name(&self) -> &'static str {
+            "aws"
+        }
+
+        fn types(&self) -> Vec<TypeInfo> {
+            Vec::new()
+        }
+
+        fn default_endpoint(&self) -> String {
+            String::new()
+        }
+
+        async fn connect(&self, target: &AccountTarget) -> Result<Arc<dyn Session>, CloudError> {
+            assert!(target.external_id.is_none(), "no header can carry it");
+            Err(CloudError::new(Reason::Unreachable, "closed"))
+        }
+    }
+
+    #[tokio::test]
+    async fn credentials_that_the_client_panics_on_keep_nobody_else_from_the_account() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store"), crate::store::system_clock()).unwrap();
+        let account = "000000000001".to_owned();
+        let (mut bad, good) = (subscription(account.clone()), subscription(account.clone()));
+        (bad.viewer, bad.target.external_id) = (Viewer::new("team-b/bad"), Some("x".to_owned()));
+        let provider: Arc<dyn Provider> = Arc::new(Fragile);
+        let mut scanner = AccountScanner::new(provider.clone(), store.clone(), AccountId::new(account), "".into());
+        scanner.round(&[bad.clone(), good.clone()], false, &|_, _| {}).await;
+        let reason = |viewer: &Viewer| match &scanner.reports[viewer].credentials {
+            Some(Err(error)) => error.reason,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!((reason(&bad.viewer), reason(&good.viewer)), (Reason::InvalidCredentials, Reason::Unreachable));
+        let (fleet, _finished) = Fleet::new(provider, store);
+        let listed = fleet.members(&bad.viewer, &bad.target, &[], None).await;
+        assert_eq!(listed.unwrap_err().reason, Reason::InvalidCredentials);
     }
 
     #[tokio::test]

@@ -1,11 +1,12 @@
 //! One round over the scopes of one account.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 
 use super::{AccountReport, EarlierTags, Meters, ScopeReport, StoreTrouble, Subscription};
 use crate::cloud::{AccountTarget, CloudError, Provider, Session, TypeInfo};
@@ -268,6 +269,21 @@ impl AccountScanner {
         Self { tells_first_sights: false, ..self }
     }
 
+    /// One of the same account that has looked at nothing yet.
+    #[must_use]
+    pub fn anew(self) -> Self {
+        let Self {
+            provider, store, account, endpoint, page_bytes, tells_first_sights, meters, is_restored, ..
+        } = self;
+        Self {
+            page_bytes,
+            tells_first_sights,
+            meters,
+            is_restored,
+            ..Self::new(provider, store, account, endpoint)
+        }
+    }
+
     /// On a store that was just made from a backup.
     #[must_use]
     pub fn restored(self, is_restored: bool) -> Self {
@@ -460,7 +476,7 @@ impl AccountScanner {
         for subscription in subscriptions {
             let mut report = self.reports.remove(&subscription.viewer).unwrap_or_default();
             report.account = Some(self.account.clone());
-            match self.connect(subscription).await {
+            match self.get_in(subscription).await {
                 Err(error) => {
                     // Once for each reason: thousands of accounts may go on failing.
                     let known = matches!(&report.credentials, Some(Err(before)) if before.reason == error.reason);
@@ -492,6 +508,24 @@ impl AccountScanner {
             self.reports.insert(subscription.viewer.clone(), report);
         }
         ready
+    }
+
+    /// One whose credentials make the SDK panic keeps nobody else from the account.
+    #[allow(clippy::type_complexity)] // the error carries the list that stands
+    async fn get_in(
+        &mut self,
+        subscription: &Subscription,
+    ) -> Result<(Arc<dyn Session>, Result<Vec<Region>, (CloudError, Option<Vec<Region>>)>), CloudError> {
+        match AssertUnwindSafe(self.connect(subscription)).catch_unwind().await {
+            Ok(connected) => connected,
+            Err(_) => {
+                self.sessions.remove(&subscription.viewer);
+                Err(CloudError::new(
+                    Reason::InvalidCredentials,
+                    "the client of the cloud failed on these credentials: see the operator's log",
+                ))
+            }
+        }
     }
 
     #[allow(clippy::type_complexity)] // the error carries the list that stands
