@@ -44,7 +44,7 @@ impl Statuses {
 
 pub(super) async fn reconcile(scan: Arc<CloudScan>, context: Arc<Context>) -> Result<Action, ReconcileError> {
     let scan = context.statuses.upon(scan);
-    context.meters.measure("cloudscan", guarded(reconciled(&scan, &context))).await
+    context.meters.measure("cloudscan", guarded(Box::pin(reconciled(&scan, &context)))).await
 }
 
 #[tracing::instrument(name = "reconcile", skip_all, fields(cloudscan = %build::viewer(scan)))]

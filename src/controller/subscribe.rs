@@ -96,7 +96,7 @@ impl Subscriptions {
 }
 
 pub(super) async fn reconcile(scan: Arc<CloudScan>, context: Arc<Context>) -> Result<Action, ReconcileError> {
-    context.meters.measure("subscription", guarded(reconciled(&scan, &context))).await
+    context.meters.measure("subscription", guarded(Box::pin(reconciled(&scan, &context)))).await
 }
 
 #[tracing::instrument(name = "subscribe", skip_all, fields(cloudscan = %build::viewer(scan)))]

@@ -272,15 +272,13 @@ impl AccountScanner {
     /// One of the same account that has looked at nothing yet.
     #[must_use]
     pub fn anew(self) -> Self {
-        let Self {
-            provider, store, account, endpoint, page_bytes, tells_first_sights, meters, is_restored, ..
-        } = self;
+        let fresh = Self::new(self.provider, self.store, self.account, self.endpoint);
         Self {
-            page_bytes,
-            tells_first_sights,
-            meters,
-            is_restored,
-            ..Self::new(provider, store, account, endpoint)
+            is_restored: self.is_restored,
+            page_bytes: self.page_bytes,
+            tells_first_sights: self.tells_first_sights,
+            meters: self.meters,
+            ..fresh
         }
     }
 
@@ -516,16 +514,12 @@ impl AccountScanner {
         &mut self,
         subscription: &Subscription,
     ) -> Result<(Arc<dyn Session>, Result<Vec<Region>, (CloudError, Option<Vec<Region>>)>), CloudError> {
-        match AssertUnwindSafe(self.connect(subscription)).catch_unwind().await {
-            Ok(connected) => connected,
-            Err(_) => {
-                self.sessions.remove(&subscription.viewer);
-                Err(CloudError::new(
-                    Reason::InvalidCredentials,
-                    "the client of the cloud failed on these credentials: see the operator's log",
-                ))
-            }
-        }
+        let connected = AssertUnwindSafe(self.connect(subscription)).catch_unwind().await;
+        connected.unwrap_or_else(|_| {
+            self.sessions.remove(&subscription.viewer);
+            let message = "the client of the cloud failed on these credentials: see the operator's log";
+            Err(CloudError::new(Reason::InvalidCredentials, message))
+        })
     }
 
     #[allow(clippy::type_complexity)] // the error carries the list that stands
