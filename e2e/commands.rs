@@ -47,6 +47,10 @@ const NOT_HERE: &[(&str, &str)] = &[
         "volumes of this node can't be resized; e2e/pods.rs enlarges one",
     ),
     ("kubectl create namespace elava", "it is there"),
+    (
+        "helm upgrade --install elava charts/elava --namespace elava --create-namespace --values charts/elava/ci/",
+        "its namespaces are not here; e2e/installation.rs installs it",
+    ),
     ("helm rollback", "there is one revision of the release; e2e/upgrades.rs rolls back"),
     ("helm uninstall", "e2e/upgrades.rs uninstalls"),
 ];
@@ -186,6 +190,8 @@ async fn every_command_in_the_docs_runs() {
     pods.node.volume("store", STORE_CLAIM);
     pods.node.volume("backups", BACKUPS_CLAIM);
     pods.install(&["--set", "backup.enabled=true", "--set", "backup.storageClassName=local"]);
+    // Another team of which the pages speak.
+    pods.node.run(&["create", "namespace", "team-a"]);
     let hands = pods.aws.hands(A, IRELAND).await;
     let volume = hands.volume(&[("owner", "team-data")]).await;
     hands.volume(&[]).await;
