@@ -1058,7 +1058,12 @@ impl AccountScanner {
         match unrecorded {
             None => self.meters.looked(sweep.outcome),
             Some(error) => {
-                tracing::error!(scope = %sweep.scope, reason = error.reason(), "not recorded: {error}");
+                // The store says once that the volume is full, and once that there is room again.
+                if matches!(error, StoreError::DiskFull { .. }) {
+                    tracing::debug!(scope = %sweep.scope, reason = error.reason(), "not recorded: {error}");
+                } else {
+                    tracing::error!(scope = %sweep.scope, reason = error.reason(), "not recorded: {error}");
+                }
                 let message = format!("{}: {error}", sweep.scope);
                 round.store_errors.push(StoreTrouble { reason: error.reason(), message });
             }
