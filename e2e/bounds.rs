@@ -12,8 +12,8 @@ use kube::Api;
 use kube::api::{ObjectMeta, PostParams};
 use serde_json::{Map, Value, json};
 
-use crate::support::eventually;
 use crate::support::world::{IRELAND, World};
+use crate::support::{eventually, number};
 
 const A: &str = "111122223333";
 /// So often the other tenant is looked at.
@@ -99,13 +99,9 @@ fn schema_of(kind: &str) -> Value {
     serde_json::to_value(schema.expect("it has one")).expect("it is JSON")["properties"]["spec"].clone()
 }
 
-fn number(name: &str, default: usize) -> usize {
-    std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(default)
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn objects_at_their_bounds_take_bounded_memory_and_keep_nobody_waiting() {
-    let count = number("BOUNDS_OBJECTS", 20);
+    let count = number("BOUNDS_OBJECTS").map_or(20, |count| usize::try_from(count).unwrap());
     let world = World::start_with(vec![("ELAVA_NAMESPACE_CLOUDSCANS", count.to_string())]).await;
     world.hands(A, IRELAND).await.volume(&[]).await;
     let mut spec = world.scan_spec(&[A]);

@@ -28,6 +28,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use crate::support::cluster::{Cluster, chart, serve_from_loopback};
+use crate::support::kubectl::client_of;
 use crate::support::operator::binary;
 use crate::support::world::{IRELAND, World};
 use crate::support::{eventually, free_port};
@@ -371,13 +372,6 @@ fn serve(port: u16, store: &Store, kubeconfig: &Path) -> tokio::runtime::Runtime
         aggregated::serve(listener, store, client_of(&kubeconfig).await, service, 64).await
     });
     runtime
-}
-
-async fn client_of(kubeconfig: &Path) -> Client {
-    let kubeconfig = kube::config::Kubeconfig::read_from(kubeconfig).unwrap();
-    let options = kube::config::KubeConfigOptions::default();
-    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options);
-    Client::try_from(config.await.unwrap()).unwrap()
 }
 
 fn resources() -> ApiResource {

@@ -8,7 +8,7 @@
 //! replays from its seed: ELAVA_SEED=N plays that one alone, ELAVA_TENANCY says how many.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -37,9 +37,10 @@ use tokio::sync::watch;
 
 use crate::support::aws::{Emulator, Hands};
 use crate::support::cluster::{Cluster, chart, serve_from_loopback};
+use crate::support::kubectl::client_of;
 use crate::support::proxy::{Fault, Proxy, RuleId};
 use crate::support::world::IRELAND;
-use crate::support::{eventually, free_port};
+use crate::support::{eventually, free_port, number};
 
 const SEQUENCES: u64 = 20;
 /// Sequences that share an operator.
@@ -52,10 +53,6 @@ const PROOF: i64 = 24 * HOUR;
 const GRACE: i64 = HOUR;
 /// Turns lie twenty minutes apart, and take some seconds.
 const SLACK: i64 = HOUR / 2;
-
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok().and_then(|n| n.parse().ok())
-}
 
 /// The operator in this process: all of it, but for the command line.
 struct Operator {
@@ -137,13 +134,7 @@ impl Operator {
         let running = runtime.spawn(async move {
             let client = client_of(&kubeconfig).await;
             let (fleet, finished) = Fleet::new(Arc::new(AsOperator(Aws::new(1.0))), store.clone());
-            fleet
-                .resume(|subscription| {
-                    let (namespace, _) = subscription.viewer.as_str().split_once('/').unwrap_or_default();
-                    *subscription.target.endpoint == *endpoint
-                        && grants.is_role(namespace, subscription.target.role_arn.as_deref())
-                })
-                .unwrap();
+            fleet.resume(|subscription| grants.is_remembered(subscription, &endpoint)).unwrap();
             let bound =
                 || async { TcpListener::bind(("127.0.0.1", port)).await.map_err(|error| error.to_string()) };
             let listener = eventually("the port is free", bound).await;
@@ -171,13 +162,6 @@ impl Drop for Operator {
             runtime.shutdown_background();
         }
     }
-}
-
-async fn client_of(kubeconfig: &Path) -> Client {
-    let kubeconfig = kube::config::Kubeconfig::read_from(kubeconfig).unwrap();
-    let options = kube::config::KubeConfigOptions::default();
-    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options);
-    Client::try_from(config.await.unwrap()).unwrap()
 }
 
 /// One of the two.

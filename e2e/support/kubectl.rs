@@ -24,9 +24,7 @@ impl Kubectl {
     }
 
     pub async fn client(&self) -> kube::Client {
-        let kubeconfig = Kubeconfig::read_from(&self.kubeconfig).expect("written at the start");
-        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
-        kube::Client::try_from(config.expect("the kubeconfig is ours")).expect("the keys are ours")
+        client_of(&self.kubeconfig).await
     }
 
     pub fn kubectl(&self, args: &[&str]) -> Output {
@@ -76,4 +74,11 @@ impl Kubectl {
 fn said(what: &str, output: &Output) -> Result<String, String> {
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     if output.status.success() { Ok(out.into_owned()) } else { Err(format!("{what}: {out}{err}")) }
+}
+
+/// A client that speaks for whom a kubeconfig names.
+pub async fn client_of(kubeconfig: &Path) -> kube::Client {
+    let kubeconfig = Kubeconfig::read_from(kubeconfig).expect("written at the start");
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
+    kube::Client::try_from(config.expect("the kubeconfig is ours")).expect("the keys are ours")
 }

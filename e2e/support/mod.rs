@@ -47,6 +47,11 @@ pub fn tools() -> &'static Path {
 }
 
 /// A port that is free now. Whoever takes it must cope with having lost it meanwhile.
+/// What a variable of the environment sets; none where it sets no number.
+pub fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|n| n.parse().ok())
+}
+
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
     listener.local_addr().expect("it is bound").port()

@@ -21,7 +21,7 @@ use crate::cloud::Provider;
 use crate::cloud::aws::{Aws, CallCounts};
 use crate::controller::{self, Allowed, Identity, NamespaceLimits, RoleGrant, Settings};
 use crate::policy::Prices;
-use crate::scanner::{Fleet, Subscription};
+use crate::scanner::Fleet;
 use crate::server;
 use crate::server::aggregated::Service;
 use crate::server::backups::Backups;
@@ -251,14 +251,6 @@ fn prices(path: Option<&Path>) -> anyhow::Result<Prices> {
     Prices::parse(&text).with_context(|| path.display().to_string())
 }
 
-/// Whether what is remembered would be accepted today.
-fn is_allowed(allowed: &Allowed, subscription: &Subscription, default_endpoint: &str) -> bool {
-    let target = &subscription.target;
-    let (namespace, _) = subscription.viewer.as_str().split_once('/').unwrap_or_default();
-    (*target.endpoint == *default_endpoint || allowed.is_endpoint(&target.endpoint))
-        && allowed.is_role(namespace, target.role_arn.as_deref())
-}
-
 pub async fn run(args: Box<RunArgs>) -> anyhow::Result<()> {
     let args = *args;
     let _telemetry =
@@ -289,7 +281,7 @@ pub async fn run(args: Box<RunArgs>) -> anyhow::Result<()> {
     let endpoints = args.allow_endpoint.iter().map(|url| url.trim_end_matches('/').to_owned());
     let allowed = Allowed::These { endpoints: endpoints.collect(), roles: args.allow_role };
     let default_endpoint = aws.default_endpoint();
-    fleet.resume(|subscription| is_allowed(&allowed, subscription, &default_endpoint))?;
+    fleet.resume(|subscription| allowed.is_remembered(subscription, &default_endpoint))?;
     tracing::info!(
         store = %args.store.display(), revision = store.revision().0, listen = %listener.local_addr()?,
         socket = %socket.display(), "started"

@@ -31,7 +31,7 @@ const MAX_WRITES: usize = 500;
 const MAX_EVENTS: usize = 100;
 
 /// Characters of an acknowledgement that are kept: it is noted in the store and repeated by events.
-const MAX_NOTE: usize = 1024;
+const MAX_ACKNOWLEDGEMENT: usize = 1024;
 
 /// What was brought about.
 pub(super) struct Published {
@@ -53,7 +53,7 @@ pub(super) async fn findings(
         .iter()
         .map(|(name, object)| {
             let note = object.annotations().get(ACKNOWLEDGED);
-            let acknowledged = note.map(|note| build::shortened(note, MAX_NOTE));
+            let acknowledged = note.map(|note| build::shortened(note, MAX_ACKNOWLEDGEMENT));
             (name.clone(), Seen { uid: object.uid().unwrap_or_default(), acknowledged })
         })
         .collect();
@@ -130,7 +130,7 @@ pub(super) async fn findings(
                 let object = written.get(name).or(wanted.get(name)).or(standing.get(name).map(|object| &**object));
                 notify::message(scan, name, *what, record, object, now)
             });
-        let messages = notify::within_limit(scan, messages.collect(), context)?;
+        let messages = notify::within_limit(scan, messages.collect(), context).await?;
         notes.extend(notify::queued(messages, counts.revision));
     }
     notes.extend(assess::notes(&assessment, rules, |name| !waits.contains(name)));

@@ -50,8 +50,8 @@ pub fn assess(
 ) -> Result<Assessment, StoreError> {
     let snapshot = store.snapshot(Moment::Now)?;
     let before: BTreeMap<String, Record> = lifecycle::records(store.notes(viewer, FINDINGS)?).collect();
-    let ownership = store.notes(viewer, OWNERSHIP)?.remove(OWNERSHIP);
-    let currency = store.notes(viewer, CURRENCY)?.remove(CURRENCY);
+    let ownership = store.note(viewer, OWNERSHIP)?;
+    let currency = store.note(viewer, CURRENCY)?;
     let asked = before.values().map(|record| record.finding.resource.clone()).collect();
     let mut evaluation = evaluator.evaluate(&snapshot, Some(viewer), rules, &asked)?;
     mark_earlier_tags(&mut evaluation.findings, earlier_tags);

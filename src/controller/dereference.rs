@@ -15,24 +15,37 @@ const MAX_KEY: usize = 16 << 10;
 pub(super) async fn credentials(scan: &CloudScan, context: &Context) -> Result<Credentials, ReconcileError> {
     let reference = scan.spec.provider.aws.as_ref().and_then(|aws| aws.credentials_secret_ref.as_ref());
     let Some(reference) = reference else { return Ok(Credentials::Chain) };
+    let (namespace, name) = (scan.namespace().unwrap_or_default(), &reference.name);
+    let missing = format!(
+        "make one with kubectl create secret generic {name} -n {namespace} --from-literal=AWS_ACCESS_KEY_ID=... \
+         --from-literal=AWS_SECRET_ACCESS_KEY=..."
+    );
+    let secret = secret(scan, name, missing, context).await?;
+    Ok(secret.map_or_else(Credentials::Unavailable, |secret| from_secret(&secret, &namespace)))
+}
+
+/// A Secret of the CloudScan's namespace. The inner error is for whoever wrote the CloudScan; where there is no such Secret
+/// it ends with `missing`.
+pub(super) async fn secret(
+    scan: &CloudScan,
+    name: &str,
+    missing: String,
+    context: &Context,
+) -> Result<Result<Secret, String>, ReconcileError> {
     let namespace = scan.namespace().unwrap_or_default();
     let secrets: Api<Secret> = Api::namespaced(context.client.clone(), &namespace);
-    match timely(secrets.get_opt(&reference.name)).await {
-        Ok(Some(secret)) => Ok(from_secret(&secret, &namespace)),
-        Ok(None) => Ok(Credentials::Unavailable(format!(
-            "there is no Secret {namespace}/{name}: make one with kubectl create secret generic {name} -n {namespace} \
-             --from-literal=AWS_ACCESS_KEY_ID=... --from-literal=AWS_SECRET_ACCESS_KEY=...",
-            name = reference.name
-        ))),
+    match timely(secrets.get_opt(name)).await {
+        Ok(Some(secret)) => Ok(Ok(secret)),
+        Ok(None) => Ok(Err(format!("there is no Secret {namespace}/{name}: {missing}"))),
         Err(ReconcileError::Api(kube::Error::Api(status))) if status.code == 403 => {
-            Ok(Credentials::Unavailable(not_allowed(&namespace, &reference.name, context)))
+            Ok(Err(not_allowed(&namespace, name, context)))
         }
         Err(error) => Err(error),
     }
 }
 
 /// How the operator is let read a Secret.
-pub(super) fn not_allowed(namespace: &str, name: &str, context: &Context) -> String {
+fn not_allowed(namespace: &str, name: &str, context: &Context) -> String {
     let (account, role) = (&context.identity.service_account, &context.identity.credentials_role);
     format!(
         "the operator may not read the Secret {namespace}/{name}: allow it with kubectl create rolebinding \

@@ -12,8 +12,8 @@ use kube::runtime::{Controller, WatchStreamExt};
 use kube::{Api, ResourceExt};
 use tokio::sync::mpsc;
 
-use super::watched::{Unreadable, watched};
-use super::{Context, ReconcileError, apply, build, timely};
+use super::watched::{NAMESPACE_OBJECTS_MAX_BYTES, Unreadable, watched};
+use super::{Context, ReconcileError, apply, build, timely, unless_it_panics};
 use crate::api::{FindingExemption, FindingExemptionStatus, SpecError};
 use crate::inventory::{Exemption, NAMESPACE_EXPRESSIONS_MAX_BYTES, Timestamp};
 
@@ -75,7 +75,8 @@ pub(super) async fn run(
     stop: impl Future<Output = ()> + Send + Sync + 'static,
 ) {
     let (exemptions, writer) = reflector::store();
-    let stream = watched::<FindingExemption>(&context.client, &context.namespaces, unreadable);
+    let stream =
+        watched::<FindingExemption>(&context.client, &context.namespaces, unreadable, NAMESPACE_OBJECTS_MAX_BYTES);
     let stream = stream.reflect(writer).applied_objects();
     Controller::for_stream(stream, exemptions)
         .graceful_shutdown_on(stop)
@@ -89,7 +90,7 @@ pub(super) async fn run(
 }
 
 async fn reconcile(exemption: Arc<FindingExemption>, context: Arc<Context>) -> Result<Action, ReconcileError> {
-    context.meters.measure("exemption", reconciled(&exemption, &context)).await
+    context.meters.measure("exemption", unless_it_panics(Box::pin(reconciled(&exemption, &context)))).await
 }
 
 async fn reconciled(exemption: &FindingExemption, context: &Context) -> Result<Action, ReconcileError> {

@@ -25,17 +25,14 @@ pub struct NamespaceLimits {
     pub waiting_events: usize,
 }
 
-/// CloudScans of its namespace that come before one, the oldest first.
+/// CloudScans of its namespace that come before one.
 fn older(scan: &CloudScan, all: Vec<Arc<CloudScan>>) -> Vec<Arc<CloudScan>> {
     let age = |scan: &CloudScan| {
         let since = scan.metadata.creation_timestamp.as_ref().map(|time| time.0);
         (since.is_none(), since, scan.name_any())
     };
     let own = age(scan);
-    let mut older: Vec<_> =
-        all.into_iter().filter(|other| other.namespace() == scan.namespace() && age(other) < own).collect();
-    older.sort_by_key(|other| age(other));
-    older
+    all.into_iter().filter(|other| other.namespace() == scan.namespace() && age(other) < own).collect()
 }
 
 fn count(recorded: Option<i64>) -> usize {

@@ -45,7 +45,7 @@ use crate::store::{Store, StoreError};
 pub use limits::NamespaceLimits;
 pub use meters::Meters;
 pub use validate::{Allowed, RoleGrant};
-use watched::{Unreadable, watched};
+use watched::{NAMESPACE_OBJECTS_MAX_BYTES, UNBOUNDED, Unreadable, watched};
 
 /// CloudScans that are taken up at once. Most of the time of one is waiting: for a Secret, or a list of accounts.
 const SUBSCRIBING: u16 = 64;
@@ -123,7 +123,9 @@ struct Context {
 }
 
 /// One object on which the program fails stops no other.
-async fn guarded<T>(reconcile: impl Future<Output = Result<T, ReconcileError>>) -> Result<T, ReconcileError> {
+async fn unless_it_panics<T>(
+    reconcile: impl Future<Output = Result<T, ReconcileError>>,
+) -> Result<T, ReconcileError> {
     AssertUnwindSafe(reconcile).catch_unwind().await.unwrap_or(Err(ReconcileError::Panicked))
 }
 
@@ -167,23 +169,24 @@ pub async fn run(
     let (unreadable, unread) = mpsc::unbounded_channel();
     // One that can't be read exists all the same, and keeps what it had.
     let guarded = watched::guarded::<CloudScan>(&client, &namespaces).inspect_ok(move |event| list.see(event));
-    let scan_stream = watched::readable(guarded.boxed(), unreadable.clone())
+    let scan_stream = watched::readable(guarded.boxed(), unreadable.clone(), NAMESPACE_OBJECTS_MAX_BYTES)
         .inspect_err(|error| tracing::warn!("watching CloudScans: {error}"))
         .reflect(scan_writer)
         .applied_objects()
         .predicate_filter(spec_or_request, PredicateConfig::default());
     let findings = Arc::new(standing::Standing::default());
     let stand = findings.clone();
-    let finding_stream = watched::<ResourceFinding>(&client, &namespaces, unreadable.clone())
+    let finding_stream = watched::<ResourceFinding>(&client, &namespaces, unreadable.clone(), UNBOUNDED)
         .inspect_err(|error| tracing::warn!("watching ResourceFindings: {error}"))
         .inspect_ok(move |event| stand.see(event))
         .touched_objects();
     let (exemptions, exemption_writer) = reflector::store();
     // One that is gone opens what it held back.
-    let exemption_stream = watched::<FindingExemption>(&client, &namespaces, unreadable.clone())
-        .inspect_err(|error| tracing::warn!("watching FindingExemptions: {error}"))
-        .reflect(exemption_writer)
-        .touched_objects();
+    let exemption_stream =
+        watched::<FindingExemption>(&client, &namespaces, unreadable.clone(), NAMESPACE_OBJECTS_MAX_BYTES)
+            .inspect_err(|error| tracing::warn!("watching FindingExemptions: {error}"))
+            .reflect(exemption_writer)
+            .touched_objects();
     let (asking, mut asked) = mpsc::unbounded_channel();
     let asked = futures::stream::poll_fn(move |context| asked.poll_recv(context)).map(|viewer| reference(&viewer));
     let listed = futures::stream::poll_fn(move |context| listed.poll_recv(context));

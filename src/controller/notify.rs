@@ -17,11 +17,11 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use k8s_openapi::api::core::v1::Secret;
-use kube::{Api, ResourceExt};
+use kube::ResourceExt;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc};
 
-use super::{Context, ReconcileError, build, lock, post, timely};
+use super::{Context, ReconcileError, build, dereference, lock, post};
 use crate::api::{CloudScan, ResourceFinding, Webhook};
 use crate::inventory::{Revision, Timestamp, Viewer};
 use crate::policy::lifecycle::{Record, Transition};
@@ -102,18 +102,19 @@ pub(super) fn message(
 
 /// The events that find room beside those of the namespace that wait already: the newest are given up, and the log says
 /// so.
-pub(super) fn within_limit(
+pub(super) async fn within_limit(
     scan: &CloudScan,
     mut events: Vec<CloudEvent>,
     context: &Context,
-) -> Result<Vec<CloudEvent>, StoreError> {
+) -> Result<Vec<CloudEvent>, ReconcileError> {
     if events.is_empty() {
         return Ok(events);
     }
-    let mut waiting = 0;
-    for other in context.scans.state().iter().filter(|other| other.namespace() == scan.namespace()) {
-        waiting += context.store.count_notes(&build::viewer(other), OUTBOX)?;
-    }
+    let neighbours = context.scans.state().into_iter().filter(|other| other.namespace() == scan.namespace());
+    let (store, viewers) =
+        (context.store.clone(), neighbours.map(|other| build::viewer(&other)).collect::<Vec<_>>());
+    let waiting = tokio::task::spawn_blocking(move || waiting(&store, viewers)).await;
+    let waiting = waiting.map_err(|_| ReconcileError::Store(StoreError::Poisoned))??;
     let room = context.limits.waiting_events.saturating_sub(waiting);
     if events.len() > room {
         let dropped = events.len() - room;
@@ -215,7 +216,7 @@ pub(super) async fn deliver(scan: &CloudScan, context: &Context) -> Result<Optio
         if lock(&notifiers.running).remove(&viewer).is_some() {
             // Nobody is to be told any more.
             let store = context.store.clone();
-            let done = tokio::task::spawn_blocking(move || clear(&store, &viewer)).await;
+            let done = tokio::task::spawn_blocking(move || store.drop_notes(&viewer, OUTBOX)).await;
             done.map_err(|_| ReconcileError::Store(StoreError::Poisoned))??;
         }
         return Ok(None);
@@ -260,10 +261,11 @@ async fn prepared(
 ) -> Result<Result<(Receiver, Http), String>, ReconcileError> {
     let receiver = match &webhook.secret_ref {
         None => receiver(webhook, None),
-        Some(reference) => match secret(scan, &reference.name, context).await? {
-            Ok(secret) => receiver(webhook, Some(&secret)),
-            Err(why) => Err(why),
-        },
+        Some(reference) => {
+            let missing = "spec.findings.webhook.secretRef names it".to_owned();
+            let secret = dereference::secret(scan, &reference.name, missing, context).await?;
+            secret.and_then(|secret| receiver(webhook, Some(&secret)))
+        }
     };
     Ok(receiver.and_then(|receiver| {
         if !context.notifiers.is_allowed(&receiver.url) {
@@ -290,33 +292,11 @@ fn not_allowed(webhook: &Webhook, receiver: &Receiver) -> String {
 
 /// Events of all CloudScans that wait for their receivers.
 pub fn all_waiting(store: &Store) -> Result<usize, StoreError> {
-    let of = |viewer| store.count_notes(&viewer, OUTBOX);
-    store.note_viewers()?.into_iter().map(of).sum()
+    waiting(store, store.note_viewers()?)
 }
 
-fn clear(store: &Store, viewer: &Viewer) -> Result<(), StoreError> {
-    let notes: Vec<_> = store.notes(viewer, OUTBOX)?.into_keys().map(|name| (name, None)).collect();
-    store.write_notes(viewer, &notes)
-}
-
-/// The inner error is for whoever wrote the CloudScan.
-async fn secret(
-    scan: &CloudScan,
-    name: &str,
-    context: &Context,
-) -> Result<Result<Secret, String>, ReconcileError> {
-    let namespace = scan.namespace().unwrap_or_default();
-    let secrets: Api<Secret> = Api::namespaced(context.client.clone(), &namespace);
-    match timely(secrets.get_opt(name)).await {
-        Ok(Some(secret)) => Ok(Ok(secret)),
-        Ok(None) => {
-            Ok(Err(format!("there is no Secret {namespace}/{name}, which spec.findings.webhook.secretRef names")))
-        }
-        Err(ReconcileError::Api(kube::Error::Api(status))) if status.code == 403 => {
-            Ok(Err(super::dereference::not_allowed(&namespace, name, context)))
-        }
-        Err(error) => Err(error),
-    }
+fn waiting(store: &Store, of: impl IntoIterator<Item = Viewer>) -> Result<usize, StoreError> {
+    of.into_iter().map(|viewer| store.count_notes(&viewer, OUTBOX)).sum()
 }
 
 /// Where to, and signed with what.
@@ -425,9 +405,10 @@ impl Sender {
     /// In order: the first that is refused stops the rest.
     async fn deliver_all(&self) -> Result<(), String> {
         loop {
-            let (waiting, batch) = self
+            // In this order: more may be queued meanwhile, and nobody else takes any.
+            let (batch, waiting) = self
                 .stored(|store, viewer| {
-                    Ok((store.count_notes(viewer, OUTBOX)?, store.first_notes(viewer, OUTBOX, BATCH)?))
+                    Ok((store.first_notes(viewer, OUTBOX, BATCH)?, store.count_notes(viewer, OUTBOX)?))
                 })
                 .await?;
             lock(&self.state).waiting = waiting;

@@ -10,8 +10,8 @@ use kube::runtime::reflector::ObjectRef;
 use kube::{Resource, ResourceExt};
 
 use super::{
-    CALL_DEADLINE, Context, FIRST_BACKOFF, RECHECK, ReconcileError, apply, build, exempt, exists, guarded, lock,
-    notify, status, timely,
+    CALL_DEADLINE, Context, FIRST_BACKOFF, RECHECK, ReconcileError, apply, build, exempt, exists, lock, notify,
+    status, timely, unless_it_panics,
 };
 use crate::api::{CloudScan, CloudScanStatus};
 use crate::inventory::Viewer;
@@ -44,7 +44,7 @@ impl Statuses {
 
 pub(super) async fn reconcile(scan: Arc<CloudScan>, context: Arc<Context>) -> Result<Action, ReconcileError> {
     let scan = context.statuses.upon(scan);
-    context.meters.measure("cloudscan", guarded(Box::pin(reconciled(&scan, &context)))).await
+    context.meters.measure("cloudscan", unless_it_panics(Box::pin(reconciled(&scan, &context)))).await
 }
 
 #[tracing::instrument(name = "reconcile", skip_all, fields(cloudscan = %build::viewer(scan)))]

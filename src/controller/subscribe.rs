@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use super::validate::{Refusal, Valid, validate};
 use super::{
-    Context, LONGEST_BACKOFF, RECHECK, ReconcileError, build, dereference, exists, guarded, lock, timely,
+    Context, LONGEST_BACKOFF, RECHECK, ReconcileError, build, dereference, exists, lock, timely, unless_it_panics,
 };
 use crate::api::{CloudScan, RECONCILE_REQUESTED_AT, namespace_uid};
 use crate::cloud::{CloudError, Credentials};
@@ -96,7 +96,7 @@ impl Subscriptions {
 }
 
 pub(super) async fn reconcile(scan: Arc<CloudScan>, context: Arc<Context>) -> Result<Action, ReconcileError> {
-    context.meters.measure("subscription", guarded(Box::pin(reconciled(&scan, &context)))).await
+    context.meters.measure("subscription", unless_it_panics(Box::pin(reconciled(&scan, &context)))).await
 }
 
 #[tracing::instrument(name = "subscribe", skip_all, fields(cloudscan = %build::viewer(scan)))]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::api::{AwsProvider, CloudScanSpec, SpecError};
 use crate::cloud::TypeInfo;
 use crate::inventory::{LossLimits, RuleSettings};
+use crate::scanner::Subscription;
 
 /// A spec that makes sense, in the words of the scanner and the rules.
 #[derive(Clone, Debug)]
@@ -115,6 +116,14 @@ impl Allowed {
             Allowed::Anything => true,
             Allowed::These { roles, .. } => roles.iter().any(|grant| grant.covers(namespace, role.unwrap_or(OWN))),
         }
+    }
+
+    /// Whether what is remembered would be accepted today, where the environment names an endpoint by itself.
+    pub fn is_remembered(&self, subscription: &Subscription, default_endpoint: &str) -> bool {
+        let target = &subscription.target;
+        let (namespace, _) = subscription.viewer.as_str().split_once('/').unwrap_or_default();
+        (*target.endpoint == *default_endpoint || self.is_endpoint(&target.endpoint))
+            && self.is_role(namespace, target.role_arn.as_deref())
     }
 
     /// Whether credentials may be sent there.

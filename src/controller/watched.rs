@@ -20,8 +20,11 @@ use tokio::sync::mpsc;
 
 use crate::api::GROUP;
 
-/// What the objects of one kind may take in a namespace, as JSON: a CloudScan of a hundred accounts takes 12 KiB.
-const NAMESPACE_OBJECTS_MAX_BYTES: usize = 8 << 20;
+/// What the objects of a kind that tenants write may take in a namespace, as JSON: a CloudScan of a hundred accounts takes
+/// 12 KiB.
+pub(super) const NAMESPACE_OBJECTS_MAX_BYTES: usize = 8 << 20;
+/// Of what the operator writes by itself, whose number has a limit of its own.
+pub(super) const UNBOUNDED: usize = usize::MAX;
 /// Objects of one page of a list: each may take as much as the API server lets through, 1.5 MiB.
 const PAGE: u32 = 50;
 /// Of the values of our annotations so much is read.
@@ -36,63 +39,73 @@ pub(super) struct Unreadable {
 }
 
 /// The objects of a kind in these namespaces, in all where none is named: a complete list, then each change. What can't
-/// be read goes to `unreadable` instead; of one that could be read before, that goes on.
+/// be read goes to `unreadable` instead; of one that could be read before, that goes on. So does what is over
+/// `most_bytes` in its namespace.
 pub(super) fn watched<K>(
     client: &Client,
     namespaces: &[String],
     unreadable: mpsc::UnboundedSender<Unreadable>,
+    most_bytes: usize,
 ) -> BoxStream<'static, watcher::Result<Event<K>>>
 where
     K: Resource<Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned + Send + 'static,
     K::DynamicType: Default,
 {
-    readable(guarded(client, namespaces), unreadable)
+    readable(guarded(client, namespaces), unreadable, most_bytes)
 }
 
 /// What of these events can be read.
 pub(super) fn readable<K>(
     events: BoxStream<'static, watcher::Result<Event<DeserializeGuard<K>>>>,
     unreadable: mpsc::UnboundedSender<Unreadable>,
+    most_bytes: usize,
 ) -> BoxStream<'static, watcher::Result<Event<K>>>
 where
     K: Resource + Serialize + Send + 'static,
     K::DynamicType: Default,
 {
-    let mut reader = Reader { unreadable, held: Held::default(), listing: Held::default() };
+    let mut reader = Reader { unreadable, most_bytes, held: Held::default(), listing: Held::default() };
     events.filter_map(move |result| std::future::ready(result.map(|event| reader.see(event)).transpose())).boxed()
 }
 
-/// Bytes of the objects that are held, by namespace and name.
+/// Bytes of the objects that are held, by namespace.
 #[derive(Default)]
-struct Held(HashMap<String, HashMap<String, usize>>);
+struct Held(HashMap<String, InNamespace>);
+
+#[derive(Default)]
+struct InNamespace {
+    bytes: usize,
+    by_name: HashMap<String, usize>,
+}
 
 impl Held {
     /// Whether there is room for it in its namespace.
-    fn put(&mut self, metadata: &ObjectMeta, bytes: usize) -> bool {
+    fn put(&mut self, metadata: &ObjectMeta, bytes: usize, most: usize) -> bool {
         let (namespace, name) =
             (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default());
-        let objects = self.0.entry(namespace).or_default();
-        let others: usize = objects.iter().filter(|(other, _)| **other != name).map(|(_, bytes)| bytes).sum();
-        let has_room = others + bytes <= NAMESPACE_OBJECTS_MAX_BYTES;
+        let here = self.0.entry(namespace).or_default();
+        let others = here.bytes - here.by_name.get(&name).copied().unwrap_or_default();
+        let has_room = others + bytes <= most;
         if has_room {
-            objects.insert(name, bytes);
+            here.bytes = others + bytes;
+            here.by_name.insert(name, bytes);
         }
         has_room
     }
 
     fn drop(&mut self, metadata: &ObjectMeta) {
-        let namespace = metadata.namespace.clone().unwrap_or_default();
-        if let Some(objects) = self.0.get_mut(&namespace) {
-            objects.remove(metadata.name.as_deref().unwrap_or_default());
-            if objects.is_empty() {
-                self.0.remove(&namespace);
-            }
+        let here = self.0.get_mut(metadata.namespace.as_deref().unwrap_or_default());
+        if let Some(here) = here
+            && let Some(bytes) = here.by_name.remove(metadata.name.as_deref().unwrap_or_default())
+        {
+            here.bytes -= bytes;
         }
     }
 }
 
 struct Reader {
     unreadable: mpsc::UnboundedSender<Unreadable>,
+    most_bytes: usize,
     held: Held,
     /// By a complete list that is under way.
     listing: Held,
@@ -130,12 +143,12 @@ impl Reader {
         let object = object.map_err(|object| self.report::<K>(object)).ok()?;
         let bytes = serde_json::to_vec(&object).map_or(0, |json| json.len());
         let held = if is_listed { &mut self.listing } else { &mut self.held };
-        if !held.put(object.meta(), bytes) {
+        if !held.put(object.meta(), bytes, self.most_bytes) {
             let error = format!(
                 "it takes {} KiB, and with the others of its kind its namespace takes more than {} KiB: write less, or \
                  delete some",
                 bytes >> 10,
-                NAMESPACE_OBJECTS_MAX_BYTES >> 10
+                self.most_bytes >> 10
             );
             self.report::<K>(InvalidObject { error, metadata: object.meta().clone() });
             return None;
@@ -292,7 +305,7 @@ mod tests {
             Event::Apply(good("b")),
         ];
         let (report, mut reported) = mpsc::unbounded_channel();
-        let events = readable(stream::iter(events).map(Ok).boxed(), report);
+        let events = readable(stream::iter(events).map(Ok).boxed(), report, UNBOUNDED);
         let read: Vec<_> = events.map(|event| told(vec![event.unwrap()]).remove(0)).collect().await;
         assert_eq!(read, ["init", "has a", "done", "apply b"]);
         let first = reported.recv().await.unwrap();
@@ -327,7 +340,7 @@ mod tests {
             Event::Apply(sized("team-a", "too-large", half)),
         ];
         let (report, mut reported) = mpsc::unbounded_channel();
-        let events = readable(stream::iter(events).map(Ok).boxed(), report);
+        let events = readable(stream::iter(events).map(Ok).boxed(), report, NAMESPACE_OBJECTS_MAX_BYTES);
         let read: Vec<_> = events.map(|event| told(vec![event.unwrap()]).remove(0)).collect().await;
         let first = ["init", "has first", "has first", "has small", "done"];
         let then = ["apply first", "delete first", "apply too-large", "init", "has first", "done"];
@@ -338,6 +351,13 @@ mod tests {
             names.push(one.object.metadata.name.unwrap());
         }
         assert_eq!(names, ["too-large", "first", "too-large"]);
+
+        // What the operator writes by itself is all held.
+        let events = ["first", "second", "third"].map(|name| Event::Apply(sized("team-a", name, half)));
+        let (report, mut reported) = mpsc::unbounded_channel();
+        let events = readable(stream::iter(events).map(Ok).boxed(), report, UNBOUNDED);
+        assert_eq!(events.count().await, 3);
+        assert!(reported.recv().await.is_none());
     }
 
     #[test]

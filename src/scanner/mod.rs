@@ -15,6 +15,7 @@ mod remembered;
 mod round;
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,8 +23,18 @@ pub use fleet::{Fleet, list_members};
 pub use meters::Meters;
 pub use round::{AccountScanner, Progress, Round};
 
+use futures::FutureExt;
+
 use crate::cloud::{AccountTarget, CloudError, Identity};
-use crate::inventory::{AccountId, LossLimits, Outcome, Scope, Timestamp, Unread, Viewer};
+use crate::inventory::{AccountId, LossLimits, Outcome, Reason, Scope, Timestamp, Unread, Viewer};
+
+/// The SDK panics on credentials that no header can carry: that is an error of these, and stops nobody else.
+async fn unless_it_panics<T>(call: impl Future<Output = Result<T, CloudError>>) -> Result<T, CloudError> {
+    AssertUnwindSafe(call).catch_unwind().await.unwrap_or_else(|_| {
+        let message = "the client of the cloud failed on these credentials: see the operator's log";
+        Err(CloudError::new(Reason::InvalidCredentials, message))
+    })
+}
 
 /// What one CloudScan wants of one account.
 #[derive(Clone, Debug)]

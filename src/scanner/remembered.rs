@@ -58,7 +58,7 @@ pub(super) fn remember(store: &Store, viewer: &Viewer, wanted: &[Subscription]) 
         })
         .collect();
     let bytes = postcard::to_stdvec(&remembered).expect("it is plain data");
-    if store.notes(viewer, NOTE)?.get(NOTE) == Some(&bytes) {
+    if store.note(viewer, NOTE)?.as_ref() == Some(&bytes) {
         return Ok(());
     }
     store.write_notes(viewer, &[(NOTE.to_owned(), Some(bytes))])
@@ -72,7 +72,7 @@ pub(super) fn remember_members(
     members: &Members,
 ) -> Result<(), StoreError> {
     let bytes = postcard::to_stdvec(&(units, members)).expect("it is plain data");
-    if store.notes(viewer, MEMBERS)?.get(MEMBERS) == Some(&bytes) {
+    if store.note(viewer, MEMBERS)?.as_ref() == Some(&bytes) {
         return Ok(());
     }
     store.write_notes(viewer, &[(MEMBERS.to_owned(), Some(bytes))])
@@ -84,7 +84,7 @@ pub(super) fn recall_members(
     viewer: &Viewer,
     units: &[String],
 ) -> Result<Option<Members>, StoreError> {
-    let Some(bytes) = store.notes(viewer, MEMBERS)?.remove(MEMBERS) else { return Ok(None) };
+    let Some(bytes) = store.note(viewer, MEMBERS)? else { return Ok(None) };
     let read = postcard::from_bytes::<(Vec<String>, Members)>(&bytes).ok();
     Ok(read.filter(|(asked, _)| asked == units).map(|(_, members)| members))
 }
@@ -93,7 +93,7 @@ pub(super) fn recall_members(
 pub(super) fn recall(store: &Store, types: &[TypeInfo]) -> Result<Vec<(Viewer, Vec<Subscription>)>, StoreError> {
     let mut recalled = Vec::new();
     for viewer in store.note_viewers()? {
-        let Some(bytes) = store.notes(&viewer, NOTE)?.remove(NOTE) else { continue };
+        let Some(bytes) = store.note(&viewer, NOTE)? else { continue };
         // One of another version is no loss: the list of CloudScans says it again.
         let Ok(remembered) = postcard::from_bytes::<Vec<Remembered>>(&bytes) else { continue };
         let subscribe = |r: Remembered| Subscription {

@@ -1,14 +1,13 @@
 //! One round over the scopes of one account.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use futures::{FutureExt, StreamExt};
 
-use super::{AccountReport, EarlierTags, Meters, ScopeReport, StoreTrouble, Subscription};
+use super::{AccountReport, EarlierTags, Meters, ScopeReport, StoreTrouble, Subscription, unless_it_panics};
 use crate::cloud::{AccountTarget, CloudError, Provider, Session, TypeInfo};
 use crate::inventory::{
     Absence, AccountId, Change, ChangeKind, Confirmation, EndCause, GLOBAL_REGION, LossLimits, Moment,
@@ -474,7 +473,7 @@ impl AccountScanner {
         for subscription in subscriptions {
             let mut report = self.reports.remove(&subscription.viewer).unwrap_or_default();
             report.account = Some(self.account.clone());
-            match self.get_in(subscription).await {
+            match unless_it_panics(self.connect(subscription)).await {
                 Err(error) => {
                     // Once for each reason: thousands of accounts may go on failing.
                     let known = matches!(&report.credentials, Some(Err(before)) if before.reason == error.reason);
@@ -506,20 +505,6 @@ impl AccountScanner {
             self.reports.insert(subscription.viewer.clone(), report);
         }
         ready
-    }
-
-    /// One whose credentials make the SDK panic keeps nobody else from the account.
-    #[allow(clippy::type_complexity)] // the error carries the list that stands
-    async fn get_in(
-        &mut self,
-        subscription: &Subscription,
-    ) -> Result<(Arc<dyn Session>, Result<Vec<Region>, (CloudError, Option<Vec<Region>>)>), CloudError> {
-        let connected = AssertUnwindSafe(self.connect(subscription)).catch_unwind().await;
-        connected.unwrap_or_else(|_| {
-            self.sessions.remove(&subscription.viewer);
-            let message = "the client of the cloud failed on these credentials: see the operator's log";
-            Err(CloudError::new(Reason::InvalidCredentials, message))
-        })
     }
 
     #[allow(clippy::type_complexity)] // the error carries the list that stands

@@ -115,7 +115,7 @@ pub fn findings(store: &Store, question: &FindingsQuestion) -> Result<FindingsAn
     let now = store.now();
     let mut out = Vec::new();
     for viewer in viewers(store, question.cloudscan.as_deref())? {
-        let currency = store.notes(&viewer, CURRENCY)?.remove(CURRENCY);
+        let currency = store.note(&viewer, CURRENCY)?;
         let currency = currency.and_then(|noted| String::from_utf8(noted).ok());
         for (_, record) in lifecycle::records(store.notes(&viewer, FINDINGS)?) {
             let finding = &record.finding;
@@ -187,7 +187,7 @@ pub fn owners_within(
     };
     let noted = match &viewer {
         None => None,
-        Some(viewer) => store.notes(viewer, OWNERSHIP)?.remove(OWNERSHIP),
+        Some(viewer) => store.note(viewer, OWNERSHIP)?,
     };
     let settings: OwnershipSettings =
         noted.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();

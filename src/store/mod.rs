@@ -631,19 +631,21 @@ impl Store {
         self.ask(Request::Notes(viewer.clone(), notes.to_vec())).map(|_| ())
     }
 
+    /// One note of a viewer.
+    pub fn note(&self, viewer: &Viewer, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let table = self.inner.shared.published()?.txn.open_table(NOTE)?;
+        Ok(table.get((viewer.as_str(), name))?.map(|bytes| bytes.value().to_vec()))
+    }
+
     /// All notes of a viewer whose name begins with `prefix`.
     pub fn notes(&self, viewer: &Viewer, prefix: &str) -> Result<BTreeMap<String, Vec<u8>>, StoreError> {
-        let table = self.inner.shared.published()?.txn.open_table(NOTE)?;
-        let mut out = BTreeMap::new();
-        for row in table.range((viewer.as_str(), prefix)..)? {
-            let (key, value) = row?;
-            let (row_viewer, name) = key.value();
-            if row_viewer != viewer.as_str() || !name.starts_with(prefix) {
-                break;
-            }
-            out.insert(name.to_owned(), value.value().to_vec());
-        }
-        Ok(out)
+        Ok(self.first_notes(viewer, prefix, usize::MAX)?.into_iter().collect())
+    }
+
+    /// Drops them.
+    pub fn drop_notes(&self, viewer: &Viewer, prefix: &str) -> Result<(), StoreError> {
+        let notes: Vec<_> = self.notes(viewer, prefix)?.into_keys().map(|name| (name, None)).collect();
+        self.write_notes(viewer, &notes)
     }
 
     /// The first so many of them, in the order of their names.
@@ -698,8 +700,7 @@ impl Store {
     /// Drops the notes of all other viewers.
     pub fn retain_notes(&self, viewers: &BTreeSet<Viewer>) -> Result<(), StoreError> {
         for viewer in self.note_viewers()?.difference(viewers) {
-            let notes: Vec<_> = self.notes(viewer, "")?.into_keys().map(|name| (name, None)).collect();
-            self.write_notes(viewer, &notes)?;
+            self.drop_notes(viewer, "")?;
         }
         Ok(())
     }

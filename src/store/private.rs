@@ -17,7 +17,7 @@ pub struct PrivateFile {
     path: PathBuf,
 }
 
-pub(super) fn folder(path: &Path) -> &Path {
+fn folder(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
@@ -25,6 +25,9 @@ impl PrivateFile {
     pub fn begin(path: &Path) -> io::Result<Self> {
         let mut prefix = path.file_name().unwrap_or_default().to_owned();
         prefix.push(".");
+        // What a process that was killed left of the same: a store's would fill the volume. Where that can't be told it
+        // stays.
+        drop(clear_unfinished(folder(path), &prefix.to_string_lossy()));
         let file = tempfile::Builder::new().prefix(&prefix).suffix(UNFINISHED).tempfile_in(folder(path))?;
         Ok(Self { file, path: path.to_owned() })
     }
@@ -100,6 +103,9 @@ mod tests {
         second.file().write_all(b"another").unwrap();
         assert!(second.finish().is_err());
         assert_eq!(std::fs::read(&path).unwrap(), b"all of it");
+        let mut killed = dir.path().join("b.backup.unforeseen").into_os_string();
+        killed.push(UNFINISHED);
+        std::fs::write(killed, b"half of it").unwrap();
         drop(PrivateFile::begin(&dir.path().join("b.backup")).unwrap());
         let left: Vec<_> =
             std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();

@@ -1,7 +1,7 @@
 //! Takes what should never have been kept out of a file, by writing another that takes its place: the pages that redb frees
 //! keep what they held.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableHandle};
@@ -11,7 +11,10 @@ use super::document::{self, Dictionaries, Encoder};
 use super::log::{LOG, Pages, Stretch};
 use super::record::{DICT, META, Rid, decode, encode};
 use super::state::State;
-use super::{CACHE_BYTES, Store, StoreError, load, log, make_tables, named, private, room_beside, unless_damaged};
+use super::{
+    CACHE_BYTES, Open, PrivateFile, Store, StoreError, load, log, make_tables, named, open_db,
+    refuse_other_schemas, room_beside, unless_damaged,
+};
 use crate::inventory::{ResourceType, Revision};
 
 /// Names the rules by which the file was cleaned last.
@@ -35,13 +38,12 @@ impl Store {
         if !path.exists() || std::fs::metadata(path).is_ok_and(|file| file.len() == 0) {
             return Ok(0);
         }
-        // Schema, lock and damage are found as always.
-        drop(Self::open_existing(path, super::system_clock())?);
         let io = |source| StoreError::Io { path: path.to_owned(), source };
-        let (folder, name) = (private::folder(path), path.file_name().unwrap_or_default().to_string_lossy());
-        private::clear_unfinished(folder, &format!("{name}.")).map_err(io)?;
-        unless_damaged(|| {
-            let db = Database::builder().set_cache_size(CACHE_BYTES).open(path)?;
+        refuse_other_schemas(path)?;
+        let file = path.to_owned();
+        let open: Open = Box::new(move |builder| builder.open(&file));
+        let db = open_db(path, &open)?;
+        unless_damaged(move || {
             if is_clean(&db, cleaning)? {
                 return Ok(0);
             }
@@ -55,7 +57,7 @@ impl Store {
             if free < needed {
                 return Err(StoreError::DiskFull { path: path.to_owned(), free, needed });
             }
-            let unfinished = private::PrivateFile::begin(path).map_err(io)?;
+            let unfinished = PrivateFile::begin(path).map_err(io)?;
             let other = Database::builder().set_cache_size(CACHE_BYTES).create(unfinished.unfinished())?;
             make_tables(&other)?;
             scrub.write(&other)?;
@@ -88,11 +90,12 @@ struct Scrub<'a> {
     log: redb::ReadOnlyTable<(u64, Rid), &'static [u8]>,
     /// For the names of scopes.
     state: State,
+    /// Of the new file.
     dictionaries: Dictionaries,
     /// Types of which something was found. All of their documents are written anew, for what they were compressed with
     /// may hold it, too.
     types: BTreeSet<ResourceType>,
-    samples: std::collections::BTreeMap<ResourceType, Vec<Vec<u8>>>,
+    samples: BTreeMap<ResourceType, Vec<Vec<u8>>>,
     found: u64,
 }
 
@@ -100,10 +103,17 @@ impl<'a> Scrub<'a> {
     fn of(db: &Database, cleaning: &'a Cleaning<'a>) -> Result<Self, StoreError> {
         let txn = db.begin_read()?;
         let state = named(&txn)?;
-        let dictionaries = Dictionaries::clone(&state.dictionaries);
         let log = txn.open_table(LOG)?;
-        let (types, samples) = (BTreeSet::new(), std::collections::BTreeMap::new());
-        Ok(Self { cleaning, txn, log, state, dictionaries, types, samples, found: 0 })
+        Ok(Self {
+            cleaning,
+            txn,
+            log,
+            state,
+            dictionaries: Dictionaries::default(),
+            types: BTreeSet::new(),
+            samples: BTreeMap::new(),
+            found: 0,
+        })
     }
 
     fn type_of(&self, scope: u32) -> Result<ResourceType, StoreError> {
@@ -121,8 +131,9 @@ impl<'a> Scrub<'a> {
     }
 
     fn find(&mut self) -> Result<(), StoreError> {
-        let txn_log = self.txn.open_table(LOG)?;
-        log::stretches_back(&txn_log, 0..=u64::MAX, STRETCH_BYTES, |stretch| {
+        // Of its own: what is found is written down meanwhile.
+        let log = self.txn.open_table(LOG)?;
+        log::stretches_back(&log, 0..=u64::MAX, STRETCH_BYTES, |stretch| {
             for slice in stretch.slices {
                 if slice.entries.iter().all(|logged| logged.document.is_empty()) {
                     continue;
@@ -150,8 +161,7 @@ impl<'a> Scrub<'a> {
     fn write(&mut self, other: &Database) -> Result<(), StoreError> {
         each_table!(table => copy(&self.txn, other, table)?);
         self.write_dictionaries(other)?;
-        let txn_log = self.txn.open_table(LOG)?;
-        log::stretches_back(&txn_log, 0..=u64::MAX, STRETCH_BYTES, |stretch| self.write_stretch(stretch, other))
+        log::stretches_back(&self.log, 0..=u64::MAX, STRETCH_BYTES, |stretch| self.write_stretch(stretch, other))
     }
 
     /// Under the numbers that they have.

@@ -62,17 +62,13 @@ impl Store {
     }
 
     fn tenant(&self, group: &str) -> Result<Option<Tenant>, StoreError> {
-        let name = format!("{PREFIX}{group}");
-        let noted =
-            self.first_notes(&Viewer::new(NOBODY), &name, 1)?.into_iter().find(|(noted, _)| *noted == name);
-        noted.map(|(_, bytes)| decode("note", &bytes)).transpose()
+        let noted = self.note(&Viewer::new(NOBODY), &format!("{PREFIX}{group}"))?;
+        noted.map(|bytes| decode("note", &bytes)).transpose()
     }
 
     /// Makes every group nobody's: whoever has its name next takes over what there is.
     pub fn forget_tenants(&self) -> Result<(), StoreError> {
-        let nobody = Viewer::new(NOBODY);
-        let notes: Vec<_> = self.notes(&nobody, PREFIX)?.into_keys().map(|name| (name, None)).collect();
-        self.write_notes(&nobody, &notes)
+        self.drop_notes(&Viewer::new(NOBODY), PREFIX)
     }
 
     fn dispossess(&self, group: &str) -> Result<(), StoreError> {
@@ -81,8 +77,7 @@ impl Store {
             self.drop_cover(viewer, scope)?;
         }
         for viewer in self.note_viewers()?.into_iter().filter(is_of_it) {
-            let notes: Vec<_> = self.notes(&viewer, "")?.into_keys().map(|name| (name, None)).collect();
-            self.write_notes(&viewer, &notes)?;
+            self.drop_notes(&viewer, "")?;
         }
         tracing::warn!("{group} is another's under the same name: what its predecessor saw is not shown to it");
         Ok(())

@@ -15,6 +15,7 @@ use rand::{RngExt, SeedableRng};
 
 use super::bed::{Bed, IRELAND, TagMap, is_same};
 use crate::support::aws::Emulator;
+use crate::support::number;
 use crate::support::proxy::{Fault, Proxy, RuleId};
 
 const TYPES: [&str; 4] = ["AWS::EC2::Volume", "AWS::EC2::EIP", "AWS::S3::Bucket", "AWS::SecretsManager::Secret"];
@@ -269,10 +270,6 @@ impl<'a> Sequence<'a> {
         lies.extend(self.untold().into_iter().map(|what| format!("seed {}: it is not told {what}", self.seed)));
         lies
     }
-}
-
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok().and_then(|n| n.parse().ok())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

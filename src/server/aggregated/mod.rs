@@ -1,8 +1,8 @@
 //! The past behind the API server: `inventory.elava.dev`, served to kubectl and every other client from the
 //! store, not from etcd.
 //!
-//! - [`tls`]: who may connect, and as whom. [`access`]: whether they may ask. [`slots`]: how many at once. [`bundle`]: what the cluster is told of
-//!   us, and what it tells us.
+//! - [`tls`]: who may connect, and as whom. [`access`]: whether they may ask. [`slots`]: how many at once. [`bundle`]:
+//!   what the cluster is told of us, and what it tells us.
 //! - [`discovery`]: what there is. [`question`], [`selector`]: what is asked for. [`refusal`]: why not.
 //! - [`objects`], [`table`]: what is answered. [`list`], [`watch`]: how.
 //!

@@ -333,7 +333,7 @@ impl Owners {
         if let Some(settings) = self.settings.get(*viewer) {
             return Ok(settings.clone());
         }
-        let noted = self.store.notes(viewer, OWNERSHIP)?.remove(OWNERSHIP);
+        let noted = self.store.note(viewer, OWNERSHIP)?;
         let settings: OwnershipSettings =
             noted.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
         let settings = Arc::new(settings);
