@@ -246,6 +246,29 @@ async fn while_the_api_server_is_away_scanning_goes_on_and_findings_are_right_af
     world.wait_for_finding_events("team-a", "each is told once", |events| *events == each_once).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cloudscan_that_was_suspended_while_the_operator_was_down_is_not_gone_on_with() {
+    let mut world = World::start().await;
+    let spec = world.scan_spec(&[A]);
+    world.apply_scan("team-a", "one", &spec);
+    world.wait_for_condition("team-a", "one", "InventoryComplete", "True").await;
+    world.operator.kill();
+    let mut suspended = spec.clone();
+    suspended["suspend"] = true.into();
+    world.apply_scan("team-a", "one", &suspended);
+    let listings = || world.proxy.count(|c| c.action == "DescribeVolumes");
+    let before = listings();
+    world.operator.restart().await;
+    let is_suspended = || async {
+        match world.condition("team-a", "one", "Ready").await {
+            Some((_, reason, _)) if reason == "Suspended" => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    };
+    eventually("the suspension is known", is_suspended).await;
+    assert_eq!(listings(), before, "after a restart all is due, but not what is suspended");
+}
+
 /// The oldest file that there is; at the time of writing also one whose last time lies ahead of the clock.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_clock_that_lies_behind_the_store_stops_nothing() {

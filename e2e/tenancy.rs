@@ -129,12 +129,10 @@ impl Operator {
             namespaces: Vec::new(),
             meters: controller::Meters::default(),
         };
-        let (kubeconfig, port, grants, endpoint) =
-            (place.kubeconfig.clone(), place.query_port, settings.allowed.clone(), place.endpoint.clone());
+        let (kubeconfig, port) = (place.kubeconfig.clone(), place.query_port);
         let running = runtime.spawn(async move {
             let client = client_of(&kubeconfig).await;
             let (fleet, finished) = Fleet::new(Arc::new(AsOperator(Aws::new(1.0))), store.clone());
-            fleet.resume(|subscription| grants.is_remembered(subscription, &endpoint)).unwrap();
             let bound =
                 || async { TcpListener::bind(("127.0.0.1", port)).await.map_err(|error| error.to_string()) };
             let listener = eventually("the port is free", bound).await;
@@ -590,6 +588,8 @@ async fn play(game: &Game, aws: &Emulator, place: &Place, seeds: &[u64]) -> (Vec
             } else {
                 sequence.happen().await;
             }
+            // An operator that is stopped now may have listed before.
+            sequence.note_ability();
         }))
         .await;
         if what != What::Nothing {

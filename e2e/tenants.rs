@@ -103,8 +103,7 @@ async fn the_operator_s_credentials_are_for_those_whom_the_administrator_names()
     world.operator.restart_with(ALLOW_ROLE, "*=arn:aws:iam::*:role/elava").await;
     world.look("team-a", "one").await;
     assert!(world.proxy.hits(asked) > before, "it goes on");
-    // Of two that have proven nothing and come at once one has its turn with the next look.
-    world.look("team-b", "same").await;
+    // Of two that have proven nothing and come at once each is tried with its own credentials, one after the other.
     world.wait_for_open("team-b", &[format!("Untagged {volume}")]).await;
 
     // A spec that is refused while it runs ends the looking, and takes nothing of what was seen.

@@ -213,7 +213,6 @@ impl Cluster {
         let query = serde_urlencoded::to_string(query)?;
         let request = http_request(&format!("{path}?{query}"))?;
         let answer = self.client.send(request).await?;
-        let is_missing = answer.status() == hyper::StatusCode::NOT_FOUND;
         let body = answer.into_body().collect().await?.to_bytes();
         // An error is a Status with a message, or a line of text.
         let refused = match serde_json::from_slice::<Named>(&body) {
@@ -221,8 +220,11 @@ impl Cluster {
             Ok(_) => return Ok(serde_json::from_slice(&body)?),
             Err(_) => String::from_utf8_lossy(&body).trim().to_owned(),
         };
+        // As the API server answers for a group, or a kind of one, that nobody serves.
+        let is_not_served =
+            refused == "404 page not found" || refused == "the server could not find the requested resource";
         anyhow::ensure!(
-            !is_missing || refused.contains(GROUP),
+            !is_not_served,
             "the cluster does not serve {GROUP}: install the chart with queryAPI.enabled=true, or ask the operator \
              itself: kubectl exec -n elava elava-0 -- elava ..."
         );

@@ -17,7 +17,6 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::care::{self, KeepArgs};
 use super::telemetry;
-use crate::cloud::Provider;
 use crate::cloud::aws::{Aws, CallCounts};
 use crate::controller::{self, Allowed, Identity, NamespaceLimits, RoleGrant, Settings};
 use crate::policy::Prices;
@@ -280,8 +279,6 @@ pub async fn run(args: Box<RunArgs>) -> anyhow::Result<()> {
     let (fleet, finished) = Fleet::new(aws.clone(), store.clone());
     let endpoints = args.allow_endpoint.iter().map(|url| url.trim_end_matches('/').to_owned());
     let allowed = Allowed::These { endpoints: endpoints.collect(), roles: args.allow_role };
-    let default_endpoint = aws.default_endpoint();
-    fleet.resume(|subscription| allowed.is_remembered(subscription, &default_endpoint))?;
     tracing::info!(
         store = %args.store.display(), revision = store.revision().0, listen = %listener.local_addr()?,
         socket = %socket.display(), "started"

@@ -215,6 +215,7 @@ pub async fn run(
         subscribing: Failures::default(),
         publishing: Failures::default(),
     });
+    let resuming = tokio::spawn(resume_unless_listed(context.clone()));
     let retaining = tokio::spawn(retain(context.clone()));
     let neighbours = scans.clone();
     let exempting = tokio::spawn(exempt::run(context.clone(), unreadable, stop.clone()));
@@ -240,6 +241,7 @@ pub async fn run(
         .run(publish::reconcile, |scan, error, context| context.publishing.again(&scan, error), context)
         .for_each(say);
     tokio::join!(subscribing, publishing);
+    resuming.abort();
     retaining.abort();
     exempting.abort();
     reporting.abort();
@@ -343,6 +345,27 @@ impl Existing {
             }
         }
         self.sender.send_replace(Some(self.found.clone()));
+    }
+}
+
+/// An API server that is away for so long at the start keeps nobody's cloud from being scanned.
+const RESUME_AFTER: Duration = Duration::from_secs(15);
+
+/// Has scanning go on as it did before the restart where the list of CloudScans can't be had. Not before: one that was
+/// suspended or deleted while the operator was down, or since the backup that was restored, has its credentials used no more.
+async fn resume_unless_listed(context: Arc<Context>) {
+    let mut existing = context.existing.clone();
+    let listed = existing.wait_for(Option::is_some);
+    if tokio::time::timeout(RESUME_AFTER, listed).await.is_ok() {
+        return;
+    }
+    tracing::warn!("the API server has not listed the CloudScans: scanning goes on as before the restart");
+    let resumed = tokio::task::spawn_blocking(move || {
+        let endpoint = context.fleet.provider().default_endpoint();
+        context.fleet.resume(|subscription| context.allowed.is_remembered(subscription, &endpoint))
+    });
+    if let Ok(Err(error)) = resumed.await {
+        tracing::error!(reason = error.reason(), "what was scanned before the restart can't be read: {error}");
     }
 }
 

@@ -402,7 +402,8 @@ fn first_scan_complete(found: &Found, before: &CloudScanStatus) -> Told {
     // Once true it stays: a restart of the operator is no new first time.
     let was = before.conditions.iter().any(|c| c.type_ == TYPE && c.status == "True");
     let looked = found.reports.iter().filter(|r| r.is_first_scan_complete()).count();
-    if was || (found.accounts > 0 && looked >= found.accounts) {
+    // Where nobody got in nothing was looked at.
+    if was || (working(found) > 0 && looked >= found.accounts) {
         return told(TYPE, "True", "Complete", "every scope was looked at once");
     }
     let scopes: usize = found.reports.iter().map(|r| r.scopes.len()).sum();
@@ -590,7 +591,10 @@ fn webhook_delivered(found: &Found) -> Option<Told> {
 /// Once there was something to decide on.
 fn findings_decided(found: &Found) -> Option<Told> {
     const TYPE: &str = "FindingsDecided";
-    let undecided = &found.counts.as_ref()?.undecided;
+    let Counts { undecided, by_account, .. } = found.counts.as_ref()?;
+    if by_account.is_empty() && working(found) == 0 {
+        return None;
+    }
     if undecided.is_empty() {
         return Some(told(TYPE, "True", "Decided", "every rule could be decided for every resource"));
     }
@@ -818,6 +822,7 @@ mod tests {
             (stuck[0].as_str(), stuck[2].as_str()),
             ("Ready=False InvalidCredentials", "Stalled=True InvalidCredentials")
         );
+        assert_eq!(stuck[3], "FirstScanComplete=False Scanning", "nobody got in");
         let away = told(&found(&scan, 1, &[locked("2", Reason::Unreachable)]));
         assert_eq!(
             (away[0].as_str(), away[2].as_str()),
@@ -850,6 +855,9 @@ mod tests {
         };
         assert_eq!(condition(None), None, "nobody asked the rules");
         assert_eq!(condition(Some(Counts::default())).unwrap().0, "True");
+        let nobody = [locked("1", Reason::InvalidCredentials)];
+        let status = summarize(&Found { counts: Some(Counts::default()), ..found(&scan, 1, &nobody) });
+        assert!(status.conditions.iter().all(|c| c.type_ != "FindingsDecided"), "there is nothing to decide on");
         let nat = ResourceType::new("AWS::EC2::NatGateway");
         let undecided = BTreeMap::from([((FindingKind::Orphaned, nat), 3)]);
         let (status, message) = condition(Some(Counts { undecided, ..Counts::default() })).unwrap();

@@ -313,9 +313,11 @@ fn settle(record: &mut Record, is_flapping: bool, view: &View, settings: &RuleSe
         if !is_resolved {
             record.state = State::Resolved { at: now, reason: Resolution::Flapping };
         }
-    } else if record.finding.exempted_by.is_some() {
-        record.state = State::Exempted;
-    } else if record.state == State::Open || !too_young {
+    } else if matches!(record.state, State::Open | State::Exempted) || !too_young {
+        if record.finding.exempted_by.is_some() {
+            record.state = State::Exempted;
+            return;
+        }
         if is_resolved {
             record.reopened += 1;
         }
@@ -623,6 +625,20 @@ mod tests {
         assert_eq!(back.records["Untagged"].reopened, 0);
         assert!(told(&step(out.records, vec![], present, 3)).is_empty(), "nobody waited for it");
         assert!(told(&step(BTreeMap::new(), vec![exempted()], present, 1)).is_empty());
+    }
+
+    #[test]
+    fn an_exemption_of_what_is_younger_than_its_grace_leaves_nothing_behind() {
+        let mut settings = settings();
+        settings.findings.grace.insert(FindingKind::Orphaned, Duration::from_mins(1));
+        let young = Finding { since: at(10), is_noticed: true, ..finding(FindingKind::Orphaned) };
+        let exempted = Finding { exempted_by: Some("x".to_owned()), ..young.clone() };
+        let none = BTreeMap::new();
+        let go = |before, findings, now| run(before, findings, Some(Standing::Present), &none, &settings, now);
+        let held_back = go(BTreeMap::new(), vec![exempted], 10);
+        let back = go(held_back.records, vec![young.clone()], 20);
+        assert_eq!(back.records["Orphaned"].state, State::Pending);
+        assert_eq!(told(&go(back.records, vec![young], 70)), ["Orphaned Opened"]);
     }
 
     #[test]

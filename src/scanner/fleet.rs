@@ -11,7 +11,9 @@ use futures::FutureExt;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, mpsc};
 use tokio::task::JoinHandle;
 
-use super::{AccountReport, AccountScanner, EarlierTags, Meters, Subscription, remembered, unless_it_panics};
+use super::{
+    AccountReport, AccountScanner, EarlierTags, Meters, StoreTrouble, Subscription, remembered, unless_it_panics,
+};
 use crate::cloud::{AccountTarget, CloudError, Members, Provider};
 use crate::inventory::{AccountId, Scope, Timestamp, Viewer};
 use crate::store::{Store, StoreError};
@@ -32,6 +34,7 @@ const LONGEST_TURN: Duration = Duration::from_mins(1);
 
 /// A task whose CloudScans are all suspended sees so often whether it could still get in.
 const SUSPENDED: Duration = Duration::from_hours(1);
+const PANICKED: &str = "the program failed while it scanned the account, and begins anew: see the operator's log";
 /// And no task begins another round sooner, whatever is due.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
 
@@ -100,10 +103,14 @@ impl Fleet {
         &self.provider
     }
 
-    /// Goes on with what was wanted before a restart, until the list of CloudScans says it anew, as far as it is still
-    /// allowed: a store may be older than a permission that was withdrawn.
+    /// Goes on with what was wanted before a restart, for CloudScans that nobody has spoken of since, as far as it is still
+    /// allowed: a store may be older than a permission that was withdrawn, and than a CloudScan's suspension or end. So it
+    /// is for when the API server can't be asked.
     pub fn resume(&self, is_allowed: impl Fn(&Subscription) -> bool) -> Result<(), StoreError> {
         for (viewer, mut subscriptions) in remembered::recall(&self.store, &self.provider.types())? {
+            if self.lock().values().any(|task| task.is_wanted_by(&viewer)) {
+                continue;
+            }
             let before = subscriptions.len();
             subscriptions.retain(&is_allowed);
             if subscriptions.len() < before {
@@ -466,6 +473,7 @@ impl Running {
             if in_turn(turn, QUIET, &ended, round).await.is_err() {
                 // What was under way is not known: it is begun anew, and not at once.
                 tracing::error!("a round failed within the program, and is begun anew: see the lines before");
+                self.report_panic(&subscriptions);
                 scanner = scanner.anew();
                 tokio::time::sleep(RETRY).await;
                 continue;
@@ -491,6 +499,18 @@ impl Running {
             tokio::select! {
                 () = self.wake.notified() => {}
                 () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// What was reported of the account before stays, with what keeps it from being true.
+    fn report_panic(&self, subscriptions: &[Subscription]) {
+        let trouble = StoreTrouble { reason: "Panicked", message: PANICKED.to_owned() };
+        let mut reports = lock(&self.reports);
+        for Subscription { viewer, .. } in subscriptions {
+            if let Some(report) = reports.get_mut(viewer) {
+                report.store_error = Some(trouble.clone());
+                let _ = self.finished.try_send(viewer.clone());
             }
         }
     }
@@ -607,6 +627,26 @@ mod tests {
         let (fleet, _finished) = Fleet::new(provider, store);
         let listed = fleet.members(&bad.viewer, &bad.target, &[], None).await;
         assert_eq!(listed.unwrap_err().reason, Reason::InvalidCredentials);
+    }
+
+    #[test]
+    fn a_round_that_panics_is_in_the_report_that_stands() {
+        let dir = tempfile::tempdir().unwrap();
+        let (finished, mut heard) = mpsc::channel(1);
+        let one = subscription("000000000001".to_owned());
+        let reports = BTreeMap::from([(one.viewer.clone(), AccountReport::default())]);
+        let running = Running {
+            wanted: Arc::new(Mutex::new(Wanted { list: vec![one.clone()], left: BTreeSet::new(), ended: false })),
+            wake: Arc::default(),
+            reports: Arc::new(Mutex::new(reports)),
+            turns: Arc::new(Semaphore::new(1)),
+            finished,
+            store: Store::open(&dir.path().join("store"), crate::store::system_clock()).unwrap(),
+        };
+        running.report_panic(std::slice::from_ref(&one));
+        assert_eq!(heard.try_recv().unwrap(), one.viewer);
+        let trouble = lock(&running.reports)[&one.viewer].store_error.clone().unwrap();
+        assert_eq!((trouble.reason, &*trouble.message), ("Panicked", PANICKED));
     }
 
     #[tokio::test]

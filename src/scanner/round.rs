@@ -104,6 +104,9 @@ pub struct AccountScanner {
     /// What an organisation's policy denies: the norm for a dozen regions, and changed by hand.
     denied_by_policy: BTreeSet<Scope>,
     handled_requests: BTreeMap<Viewer, Option<String>>,
+    /// CloudScans that have not proven to see a scope, and were not tried when another one's credentials listed it: each is
+    /// tried in a round that follows at once.
+    waiting: BTreeMap<Scope, BTreeSet<Viewer>>,
     /// Since when a CloudScan has other credentials, another role or another external id: what it proved before is to be
     /// proven anew.
     changed_targets: BTreeMap<Viewer, Timestamp>,
@@ -244,6 +247,7 @@ impl AccountScanner {
             empty: BTreeMap::new(),
             denied_by_policy: BTreeSet::new(),
             handled_requests: BTreeMap::new(),
+            waiting: BTreeMap::new(),
             changed_targets: BTreeMap::new(),
             targets: BTreeMap::new(),
             began: None,
@@ -295,7 +299,7 @@ impl AccountScanner {
 
     /// When the next scope is due; none when there is nothing to look at.
     pub fn next(&self) -> Option<Timestamp> {
-        self.next_due.values().min().copied()
+        if self.waiting.is_empty() { self.next_due.values().min().copied() } else { Some(self.store.now()) }
     }
 
     /// One round: everything that is due, or all of it.
@@ -642,6 +646,7 @@ impl AccountScanner {
     fn due(&mut self, ready: &[Ready], all: bool) -> Vec<Due> {
         let now = self.store.now();
         let mut due: BTreeMap<Scope, Due> = BTreeMap::new();
+        self.forget_waiting_but(ready);
         for Ready { subscription, scopes, .. } in ready.iter().filter(|r| !r.subscription.suspended) {
             let viewer = &subscription.viewer;
             let requested = self.handled_requests.get(viewer) != Some(&subscription.requested_at);
@@ -657,13 +662,36 @@ impl AccountScanner {
                 if all || *next <= now || (requested && is_deciding) {
                     due.insert(scope.clone(), Due { scope: scope.clone(), cadence: shortest, only: None });
                 } else if requested {
-                    // With its own credentials alone: it has proven nothing, and asks nothing of those of others.
-                    let of_it = Due { scope: scope.clone(), cadence: shortest, only: Some(viewer.clone()) };
-                    due.entry(scope.clone()).or_insert(of_it);
+                    self.waiting.entry(scope.clone()).or_default().insert(viewer.clone());
                 }
             }
         }
+        let mut waiting = std::mem::take(&mut self.waiting);
+        // They are tried first, whoever else is.
+        waiting.retain(|scope, _| !due.contains_key(scope));
+        for (scope, viewers) in &mut waiting {
+            // One in each round, with its own credentials alone: it asks nothing of those of others.
+            let Some(viewer) = viewers.pop_first() else { continue };
+            let Some(of_it) = ready.iter().find(|r| r.subscription.viewer == viewer) else { continue };
+            let cadence = of_it.subscription.interval * of_it.scopes[scope].cadence.factor();
+            let cadence = cadence_of(&self.deciding(ready, scope), scope).unwrap_or(cadence);
+            let cadence = self.backed_off(scope, cadence);
+            due.insert(scope.clone(), Due { scope: scope.clone(), cadence, only: Some(viewer) });
+        }
+        waiting.retain(|_, viewers| !viewers.is_empty());
+        self.waiting = waiting;
         due.into_values().collect()
+    }
+
+    /// Whoever can't be tried now is tried when the scope is due again.
+    fn forget_waiting_but(&mut self, ready: &[Ready]) {
+        self.waiting.retain(|scope, viewers| {
+            viewers.retain(|viewer| {
+                let is_it = |r: &&Ready| r.subscription.viewer == *viewer && !r.subscription.suspended;
+                ready.iter().find(is_it).is_some_and(|r| r.scopes.contains_key(scope))
+            });
+            !viewers.is_empty()
+        });
     }
 
     /// The active CloudScans whose settings count for a scope: those that have proven to see it, or all that name it where
@@ -1028,6 +1056,7 @@ impl AccountScanner {
             self.settle_refused(looked);
             return;
         }
+        let has_prover = looked.prover.is_some() && unrecorded.is_none();
         let Looked { sweep, error, failed, awaits_release, unread, earlier_tags, changes, .. } = looked;
         if sweep.outcome.is_complete() {
             if shown == 0 && self.store.live_count(&sweep.scope) == 0 {
@@ -1095,8 +1124,13 @@ impl AccountScanner {
                 // What the credentials of others showed it does not hear.
                 Some((_, outcome, error)) => ScopeReport::failed(*outcome, error.clone(), report.ended),
                 None if sees => report.clone(),
-                // Its turn comes with the next.
-                None => continue,
+                None => {
+                    // Another one's listing did well, and was recorded: otherwise its turn comes with the next.
+                    if has_prover {
+                        self.waiting.entry(sweep.scope.clone()).or_default().insert(subscription.viewer.clone());
+                    }
+                    continue;
+                }
             };
             if own.error.as_ref().is_some_and(|e| e.reason == Reason::InvalidCredentials) {
                 // A fresh session next round: keys may have been rotated.
@@ -1136,7 +1170,9 @@ impl AccountScanner {
             report.store_error = round.store_errors.first().cloned();
             if let Some(subscription) = subscriptions.iter().find(|s| s.viewer == *viewer) {
                 report.generation = subscription.generation;
-                report.handled_request.clone_from(&subscription.requested_at);
+                if !self.waiting.values().any(|viewers| viewers.contains(viewer)) {
+                    report.handled_request.clone_from(&subscription.requested_at);
+                }
             }
             if let Some(ready) = ready.iter().find(|r| r.subscription.viewer == *viewer) {
                 report.calls += ready.session.take_calls();

@@ -178,7 +178,12 @@ impl Wanted {
             let moment = match term.key.as_str() {
                 "asOf" => &mut wanted.as_of,
                 "net" if more.contains(&"net") => {
-                    wanted.is_net = term.is_equal == (term.value == "true");
+                    wanted.is_net = term.is_equal == boolean(&term)?;
+                    continue;
+                }
+                "untagged" => {
+                    boolean(&term)?;
+                    wanted.terms.push(term);
                     continue;
                 }
                 "from" => &mut wanted.from,
@@ -297,6 +302,18 @@ impl Wanted {
             let is_it = objects::name(scope, &scope.key(slug)) == name;
             Some(slug.to_owned()).filter(|_| is_it).into_iter().collect()
         })
+    }
+}
+
+fn boolean(term: &Term) -> Result<bool, Refusal> {
+    match term.value.to_ascii_lowercase().as_str() {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err(Refusal::bad_request(format!(
+            "{} is true or false, not '{}'",
+            term.key,
+            term.value.escape_debug()
+        ))),
     }
 }
 
@@ -517,6 +534,8 @@ mod tests {
         let unknown = parse("status.phase=x", &["asOf"]).unwrap_err();
         assert!(unknown.message.contains("'status.phase' is no field") && unknown.message.contains("asOf"));
         assert!(parse("asOf=1", &[]).is_err(), "not of this kind");
+        let neither = parse("untagged=maybe", &[]).unwrap_err();
+        assert_eq!(neither.message, "untagged is true or false, not 'maybe'");
         assert!(parse("asOf!=1", &["asOf"]).is_err() && parse("asOf=1,asOf=2", &["asOf"]).is_err());
         let wanted = parse("asOf=1,id=vol-1,tag.owner!=x", &["asOf"]).unwrap();
         assert_eq!((wanted.as_of.as_deref(), wanted.exactly("id")), (Some("1"), Some("vol-1")));
