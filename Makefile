@@ -1,46 +1,46 @@
-# Everything a developer does. `make demo` and `make test` are the two commands of the README: they
-# bring what they need by themselves (e2e/tools/install.sh) and say what is missing.
+# All tasks of a developer. `make demo` and `make test` are the two commands of the README: they install the tools that
+# they need (e2e/tools/install.sh), and report what is missing.
 
 SHELL := bash
 CARGO ?= cargo
-# Two worlds of the end-to-end tests at once: each is a control plane, an emulator and an operator.
+# Two worlds of the end-to-end tests at once: each has a control plane, an emulator and an operator.
 E2E_THREADS ?= 2
 
-# With an example, so that the SDK is built with the same features as for the tests: once.
+# Builds an example, too, so that the SDK is built once, with the same features as for the tests.
 BUILD = $(CARGO) build --bin elava --example demo
 ELAVA = "$$($(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/debug/elava"
 
 .PHONY: help deny docs generate fmt lint test e2e fuzz image demo bench bench-bounds bench-control-plane bench-query bench-scan bench-store soak tenants truth tools
 
-help: ## Show the targets
+help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 tools: ## Build the pinned control plane, helm and the AWS emulator into the cache
 	@e2e/tools/install.sh > /dev/null
 
-docs: tools ## The docs as a site in target/book
+docs: tools ## Build the docs as a site in target/book
 	@"$$(e2e/tools/install.sh)/mdbook/bin/mdbook" build docs
 
-demo: tools ## The main job end to end on real parts; KEEP=1 leaves it running
+demo: tools ## Run the main use case end to end on real components; KEEP=1 leaves it running
 	$(BUILD)
 	@ELAVA_TOOLS="$$(e2e/tools/install.sh)" $(CARGO) run --quiet --example demo
 
-test: tools ## Unit, integration and end-to-end tests
+test: tools ## Run the unit, integration and end-to-end tests
 	$(CARGO) build --all-targets
 	$(CARGO) test --lib
 	$(CARGO) test --test footprint
 	ELAVA_TOOLS="$$(e2e/tools/install.sh)" $(CARGO) test --test integration
 	ELAVA_TOOLS="$$(e2e/tools/install.sh)" $(CARGO) test --test e2e -- --test-threads=$(E2E_THREADS)
 
-fuzz: ## Every parser of outside input, FUZZ_SECONDS (60) each
+fuzz: ## Fuzz every parser of external input, FUZZ_SECONDS (60) each
 	fuzz/run.sh
 
-e2e: tools ## The chart in pods on a real node, and what happens to pods; prints how long each recovery took
+e2e: tools ## Test the chart in pods on a real node, with failures of pods; print how long each recovery took
 	$(CARGO) build --bin elava --test e2e
 	ELAVA_TOOLS="$$(e2e/tools/install.sh)" $(CARGO) test --test e2e -- --include-ignored --nocapture --test-threads=1 pods:: upgrades::
 
 IMAGE ?= ghcr.io/elava/elava:$$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
-image: ## An OCI image of the release build as elava.tar, and its bill of materials: no engine is needed
+image: ## Build an OCI image of the release build as elava.tar, and its bill of materials; no container engine is needed
 	$(CARGO) build --release --locked --bin elava
 	image/build.py "$$($(CARGO) metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release/elava" \
 	  --name "$(IMAGE)" --output elava.tar --sbom elava.cdx.json
@@ -48,12 +48,12 @@ image: ## An OCI image of the release build as elava.tar, and its bill of materi
 fmt: ## Format the code
 	$(CARGO) fmt
 
-lint: ## Formatting and lints, as CI has them
+lint: ## Check formatting and lints, as CI does
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets -- --deny warnings
 
 CARGO_DENY = 0.18.9
-deny: ## Licences, sources and bans of all that we depend on, and advisories where their database can be had
+deny: ## Check licences, sources and bans of all dependencies, and advisories if their database is available
 	@cache="$${ELAVA_CACHE:-$${XDG_CACHE_HOME:-$$HOME/.cache}/elava}/deny-$(CARGO_DENY)"; deny="$$cache/bin/cargo-deny"; \
 	if [[ ! -x $$deny ]]; then \
 	  echo "deny: building cargo-deny $(CARGO_DENY), once" >&2; \
@@ -67,7 +67,7 @@ deny: ## Licences, sources and bans of all that we depend on, and advisories whe
 	  echo "deny: advisories are not checked: there is no network, and no database was fetched before (cargo deny fetch db)"; \
 	fi
 
-generate: tools ## Make again what is generated: CRDs, the chart's copy, kustomize's manifests, the AWS shapes
+generate: tools ## Regenerate CRDs, the chart's copy, kustomize's manifests and the AWS shapes
 	$(BUILD)
 	$(ELAVA) crds --dir crds --reference docs/reference
 	cp crds/elava.dev_*.yaml charts/elava/files/crds/
@@ -87,47 +87,47 @@ generate: tools ## Make again what is generated: CRDs, the chart's copy, kustomi
 	"$$tools/aws/bin/python" e2e/tools/aws/shapes.py src/cloud/aws/shapes.json
 
 SOAK_SECONDS ?= 600
-soak: ## Faults of the disk, against the store's oracle, for SOAK_SECONDS (600); ELAVA_SEED replays
+soak: ## Test the store with disk faults against its oracle, for SOAK_SECONDS (600); ELAVA_SEED replays a run
 	@out=$$(mktemp); trap 'rm -f "$$out"' EXIT; \
 	ELAVA_SOAK_SECONDS=$(SOAK_SECONDS) $(CARGO) test --no-default-features --lib store::faults::soak -- --ignored --exact --nocapture \
 	  > "$$out" || { cat "$$out"; exit 1; }; \
 	grep '^faults:' "$$out"
 
 SEQUENCES ?= 5000
-truth: tools ## Random lives under random faults against the emulator: SEQUENCES of them (5000); ELAVA_SEED replays one
+truth: tools ## Play SEQUENCES (5000) of random changes and faults against the emulator; ELAVA_SEED replays one
 	@out=$$(mktemp); trap 'rm -f "$$out"' EXIT; \
 	ELAVA_TOOLS="$$(e2e/tools/install.sh)" ELAVA_SEQUENCES=$(SEQUENCES) $(CARGO) test --test integration \
 	  truth::no_sequence -- --nocapture > "$$out" || { cat "$$out"; exit 1; }; \
 	grep '^sequences:' "$$out"
 
 TENANTS ?= 500
-tenants: tools ## Two tenants against each other, as a game: TENANTS sequences (500); ELAVA_SEED replays one
+tenants: tools ## Play TENANTS (500) random sequences of two tenants against each other; ELAVA_SEED replays one
 	$(CARGO) build --all-targets
 	@out=$$(mktemp); trap 'rm -f "$$out"' EXIT; \
 	ELAVA_TOOLS="$$(e2e/tools/install.sh)" ELAVA_TENANCY=$(TENANTS) $(CARGO) test --test e2e \
 	  tenancy::no_sequence -- --nocapture > "$$out" || { cat "$$out"; exit 1; }; \
 	grep '^sequences:' "$$out"
 
-bench-bounds: tools ## Every field of every object at its bounds, BOUNDS_OBJECTS (1000) of them: memory, and who waits
+bench-bounds: tools ## Measure memory and waits with BOUNDS_OBJECTS (1000) objects that have every field at its bounds
 	$(CARGO) build --all-targets
 	ELAVA_TOOLS="$$(e2e/tools/install.sh)" BOUNDS_OBJECTS=$${BOUNDS_OBJECTS:-1000} $(CARGO) test --test e2e \
 	  bounds:: -- --nocapture | grep '^bounds:'
 
-bench-store: ## The goals of the store beside designs without one: writes docs/benchmarks.md; 30 min. RESOURCES (100000,1000000) and DAYS (30) set the size
+bench-store: ## Measure the store's goals against designs without one: writes docs/benchmarks.md; 30 min. RESOURCES (100000,1000000) and DAYS (30) set the size
 	RESOURCES=$${RESOURCES:-100000,1000000} DAYS=$${DAYS:-30} TABLE=$(CURDIR)/docs/benchmarks.md \
 	  $(CARGO) bench --no-default-features --bench goals
 
-bench-scan: tools ## A million resources of 100 accounts over HTTP, beside the SDK alone and boto3; writes docs/benchmark-scan.md
+bench-scan: tools ## Scan a million resources of 100 accounts over HTTP, compared with the SDK alone and boto3; writes docs/benchmark-scan.md
 	ELAVA_TOOLS="$$(e2e/tools/install.sh)" TABLE=$(CURDIR)/docs/benchmark-scan.md \
 	  $(CARGO) bench --no-default-features --features operator --bench scan
 
-bench-query: tools ## Questions to the query API through a real API server; RESOURCES (1000000) sets the size; writes docs/benchmark-query.md
+bench-query: tools ## Query the query API through a real API server; RESOURCES (1000000) sets the size; writes docs/benchmark-query.md
 	RESOURCES=$${RESOURCES:-1000000} ELAVA_TOOLS="$$(e2e/tools/install.sh)" TABLE=$(CURDIR)/docs/benchmark-query.md \
 	  $(CARGO) bench --no-default-features --features serve --bench query
 
-bench-control-plane: tools ## 1,000 CloudScans (SCANS) and 50 findings each through a real API server; writes docs/benchmark-control-plane.md; 25 min
+bench-control-plane: tools ## Run 1,000 CloudScans (SCANS) with 50 findings each through a real API server; writes docs/benchmark-control-plane.md; 25 min
 	$(CARGO) build --bin elava --example control-plane
 	ELAVA_TOOLS="$$(e2e/tools/install.sh)" TABLE=$(CURDIR)/docs/benchmark-control-plane.md $(CARGO) run --example control-plane
 
-bench: ## Benchmarks, each against its baseline in the same run
+bench: ## Run the benchmarks, each compared with its baseline in the same run
 	$(CARGO) bench --no-default-features --bench store

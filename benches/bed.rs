@@ -1,4 +1,4 @@
-//! A new store under a clock of its own.
+//! A new store with its own clock.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -7,8 +7,8 @@ use elava::inventory::Timestamp;
 use elava::store::{Clock, Store};
 
 pub struct Bed {
-    /// Removed with the bed.
-    #[allow(dead_code)] // It is held, not read.
+    /// Removed together with the bed.
+    #[allow(dead_code)] // Held, never read.
     pub dir: tempfile::TempDir,
     pub now: Arc<AtomicI64>,
     pub store: Store,
@@ -24,22 +24,22 @@ impl Bed {
         Self { dir, now, store }
     }
 
-    /// The clock of a bed that goes on with another store.
-    #[allow(dead_code)] // Not every user of this file asks for it.
+    /// The bed's clock, for opening another store.
+    #[allow(dead_code)] // Not every bench uses it.
     pub fn clock(&self) -> Clock {
         let now = self.now.clone();
         Arc::new(move || Timestamp::from_millis(now.load(Ordering::Relaxed)))
     }
 
-    /// So much time passes.
-    #[allow(dead_code)] // Not every user of this file asks for it.
+    /// Advances the clock by `span`.
+    #[allow(dead_code)] // Not every bench uses it.
     pub fn pass(&self, span: std::time::Duration) {
         let millis = i64::try_from(span.as_millis()).expect("a span is short");
         self.now.fetch_add(millis, Ordering::Relaxed);
     }
 
-    /// Five minutes pass. When a look begins that ends before the clock's time.
-    pub fn next_look(&self) -> Timestamp {
+    /// Advances the clock by five minutes. Returns the start of a sweep that ends before the clock's time.
+    pub fn next_sweep(&self) -> Timestamp {
         Timestamp::from_millis(self.now.fetch_add(300_000, Ordering::Relaxed) + 299_000)
     }
 }

@@ -1,10 +1,9 @@
-//! What the operator takes of a control plane: a thousand CloudScans and fifty thousand findings through a real API
-//! server, beside a controller of kube-rs that does nothing but list and watch the same objects.
-//! `make bench-control-plane`.
+//! The load of the operator on a control plane: a thousand CloudScans and fifty thousand findings through a real API
+//! server, compared with a kube-rs controller that only lists and watches the same objects. `make bench-control-plane`.
 //!
-//! In the dev profile: what is counted are requests, bytes and memory, not instructions.
+//! Built with the dev profile: the bench counts requests, bytes and memory, not instructions.
 
-#![allow(clippy::cast_precision_loss, clippy::unwrap_used)] // Figures for people; a bench that unwraps fails.
+#![allow(clippy::cast_precision_loss, clippy::unwrap_used)] // Figures for people; a failed unwrap fails the bench.
 
 #[path = "../e2e/support/mod.rs"]
 mod support;
@@ -26,13 +25,13 @@ use support::process::Process;
 use support::proxy::{Call, Fault};
 use support::world::{IRELAND, World};
 
-/// Findings of one CloudScan.
+/// Findings per CloudScan.
 const EACH: usize = 50;
 const NAMESPACES: usize = 10;
 const QUIET: Duration = Duration::from_mins(2);
-/// Kinds of requests that are named.
+/// The number of request kinds that are listed.
 const MOST: usize = 6;
-/// For a machine of two cores, at [`EACH`] a CloudScan.
+/// The maximum duration on a machine with two cores, with [`EACH`] findings per CloudScan.
 const LONGEST: Duration = Duration::from_hours(1);
 
 fn scans() -> usize {
@@ -48,7 +47,7 @@ fn main() {
     }
 }
 
-/// The least that a controller of these objects is.
+/// The minimal controller of these objects.
 async fn plain() {
     let client = kube::Client::try_default().await.unwrap();
     let reconcile =
@@ -60,7 +59,7 @@ async fn plain() {
         .await;
 }
 
-/// Untagged volumes, other ones for each account.
+/// Untagged volumes, different ones for each account.
 fn volumes(call: &Call) -> String {
     let item = |n: usize| {
         format!(
@@ -81,7 +80,7 @@ fn account(n: usize) -> String {
     format!("{:012}", 100_000_000_000 + n)
 }
 
-/// What the API server was asked by everybody, by verb and kind, and what etcd holds.
+/// Requests to the API server from all clients, by verb and kind, and the size of etcd's data.
 struct Load {
     requests: BTreeMap<String, f64>,
     etcd_bytes: f64,
@@ -95,7 +94,7 @@ impl Load {
             let label =
                 |name: &str| line.split(&format!("{name}=\"")).nth(1).and_then(|rest| rest.split('"').next());
             let (kind, part) = (label("resource").unwrap_or_default(), label("subresource").unwrap_or_default());
-            // This is how the figure itself is read.
+            // The requests that read this figure are not counted.
             if part == "metrics" {
                 continue;
             }
@@ -112,7 +111,7 @@ impl Load {
         Self { requests, etcd_bytes: bytes.map(value).sum() }
     }
 
-    /// Requests a minute since then, and the most of them by what they are.
+    /// Requests per minute since `before`, and the most frequent kinds among them.
     fn since(&self, before: &Load, time: Duration) -> (f64, String) {
         let minutes = time.as_secs_f64() / 60.0;
         let of = |(what, count): (&String, &f64)| {
@@ -125,12 +124,12 @@ impl Load {
     }
 }
 
-/// Of a line of metrics.
+/// The value in a line of metrics.
 fn value(line: &str) -> f64 {
     line.rsplit(' ').next().and_then(|value| value.parse().ok()).unwrap_or_default()
 }
 
-/// How long another user of the API server waits, until it is told to stop: all of its waits.
+/// Measures how long another client of the API server waits, until `stop` is set. Returns all waits.
 async fn another_user(client: kube::Client, stop: Arc<AtomicBool>) -> Vec<Duration> {
     let api: Api<k8s_openapi::api::core::v1::Namespace> = Api::all(client);
     let mut waits = Vec::new();
@@ -148,7 +147,7 @@ fn p99(waits: &[Duration]) -> f64 {
     waits[waits.len() * 99 / 100].as_secs_f64() * 1e3
 }
 
-/// How many findings there are, by pages.
+/// The number of findings, listed page by page.
 async fn findings(client: &kube::Client) -> usize {
     let api: Api<ResourceFinding> = Api::all(client.clone());
     let mut params = ListParams::default().limit(5_000);
@@ -162,7 +161,7 @@ async fn findings(client: &kube::Client) -> usize {
     count
 }
 
-/// How many scopes are known as they are.
+/// The number of scopes whose state is current.
 async fn current_scopes(operator: &str) -> f64 {
     let Ok(answer) = reqwest::get(format!("{operator}/metrics")).await else { return 0.0 };
     let metrics = answer.text().await.unwrap_or_default();
@@ -205,15 +204,15 @@ async fn measure() {
     let user = tokio::spawn(another_user(world.client.clone(), busy.clone()));
     let started = Instant::now();
     let operator = world.operator.url();
-    let looked_at = tokio::spawn(async move {
-        until("every account is looked at", || async { current_scopes(&operator).await >= scans as f64 }).await
+    let swept = tokio::spawn(async move {
+        until("every account is scanned", || async { current_scopes(&operator).await >= scans as f64 }).await
     });
     for n in 0..scans {
         let mut spec = world.scan_spec(&[&account(n)]);
         spec["provider"]["aws"]["regions"] = json!({"include": [IRELAND]});
         spec["resourceTypes"] = json!({"include": ["AWS::EC2::Volume"]});
         spec["findings"] = json!({"exclude": ["Orphaned"]});
-        // A first look that the emulator does not answer in time is had again.
+        // A first sweep is repeated if the emulator does not answer in time.
         spec["interval"] = json!("30m");
         let name = format!("scan-{n}");
         let scan = json!({"apiVersion": "elava.dev/v1alpha1", "kind": "CloudScan", "metadata": {"name": name}, "spec": spec});
@@ -221,14 +220,14 @@ async fn measure() {
         api.patch(&name, &PatchParams::apply("bench").force(), &Patch::Apply(&scan)).await.unwrap();
     }
     row(&format!("applying {scans} CloudScans"), format!("{:.0} s", started.elapsed().as_secs_f64()));
-    row("until every account has been looked at", format!("{:.0} s", looked_at.await.unwrap().as_secs_f64()));
-    let wanted = scans * EACH;
-    until("every finding stands", || async { findings(&world.client).await >= wanted }).await;
+    row("until every account has been scanned", format!("{:.0} s", swept.await.unwrap().as_secs_f64()));
+    let expected = scans * EACH;
+    until("every finding stands", || async { findings(&world.client).await >= expected }).await;
     busy.store(true, Ordering::Relaxed);
     let beside = p99(&user.await.unwrap());
     let total = started.elapsed();
-    row(&format!("until all {wanted} findings stand"), format!("{:.0} s", total.as_secs_f64()));
-    // The last events and statuses are written.
+    row(&format!("until all {expected} findings stand"), format!("{:.0} s", total.as_secs_f64()));
+    // Waits until the last events and statuses are written.
     tokio::time::sleep(QUIET / 4).await;
     let after = Load::now(&world).await;
     let (requests, most) = after.since(&before, total);
@@ -237,7 +236,7 @@ async fn measure() {
     row("another user's `get`, p99, before and meanwhile", format!("{alone:.1} ms, {beside:.1} ms"));
     let bytes = after.etcd_bytes - before.etcd_bytes;
     row("bytes in etcd for it all", format!("{:.0} MB", bytes / 1e6));
-    row("bytes in etcd a finding, with its event", format!("{:.0}", bytes / wanted as f64));
+    row("bytes in etcd a finding, with its event", format!("{:.0}", bytes / expected as f64));
     let (peak, now) = world.operator.process.memory_kib();
     row("the operator's memory with all of it, peak", format!("{:.0} MiB, {:.0} MiB", mib(now), mib(peak)));
 
@@ -248,7 +247,7 @@ async fn measure() {
     row("requests a minute while nothing happens, all users", format!("{requests:.0}"));
     row("of these, most are", most);
 
-    // What was deleted meanwhile is back: every CloudScan was reconciled.
+    // Findings that were deleted meanwhile exist again: every CloudScan was reconciled.
     world.operator.kill();
     for n in 0..NAMESPACES {
         let namespace = format!("team-{n}");
@@ -259,7 +258,7 @@ async fn measure() {
     let started = Instant::now();
     world.operator.restart().await;
     row("after a restart: ready", format!("{:.1} s", started.elapsed().as_secs_f64()));
-    until("what was deleted is back", || async { findings(&world.client).await >= wanted }).await;
+    until("what was deleted is back", || async { findings(&world.client).await >= expected }).await;
     row("after a restart: everything is as it should be", format!("{:.0} s", started.elapsed().as_secs_f64()));
     tokio::time::sleep(QUIET / 4).await;
     let (peak, now) = world.operator.process.memory_kib();
@@ -275,7 +274,7 @@ async fn measure() {
         format!("{:.0} MiB, {:.0} MiB", mib(of_plain), mib(peak_of_plain)),
     );
     row("the operator's memory beside it", format!("{:.1} x", now as f64 / of_plain as f64));
-    write(&rows, scans, wanted);
+    write(&rows, scans, expected);
 }
 
 fn write(rows: &[(String, String)], scans: usize, findings: usize) {

@@ -1,9 +1,9 @@
-//! What the query API takes with a million resources behind it, through a real API server; and `kubectl get` of as
-//! many custom resources in etcd as it still gets. `make bench-query`.
+//! The cost of the query API with a million resources, through a real API server; and of `kubectl get` of as many
+//! custom resources in etcd as it can still list. `make bench-query`.
 //!
-//! The API server, etcd and the store share the machine: a figure is what a user waits for.
+//! The API server, etcd and the store share the machine: a figure is the time that a user waits.
 
-#![allow(clippy::cast_precision_loss, clippy::unwrap_used)] // Figures for people; a bench that unwraps fails.
+#![allow(clippy::cast_precision_loss, clippy::unwrap_used)] // Figures for people; a failed unwrap fails the bench.
 
 mod bed;
 #[path = "../e2e/support/mod.rs"]
@@ -16,7 +16,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use bed::Bed;
-use elava::inventory::{Moment, Sweep, Viewer};
+use elava::inventory::{Moment, Subscriber, Sweep};
 use elava::server::aggregated::{self, Service};
 use elava::store::Store;
 use futures::StreamExt;
@@ -30,9 +30,9 @@ use workload::Cloud;
 const SCOPES: usize = 1_000;
 const NAMESPACE: &str = "team-a";
 const APIS: &str = "/apis/inventory.elava.dev/v1alpha1/namespaces/team-a";
-/// Custom resources in etcd that `kubectl get` still gets in a time that anybody waits.
+/// The number of custom resources in etcd that `kubectl get` still lists in an acceptable time.
 const IN_ETCD: usize = 10_000;
-/// What a whole list may take of memory, whatever its length.
+/// The memory in MB that a whole list may take, whatever its length.
 const MEMORY_OF_A_LIST: f64 = 64.0;
 
 fn main() {
@@ -40,45 +40,46 @@ fn main() {
     runtime.block_on(run());
 }
 
-/// A store with so many resources, of which some have changed for some rounds.
+/// A store with this number of resources, of which some have changed over several rounds.
 fn filled(resources: usize) -> Bed {
     let mut cloud = Cloud::new(resources, SCOPES);
     let bed = Bed::new();
-    let viewer = Viewer::new(format!("{NAMESPACE}/one"));
-    let look = |sweeps: &[Sweep]| {
+    let subscriber = Subscriber::new(format!("{NAMESPACE}/one"));
+    let sweep_once = |sweeps: &[Sweep]| {
         let halves = sweeps.split_at(sweeps.len() / 2);
         std::thread::scope(|threads| {
             for half in [halves.0, halves.1] {
-                let (store, viewer) = (&bed.store, &viewer);
-                threads
-                    .spawn(move || half.iter().for_each(|sweep| drop(store.commit(sweep, Some(viewer)).unwrap())));
+                let (store, subscriber) = (&bed.store, &subscriber);
+                threads.spawn(move || {
+                    half.iter().for_each(|sweep| drop(store.commit(sweep, Some(subscriber)).unwrap()))
+                });
             }
         });
     };
-    let sweeps = cloud.sweeps(bed.next_look());
-    look(&sweeps);
+    let sweeps = cloud.sweeps(bed.next_sweep());
+    sweep_once(&sweeps);
     cloud.put_back(sweeps);
     for _ in 0..50 {
-        let sweeps = cloud.changes(resources / 1_000, bed.next_look());
-        look(&sweeps);
+        let sweeps = cloud.changes(resources / 1_000, bed.next_sweep());
+        sweep_once(&sweeps);
     }
     bed.store.flush().unwrap();
     bed
 }
 
-struct Asked {
+struct Queried {
     client: Client,
     lines: String,
 }
 
-impl Asked {
+impl Queried {
     async fn text(&self, path: &str, is_table: bool) -> String {
         let accept = if is_table { "application/json;as=Table;v=v1;g=meta.k8s.io" } else { "application/json" };
         let request = hyper::Request::get(path).header("accept", accept).body(Vec::new()).unwrap();
         self.client.request_text(request).await.unwrap()
     }
 
-    /// The median of some times, and what was answered last.
+    /// The median time of several requests, and the last response.
     async fn time(&self, times: usize, path: &str, is_table: bool) -> (Duration, String) {
         let mut spans = Vec::new();
         let mut answer = String::new();
@@ -91,13 +92,13 @@ impl Asked {
         (spans[spans.len() / 2], answer)
     }
 
-    fn tell(&mut self, what: &str, span: Duration, remark: &str) {
+    fn report(&mut self, what: &str, span: Duration, remark: &str) {
         println!("{what}: {span:.1?} {remark}");
         writeln!(self.lines, "| {what} | {:.1} ms | {remark} |", span.as_secs_f64() * 1e3).unwrap();
     }
 }
 
-/// Resident memory in MB: now, and at most since it was last asked to forget.
+/// Resident memory in MB: the present value, and the peak since its last reset.
 fn memory() -> (f64, f64) {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let field = |name: &str| -> f64 {
@@ -116,7 +117,7 @@ async fn run() {
     let port = free_port();
     serve_from_loopback(&cluster, port);
     let client = cluster.client().await;
-    let mut asked = Asked { client: client.clone(), lines: String::new() };
+    let mut queried = Queried { client: client.clone(), lines: String::new() };
 
     let bed = tokio::task::spawn_blocking(move || filled(resources)).await.unwrap();
     serve(port, &bed.store, client.clone()).await;
@@ -128,7 +129,7 @@ async fn run() {
     let head = format!("with {resources} resources in the store");
     println!("== {head}");
 
-    let first = asked.text(&format!("{APIS}/cloudresources?limit=1"), false).await;
+    let first = queried.text(&format!("{APIS}/cloudresources?limit=1"), false).await;
     let first: serde_json::Value = serde_json::from_str(&first).unwrap();
     let name = first["items"][0]["metadata"]["name"].as_str().unwrap().to_owned();
     let id = first["items"][0]["status"]["id"].as_str().unwrap().to_owned();
@@ -148,8 +149,8 @@ async fn run() {
         ),
         ("the last 10 rounds of changes", 10, format!("{APIS}/resourcechanges?fieldSelector=from%3D50m"), true),
     ] {
-        let (span, answer) = asked.time(times, &path, is_table).await;
-        asked.tell(what, span, &format!("{:.1} kB", answer.len() as f64 / 1e3));
+        let (span, answer) = queried.time(times, &path, is_table).await;
+        queried.report(what, span, &format!("{:.1} kB", answer.len() as f64 / 1e3));
     }
     std::fs::write("/proc/self/clear_refs", "5").unwrap();
     let (before, _) = memory();
@@ -164,16 +165,16 @@ async fn run() {
     let span = started.elapsed();
     let grown = memory().1 - before;
     let what = "all of them in one answer, with their documents";
-    asked.tell(what, span, &format!("{:.0} MB, memory {grown:.1} MB more at most", bytes as f64 / 1e6));
+    queried.report(what, span, &format!("{:.0} MB, memory {grown:.1} MB more at most", bytes as f64 / 1e6));
     assert!(grown < MEMORY_OF_A_LIST, "a list takes {grown} MB, {MEMORY_OF_A_LIST} at most");
 
-    in_etcd(&cluster, &mut asked).await;
+    in_etcd(&cluster, &mut queried).await;
     if let Ok(path) = std::env::var("TABLE") {
         let text = format!(
             "<!-- Written by `make bench-query`. Do not edit. -->\n\n# What the query API takes\n\nThrough a real \
              kube-apiserver, {head} in {SCOPES} scopes; API server, etcd, store and client on the same two cores. Medians.\n\n\
              | question | takes | answer |\n|---|---:|---|\n{}",
-            asked.lines
+            queried.lines
         );
         std::fs::write(path, text).unwrap();
     }
@@ -187,8 +188,8 @@ async fn serve(port: u16, store: &Store, client: Client) {
     tokio::spawn(async move { aggregated::serve(listener, store, client, service, 64).await.unwrap() });
 }
 
-/// `kubectl get` as a whole process: as many from the store as there are custom resources in etcd.
-async fn in_etcd(cluster: &Cluster, asked: &mut Asked) {
+/// `kubectl get` as a whole process: the same number of objects from the store and from etcd.
+async fn in_etcd(cluster: &Cluster, queried: &mut Queried) {
     cluster.run(&["create", "namespace", NAMESPACE]);
     let kubeconfig = kube::config::Kubeconfig::read_from(cluster.kubeconfig()).unwrap();
     let config =
@@ -238,9 +239,9 @@ async fn in_etcd(cluster: &Cluster, asked: &mut Asked) {
     ] {
         kubectl(args);
         let (span, rows) = kubectl(args);
-        asked.tell(what, span, &format!("{rows} rows"));
+        queried.report(what, span, &format!("{rows} rows"));
     }
-    // As many rows of both, in the pieces in which kubectl asks.
+    // The same number of rows from both, in the chunks that kubectl requests.
     for (whence, path) in [
         ("the store", format!("{APIS}/cloudresources")),
         ("etcd", format!("/apis/elava.dev/v1alpha1/namespaces/{NAMESPACE}/resourcefindings")),
@@ -248,7 +249,7 @@ async fn in_etcd(cluster: &Cluster, asked: &mut Asked) {
         let started = Instant::now();
         let (mut rows, mut token) = (0, String::new());
         while rows < IN_ETCD {
-            let page = asked.text(&format!("{path}?limit=500&continue={token}"), true).await;
+            let page = queried.text(&format!("{path}?limit=500&continue={token}"), true).await;
             let page: serde_json::Value = serde_json::from_str(&page).unwrap();
             rows += page["rows"].as_array().unwrap().len();
             page["metadata"]["continue"].as_str().unwrap_or_default().clone_into(&mut token);
@@ -256,6 +257,6 @@ async fn in_etcd(cluster: &Cluster, asked: &mut Asked) {
                 break;
             }
         }
-        asked.tell(&format!("{rows} rows in pieces of 500, from {whence}"), started.elapsed(), "");
+        queried.report(&format!("{rows} rows in pieces of 500, from {whence}"), started.elapsed(), "");
     }
 }

@@ -1,6 +1,6 @@
-//! The store against what one would do without one: a full copy of the state for every sweep.
+//! The store compared with a design without one: a full copy of the state for every sweep.
 //!
-//! Each figure stands beside its baseline in the same run; the ratio is what counts.
+//! Each figure is measured together with its baseline in the same run; the ratio is what counts.
 
 mod bed;
 
@@ -33,9 +33,9 @@ fn observation(n: usize, size: usize) -> Observation {
     }
 }
 
-/// A sweep five minutes later; a hundredth of the volumes has this size.
-fn commit_look(bed: &Bed, size: usize) {
-    let started = bed.next_look();
+/// Commits a sweep five minutes later, in which one in a hundred volumes has this size.
+fn commit_sweep(bed: &Bed, size: usize) {
+    let started = bed.next_sweep();
     let sweep = Sweep {
         scope: Scope {
             provider: "aws".into(),
@@ -60,14 +60,14 @@ fn commit_look(bed: &Bed, size: usize) {
     bed.store.commit(&sweep, None).expect("it commits");
 }
 
-/// With a first look.
+/// A bed with a first sweep.
 fn new_bed() -> Bed {
     let bed = Bed::new();
-    commit_look(&bed, 8);
+    commit_sweep(&bed, 8);
     bed
 }
 
-/// The naive way: the whole state as one JSON file a sweep, synced.
+/// The naive way: writes the whole state as one JSON file per sweep, and syncs it.
 fn full_copy(dir: &std::path::Path, size: usize) {
     let all = (0..RESOURCES).map(|n| observation(n, if n % 100 == 0 { size } else { 8 }).attributes);
     let path = dir.join("state.json");
@@ -84,7 +84,7 @@ fn commit(c: &mut Criterion) {
     group.bench_function("store", |b| {
         b.iter(|| {
             size += 1;
-            commit_look(&bed, size);
+            commit_sweep(&bed, size);
         });
     });
     let dir = tempfile::tempdir().expect("there is a folder for temporary files");
@@ -94,7 +94,7 @@ fn commit(c: &mut Criterion) {
     let mut group = c.benchmark_group("sweep of 2000, unchanged");
     group.sample_size(20);
     let bed = new_bed();
-    group.bench_function("store", |b| b.iter(|| commit_look(&bed, 8)));
+    group.bench_function("store", |b| b.iter(|| commit_sweep(&bed, 8)));
     group.bench_function("full copy", |b| b.iter(|| full_copy(dir.path(), 8)));
     group.finish();
 }
@@ -102,7 +102,7 @@ fn commit(c: &mut Criterion) {
 fn read(c: &mut Criterion) {
     let bed = new_bed();
     for size in 9..20 {
-        commit_look(&bed, size);
+        commit_sweep(&bed, size);
     }
     let dir = tempfile::tempdir().expect("there is a folder for temporary files");
     full_copy(dir.path(), 8);

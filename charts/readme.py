@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes charts/elava/README.md: every value with its default, and what values.yaml says of it."""
+"""Writes charts/elava/README.md: every value with its default, and its comment in values.yaml."""
 import re
 from pathlib import Path
 
@@ -12,8 +12,8 @@ HEAD = """<!-- Written by `make generate` from values.yaml. Do not edit. -->
 helm install elava charts/elava --namespace elava --create-namespace
 ```
 
-[docs/install.md](../../docs/install.md) says what to set for credentials, permissions, backups and upgrades. What a value
-may be is checked by `values.schema.json`: a misspelled one is refused.
+[docs/install.md](../../docs/install.md) describes the settings for credentials, permissions, backups and upgrades.
+`values.schema.json` validates all values: a misspelled one is refused.
 
 | value | default | |
 |---|---|---|
@@ -21,7 +21,7 @@ may be is checked by `values.schema.json`: a misspelled one is refused.
 
 
 def rows(lines):
-    """(path, default, comment) of each value, in its order."""
+    """(path, default, comment) of each value, in order."""
     path, comment = [], []
     for line in lines:
         text = line.strip()

@@ -1,4 +1,4 @@
-//! How people act on findings: acknowledging, exempting, and what they read.
+//! How users act on findings: they acknowledge, exempt and read them.
 
 use std::time::Duration;
 
@@ -25,11 +25,11 @@ async fn what_is_acknowledged_or_exempted_says_so_and_opens_again_when_that_ends
     let is = |id: String, state: FindingState| {
         let world = &world;
         async move {
-            let look = || async {
+            let check = || async {
                 let in_state = world.findings_in("team-a", state).await;
                 if in_state.contains(&format!("Untagged {id}")) { Ok(()) } else { Err(format!("{in_state:?}")) }
             };
-            eventually(&format!("{id} is {state:?}"), look).await;
+            eventually(&format!("{id} is {state:?}"), check).await;
         }
     };
     let annotate = |value: &str| {
@@ -37,7 +37,7 @@ async fn what_is_acknowledged_or_exempted_says_so_and_opens_again_when_that_ends
     };
     annotate("elava.dev/acknowledged=ann: on it");
     is(known.clone(), FindingState::Acknowledged).await;
-    // It outlives its object; on the new one it is written again to be withdrawn.
+    // The acknowledgement outlives its object. To withdraw it, the annotation is first written on the new object.
     world.cluster.run(&["delete", "resourcefinding", &name(&known), "-n", "team-a"]);
     is(known.clone(), FindingState::Acknowledged).await;
     annotate("elava.dev/acknowledged=ann");
@@ -90,23 +90,23 @@ async fn over_the_cap_one_object_speaks_for_the_rest_and_the_store_lists_them() 
     let mut spec = world.scan_spec(&[A]);
     spec["findings"] = json!({"maxOpen": 2});
     world.apply_scan("team-a", "one", &spec);
-    let look = || async {
+    let check = || async {
         let kinds = world.open_findings("team-a").await;
         let more = kinds.iter().filter(|k| *k == "MoreFindings *").count();
         if (kinds.len(), more) == (3, 1) { Ok(()) } else { Err(format!("{kinds:?}")) }
     };
-    eventually("two are told, and one object speaks for the rest", look).await;
+    eventually("two are told, and one object speaks for the rest", check).await;
     let answer = world.operator.answer(&["findings", "--cloudscan", "team-a/one"]);
     assert_eq!(answer["findings"].as_array().map(Vec::len), Some(5), "{answer}");
     let status = world.scan("team-a", "one").await.status.unwrap_or_default();
     assert_eq!(status.findings.map(|f| (f.open, f.suppressed)), Some((2, 3)));
     spec["findings"] = json!({"maxOpen": 10});
     world.apply_scan("team-a", "one", &spec);
-    let look = || async {
+    let check = || async {
         let kinds = world.open_findings("team-a").await;
         if kinds.len() == 5 { Ok(()) } else { Err(format!("{kinds:?}")) }
     };
-    eventually("with room for all of them all are told", look).await;
+    eventually("with room for all of them all are told", check).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -132,15 +132,15 @@ async fn what_comes_and_goes_is_one_flapping_finding() {
     world.wait_for_open("team-a", &[format!("Untagged {volume}")]).await;
     for _ in 0..2 {
         hands.tag(&volume, &[("x", "y")]).await;
-        world.look("team-a", "one").await;
+        world.scan_now("team-a", "one").await;
         world.wait_for_open("team-a", &[]).await;
         hands.untag(&volume, &["x"]).await;
-        world.look("team-a", "one").await;
-        let look = || async {
+        world.scan_now("team-a", "one").await;
+        let check = || async {
             let open = world.open_findings("team-a").await;
             if open.is_empty() { Err("nothing is open".to_owned()) } else { Ok(()) }
         };
-        eventually("it is told again", look).await;
+        eventually("it is told again", check).await;
     }
     world.wait_for_open("team-a", &[format!("Flapping {volume}")]).await;
     for tags in [true, false] {
@@ -149,15 +149,15 @@ async fn what_comes_and_goes_is_one_flapping_finding() {
         } else {
             hands.untag(&volume, &["x"]).await;
         }
-        world.look("team-a", "one").await;
+        world.scan_now("team-a", "one").await;
     }
     world.wait_for_open("team-a", &[format!("Flapping {volume}")]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_suspended_is_left_alone_and_goes_on_when_it_is_resumed() {
-    /// Whether it still could get in is seen once more.
-    const FEW: usize = 5;
+    /// Access is checked once more after the suspension.
+    const MAX_CALLS_WHILE_SUSPENDED: usize = 5;
     let world = World::start().await;
     let hands = world.hands(A, IRELAND).await;
     let first = format!("Untagged {}", hands.volume(&[]).await);
@@ -180,10 +180,10 @@ async fn what_is_suspended_is_left_alone_and_goes_on_when_it_is_resumed() {
     };
     eventually("it says that it is suspended", suspended).await;
     let before = calls();
-    // Four intervals long.
+    // Four times the interval.
     let left_alone = || async {
         let more = calls() - before;
-        if more <= FEW { Ok(()) } else { Err(format!("{more} calls")) }
+        if more <= MAX_CALLS_WHILE_SUSPENDED { Ok(()) } else { Err(format!("{more} calls")) }
     };
     holds_for("AWS is left alone", Duration::from_secs(8), left_alone).await;
 

@@ -1,6 +1,6 @@
-//! Every field of a CloudScan and of a FindingExemption at its bounds, as the API server lets it through: what the operator
-//! holds of them is bounded, and nobody else waits for more than a round. BOUNDS_OBJECTS says how many of each there are:
-//! `make bench-bounds` has a thousand.
+//! CloudScans and FindingExemptions with every field at its bounds, as the API server accepts them: the operator's
+//! memory for them is bounded, and no other tenant waits for more than a round. BOUNDS_OBJECTS sets the number of
+//! objects of each kind: `make bench-bounds` uses a thousand.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -16,17 +16,17 @@ use crate::support::world::{IRELAND, World};
 use crate::support::{eventually, number};
 
 const A: &str = "111122223333";
-/// So often the other tenant is looked at.
+/// The scan interval of the other tenant.
 const INTERVAL: Duration = Duration::from_secs(20);
-/// What a namespace may hold of a kind, as src/controller/watched.rs has it.
+/// The maximum bytes of objects of one kind in a namespace, as in src/controller/watched.rs.
 const NAMESPACE_BYTES: usize = 8 << 20;
-/// In memory an object takes a few times what it takes as JSON: it is kept as it is, as settings, and as what is to be
-/// looked at by account.
+/// In memory an object takes a few times the size of its JSON: it is kept as the object, as settings, and as
+/// subscriptions by account.
 const TIMES_JSON: usize = 6;
-/// For what does not grow with the objects.
+/// Memory that does not grow with the objects.
 const ALLOWED_BYTES: usize = 96 << 20;
 
-/// Fields that have one of a few values, or would make a spec refused before anything else of it is read.
+/// Fields with few allowed values, and fields that would make the operator refuse a spec before it reads the rest.
 const LEFT_OUT: [&str; 6] = [
     "spec.provider.aws.organization",
     "spec.provider.aws.endpointURL",
@@ -36,7 +36,7 @@ const LEFT_OUT: [&str; 6] = [
     "spec.disappearance.ignore",
 ];
 
-/// The largest value that a schema lets through; `n` tells those of a list apart.
+/// The largest value that a schema accepts; `n` distinguishes the items of a list.
 fn at_bounds(schema: &Value, path: &str, n: usize) -> Value {
     match schema["type"].as_str() {
         Some("object") => {
@@ -64,7 +64,7 @@ fn at_bounds(schema: &Value, path: &str, n: usize) -> Value {
         }
         Some("integer") => {
             let most = schema["maximum"].as_f64().unwrap_or_else(|| panic!("{path} has no bound"));
-            // A whole number that schemars writes as one that is none.
+            // schemars writes a whole number as a float.
             serde_json::from_str(&format!("{most:.0}")).unwrap()
         }
         Some("boolean") => json!(true),
@@ -107,19 +107,19 @@ async fn objects_at_their_bounds_take_bounded_memory_and_keep_nobody_waiting() {
     let mut spec = world.scan_spec(&[A]);
     spec["interval"] = json!(format!("{}s", INTERVAL.as_secs()));
     world.apply_scan("team-a", "one", &spec);
-    world.look("team-a", "one").await;
+    world.scan_now("team-a", "one").await;
     let memory = || usize::try_from(world.operator.process.memory_kib().1).unwrap() << 10;
     let before = memory();
 
     world.cluster.run(&["create", "namespace", "bounds"]);
     let mut scan_spec = at_bounds(&schema_of("CloudScan"), "spec", 0);
-    // Keys of its own, which are not there: each account is tried, again and again.
+    // Refers to a Secret that does not exist: each account is tried again and again.
     scan_spec["provider"]["aws"]["credentialsSecretRef"] = json!({"name": "x".repeat(253)});
     let exemption_spec = at_bounds(&schema_of("FindingExemption"), "spec", 0);
     let bytes = scan_spec.to_string().len() + exemption_spec.to_string().len();
     let scans: Api<CloudScan> = Api::namespaced(world.client.clone(), "bounds");
     let exemptions: Api<FindingExemption> = Api::namespaced(world.client.clone(), "bounds");
-    // When the other tenant was looked at, as its status says.
+    // The end times of the other tenant's scans, from its status.
     let seen: Arc<Mutex<BTreeSet<Timestamp>>> = Arc::default();
     let (client, sampled) = (world.client.clone(), seen.clone());
     let sampling = tokio::spawn(async move {
@@ -144,15 +144,15 @@ async fn objects_at_their_bounds_take_bounded_memory_and_keep_nobody_waiting() {
         exemption.metadata = metadata;
         exemptions.create(&PostParams::default(), &exemption).await.expect("the API server lets it through");
         if n == 0 {
-            let told = || async {
+            let check = || async {
                 let status = scans.get("at-bounds-0").await.map_err(|error| error.to_string())?.status;
                 status.filter(|status| !status.conditions.is_empty()).ok_or("nothing is said of it".to_owned())
             };
-            eventually("the first is taken up", told).await;
+            eventually("the first is taken up", check).await;
             after_one = memory();
         }
     }
-    // Some more rounds of the other tenant, while all of it is there.
+    // Some more rounds of the other tenant while all objects exist.
     let until_then = rounds();
     let goes_on = || async { if rounds() > until_then + 4 { Ok(()) } else { Err(rounds().to_string()) } };
     eventually("the other tenant is looked at", goes_on).await;

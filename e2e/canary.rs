@@ -1,4 +1,4 @@
-//! Canaries for secrets: planted wherever the operator meets one, and looked for wherever it says something.
+//! Canaries for secrets: planted wherever the operator reads a secret, and searched for in everything that it outputs.
 
 use serde_json::json;
 
@@ -7,7 +7,7 @@ use crate::support::proxy::Fault;
 use crate::support::world::{IRELAND, World};
 
 const A: &str = "111122223333";
-/// "canary-user-data", as EC2 has it.
+/// "canary-user-data" in base64, as EC2 returns it.
 const USER_DATA: &str = "Y2FuYXJ5LXVzZXItZGF0YQ==";
 /// <https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeLaunchTemplateVersions.html>
 const VERSIONS: &str = "<DescribeLaunchTemplateVersionsResponse xmlns=\"http://ec2.amazonaws.com/doc/2016-11-15/\">\
@@ -30,7 +30,7 @@ async fn no_secret_is_in_a_log_an_event_a_status_a_metric_or_the_store() {
     let data = aws_sdk_ec2::types::RequestLaunchTemplateData::builder().image_id("ami-1").build();
     let template = hands.ec2.create_launch_template().launch_template_name("web").launch_template_data(data);
     template.send().await.expect("a launch template");
-    // The emulator forgets user data.
+    // The emulator does not keep user data.
     let versions =
         world.proxy.fault(|call| call.action == "DescribeLaunchTemplateVersions", Fault::Show(VERSIONS));
 
@@ -38,7 +38,7 @@ async fn no_secret_is_in_a_log_an_event_a_status_a_metric_or_the_store() {
     spec["tagPolicy"]["exemptTypes"] = json!([BUILT_IN.as_slice(), &["AWS::EC2::LaunchTemplate"]].concat());
     spec["provider"]["aws"]["credentialsSecretRef"] = json!({"name": "keys"});
     spec["provider"]["aws"]["accounts"][0]["externalID"] = json!(EXTERNAL);
-    // Nobody answers there: what can't be delivered is told, too.
+    // No server answers at this address: a failed delivery is reported, too.
     spec["findings"] = json!({"webhook": {"url": hook, "secretRef": {"name": "hook"}}});
     world.apply_scan("team-a", "one", &spec);
     let secret = |name: &str, literals: &[String]| {
@@ -55,7 +55,7 @@ async fn no_secret_is_in_a_log_an_event_a_status_a_metric_or_the_store() {
     world.wait_for_open("team-a", &[format!("Untagged {bare}")]).await;
     world.wait_for_condition("team-a", "one", "WebhookDelivered", "False").await;
 
-    // And everything that AWS refuses.
+    // Errors from AWS are reported, too.
     let refused = |status, code, message: &str| Fault::Refuse { status, code, message: message.to_owned() };
     for (action, fault) in [
         (
@@ -68,17 +68,17 @@ async fn no_secret_is_in_a_log_an_event_a_status_a_metric_or_the_store() {
         ),
     ] {
         let rule = world.proxy.fault(move |call| call.action == action, fault);
-        world.look("team-a", "one").await;
+        world.scan_now("team-a", "one").await;
         world.proxy.heal(rule);
     }
-    world.look("team-a", "one").await;
+    world.scan_now("team-a", "one").await;
 
     let templates = world.operator.answer(&["get", "--type", "AWS::EC2::LaunchTemplate", "--attributes"]);
     let known = &templates["resources"][0]["attributes"]["Versions"][0];
     assert!(world.proxy.hits(versions) > 0 && known["VersionNumber"] == 1, "its user data was read: {templates}");
     let exported = world.dir.path().join("exported");
     let export = ["store", "export", "--format", "jsonl", "--to", &exported.display().to_string()];
-    assert!(world.operator.ask(&export).status.success());
+    assert!(world.operator.query(&export).status.success());
     let mut places = vec![
         ("the log", world.operator.process.log()),
         (
@@ -96,7 +96,7 @@ async fn no_secret_is_in_a_log_an_event_a_status_a_metric_or_the_store() {
     for entry in std::fs::read_dir(&exported).unwrap() {
         places.push(("the export", std::fs::read_to_string(entry.unwrap().path()).unwrap()));
     }
-    // Notes lie in the file as they are; documents are packed, and were exported.
+    // Notes are in the file as plain text; documents are compressed there, and were exported.
     let file = std::fs::read(world.operator.store()).unwrap();
     places.push(("the store's file", String::from_utf8_lossy(&file).into_owned()));
     for (place, text) in &places {
@@ -105,7 +105,7 @@ async fn no_secret_is_in_a_log_an_event_a_status_a_metric_or_the_store() {
         for canary in canaries {
             assert!(!text.contains(canary), "{place} holds {canary}");
         }
-        // What was wanted is kept, so that scanning goes on without an API server: an external id is part of that.
+        // The specs are stored so that scanning continues without an API server; they include the external id.
         assert!(*place == "the store's file" || !text.contains(EXTERNAL), "{place} holds {EXTERNAL}");
     }
 }

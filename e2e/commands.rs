@@ -1,7 +1,7 @@
-//! Every command that the docs show is run, in the order of the pages, on a node with the chart in it.
+//! Runs every command that the docs show, in the order of the pages, on a node with the chart installed.
 //!
-//! What changes the cluster runs as far as the API server lets it through (`--dry-run=server`), so that each finds
-//! what the others name. What can't run here is listed below with its reason.
+//! Commands that change the cluster run with `--dry-run=server`, so that each command finds the objects that the others
+//! name. Commands that can't run here are listed below with the reason.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -10,7 +10,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::pods::is_there_a_node;
+use crate::pods::can_run_node;
 use crate::support::eventually;
 use crate::support::node::{BACKUPS_CLAIM, Installation, NAMESPACE, STORE_CLAIM};
 use crate::support::operator::binary;
@@ -21,7 +21,7 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const A: &str = "111122223333";
 const B: &str = "444455556666";
 
-/// Beginnings of commands that are not run, and why.
+/// Prefixes of commands that are not run, with the reason.
 const NOT_HERE: &[(&str, &str)] = &[
     ("make ", "CI runs make test, and the benchmarks are longer than CI"),
     ("SCANS=", "a benchmark"),
@@ -55,11 +55,11 @@ const NOT_HERE: &[(&str, &str)] = &[
     ("helm uninstall", "e2e/upgrades.rs uninstalls"),
 ];
 
-/// Commands of a shell in the docs that change the cluster.
+/// Verbs of shell commands in the docs that change the cluster.
 const CHANGES: [&str; 10] =
     ["apply", "annotate", "create", "delete", "label", "patch", "scale", "taint", "install", "upgrade"];
 
-/// The lines of the `sh` blocks of a page, continued ones as one.
+/// The lines of the `sh` blocks of a page, with continued lines joined.
 fn commands(page: &str) -> Vec<String> {
     let blocks = regex::Regex::new(r"(?s)```sh\n(.*?)```").unwrap();
     let comment = regex::Regex::new(r"(^|\s)#\s.*$").unwrap();
@@ -86,12 +86,12 @@ fn pages() -> Vec<PathBuf> {
     pages
 }
 
-/// A folder with what the commands are given: the programs, and the repository's files.
+/// A folder with everything that the commands need: the programs and the repository's files.
 struct Desk {
     dir: PathBuf,
     kubeconfig: PathBuf,
     values: PathBuf,
-    /// What the docs name, and what it is here.
+    /// Names in the docs, and their replacements here.
     names: Vec<(regex::Regex, String)>,
 }
 
@@ -111,7 +111,7 @@ impl Desk {
                 Command::new("cp").arg("-r").arg(Path::new(ROOT).join(folder)).arg(&dir).status().unwrap();
             assert!(copied.success());
         }
-        // The sample, with the emulator for AWS.
+        // The sample, with the emulator in place of AWS.
         let sample = dir.join("config/samples/cloudscan.yaml");
         let text = std::fs::read_to_string(&sample).unwrap();
         let here = format!("    aws:\n      endpointURL: {}\n", pods.endpoint);
@@ -119,14 +119,14 @@ impl Desk {
         std::fs::copy(&pods.values, dir.join("values.yaml")).unwrap();
         std::fs::set_permissions(&dir, PermissionsExt::from_mode(0o755)).unwrap();
         let word = |name: &str| regex::Regex::new(&format!(r"\b{}\b", regex::escape(name))).unwrap();
-        // One that holds another goes first.
+        // A name that contains another one is replaced first.
         let mut names: Vec<_> = names.iter().collect();
         names.sort_by_key(|(name, _)| std::cmp::Reverse(name.len()));
         let names = names.into_iter().map(|(name, here)| (word(name), here.clone())).collect();
         Self { dir, kubeconfig: pods.node.kubeconfig().to_owned(), values: pods.values.clone(), names }
     }
 
-    /// As it is typed here.
+    /// The command as it is run here.
     fn typed(&self, command: &str) -> String {
         let mut command = command.to_owned();
         for (name, here) in &self.names {
@@ -138,7 +138,7 @@ impl Desk {
         assert!(program != "kubectl" || !verb.starts_with('-'), "the verb comes first: {command}");
         let is_dry = command.contains("--dry-run");
         if program == "helm" && (verb == "install" || verb == "upgrade") {
-            // Those that install are run where it is installed already.
+            // The chart is already installed, so install commands run as upgrades.
             let upgrade = command.replacen("helm install", "helm upgrade --install", 1);
             return format!("{upgrade} --values {} --dry-run=server", self.values.display());
         }
@@ -151,7 +151,7 @@ impl Desk {
     fn run(&self, command: &str) -> Result<(), String> {
         let home = self.dir.join("home");
         let path = format!("{}:{}", self.dir.join("bin").display(), std::env::var("PATH").unwrap_or_default());
-        // What follows until it is interrupted.
+        // A watch runs until it is interrupted.
         let seconds = if command.contains("elava watch") { 3 } else { 60 };
         let output = Command::new("timeout")
             .arg(seconds.to_string())
@@ -168,12 +168,12 @@ impl Desk {
         let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         let is_as_documented = match output.status.code() {
             Some(0) => true,
-            // Something is wrong, or not complete: it says so with this.
+            // The exit code for a problem or an incomplete result.
             Some(2) => command.contains("elava status") || command.contains("elava scan"),
             Some(124) => command.contains("elava watch"),
-            // grep, where the log has no such line.
+            // grep exits with 1 if the log has no such line.
             Some(1) if command.contains("| grep") => err.is_empty(),
-            // A store that is younger than the question says what it knows.
+            // The store is younger than the moment in the query.
             Some(1) => err.contains("lies before the first look"),
             _ => false,
         };
@@ -183,14 +183,14 @@ impl Desk {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_command_in_the_docs_runs() {
-    if !is_there_a_node() {
+    if !can_run_node() {
         return;
     }
     let pods = Installation::prepare().await;
     pods.node.volume("store", STORE_CLAIM);
     pods.node.volume("backups", BACKUPS_CLAIM);
     pods.install(&["--set", "backup.enabled=true", "--set", "backup.storageClassName=local"]);
-    // Another team of which the pages speak.
+    // Another team that the pages mention.
     pods.node.run(&["create", "namespace", "team-a"]);
     let hands = pods.aws.hands(A, IRELAND).await;
     let volume = hands.volume(&[("owner", "team-data")]).await;
@@ -200,13 +200,13 @@ async fn every_command_in_the_docs_runs() {
     spec["provider"]["aws"]["accounts"] = json!([account(A), account(B)]);
     pods.apply_scan("default", "production", &spec);
     pods.wait_for_condition("default", "production", "FirstScanComplete", "True").await;
-    let told = || async {
+    let check = || async {
         let findings = pods.findings("default").await;
         let found = findings.first().and_then(|finding| finding.metadata.name.clone());
         found.ok_or_else(|| "nothing is told".to_owned())
     };
-    let finding = eventually("there is a finding to name", told).await;
-    // As they are called, on this node, now.
+    let finding = eventually("there is a finding to name", check).await;
+    // The names and the time on this node.
     let listed =
         pods.node.run(&["get", "cloudresources", "--field-selector", &format!("id={volume}"), "-o", "json"]);
     let listed: Value = serde_json::from_str(&listed).unwrap();
@@ -237,11 +237,11 @@ async fn every_command_in_the_docs_runs() {
                 used.insert(*beginning);
                 continue;
             }
-            // A CloudScan or a finding, by what stands before it.
+            // A CloudScan or a finding, depending on the words before it.
             let of = if command.contains("cloudscan NAME") { "production" } else { finding.as_str() };
             let typed = desk.typed(&any_name.replace_all(&command, of));
             run += 1;
-            // Each page begins anew.
+            // Each page starts without the files of the earlier pages.
             if typed.contains("store restore") {
                 let _ = std::fs::remove_file(desk.dir.join("copy.redb"));
             }

@@ -1,5 +1,5 @@
-//! Killed at any moment, or left alone by the API server: nothing is lost, nothing is said twice, and
-//! nothing is said that no look has shown.
+//! The operator is killed at any moment, or has no API server: nothing is lost, nothing is reported twice, and nothing
+//! is reported that no sweep has shown.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -29,7 +29,7 @@ fn dice() -> SmallRng {
     SmallRng::seed_from_u64(seed)
 }
 
-/// Creates, deletes and re-tags volumes until it is told to stop. Gives what it deleted.
+/// Creates, deletes and re-tags volumes until `stop` is set. Returns the ids that it deleted.
 async fn stir(hands: Hands, mut dice: SmallRng, stop: Arc<AtomicBool>) -> BTreeSet<String> {
     let mut living: Vec<String> = Vec::new();
     let mut deleted = BTreeSet::new();
@@ -50,7 +50,7 @@ async fn stir(hands: Hands, mut dice: SmallRng, stop: Arc<AtomicBool>) -> BTreeS
     deleted
 }
 
-/// What the answers of the cloud showed of each volume.
+/// What the responses of the cloud showed of each volume.
 #[derive(Default)]
 struct Shown {
     tags: BTreeMap<String, BTreeSet<Tags>>,
@@ -63,12 +63,12 @@ impl Shown {
         for answer in log.iter().filter(|l| l.call.region == IRELAND) {
             match answer.call.action.as_str() {
                 "DescribeVolumes" => shown.see_volumes(answer),
-                // A loss of all tags is asked again, and this answer may be newer than the listing.
+                // A loss of all tags is confirmed by this call, whose response may be newer than the listing.
                 "DescribeTags" if answer.status == 200 => {
-                    let asked = answer.call.params["Filter.1.Value.1"].clone();
+                    let requested = answer.call.params["Filter.1.Value.1"].clone();
                     let document = parse(answer);
                     let set = document.descendants().find(|n| is_named(n, "tagSet"));
-                    shown.tags.entry(asked).or_default().insert(tags(set));
+                    shown.tags.entry(requested).or_default().insert(tags(set));
                 }
                 _ => {}
             }
@@ -93,7 +93,7 @@ fn parse(answer: &Logged) -> Document<'_> {
     Document::parse(&answer.body).expect("the emulator answers XML")
 }
 
-/// Whatever its namespace.
+/// Ignores the XML namespace.
 fn is_named(node: &Node, name: &str) -> bool {
     node.tag_name().name() == name
 }
@@ -113,11 +113,11 @@ async fn killed_twenty_times_while_things_change_it_tells_what_looks_have_shown_
     let mut dice = dice();
     let mut spec = world.scan_spec(&[A]);
     spec["interval"] = "1s".into();
-    // A mass loss is another test's.
+    // Mass loss has its own test.
     spec["disappearance"] = serde_json::json!({"massLoss": {"percent": 100, "minimum": 100_000}});
     spec["resourceTypes"] =
         serde_json::json!({"include": ["AWS::EC2::Volume", "AWS::EC2::Instance", "AWS::S3::Bucket"]});
-    // What is stirred comes and goes.
+    // These volumes flap.
     spec["findings"] = serde_json::json!({"exclude": ["Flapping"]});
     world.apply_scan("team-a", "one", &spec);
     world.wait_for_condition("team-a", "one", "FirstScanComplete", "True").await;
@@ -126,7 +126,7 @@ async fn killed_twenty_times_while_things_change_it_tells_what_looks_have_shown_
     let hands = world.hands(A, IRELAND).await;
     let stirring = tokio::spawn(stir(hands, SmallRng::from_rng(&mut dice), stop.clone()));
     for _ in 0..KILLS {
-        // Anywhere from the start of the process to a few scans later.
+        // Kills at any time between the start of the process and a few scans later.
         tokio::time::sleep(Duration::from_millis(dice.random_range(0..1500))).await;
         world.operator.kill();
         world.operator.restart().await;
@@ -134,7 +134,7 @@ async fn killed_twenty_times_while_things_change_it_tells_what_looks_have_shown_
     stop.store(true, Ordering::Relaxed);
     let deleted = stirring.await.expect("the stirring ends well");
     for _ in 0..3 {
-        world.look("team-a", "one").await;
+        world.scan_now("team-a", "one").await;
     }
 
     let shown = Shown::new(&world.proxy.log());
@@ -164,14 +164,14 @@ async fn killed_twenty_times_while_things_change_it_tells_what_looks_have_shown_
 
     let mut open: Vec<String> = ended.iter().map(|id| format!("Disappeared {id}")).collect();
     for (id, _) in living.iter().filter(|(_, tags)| tags.is_empty()) {
-        // Its only tag names its owner: what changed at all had one.
+        // The only tag names the owner: a resource that has changed had an owner.
         let history = world.operator.answer(&["history", id]);
         let had_owner = history["changes"].as_array().is_some_and(|changes| changes.len() > 1);
         open.push(format!("{} {id}", if had_owner { "OwnershipLost" } else { "Untagged" }));
     }
     world.wait_for_open("team-a", &open).await;
-    let told = |events: &BTreeMap<String, usize>| events.get("Disappeared") == Some(&ended.len());
-    world.wait_for_finding_events("team-a", "each end is told once", told).await;
+    let reported = |events: &BTreeMap<String, usize>| events.get("Disappeared") == Some(&ended.len());
+    world.wait_for_finding_events("team-a", "each end is told once", reported).await;
 }
 
 async fn volumes(hands: &Hands) -> BTreeMap<String, Tags> {
@@ -184,7 +184,7 @@ async fn volumes(hands: &Hands) -> BTreeMap<String, Tags> {
         .collect()
 }
 
-/// One life, its steps in order, and no state that no answer showed.
+/// One life, its steps in order, and only states that a response showed.
 fn check_history(world: &World, resource: &Value, shown: &Shown) {
     let id = resource["id"].as_str().unwrap();
     let history = world.operator.answer(&["history", id]);
@@ -220,7 +220,7 @@ async fn while_the_api_server_is_away_scanning_goes_on_and_findings_are_right_af
         if answer["resources"][0].get("end").is_some() { Ok(()) } else { Err(answer.to_string()) }
     };
     eventually("the store knows of the end while nobody can be told", gone).await;
-    // And a page that fails meanwhile changes nothing.
+    // A page that fails meanwhile changes nothing.
     let failing = world.proxy.fault(
         |c| c.action == "DescribeVolumes",
         Fault::Refuse { status: 503, code: "Unavailable", message: "try again".to_owned() },
@@ -229,7 +229,7 @@ async fn while_the_api_server_is_away_scanning_goes_on_and_findings_are_right_af
     eventually("looks go on", failed).await;
     world.proxy.heal(failing);
 
-    // Killed meanwhile, it goes on with what was wanted before.
+    // After a kill it continues with the last known CloudScans.
     world.operator.restart().await;
     let bare = hands.volume(&[]).await;
     let seen = || async {
@@ -269,7 +269,7 @@ async fn a_cloudscan_that_was_suspended_while_the_operator_was_down_is_not_gone_
     assert_eq!(listings(), before, "after a restart all is due, but not what is suspended");
 }
 
-/// The oldest file that there is; at the time of writing also one whose last time lies ahead of the clock.
+/// The oldest store file; at the time of writing, its last time is also ahead of the clock.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_clock_that_lies_behind_the_store_stops_nothing() {
     let mut world = World::start().await;

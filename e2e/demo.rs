@@ -1,6 +1,6 @@
-//! `make demo`: the main job end to end on real parts, in a pod where the machine can hold a node. Prints each command that a user would type and
-//! what it says; ends non-zero when anything that it announces is not seen. KEEP=1 leaves all of it
-//! running until Ctrl-C.
+//! `make demo`: the main use case end to end on real components, in a pod where the machine can run a node. Prints each
+//! command that a user would type, with its output; exits non-zero when an announced result does not appear. KEEP=1
+//! leaves everything running until Ctrl-C.
 
 #[path = "support/mod.rs"]
 mod support;
@@ -34,14 +34,14 @@ async fn main() -> ExitCode {
 
 /// Where the operator runs.
 enum Place {
-    /// In a pod, as a user has it.
+    /// In a pod, as in a real installation.
     Pod(Box<Installation>),
-    /// As a process beside a control plane: not every machine can hold a node.
+    /// As a process next to a control plane: not every machine can run a node.
     Process(Box<Processes>),
 }
 
 struct Processes {
-    // In the order in which they must go.
+    // In drop order.
     operator: Operator,
     _proxy: Proxy,
     aws: Emulator,
@@ -60,22 +60,25 @@ async fn demo() {
     let stage = match lacks() {
         None => Stage::of_pods(started).await,
         Some(why) => {
-            say(started, &format!("no node on this machine ({why}): the operator runs as a process instead"));
+            print_step(
+                started,
+                &format!("no node on this machine ({why}): the operator runs as a process instead"),
+            );
             Stage::of_processes(started).await
         }
     };
-    say(started, "filling two accounts in two regions with an estate");
+    print_step(started, "filling two accounts in two regions with an estate");
     let victims = Victims::seed(stage.aws()).await;
-    stage.first_look();
+    stage.first_scan();
     let before = stage.revision();
     victims.act(&stage, stage.aws()).await;
     stage.confirm(&victims).await;
-    stage.tell(&victims, before).await;
+    stage.explain(&victims, before).await;
 
     let (peak, now) = stage.memory_kib();
-    say(started, &format!("done. The operator's memory: {} MiB, at most {} MiB", now / 1024, peak / 1024));
+    print_step(started, &format!("done. The operator's memory: {} MiB, at most {} MiB", now / 1024, peak / 1024));
     if std::env::var_os("KEEP").is_some_and(|keep| keep == "1") {
-        stage.tell_how_to_play();
+        stage.explain_commands();
         std::future::pending::<()>().await;
     }
 }
@@ -85,12 +88,12 @@ const SETTINGS: &str = "--namespace elava --create-namespace --set queryAPI.enab
 
 impl Stage {
     async fn of_pods(started: Instant) -> Self {
-        say(started, "building the image, and starting a node of Kubernetes and an AWS emulator");
+        print_step(started, "building the image, and starting a node of Kubernetes and an AWS emulator");
         let pods = Installation::prepare().await;
         pods.node.volume("store", STORE_CLAIM);
-        say(started, "installing the chart: CRDs, RBAC, and the pod");
+        print_step(started, "installing the chart: CRDs, RBAC, and the pod");
         show(&format!("helm install elava charts/elava {SETTINGS} --wait"));
-        // Where a real pod would ask AWS.
+        // A real pod would call AWS instead.
         let endpoint = format!("extraEnv[3].name=AWS_ENDPOINT_URL,extraEnv[3].value={}", pods.proxy.url);
         pods.install(&["--set", &endpoint]);
         show("kubectl get pods,pvc -n elava");
@@ -104,17 +107,17 @@ impl Stage {
             .prefix("elava-demo-")
             .tempdir()
             .expect("there is a folder for temporary files");
-        say(started, "starting etcd, kube-apiserver, kube-controller-manager and an AWS emulator");
+        print_step(started, "starting etcd, kube-apiserver, kube-controller-manager and an AWS emulator");
         let (cluster, aws) = tokio::join!(Cluster::start(dir.path()), Emulator::start(dir.path()));
-        say(started, "installing the chart: CRDs, RBAC, the StatefulSet (its pod waits for a node)");
+        print_step(started, "installing the chart: CRDs, RBAC, the StatefulSet (its pod waits for a node)");
         let chart = chart().display().to_string();
         show(&format!("helm install elava charts/elava {SETTINGS}"));
         cluster.helm(&[&["install", "elava", &chart], words(SETTINGS).as_slice()].concat());
-        // The operator is no pod here, so the API server finds it on loopback.
+        // The operator does not run in a pod here, so the API server reaches it on loopback.
         let query_api = free_port();
         serve_from_loopback(&cluster, query_api);
-        say(started, "starting the operator as the chart's ServiceAccount");
-        // It stands in for the few calls that the emulator lacks.
+        print_step(started, "starting the operator as the chart's ServiceAccount");
+        // The proxy implements the few calls that the emulator lacks.
         let proxy = Proxy::start(&aws.url);
         let environment = vec![
             ("AWS_ENDPOINT_URL", proxy.url.clone()),
@@ -133,7 +136,7 @@ impl Stage {
         }
     }
 
-    /// Peak and present resident memory, in KiB.
+    /// Peak and current resident memory, in KiB.
     fn memory_kib(&self) -> (u64, u64) {
         match &self.place {
             Place::Pod(pods) => pods.memory_kib(),
@@ -141,7 +144,7 @@ impl Stage {
         }
     }
 
-    fn tell_how_to_play(&self) {
+    fn explain_commands(&self) {
         println!("\nAll of it keeps running until Ctrl-C. In another shell:\n");
         println!("  export KUBECONFIG={}", self.kubectl.kubeconfig().display());
         println!("  export PATH={}:{}:$PATH", support::tools().display(), folder_of(&binary()));
@@ -157,7 +160,7 @@ fn folder_of(path: &Path) -> String {
     path.parent().map(|p| p.display().to_string()).unwrap_or_default()
 }
 
-fn say(started: Instant, text: &str) {
+fn print_step(started: Instant, text: &str) {
     println!("\n\x1b[1m[{:>3} s] {text}\x1b[0m", started.elapsed().as_secs());
 }
 
@@ -166,11 +169,11 @@ fn show(command: &str) {
 }
 
 impl Stage {
-    fn say(&self, text: &str) {
-        say(self.started, text);
+    fn print_step(&self, text: &str) {
+        print_step(self.started, text);
     }
 
-    /// Types a kubectl command, shows what it says and gives it back.
+    /// Runs a kubectl command, prints it with its output, and returns the output.
     fn kubectl(&self, line: &str) -> String {
         show(&format!("kubectl {line}"));
         let output = self.kubectl.run(&words(line));
@@ -186,7 +189,7 @@ impl Stage {
             }
             Place::Process(processes) => {
                 show(&format!("elava {line}"));
-                processes.operator.ask(&words(line))
+                processes.operator.query(&words(line))
             }
         };
         let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -198,14 +201,14 @@ impl Stage {
     fn revision(&self) -> u64 {
         let question = ["get", "--type", "AWS::EC2::VPC"];
         let answer = match &self.place {
-            Place::Pod(pods) => pods.ask(&question).expect("the operator answers"),
+            Place::Pod(pods) => pods.query(&question).expect("the operator answers"),
             Place::Process(processes) => processes.operator.answer(&question),
         };
         answer["revision"].as_u64().expect("a revision")
     }
 
-    fn first_look(&self) {
-        self.say("naming the accounts");
+    fn first_scan(&self) {
+        self.print_step("naming the accounts");
         let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/samples/cloudscan.yaml");
         show("kubectl apply -f config/samples/cloudscan.yaml");
         println!("{}", self.kubectl.run(&["apply", "-f", &sample.display().to_string()]));
@@ -213,8 +216,8 @@ impl Stage {
         self.kubectl("get cloudscans,resourcefindings");
     }
 
-    /// Asks for a look now, and waits until its answer is told.
-    async fn look(&self) {
+    /// Requests a scan and waits until its result is published.
+    async fn scan_now(&self) {
         let request = format!("{}", self.started.elapsed().as_millis());
         let line = format!("annotate cloudscan/{NAME} --overwrite elava.dev/reconcile-requested-at={request}");
         self.kubectl(&line);
@@ -226,26 +229,26 @@ impl Stage {
         eventually("the look that was asked for was had", handled).await;
     }
 
-    /// Waits until a finding says this of an id.
+    /// Waits until a finding of this kind about an id has this state.
     async fn expect(&self, kind: &str, id: &str, state: &str) {
-        let look = || async {
+        let scan_now = || async {
             let selector = format!("--field-selector=status.kind={kind},status.state={state}");
             let found =
                 self.kubectl.run(&["get", "resourcefindings", &selector, "-o=jsonpath={.items[*].status.id}"]);
             if found.split_whitespace().any(|i| i == id) { Ok(()) } else { Err(found) }
         };
-        eventually(&format!("{kind} {id} is {state}"), look).await;
+        eventually(&format!("{kind} {id} is {state}"), scan_now).await;
         println!("  seen: {kind} {id} is {state}");
     }
 
     async fn confirm(&self, victims: &Victims) {
-        self.say("asking for a look now, instead of waiting for the interval");
-        self.look().await;
-        self.say(
+        self.print_step("asking for a look now, instead of waiting for the interval");
+        self.scan_now().await;
+        self.print_step(
             "and for a second: what is younger than ten minutes is believed gone only when two looks miss it",
         );
-        self.look().await;
-        self.say("what is to be seen now");
+        self.scan_now().await;
+        self.print_step("what is to be seen now");
         self.expect("Disappeared", &victims.instance, "Open").await;
         self.expect("Disappeared", &victims.deleted, "Open").await;
         self.expect("OwnershipLost", &victims.stripped, "Open").await;
@@ -265,9 +268,9 @@ impl Stage {
         self.kubectl.run(&["get", "resourcefindings", &selector, &path])
     }
 
-    /// Before and after a deletion, with kubectl alone.
-    async fn look_back(&self, victims: &Victims, before: u64) {
-        self.say("the past with kubectl: the volume that was deleted, before and after");
+    /// Queries the state before and after a deletion, with kubectl alone.
+    async fn query_the_past(&self, victims: &Victims, before: u64) {
+        self.print_step("the past with kubectl: the volume that was deleted, before and after");
         let of_it = |moment: &str| format!("get cloudresources --field-selector {moment}id={}", victims.deleted);
         let served = || async {
             let output = self.kubectl.kubectl(&words(&of_it("")));
@@ -288,15 +291,18 @@ impl Stage {
         assert!(changes.contains(&victims.deleted) && changes.contains(&victims.instance), "both are told");
     }
 
-    /// What people read.
-    async fn tell(&self, victims: &Victims, before: u64) {
+    /// Prints the output that users read.
+    async fn explain(&self, victims: &Victims, before: u64) {
         self.kubectl("get resourcefindings --sort-by=.status.since.time");
         let name = self.finding("Disappeared", &victims.instance);
-        let told = self.kubectl(&format!("describe resourcefinding {name}"));
-        assert!(told.contains("Events:") && told.contains(&victims.instance), "describe shows its events");
-        assert!(told.lines().any(|l| l.contains("Warning") && l.contains("Disappeared")), "the event is there");
+        let reported = self.kubectl(&format!("describe resourcefinding {name}"));
+        assert!(reported.contains("Events:") && reported.contains(&victims.instance), "describe shows its events");
+        assert!(
+            reported.lines().any(|l| l.contains("Warning") && l.contains("Disappeared")),
+            "the event is there"
+        );
         self.kubectl("events --types=Warning");
-        self.say("somebody says that they know; and one is exempted, with a reason");
+        self.print_step("somebody says that they know; and one is exempted, with a reason");
         let known = self.finding("OwnershipLost", &victims.stripped);
         self.kubectl(&format!("annotate resourcefinding {known} elava.dev/acknowledged=ann"));
         self.expect("OwnershipLost", &victims.stripped, "Acknowledged").await;
@@ -305,15 +311,15 @@ impl Stage {
         println!("{}", self.kubectl.run(&["apply", "-f", &sample.display().to_string()]));
         self.expect("Untagged", "demo-0-scratch", "Exempted").await;
         self.kubectl("get findingexemptions,cloudscans -o wide");
-        self.say("what it costs, who owns what, and what belongs together");
+        self.print_step("what it costs, who owns what, and what belongs together");
         let findings = self.elava("findings --kind Disappeared");
         assert!(findings.contains(victims.instance.as_str()), "the store lists it");
         let owners = self.elava(&format!("owners --cloudscan default/{NAME}"));
         assert!(owners.contains("payments") && owners.contains("(nobody)"), "who owns what");
         let tree = self.elava(&format!("get {} -o tree", victims.adopted));
         assert!(tree.contains("Volume"), "what it is");
-        self.look_back(victims, before).await;
-        self.say("the same from the command line, for any moment");
+        self.query_the_past(victims, before).await;
+        self.print_step("the same from the command line, for any moment");
         let history = self.elava(&format!("history {}", victims.stripped));
         assert!(history.contains("Appeared") && history.contains("Tags."), "its story is told");
         let diff = self.elava(&format!("diff {before} now"));
@@ -331,7 +337,7 @@ fn words(line: &str) -> Vec<&str> {
     line.split_whitespace().collect()
 }
 
-/// What will happen to whom.
+/// The resources that the demo changes.
 struct Victims {
     instance: String,
     deleted: String,
@@ -369,7 +375,7 @@ impl Victims {
     }
 
     async fn act(&self, stage: &Stage, aws: &Emulator) {
-        stage.say("now things happen in the cloud");
+        stage.print_step("now things happen in the cloud");
         let hands = aws.hands(ACCOUNTS[0], IRELAND).await;
         show(&format!("aws ec2 terminate-instances --instance-ids {}", self.instance));
         hands.terminate(&self.instance).await;
@@ -396,7 +402,7 @@ struct Estate {
     orphan: String,
 }
 
-/// About 50 resources: most have an owner, some do not.
+/// Creates about 50 resources: most have an owner, some do not.
 async fn fill(hands: &Hands, place: usize) -> Estate {
     let mut estate = Estate { instances: Vec::new(), volumes: Vec::new(), orphan: String::new() };
     let team = |n: usize| TEAMS[n % TEAMS.len()];
@@ -421,7 +427,7 @@ async fn fill(hands: &Hands, place: usize) -> Estate {
         hands.bucket(&bucket, &[("owner", team(n))]).await;
         hands.database(&format!("orders-{place}-{n}"), &[("team", team(n))]).await;
     }
-    // Nobody's.
+    // Without an owner.
     estate.orphan = hands.volume(&[]).await;
     hands.address(&[]).await;
     hands.bucket(&format!("demo-{place}-scratch"), &[]).await;

@@ -1,4 +1,4 @@
-//! From what happens in the cloud to what people are told.
+//! From changes in the cloud to the findings that users see.
 
 use elava::api::FindingState;
 
@@ -40,15 +40,15 @@ async fn two_accounts_are_found_exactly_and_what_goes_becomes_one_disappeared_ea
 
     a.terminate(&instance).await;
     a.delete_volume(&volumes[0]).await;
-    world.look("team-a", "all").await;
-    // A listed end state ends at once; a young resource that is missing takes two looks.
+    world.scan_now("team-a", "all").await;
+    // A listed end state ends a life at once; a young resource must be missed by two sweeps.
     world.wait_for_open("team-a", &[format!("Disappeared {instance}")]).await;
-    world.look("team-a", "all").await;
+    world.scan_now("team-a", "all").await;
     world
         .wait_for_open("team-a", &[format!("Disappeared {instance}"), format!("Disappeared {}", volumes[0])])
         .await;
     for _ in 0..2 {
-        world.look("team-a", "all").await;
+        world.scan_now("team-a", "all").await;
     }
     world
         .wait_for_open("team-a", &[format!("Disappeared {instance}"), format!("Disappeared {}", volumes[0])])
@@ -84,18 +84,18 @@ async fn untagged_and_incomplete_tags_are_findings_until_they_are_mended() {
         assert!(bytes <= 2048, "{bytes} bytes");
     }
 
-    // Only the look that sees it mends it; a spec that asks for less mends at once.
+    // Only a sweep that sees the fix resolves a finding; a spec that requires less resolves it at once.
     hands.tag(&bare, &[("Owner", "team-b"), ("env", "dev")]).await;
-    world.look("team-a", "tags").await;
+    world.scan_now("team-a", "tags").await;
     world.wait_for_open("team-a", &[missing, invalid]).await;
     assert_eq!(world.findings_in("team-a", FindingState::Resolved).await, [format!("Untagged {bare}")]);
     spec["tagPolicy"]["required"] = serde_json::json!([{"key": "env"}]);
     world.apply_scan("team-a", "tags", &spec);
     world.wait_for_open("team-a", &[]).await;
 
-    // All tags gone at once is asked again by a call that fails instead of answering nothing.
+    // A loss of all tags is confirmed by a call that fails instead of returning nothing.
     let rule = world.proxy.fault(|call| call.action == "DescribeVolumes", Fault::EmptyTags);
-    world.look("team-a", "tags").await;
+    world.scan_now("team-a", "tags").await;
     world.proxy.heal(rule);
     assert_eq!(
         world.open_findings("team-a").await,
@@ -103,7 +103,7 @@ async fn untagged_and_incomplete_tags_are_findings_until_they_are_mended() {
         "an empty answer under load is no tag loss"
     );
     hands.untag(&good, &["Owner", "env"]).await;
-    world.look("team-a", "tags").await;
+    world.scan_now("team-a", "tags").await;
     world.wait_for_open("team-a", &[format!("OwnershipLost {good}")]).await;
     let history = world.operator.answer(&["history", &good]);
     assert_eq!(history["changes"].as_array().unwrap().len(), 2, "appeared, and lost its tags once: {history}");
@@ -128,10 +128,10 @@ async fn an_unchanged_scan_costs_one_status_patch_and_a_finding_deleted_by_hand_
         let finding = world.findings("team-a").await.remove(0);
         (world.revision_of_status("team-a", "one").await, finding.metadata.resource_version, finding.metadata.uid)
     };
-    world.look("team-a", "one").await;
+    world.scan_now("team-a", "one").await;
     let (before, finding_before, uid_before) = versions().await;
     let patches = world.status_patches();
-    world.look("team-a", "one").await;
+    world.scan_now("team-a", "one").await;
     let (after, finding_after, _) = versions().await;
     assert_ne!(before, after, "the scan is told");
     assert_eq!(finding_before, finding_after, "and nothing else");
@@ -158,15 +158,15 @@ async fn what_comes_back_is_a_false_alarm_and_a_disappearance_expires() {
     world.apply_scan("team-a", "one", &spec);
     world.wait_for_condition("team-a", "one", "FirstScanComplete", "True").await;
 
-    // The cloud lies consistently for two looks: listing and read by id both miss it.
+    // The cloud is consistently wrong for two sweeps: the listing and the read by id both miss the resource.
     hands.delete_volume(&gone).await;
     let id = hidden.clone();
     let rule = world.proxy.fault(|call| call.action == "DescribeVolumes", Fault::Hide(vec![id]));
-    world.look("team-a", "one").await;
-    world.look("team-a", "one").await;
+    world.scan_now("team-a", "one").await;
+    world.scan_now("team-a", "one").await;
     world.wait_for_open("team-a", &[format!("Disappeared {gone}"), format!("Disappeared {hidden}")]).await;
     world.proxy.heal(rule);
-    world.look("team-a", "one").await;
+    world.scan_now("team-a", "one").await;
     world.wait_for_open("team-a", &[format!("Disappeared {gone}")]).await;
     let findings = world.findings("team-a").await;
     let status = findings.iter().filter_map(|f| f.status.as_ref()).find(|s| s.id == hidden).unwrap();
@@ -175,8 +175,8 @@ async fn what_comes_back_is_a_false_alarm_and_a_disappearance_expires() {
     spec["disappearance"] = serde_json::json!({"keep": "1s"});
     spec["findings"] = serde_json::json!({"keepResolved": "0s"});
     world.apply_scan("team-a", "one", &spec);
-    world.look("team-a", "one").await;
-    world.look("team-a", "one").await;
+    world.scan_now("team-a", "one").await;
+    world.scan_now("team-a", "one").await;
     let none = || async {
         let left = world.findings("team-a").await.len();
         if left == 0 { Ok(()) } else { Err(format!("{left} are left")) }

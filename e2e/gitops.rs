@@ -1,5 +1,5 @@
-//! What GitOps tools do with our objects, by what they are made of: server-side apply under a name of their own,
-//! labels that say what they track, and helm's wait, which reads kstatus.
+//! How GitOps tools handle our objects, with the mechanisms that they are built on: server-side apply with their own
+//! field manager, tracking labels, and helm's wait, which reads kstatus.
 
 use std::path::Path;
 
@@ -11,12 +11,12 @@ use crate::support::world::{IRELAND, World};
 const A: &str = "111122223333";
 const TEAM: &str = "team-a";
 const SCAN: &str = "production";
-/// The name under which Argo CD applies.
+/// The field manager of Argo CD.
 const MANAGER: &str = "argocd-controller";
 const TRACKING_LABEL: &str = "argocd.argoproj.io/instance";
 const TRACKING_ID: &str = "argocd.argoproj.io/tracking-id";
 
-/// Everything that lies in Git.
+/// All manifests in Git.
 fn in_git(world: &World, interval: &str) -> String {
     let mut spec = world.scan_spec(&[A]);
     spec["interval"] = json!(interval);
@@ -39,19 +39,19 @@ fn in_git(world: &World, interval: &str) -> String {
     json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string()
 }
 
-/// As a GitOps tool syncs: never by force.
+/// Syncs as a GitOps tool does: never by force.
 fn sync(world: &World, manifest: &str) -> Result<(), String> {
     let path = world.dir.path().join("git.yaml");
     std::fs::write(&path, manifest).unwrap();
     let manager = format!("--field-manager={MANAGER}");
     let synced = world.cluster.kubectl(&["apply", "--server-side", &manager, "-f", &path.display().to_string()]);
-    let said = String::from_utf8_lossy(&synced.stderr).into_owned();
-    if synced.status.success() { Ok(()) } else { Err(said) }
+    let check = String::from_utf8_lossy(&synced.stderr).into_owned();
+    if synced.status.success() { Ok(()) } else { Err(check) }
 }
 
 fn object(world: &World, name: &str) -> Value {
-    let told = world.cluster.run(&["get", name, "-n", TEAM, "-o", "json", "--show-managed-fields"]);
-    serde_json::from_str(&told).unwrap()
+    let check = world.cluster.run(&["get", name, "-n", TEAM, "-o", "json", "--show-managed-fields"]);
+    serde_json::from_str(&check).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -63,17 +63,17 @@ async fn what_git_declares_is_nobody_elses_and_what_it_tracks_does_not_spread() 
     sync(&world, &manifest).unwrap();
     world.wait_for_condition(TEAM, SCAN, "FirstScanComplete", "True").await;
     let untagged = format!("Untagged {bare}");
-    let told = || async {
+    let check = || async {
         let open = world.open_findings(TEAM).await;
         if open.contains(&untagged) { Ok(open) } else { Err(format!("{open:?}")) }
     };
-    let open = eventually("what is wrong is told", told).await;
+    let open = eventually("what is wrong is told", check).await;
     assert!(!open.contains(&format!("Untagged {address}")), "the exemption from Git holds: {open:?}");
 
     let before = object(&world, "cloudscan/production");
-    world.look(TEAM, SCAN).await;
+    world.scan_now(TEAM, SCAN).await;
     sync(&world, &manifest).expect("nobody else has what Git declares");
-    world.look(TEAM, SCAN).await;
+    world.scan_now(TEAM, SCAN).await;
     let after = object(&world, "cloudscan/production");
     assert_eq!(before["metadata"]["generation"], after["metadata"]["generation"], "a reconcile declares nothing");
     for (name, allowed) in [("cloudscan/production", "status"), ("findingexemption/addresses", "status")] {
@@ -87,7 +87,7 @@ async fn what_git_declares_is_nobody_elses_and_what_it_tracks_does_not_spread() 
     sync(&world, &in_git(&world, "2h")).expect("Git changes what is its own");
     assert_eq!(object(&world, "cloudscan/production")["spec"]["interval"], "2h");
 
-    // A tool that finds its own mark on an object that is not in Git prunes it.
+    // A tool prunes an object that has its tracking mark but is not in Git.
     for finding in world.findings(TEAM).await {
         let (labels, annotations) = (finding.metadata.labels, finding.metadata.annotations);
         for marks in [labels.unwrap_or_default(), annotations.unwrap_or_default()] {
@@ -96,7 +96,7 @@ async fn what_git_declares_is_nobody_elses_and_what_it_tracks_does_not_spread() 
     }
 }
 
-/// The lives that the store knows: by key, when first seen and last changed.
+/// The lives in the store: key, first seen and last changed.
 fn lives(world: &World) -> Vec<(String, Value, Value)> {
     let answer = world.operator.answer(&["get"]);
     let resources = answer["resources"].as_array().unwrap();
@@ -126,20 +126,20 @@ async fn all_of_git_deleted_and_applied_again_changes_no_history() {
     eventually("nothing is watched any more", unwatched).await;
     sync(&world, &manifest).unwrap();
     world.wait_for_condition(TEAM, SCAN, "FirstScanComplete", "True").await;
-    world.look(TEAM, SCAN).await;
+    world.scan_now(TEAM, SCAN).await;
     assert_eq!(lives(&world), before, "the same lives go on");
     let steps = world.operator.answer(&["changes", "--since", "1h"]);
     let gone: Vec<&Value> =
         steps["changes"].as_array().unwrap().iter().filter(|step| step["change"] == "Disappeared").collect();
     assert!(gone.is_empty(), "no longer watched is not disappeared: {gone:?}");
-    let told = || async {
+    let check = || async {
         let open = world.open_findings(TEAM).await;
         if open.contains(&format!("Untagged {bare}")) { Ok(()) } else { Err(format!("{open:?}")) }
     };
-    eventually("what was wrong is told again", told).await;
+    eventually("what was wrong is told again", check).await;
 }
 
-/// A chart of one CloudScan.
+/// Writes a chart with one CloudScan.
 fn chart_of(folder: &Path, spec: &Value) {
     std::fs::create_dir_all(folder.join("templates")).unwrap();
     std::fs::write(folder.join("Chart.yaml"), "apiVersion: v2\nname: clouds\nversion: 1.0.0\n").unwrap();
@@ -163,7 +163,7 @@ async fn helm_and_kubectl_wait_until_a_cloud_scan_runs_and_hear_of_one_that_can_
         let condition = format!("--for=condition={condition}");
         world.cluster.run(&["wait", "cloudscan/production", "-n", "good", &condition, "--timeout=30s"]);
     }
-    // What only its author can mend is told, and not waited for until the end of time.
+    // An error that only the author can fix is reported, and the wait ends.
     spec["provider"]["aws"]["endpointURL"] = json!("https://elsewhere.example");
     chart_of(&chart, &spec);
     let wait = ["--create-namespace", "--wait", "--timeout", "20s"];

@@ -1,6 +1,6 @@
-//! What a person reads, whole: `kubectl get` and `kubectl describe` beside the files in `golden/`, which were read
-//! by people. What differs from run to run is blurred. `UPDATE_GOLDEN=1` writes them anew: read them before
-//! you commit them.
+//! The complete output that users read: `kubectl get` and `kubectl describe`, compared with the reviewed files in
+//! `golden/`. Values that differ between runs are masked. `UPDATE_GOLDEN=1` rewrites the files: review them before you
+//! commit them.
 
 use std::path::Path;
 
@@ -13,8 +13,8 @@ use crate::support::world::{IRELAND, World, name_of};
 const A: &str = "111122223333";
 const SCAN: &str = "one";
 
-/// Words for what no run has in common with another.
-fn blurred(text: &str, ids: &[(&str, &str)]) -> String {
+/// Masks everything that differs between runs.
+fn masked(text: &str, ids: &[(&str, &str)]) -> String {
     let mut text = text.to_owned();
     for (id, word) in ids {
         text = text.replace(id, word);
@@ -27,18 +27,18 @@ fn blurred(text: &str, ids: &[(&str, &str)]) -> String {
         (r"(API Calls:\s+)\d+", "${1}N"),
         (r"(Last Handled Reconcile At:\s+).*", "${1}REQUEST"),
         (r"http://127\.0\.0\.1:\d+", "http://endpoint"),
-        // Ages, and the hash in a name.
+        // Ages, and hashes in names.
         (r"(?m)(\s)\d+m?\d*s(\s|$)", "${1}AGE${2}"),
         (r"-[0-9a-f]{16}\b", "-HASH"),
     ];
     for (pattern, word) in patterns {
         text = Regex::new(pattern).expect("it is a pattern").replace_all(&text, word).into_owned();
     }
-    // Columns are as wide as what was blurred in them.
+    // Column widths depend on the masked values.
     let gaps = Regex::new(r"(\S) {2,}").expect("it is a pattern");
     let lines = text.lines().map(|line| gaps.replace_all(line.trim_end(), "$1  ").into_owned());
     let mut lines: Vec<String> = lines.collect();
-    // kubectl sorts events by their time in whole seconds: those of one second come in any order.
+    // kubectl sorts events by time in whole seconds: events of the same second come in any order.
     if let Some(events) = lines.iter().position(|line| line == "Events:") {
         let rows = lines.len().min(events + 3);
         lines[rows..].sort();
@@ -63,20 +63,20 @@ async fn get_and_describe_are_what_a_person_approved_of() {
     let bare = hands.volume(&[]).await;
     let mut spec = world.scan_spec(&[A]);
     spec["provider"]["aws"]["regions"] = json!({"include": [IRELAND]});
-    // Nothing that time alone decides.
+    // No findings that depend on time alone.
     spec["findings"] = json!({"exclude": ["Orphaned"]});
     world.apply_scan("team-a", SCAN, &spec);
     world.wait_for_condition("team-a", SCAN, "FirstScanComplete", "True").await;
     world.wait_for_open("team-a", &[format!("Untagged {bare}")]).await;
     hands.untag(&lost, &["owner"]).await;
     hands.delete_volume(&bare).await;
-    world.look("team-a", SCAN).await;
-    world.look("team-a", SCAN).await;
+    world.scan_now("team-a", SCAN).await;
+    world.scan_now("team-a", SCAN).await;
     world.wait_for_open("team-a", &[format!("OwnershipLost {lost}"), format!("Disappeared {bare}")]).await;
     world.wait_for_condition("team-a", SCAN, "FindingsDecided", "True").await;
 
     let ids = [(lost.as_str(), "vol-1111"), (bare.as_str(), "vol-2222")];
-    let read = |args: &[&str]| blurred(&world.cluster.run(&[args, &["-n", "team-a"]].concat()), &ids);
+    let read = |args: &[&str]| masked(&world.cluster.run(&[args, &["-n", "team-a"]].concat()), &ids);
     is_golden("get-findings.txt", &read(&["get", "resourcefindings", "--sort-by=.status.kind"]));
     is_golden("get-cloudscans.txt", &read(&["get", "cloudscans"]));
     for finding in world.findings("team-a").await {

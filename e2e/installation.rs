@@ -1,4 +1,4 @@
-//! The chart: what it allows, what it does not, and how it goes.
+//! The chart: what it allows, what it forbids, and how it is uninstalled.
 
 use crate::support::eventually;
 use crate::support::world::{IRELAND, World};
@@ -52,7 +52,7 @@ async fn the_chart_is_uninstalled_and_the_namespaces_are_deleted_and_it_ends() {
     world.wait_for_open("team-a", &[format!("Untagged {bare}")]).await;
     assert_eq!(world.operator.process.stop(), Some(0), "SIGTERM ends it well: {}", world.operator.process.tail());
 
-    // Without the operator: nothing waits for it.
+    // Nothing waits for the operator after it is uninstalled.
     world.cluster.helm(&["uninstall", "elava", "--namespace", "elava"]);
     assert!(world.cluster.run(&["get", "cloudscans", "-A"]).contains("one"), "CRDs, and so CloudScans, are kept");
     for namespace in ["team-a", "elava"] {
@@ -81,8 +81,8 @@ async fn where_namespaces_are_named_the_others_are_out_of_reach() {
         "nobody takes it up: {status:?}"
     );
     let can = |args: &[&str]| {
-        let ask = ["auth", "can-i", "list", "cloudscans.elava.dev", "--as=system:serviceaccount:elava:elava"];
-        world.cluster.kubectl(&[&ask, args].concat()).status.success()
+        let query = ["auth", "can-i", "list", "cloudscans.elava.dev", "--as=system:serviceaccount:elava:elava"];
+        world.cluster.kubectl(&[&query, args].concat()).status.success()
     };
     assert!(can(&["-n", "team-a"]) && !can(&["-n", "team-c"]) && !can(&["-A"]));
 
@@ -94,7 +94,7 @@ async fn where_namespaces_are_named_the_others_are_out_of_reach() {
         (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
     };
     let status = |namespace: &str| elava(&[], &["--namespace", namespace]);
-    // As in its pod, where nobody says it, it asks for what the operator watches.
+    // As in its pod: without a namespace argument it checks the namespaces that the operator watches.
     let (code, text) = elava(&[("ELAVA_WATCH_NAMESPACE", "team-a,team-b")], &[]);
     assert!(code == Some(0) && text.contains("Nothing is wrong."), "{code:?} {text}");
     let (code, text) = status("team-a");
@@ -106,7 +106,7 @@ async fn where_namespaces_are_named_the_others_are_out_of_reach() {
     );
 }
 
-/// Everything that the chart can do, as it stands in tests/golden/chart-full.yaml.
+/// All features of the chart, as in tests/golden/chart-full.yaml.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_of_the_chart_is_accepted_and_roles_are_for_whom_they_are_allowed() {
     let dir = tempfile::tempdir().unwrap();
@@ -116,7 +116,7 @@ async fn all_of_the_chart_is_accepted_and_roles_are_for_whom_they_are_allowed() 
         cluster.run(&["create", "namespace", namespace]);
     }
     let (chart, values) = (format!("{root}/charts/elava"), format!("{root}/tests/golden/chart-full-values.yaml"));
-    // But for two objects of the Prometheus operator, which is not here.
+    // Without two objects of the Prometheus operator, which is not installed here.
     let without = "monitoring.serviceMonitor.enabled=false,monitoring.prometheusRule.enabled=false";
     let install = ["install", "elava", &chart, "-n", "elava", "--create-namespace", "--values", &values];
     cluster.helm(&[&install[..], &["--set", without]].concat());
@@ -135,7 +135,7 @@ async fn all_of_the_chart_is_accepted_and_roles_are_for_whom_they_are_allowed() 
         serde_json::json!({"accounts": [{"id": id, "roleARN": role}]})
     };
     let mine = "arn:aws:iam::111122223333:role/elava";
-    // A policy is in force a moment after it was made.
+    // A policy takes effect a moment after it is created.
     let in_force = || async {
         scan("team-b", account(mine)).map_or_else(|_| Ok(()), |_| Err("it is not in force yet".to_owned()))
     };
@@ -158,18 +158,18 @@ async fn all_of_the_chart_is_accepted_and_roles_are_for_whom_they_are_allowed() 
         match (scan(namespace, aws.clone()), refused) {
             (Ok(_), None) => {}
             (Err(error), Some(role)) => {
-                let told = format!("CloudScans in the namespace {namespace} may not use ");
-                assert!(error.contains(&told) && error.contains(role), "{error}");
+                let reported = format!("CloudScans in the namespace {namespace} may not use ");
+                assert!(error.contains(&reported) && error.contains(role), "{error}");
             }
-            (said, _) => panic!("{namespace} {aws}: {said:?}"),
+            (reported, _) => panic!("{namespace} {aws}: {reported:?}"),
         }
     }
 
     // The values of docs/hardening.md.
     let hardened = format!("{root}/charts/elava/ci/multi-tenant-values.yaml");
-    // Anew: a StatefulSet's claims are what they were.
+    // Reinstalled, because a StatefulSet's claim templates are immutable.
     cluster.helm(&["uninstall", "elava", "-n", "elava"]);
-    // Nor can the claim for backups, which stays, become another.
+    // The claim for backups stays, and is immutable, too.
     let without = ["--set", "backup.enabled=false"];
     cluster.helm(&[&["install", "elava", &chart, "-n", "elava", "--values", &hardened][..], &without].concat());
     let in_force = || async {

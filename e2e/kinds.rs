@@ -1,4 +1,5 @@
-//! Kinds that need more of a cloud than a volume: what code made, and what goes together.
+//! Finding kinds that need more in the cloud than a volume: resources created by code, and resources that belong
+//! together.
 
 use std::time::Duration;
 
@@ -28,23 +29,23 @@ async fn what_is_made_by_hand_or_leaves_the_code_is_told_once_somebody_asks() {
     let by_hand = hands.volume(&[owner]).await;
     let _by_code = hands.volume(&[owner, mark]).await;
     hands.untag(&coded, &["terraform"]).await;
-    world.look("team-a", "one").await;
+    world.scan_now("team-a", "one").await;
     let (unmanaged, drifted) = (format!("Unmanaged {by_hand}"), format!("DriftedOut {coded}"));
     world.wait_for_open("team-a", &[unmanaged.clone(), drifted.clone()]).await;
 
     hands.tag(&by_hand, &[mark]).await;
     hands.tag(&coded, &[mark]).await;
-    world.look("team-a", "one").await;
+    world.scan_now("team-a", "one").await;
     world.wait_for_open("team-a", &[]).await;
     let mut fixed = world.findings_in("team-a", FindingState::Resolved).await;
     fixed.sort();
     assert_eq!(fixed, [drifted, unmanaged]);
 
-    // Nobody asks any more: what would be told again is not.
+    // Without `management` in the spec, the same change opens no finding.
     hands.untag(&coded, &["terraform"]).await;
     spec.as_object_mut().expect("it is an object").remove("management");
     world.apply_scan("team-a", "one", &spec);
-    world.look("team-a", "one").await;
+    world.scan_now("team-a", "one").await;
     world.wait_for_open("team-a", &[]).await;
 }
 
@@ -61,9 +62,9 @@ async fn what_a_group_replaces_is_no_news_and_a_group_that_goes_is_one_finding()
     world.wait_for_condition("team-a", "one", "FirstScanComplete", "True").await;
     assert_eq!(world.ids(A, "AWS::EC2::Instance").len(), 3);
 
-    // The group lives: its members come and go as it likes.
+    // The group exists: it replaces its members at any time.
     hands.terminate(&instances[0]).await;
-    world.look("team-a", "one").await;
+    world.scan_now("team-a", "one").await;
     let ended = || async {
         let answer = world.operator.answer(&["history", &instances[0]]);
         if answer["changes"][0]["change"] == "Disappeared" { Ok(()) } else { Err(answer.to_string()) }
@@ -77,11 +78,11 @@ async fn what_a_group_replaces_is_no_news_and_a_group_that_goes_is_one_finding()
 
     hands.delete_scaling_group("web").await;
     for _ in 0..2 {
-        world.look("team-a", "one").await;
+        world.scan_now("team-a", "one").await;
     }
     world.wait_for_open("team-a", &["Disappeared web".to_owned()]).await;
     let findings = world.findings("team-a").await;
-    let told = findings.into_iter().filter_map(|f| f.status).find(|s| s.id == "web").expect("it is told");
-    assert!(told.message.contains("and with it"), "{}", told.message);
-    assert!(told.message.contains("Instance"), "{}", told.message);
+    let reported = findings.into_iter().filter_map(|f| f.status).find(|s| s.id == "web").expect("it is told");
+    assert!(reported.message.contains("and with it"), "{}", reported.message);
+    assert!(reported.message.contains("Instance"), "{}", reported.message);
 }

@@ -1,6 +1,6 @@
-//! The whole system on real parts: see `support`.
+//! The whole system on real components: see `support`.
 
-#![allow(clippy::unwrap_used)] // a test that unwraps fails where it should
+#![allow(clippy::unwrap_used)] // a failed unwrap fails the test
 
 mod support;
 

@@ -1,5 +1,5 @@
-//! What Prometheus makes of our metrics: a real one scrapes the operator, and answers every query of the dashboard
-//! and every alert. And traces, as an OTLP receiver gets them.
+//! Our metrics in a real Prometheus, which scrapes the operator and evaluates every query of the dashboard and every
+//! alert. Also traces, as an OTLP receiver gets them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ use crate::support::{eventually, free_port, tools};
 const A: &str = "111122223333";
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// Debian's, where this machine could fetch it.
+/// Debian's program, if this machine could fetch it.
 fn program(name: &str) -> Option<PathBuf> {
     let path = tools().join("debian/usr/bin").join(name);
     if path.exists() {
@@ -57,7 +57,7 @@ impl Prometheus {
         Self { url: format!("http://127.0.0.1:{port}"), http: reqwest::Client::new(), _process: process }
     }
 
-    async fn ask(&self, path: &str, query: &[(&str, &str)]) -> Result<Value, String> {
+    async fn fetch(&self, path: &str, query: &[(&str, &str)]) -> Result<Value, String> {
         let url = reqwest::Url::parse_with_params(&format!("{}/api/v1/{path}", self.url), query).unwrap();
         let answer = self.http.get(url).send().await.map_err(|error| error.to_string())?;
         let answer: Value = answer.json().await.map_err(|error| error.to_string())?;
@@ -65,7 +65,7 @@ impl Prometheus {
     }
 }
 
-/// Of a panel and those below it.
+/// Collects the queries of a panel and of the panels in it.
 fn queries(panel: &Value, found: &mut Vec<(String, String)>) {
     let title = panel["title"].as_str().unwrap_or_default();
     for target in panel["targets"].as_array().into_iter().flatten() {
@@ -87,15 +87,15 @@ async fn prometheus_answers_the_whole_dashboard_and_no_alert_fires_where_all_is_
     world.apply_scan("team-a", "one", &spec);
     world.wait_for_condition("team-a", "one", "FirstScanComplete", "True").await;
 
-    // Every metric has its line in the docs, and every line its metric.
+    // Every metric has a line in the docs, and every line has a metric.
     let scraped = reqwest::get(format!("{}/metrics", world.operator.url())).await.unwrap().text().await.unwrap();
     let is: BTreeSet<&str> =
         scraped.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
     let page = std::fs::read_to_string(Path::new(ROOT).join("docs/metrics.md")).unwrap();
     let rows = page.lines().filter(|line| line.starts_with("| `elava_"));
-    let told = regex::Regex::new(r"`(elava_[a-z_]+)").unwrap();
+    let reported = regex::Regex::new(r"`(elava_[a-z_]+)").unwrap();
     let documented: BTreeSet<String> = rows
-        .flat_map(|row| told.captures_iter(row.split('|').nth(1).unwrap_or_default()))
+        .flat_map(|row| reported.captures_iter(row.split('|').nth(1).unwrap_or_default()))
         .map(|found| found[1].trim_end_matches("_total").to_owned())
         .collect();
     let is: BTreeSet<String> = is.into_iter().map(str::to_owned).collect();
@@ -121,7 +121,7 @@ async fn prometheus_answers_the_whole_dashboard_and_no_alert_fires_where_all_is_
         let mut empty = BTreeMap::new();
         for (title, query) in &all {
             let query = query.replace("$__rate_interval", "30s").replace("$__range", "30s");
-            match prometheus.ask("query", &[("query", &query)]).await {
+            match prometheus.fetch("query", &[("query", &query)]).await {
                 Ok(data) if data["result"].as_array().is_some_and(|result| !result.is_empty()) => {}
                 other => drop(empty.insert(title.clone(), format!("{query}: {other:?}"))),
             }
@@ -131,7 +131,7 @@ async fn prometheus_answers_the_whole_dashboard_and_no_alert_fires_where_all_is_
     eventually("every panel of the dashboard shows something", empty).await;
 
     let evaluated = || async {
-        let data = prometheus.ask("rules", &[]).await?;
+        let data = prometheus.fetch("rules", &[]).await?;
         let rules: Vec<Value> = data["groups"]
             .as_array()
             .into_iter()
@@ -203,11 +203,11 @@ async fn a_scan_and_a_reconcile_are_traces_where_somebody_asks_for_them() {
             spans.iter().any(|(n, attributes)| n == name && attributes.get(key).is_some_and(|v| v.contains(value)))
         };
         let all = has("scan", "account", A)
-            && has("look", "resource_type", "AWS::EC2::Volume")
-            && has("look", "outcome", "Complete")
+            && has("sweep", "resource_type", "AWS::EC2::Volume")
+            && has("sweep", "outcome", "Complete")
             && has("reconcile", "cloudscan", "team-a/one")
             && spans.iter().any(|(name, _)| name == "commit");
         if all { Ok(()) } else { Err(format!("{spans:?}").chars().take(2_000).collect()) }
     };
-    eventually("a scan is a trace, down to its looks", traced).await;
+    eventually("a scan is a trace, down to its sweeps", traced).await;
 }

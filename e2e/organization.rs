@@ -1,4 +1,4 @@
-//! A whole organisation: its accounts are listed, come and go, and what can't be listed stays as it was.
+//! An organization: its accounts are listed, join and leave, and stay as they were while the list can't be read.
 
 use serde_json::json;
 
@@ -42,12 +42,12 @@ async fn accounts_that_join_are_looked_at_and_a_list_that_fails_changes_nothing(
     assert_eq!(world.ids(&two, VOLUME), std::slice::from_ref(&volume_of_two));
     assert!(world.ids(BASE_ACCOUNT, VOLUME).is_empty(), "it is left out");
 
-    // The list fails while one account joins: nothing closes, and nothing is lost.
+    // The list fails while an account joins: no account is closed, and nothing is lost.
     let denied = Fault::Refuse { status: 400, code: "AccessDeniedException", message: "no".to_owned() };
     let rule = world.proxy.fault(|c| c.action == "ListAccounts", denied);
     let three = join("three").await;
     let volume_of_three = world.hands(&three, IRELAND).await.volume(OWNED).await;
-    world.look("team-a", "all").await;
+    world.scan_now("team-a", "all").await;
     let (reason, message) = world.wait_for_condition("team-a", "all", "InventoryComplete", "False").await;
     assert_eq!(reason, "Denied");
     assert!(
@@ -58,11 +58,11 @@ async fn accounts_that_join_are_looked_at_and_a_list_that_fails_changes_nothing(
     assert!(world.ids(&three, VOLUME).is_empty());
 
     world.proxy.heal(rule);
-    world.look("team-a", "all").await;
+    world.scan_now("team-a", "all").await;
     world.wait_for_condition("team-a", "all", "InventoryComplete", "True").await;
     assert_eq!(world.ids(&three, VOLUME), [volume_of_three]);
 
-    // One is closed: nobody gets in, and nothing in it has disappeared.
+    // An account is closed: access is denied, and nothing in it has disappeared.
     organizations.close_account().account_id(&two).send().await.expect("it is closed");
     let closed = two.clone();
     let no = Fault::Refuse { status: 403, code: "AccessDenied", message: "no".to_owned() };
@@ -70,7 +70,7 @@ async fn accounts_that_join_are_looked_at_and_a_list_that_fails_changes_nothing(
         move |c| c.action == "AssumeRole" && c.params.get("RoleArn").is_some_and(|arn| arn.contains(&closed)),
         no,
     );
-    world.look("team-a", "all").await;
+    world.scan_now("team-a", "all").await;
     let (_, message) = world.wait_for_condition("team-a", "all", "InventoryComplete", "True").await;
     assert!(message.contains("1 accounts of the organization are suspended or closed"), "{message}");
     assert_eq!(world.ids(&two, VOLUME), [volume_of_two]);

@@ -1,4 +1,4 @@
-//! What serves nothing any more, on the emulator: opening, and resolving by being used again.
+//! Unused resources, on the emulator: findings open, and resolve when the resources are used again.
 
 use aws_sdk_ec2::types::DomainType;
 use elava::api::FindingState;
@@ -11,7 +11,7 @@ use crate::support::world::{IRELAND, World};
 const A: &str = "111122223333";
 const OWNED: &[(&str, &str)] = &[("owner", "team-a")];
 
-/// Looks at everything again and again: what is not there is believed after two looks.
+/// Scans everything with a short interval: an absence is concluded after two sweeps.
 fn spec(world: &World, types: &[&str]) -> serde_json::Value {
     let mut spec = world.scan_spec(&[A]);
     spec["interval"] = json!("1s");
@@ -23,14 +23,16 @@ fn spec(world: &World, types: &[&str]) -> serde_json::Value {
 }
 
 async fn wait_for(world: &World, id: &str, state: FindingState) -> elava::api::FindingStatus {
-    let look = || async {
+    let check = || async {
         let findings = world.findings("team-a").await;
-        let told: Vec<_> =
+        let reported: Vec<_> =
             findings.into_iter().filter_map(|f| f.status).filter(|s| s.kind == "Orphaned").collect();
-        let found = told.iter().find(|s| s.id == id && s.state == state);
-        found.cloned().ok_or_else(|| format!("{:?}", told.iter().map(|s| (&s.id, s.state)).collect::<Vec<_>>()))
+        let found = reported.iter().find(|s| s.id == id && s.state == state);
+        found
+            .cloned()
+            .ok_or_else(|| format!("{:?}", reported.iter().map(|s| (&s.id, s.state)).collect::<Vec<_>>()))
     };
-    crate::support::eventually(&format!("{id} is {state:?}"), look).await
+    crate::support::eventually(&format!("{id} is {state:?}"), check).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -41,14 +43,14 @@ async fn volumes_addresses_and_instances_that_serve_nothing_are_told_with_what_t
     let (instance, _root) = hands.instance(OWNED).await;
     let types = ["AWS::EC2::Volume", "AWS::EC2::EIP", "AWS::EC2::Instance", "AWS::EC2::NatGateway"];
     world.apply_scan("team-a", "one", &spec(&world, &types));
-    let told = wait_for(&world, &volume, FindingState::Open).await;
-    assert!(told.message.contains("serves nothing: it is attached to no instance"), "{}", told.message);
-    assert_eq!(told.owner.map(|owner| (owner.name, owner.source)), Some(("team-a".into(), "Tags".into())));
-    assert_eq!(told.monthly_cost, None, "no price of it ships: unknown, not zero");
-    let told = wait_for(&world, &address, FindingState::Open).await;
-    assert_eq!(told.monthly_cost.as_deref(), Some("3.65"), "0.005 USD for 730 hours");
+    let reported = wait_for(&world, &volume, FindingState::Open).await;
+    assert!(reported.message.contains("serves nothing: it is attached to no instance"), "{}", reported.message);
+    assert_eq!(reported.owner.map(|owner| (owner.name, owner.source)), Some(("team-a".into(), "Tags".into())));
+    assert_eq!(reported.monthly_cost, None, "no price of it ships: unknown, not zero");
+    let reported = wait_for(&world, &address, FindingState::Open).await;
+    assert_eq!(reported.monthly_cost.as_deref(), Some("3.65"), "0.005 USD for 730 hours");
 
-    // Used again, each is fixed.
+    // Used again, each finding resolves.
     let attach = hands.ec2.attach_volume().volume_id(&volume).instance_id(&instance).device("/dev/sdf");
     attach.send().await.expect("it is attached");
     wait_for(&world, &volume, FindingState::Resolved).await;
@@ -56,11 +58,11 @@ async fn volumes_addresses_and_instances_that_serve_nothing_are_told_with_what_t
     wait_for(&world, &address, FindingState::Resolved).await;
 
     hands.ec2.stop_instances().instance_ids(&instance).send().await.expect("it stops");
-    let told = wait_for(&world, &instance, FindingState::Open).await;
-    assert!(told.message.contains("its volumes are billed"), "{}", told.message);
+    let reported = wait_for(&world, &instance, FindingState::Open).await;
+    assert!(reported.message.contains("its volumes are billed"), "{}", reported.message);
     hands.ec2.start_instances().instance_ids(&instance).send().await.expect("it starts");
-    let told = wait_for(&world, &instance, FindingState::Resolved).await;
-    assert_eq!(told.resolution.as_deref(), Some("Fixed"));
+    let reported = wait_for(&world, &instance, FindingState::Resolved).await;
+    assert_eq!(reported.resolution.as_deref(), Some("Fixed"));
 
     let all = world.operator.answer(&["findings", "--all", "--kind", "orphaned"]);
     assert_eq!(all["findings"].as_array().map(Vec::len), Some(3), "{all}");
@@ -91,13 +93,13 @@ async fn a_gateway_that_no_route_uses_is_told_only_by_who_sees_the_routes() {
     world.apply_scan("team-a", "one", &spec(&world, &types));
     world.wait_for_condition("team-a", "one", "FirstScanComplete", "True").await;
     for _ in 0..3 {
-        world.look("team-a", "one").await;
+        world.scan_now("team-a", "one").await;
     }
     assert_eq!(world.open_findings("team-a").await, Vec::<String>::new(), "who can't see the routes can't tell");
     world.proxy.heal(denied);
-    let told = wait_for(&world, &gateway, FindingState::Open).await;
-    assert_eq!(told.severity, "Medium");
-    assert!(told.evidence.iter().any(|e| e.starts_with("looked at whole, twice")), "{:?}", told.evidence);
+    let reported = wait_for(&world, &gateway, FindingState::Open).await;
+    assert_eq!(reported.severity, "Medium");
+    assert!(reported.evidence.iter().any(|e| e.starts_with("looked at whole, twice")), "{:?}", reported.evidence);
 
     let tree = world.operator.answer(&["tree", &gateway]);
     let below: Vec<&str> =
@@ -173,9 +175,9 @@ async fn balancers_images_snapshots_groups_and_logs_without_use_are_told_until_t
     ];
     world.apply_scan("team-a", "one", &spec(&world, &types));
     world.wait_for_condition("team-a", "one", "FirstScanComplete", "True").await;
-    // What is empty is looked at less and less often, unless somebody asks.
+    // Empty scopes are swept less and less often, unless a scan is requested.
     for _ in 0..4 {
-        world.look("team-a", "one").await;
+        world.scan_now("team-a", "one").await;
     }
     for id in [&balancer, &snapshot, "/shop", &security, &interface] {
         wait_for(&world, id, FindingState::Open).await;
@@ -196,7 +198,7 @@ async fn balancers_images_snapshots_groups_and_logs_without_use_are_told_until_t
     let groups = hands.ec2.modify_network_interface_attribute().network_interface_id(&interface).groups(&security);
     groups.send().await.expect("it is guarded");
     for _ in 0..3 {
-        world.look("team-a", "one").await;
+        world.scan_now("team-a", "one").await;
     }
     wait_for(&world, &balancer, FindingState::Resolved).await;
     wait_for(&world, "/shop", FindingState::Resolved).await;

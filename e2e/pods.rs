@@ -1,7 +1,8 @@
-//! The chart on a real node, in a pod as users have it, and what happens to such pods in real life.
+//! The chart in a pod on a real node, as in a real installation, and the failures that happen to such pods.
 //!
-//! `cargo test --test e2e -- pods --nocapture` prints how long each recovery took. `ELAVA_OUTAGE_SECONDS` (20) is how
-//! long the API server and the cloud stay away. Where the machine can't hold a node, these tests say so and end.
+//! `cargo test --test e2e -- pods --nocapture` prints how long each recovery took. `ELAVA_OUTAGE_SECONDS` (20) sets how
+//! long the API server and the cloud are away. On a machine that can't run a node, these tests report the reason and
+//! end.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -21,17 +22,16 @@ pub const TEAM: &str = "team-a";
 const SCAN: &str = "one";
 pub const STORE: &str = "elava.redb";
 
-/// Lines of the log that say the same, at most, beside one for each ten seconds that something was away: more is a
-/// loop.
-const SAME_LINES: usize = 20;
+/// The maximum number of identical log lines, plus one for every ten seconds of an outage: more lines indicate a loop.
+const MAX_IDENTICAL_LINES: usize = 20;
 
 fn outage() -> Duration {
     let seconds = std::env::var("ELAVA_OUTAGE_SECONDS").ok().and_then(|s| s.parse().ok());
     Duration::from_secs(seconds.unwrap_or(20))
 }
 
-/// Says why there is no node, where there is none.
-pub fn is_there_a_node() -> bool {
+/// Whether this machine can run a node. Prints the reason if it can't.
+pub fn can_run_node() -> bool {
     match lacks() {
         None => true,
         Some(why) => {
@@ -41,23 +41,23 @@ pub fn is_there_a_node() -> bool {
     }
 }
 
-/// An installation whose cloud is known, so that after anything that happens to it all can be checked.
-pub struct Life {
+/// An installation whose cloud is known, so that everything can be checked after any failure.
+pub struct CheckedInstallation {
     pub pods: Installation,
     hands: Hands,
-    /// What must be open.
+    /// The findings that must be open.
     pub open: Vec<String>,
-    /// What was answered of earlier moments: it must be answered so for ever.
+    /// The answers for earlier moments: they must never change.
     answered: Vec<(u64, Vec<String>)>,
     recoveries: Vec<(String, Duration)>,
 }
 
-impl Life {
-    /// One account, looked at every other second.
+impl CheckedInstallation {
+    /// One account, scanned every two seconds.
     pub async fn begin(pods: Installation) -> Self {
         let hands = pods.aws.hands(A, IRELAND).await;
         let mut life = Self { pods, hands, open: Vec::new(), answered: Vec::new(), recoveries: Vec::new() };
-        life.untag_one().await;
+        life.create_untagged_volume().await;
         let mut spec = life.pods.scan_spec(&[A]);
         spec["interval"] = json!("2s");
         spec["provider"]["aws"]["regions"] = json!({"include": [IRELAND]});
@@ -65,16 +65,16 @@ impl Life {
         life
     }
 
-    /// Something new to be told.
-    async fn untag_one(&mut self) {
+    /// Creates an untagged volume, which opens a new finding.
+    async fn create_untagged_volume(&mut self) {
         let id = self.hands.volume(&[]).await;
         self.open.push(format!("Untagged {id}"));
     }
 
     fn ids(&self, moment: Option<u64>) -> Result<(u64, Vec<String>), String> {
         let answer = match moment {
-            None => self.pods.ask(&["get"]),
-            Some(revision) => self.pods.ask(&["at", &revision.to_string()]),
+            None => self.pods.query(&["get"]),
+            Some(revision) => self.pods.query(&["at", &revision.to_string()]),
         }?;
         let resources = answer["resources"].as_array().ok_or("no resources")?;
         let ids = resources.iter().map(|r| format!("{} {}", r["type"], r["id"])).collect();
@@ -87,10 +87,10 @@ impl Life {
         self.answered.push(now);
     }
 
-    /// After `what` everything is as it must be: what is new is found, what was told stays told, and nothing
-    /// that was answered is answered differently.
-    pub async fn goes_on(&mut self, what: &str, since: Instant) {
-        self.untag_one().await;
+    /// Checks that everything is correct after `what`: the new change is found, earlier findings stay open, and earlier
+    /// answers are unchanged.
+    pub async fn assert_recovered(&mut self, what: &str, since: Instant) {
+        self.create_untagged_volume().await;
         self.pods.wait_for_open(TEAM, &self.open).await;
         self.recoveries.push((what.to_owned(), since.elapsed()));
         println!("{:>6.1} s  {what}", since.elapsed().as_secs_f64());
@@ -105,11 +105,11 @@ impl Life {
         assert!(now > newest, "revisions never go back: {newest}, then {now}");
         let resolved = self.pods.findings_in(TEAM, FindingState::Resolved).await;
         assert_eq!(resolved, Vec::<String>::new(), "after {what} something is said to be mended");
-        self.has_no_loop(what);
+        self.assert_no_log_loop(what);
     }
 
-    /// No error is logged again and again.
-    fn has_no_loop(&self, what: &str) {
+    /// No error is logged repeatedly.
+    fn assert_no_log_loop(&self, what: &str) {
         let log = self.pods.log();
         let mut counts = std::collections::BTreeMap::<String, usize>::new();
         for line in log.lines() {
@@ -121,7 +121,7 @@ impl Life {
                 *counts.entry(what).or_default() += 1;
             }
         }
-        let most = SAME_LINES + usize::try_from(outage().as_secs() / 10).unwrap_or_default();
+        let most = MAX_IDENTICAL_LINES + usize::try_from(outage().as_secs() / 10).unwrap_or_default();
         let looped: Vec<_> = counts.into_iter().filter(|(_, count)| *count > most).collect();
         assert!(looped.is_empty(), "after {what} the log repeats itself: {looped:?}");
     }
@@ -140,7 +140,7 @@ impl Life {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pod_that_anything_happens_to_goes_on_where_it_was() {
-    if !is_there_a_node() {
+    if !can_run_node() {
         return;
     }
     let pods = Installation::prepare().await;
@@ -148,7 +148,7 @@ async fn a_pod_that_anything_happens_to_goes_on_where_it_was() {
     let installed = Instant::now();
     pods.install(&[]);
     println!("{:>6.1} s  helm install --wait", installed.elapsed().as_secs_f64());
-    let mut life = Life::begin(pods).await;
+    let mut life = CheckedInstallation::begin(pods).await;
     life.pods.wait_for_condition(TEAM, SCAN, "FirstScanComplete", "True").await;
     life.pods.wait_for_open(TEAM, &life.open.clone()).await;
     let first = installed.elapsed();
@@ -161,25 +161,25 @@ async fn a_pod_that_anything_happens_to_goes_on_where_it_was() {
     let since = Instant::now();
     life.pods.node.run(&["delete", "pod", POD, "-n", NAMESPACE]);
     life.until_another_pod_is_ready(&before).await;
-    life.goes_on("the pod was deleted", since).await;
+    life.assert_recovered("the pod was deleted", since).await;
 
     let (restarts, since) = (life.pods.restarts(), Instant::now());
     life.pods.node.exec(&["pkill", "-KILL", "-x", "elava"]);
     let restarted = || async { if life.pods.restarts() > restarts { Ok(()) } else { Err("not yet".to_owned()) } };
     eventually("the kubelet starts it again", restarted).await;
     life.pods.until_ready().await;
-    life.goes_on("the operator was killed", since).await;
+    life.assert_recovered("the operator was killed", since).await;
 
     let restarts = life.pods.restarts();
     for component in ["containerd", "kubelet"] {
         let since = Instant::now();
         life.pods.node.kill(component);
         life.pods.node.restart(component);
-        life.goes_on(&format!("{component} was killed and started again"), since).await;
+        life.assert_recovered(&format!("{component} was killed and started again"), since).await;
     }
     assert_eq!(life.pods.restarts(), restarts, "the pod runs on while they restart");
 
-    // Longer than anything waits for.
+    // Longer than any timeout.
     life.pods.node.kill("apiserver");
     let (calls, away) = (life.pods.proxy.log().len(), Instant::now());
     let gone = life.hands.volume(&[("owner", "team-a")]).await;
@@ -189,10 +189,10 @@ async fn a_pod_that_anything_happens_to_goes_on_where_it_was() {
     life.pods.node.restart("apiserver");
     life.pods.node.until_the_api_server_answers().await;
     let since = Instant::now();
-    // It came and went meanwhile: that is the one thing that is news.
+    // It was created and deleted meanwhile: only this is new.
     life.open.push(format!("Disappeared {gone}"));
     let what = format!("the API server was away for {} s", away.elapsed().as_secs());
-    life.goes_on(&what, since).await;
+    life.assert_recovered(&what, since).await;
     assert_eq!(life.pods.restarts(), restarts, "the pod ran on without an API server");
 
     life.pods.proxy.stop();
@@ -201,7 +201,7 @@ async fn a_pod_that_anything_happens_to_goes_on_where_it_was() {
     tokio::time::sleep(outage() / 10).await;
     life.pods.proxy.serve_again().await;
     let since = Instant::now();
-    life.goes_on("the cloud was away", since).await;
+    life.assert_recovered("the cloud was away", since).await;
 
     let since = Instant::now();
     life.pods.node.until_pods_start().await;
@@ -211,8 +211,8 @@ async fn a_pod_that_anything_happens_to_goes_on_where_it_was() {
     println!("{}", life.pods.node.run(&["get", "pods,pvc,cloudscans,resourcefindings", "-A"]));
 }
 
-/// Restricted, with probes, a projected token, DNS, and the aggregated API behind its Service.
-async fn as_users_have_it(life: &Life) {
+/// Checks the pod (restricted, with probes, a projected token and DNS), and the aggregated API behind its Service.
+async fn as_users_have_it(life: &CheckedInstallation) {
     let node = &life.pods.node;
     let pod: Value = serde_json::from_str(&node.run(&["get", "pod", POD, "-n", NAMESPACE, "-o=json"])).unwrap();
     let spec = &pod["spec"];
@@ -225,8 +225,8 @@ async fn as_users_have_it(life: &Life) {
     );
     let shell = node.kubectl(&["exec", "-n", NAMESPACE, POD, "--", "sh", "-c", "true"]);
     assert!(!shell.status.success(), "there is no shell in the image");
-    let told = life.pods.finding_events(TEAM).await;
-    assert_eq!(told.get("Untagged"), Some(&1), "{told:?}");
+    let reported = life.pods.finding_events(TEAM).await;
+    assert_eq!(reported.get("Untagged"), Some(&1), "{reported:?}");
 
     let available = "--for=condition=Available";
     node.run(&["wait", available, "apiservice/v1alpha1.inventory.elava.dev", "--timeout=60s"]);
@@ -240,8 +240,8 @@ async fn as_users_have_it(life: &Life) {
     test.unwrap_or_else(|error| panic!("{error}"));
 }
 
-/// A limit that it can't live with, and one that it can.
-async fn too_little_memory(life: &mut Life) {
+/// A memory limit that is too low, and then a sufficient one.
+async fn too_little_memory(life: &mut CheckedInstallation) {
     let limit = |memory: &str| format!("resources.limits.memory={memory},resources.requests.memory=8Mi");
     life.pods.helm("upgrade", &chart(), &["--set", &limit("12Mi")]).unwrap();
     let path = "-o=jsonpath={.status.containerStatuses[0]['state','lastState'].terminated.reason}";
@@ -257,14 +257,14 @@ async fn too_little_memory(life: &mut Life) {
     eventually("it is out of memory", killed).await;
     let since = Instant::now();
     life.pods.node.try_helm(&["rollback", "elava", "--namespace", NAMESPACE]).unwrap();
-    // A StatefulSet waits for a pod that never gets ready: https://github.com/kubernetes/kubernetes/issues/67250
+    // A StatefulSet waits for a pod that never becomes ready: https://github.com/kubernetes/kubernetes/issues/67250
     life.pods.node.run(&["delete", "pod", POD, "-n", NAMESPACE]);
     life.pods.until_ready().await;
-    life.goes_on("it was out of memory until its limit was raised", since).await;
+    life.assert_recovered("it was out of memory until its limit was raised", since).await;
 }
 
-/// A volume that is full answers questions, and goes on by itself once it is larger.
-async fn a_full_volume(life: &mut Life, volume: &Path) {
+/// With a full volume the operator answers queries, and it continues by itself once the volume is larger.
+async fn a_full_volume(life: &mut CheckedInstallation, volume: &Path) {
     life.pods.scale(0).await;
     let at = volume.display().to_string();
     let small = format!(
@@ -272,23 +272,23 @@ async fn a_full_volume(life: &mut Life, volume: &Path) {
     );
     life.pods.node.exec(&["sh", "-c", &small]);
     life.pods.scale(1).await;
-    // All that is left is taken.
+    // Fills the remaining space.
     let filler = format!("cat /dev/zero > {at}/filler; true");
     life.pods.node.exec(&["sh", "-c", &filler]);
-    life.untag_one().await;
+    life.create_untagged_volume().await;
     let (reason, message) = life.pods.wait_for_condition(TEAM, SCAN, "Ready", "False").await;
     assert_eq!(reason, "DiskFull", "{message}");
     assert!(life.ids(None).is_ok(), "it still answers");
     let since = Instant::now();
     life.pods.node.exec(&["mount", "-o", "remount,size=64m", &at]);
-    life.goes_on("its volume was full until it was enlarged", since).await;
+    life.assert_recovered("its volume was full until it was enlarged", since).await;
     assert_eq!(life.pods.restarts(), 0, "it goes on without a restart");
 }
 
 const ACCOUNTS: usize = 50;
 const IN_AN_ACCOUNT: usize = 2_000;
 
-/// Volumes with an owner, other ones for each account.
+/// Volumes with an owner, different ones for each account.
 fn volumes(call: &Call) -> String {
     let item = |n: usize| {
         format!(
@@ -306,11 +306,11 @@ fn volumes(call: &Call) -> String {
     )
 }
 
-/// A measurement, and a bound: with the limit of the chart there is room for ten times as many.
+/// A measurement and a bound: within the chart's limit there is room for ten times as many resources.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "make e2e runs it"]
 async fn what_a_pod_takes_of_memory() {
-    if !is_there_a_node() {
+    if !can_run_node() {
         return;
     }
     let pods = Installation::prepare().await;
@@ -327,16 +327,16 @@ async fn what_a_pod_takes_of_memory() {
     spec["provider"]["aws"]["regions"] = json!({"include": [IRELAND]});
     spec["resourceTypes"] = json!({"include": ["AWS::EC2::Volume"]});
     pods.apply_scan(TEAM, SCAN, &spec);
-    let wanted = i64::try_from(ACCOUNTS * IN_AN_ACCOUNT).unwrap();
+    let desired = i64::try_from(ACCOUNTS * IN_AN_ACCOUNT).unwrap();
     let all = || async {
         let known = pods.scan(TEAM, SCAN).await.status.and_then(|status| status.resources);
-        if known == Some(wanted) { Ok(()) } else { Err(format!("{known:?}")) }
+        if known == Some(desired) { Ok(()) } else { Err(format!("{known:?}")) }
     };
     let since = Instant::now();
     eventually("every resource is known", all).await;
-    println!("{:>6.1} s  until {wanted} resources are known", since.elapsed().as_secs_f64());
-    pods.look(TEAM, SCAN).await;
+    println!("{:>6.1} s  until {desired} resources are known", since.elapsed().as_secs_f64());
+    pods.scan_now(TEAM, SCAN).await;
     let (peak, now) = mib(&pods);
-    println!("memory of the pod with {wanted} resources: {now} MiB, at most {peak} MiB");
+    println!("memory of the pod with {desired} resources: {now} MiB, at most {peak} MiB");
     assert!(peak < 512, "{peak} MiB");
 }

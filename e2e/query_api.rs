@@ -1,4 +1,5 @@
-//! `inventory.elava.dev` through the real API server: plain kubectl, kube-rs's reflector, and those who may not.
+//! `inventory.elava.dev` through the real API server: plain kubectl, kube-rs's reflector, and clients without
+//! permission.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use elava::inventory::{
-    Confirmation, IdReuse, Observation, Outcome, Revision, Scope, Sweep, Tags, Timestamp, Viewer,
+    Confirmation, IdReuse, Observation, Outcome, Revision, Scope, Subscriber, Sweep, Tags, Timestamp,
 };
 use elava::server::aggregated::{self, Service};
 use elava::store::{Retention, Store};
@@ -36,35 +37,35 @@ use crate::support::{eventually, free_port};
 const A: &str = "111122223333";
 const APIS: &str = "/apis/inventory.elava.dev/v1alpha1";
 
-fn told(output: &Output) -> String {
+fn reported(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
-/// The API server has found out that the query API answers.
+/// Waits until the API server has noticed that the query API answers.
 async fn until_available(cluster: &Cluster) {
     let available = || async {
         let output = cluster.kubectl(&["get", "--raw", &format!("{APIS}/cloudresources?limit=1")]);
-        if output.status.success() { Ok(()) } else { Err(told(&output)) }
+        if output.status.success() { Ok(()) } else { Err(reported(&output)) }
     };
     eventually("the query API is available", available).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn kubectl_looks_at_now_and_then() {
+async fn kubectl_lists_now_and_then() {
     let world = World::start_with_query_api().await;
     let hands = world.hands(A, IRELAND).await;
     let data = hands.volume(&[("Name", "data"), ("owner", "team-data")]).await;
     let scratch = hands.volume(&[("Name", "scratch"), ("owner", "team-b")]).await;
     world.apply_scan("team-a", "one", &world.scan_spec(&[A]));
-    world.look("team-a", "one").await;
+    world.scan_now("team-a", "one").await;
     until_available(&world.cluster).await;
-    let name = looks_at_now(&world, &data);
+    let name = lists_now(&world, &data);
     let before = world.operator.answer(&["get"])["revision"].as_u64().unwrap();
-    looks_at_then(&world, &data, &scratch, &name, before).await;
-    is_told_why_not(&world, before);
+    lists_then(&world, &data, &scratch, &name, before).await;
+    is_refused_with_a_reason(&world, before);
     says_the_same_on_the_command_line(&world, &data, &scratch, before);
 
-    // The operator goes: nothing of it is left but what was asked to stay.
+    // The operator is uninstalled: only objects that were marked to be kept are left.
     world.cluster.helm(&["uninstall", "elava", "--namespace", "elava"]);
     let services = world.cluster.run(&["get", "apiservices", "-o", "name"]);
     assert!(!services.contains("inventory"), "{services}");
@@ -72,14 +73,14 @@ async fn kubectl_looks_at_now_and_then() {
 
 fn refused(world: &World, args: &[&str]) -> String {
     let output = world.cluster.kubectl(&[args, &["-n", "team-a"]].concat());
-    assert!(!output.status.success(), "{args:?} is refused: {}", told(&output));
+    assert!(!output.status.success(), "{args:?} is refused: {}", reported(&output));
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Returns the name of the volume.
-fn looks_at_now(world: &World, data: &str) -> String {
+/// Lists the present state. Returns the name of the volume.
+fn lists_now(world: &World, data: &str) -> String {
     let kubectl = |args: &[&str]| world.cluster.run(&[args, &["-n", "team-a"]].concat());
-    // Now, as a table, wide, whole, by name, by selectors, in pieces.
+    // As a table, wide, as an object, by name, by selectors, and in chunks.
     let volumes = kubectl(&["get", "cloudresources", "--field-selector", "type=AWS::EC2::Volume"]);
     let header = volumes.lines().next().unwrap();
     let columns: Vec<&str> = header.split_whitespace().collect();
@@ -115,11 +116,11 @@ fn looks_at_now(world: &World, data: &str) -> String {
     name
 }
 
-/// After a deletion and a change.
-async fn looks_at_then(world: &World, data: &str, scratch: &str, name: &str, before: u64) {
+/// Lists after a deletion and a change.
+async fn lists_then(world: &World, data: &str, scratch: &str, name: &str, before: u64) {
     let kubectl = |args: &[&str]| world.cluster.run(&[args, &["-n", "team-a"]].concat());
     let hands = world.hands(A, IRELAND).await;
-    // Who watches is told as it happens, by the operator and by the cluster.
+    // Watches through the operator and through the cluster report each change as it happens.
     let watching = [&["watch", "-o", "json"][..], &["watch", "-n", "team-a", "-o", "json"]].map(|args| {
         let seen = world.dir.path().join(format!("watched-{}", args.len()));
         let mut elava = std::process::Command::new(binary());
@@ -130,24 +131,24 @@ async fn looks_at_then(world: &World, data: &str, scratch: &str, name: &str, bef
         let child = elava.stdout(std::fs::File::create(&seen).unwrap()).spawn().unwrap();
         (seen, child)
     });
-    // Somebody deletes one and changes the other.
+    // One volume is deleted and the other one is changed.
     hands.delete_volume(data).await;
     hands.tag(scratch, &[("Name", "renamed")]).await;
     let gone = || async {
-        world.look("team-a", "one").await;
+        world.scan_now("team-a", "one").await;
         let changes = kubectl(&["get", "resourcechanges", "--field-selector", "change=Disappeared"]);
         if changes.contains(data) { Ok(()) } else { Err(changes) }
     };
     eventually("the deletion is concluded", gone).await;
     for (seen, mut child) in watching {
-        let told = || async {
+        let reported = || async {
             let text = std::fs::read_to_string(&seen).unwrap();
             let changes = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap_or_default());
             let of_it = changes.filter(|change| change["resource"]["id"] == data);
             let kinds: Vec<String> = of_it.map(|change| change["change"].to_string()).collect();
             if kinds == ["\"Disappeared\""] { Ok(()) } else { Err(format!("{kinds:?} in {text}")) }
         };
-        eventually("whoever watches is told of it", told).await;
+        eventually("whoever watches is told of it", reported).await;
         child.kill().unwrap();
         child.wait().unwrap();
     }
@@ -175,9 +176,8 @@ async fn looks_at_then(world: &World, data: &str, scratch: &str, name: &str, bef
     assert_eq!(kinds, ["Disappeared", "Appeared"], "{history}");
 }
 
-/// What is no question gets an answer that says so.
-fn is_told_why_not(world: &World, before: u64) {
-    // What can't be answered says why.
+/// An invalid query is refused with the reason.
+fn is_refused_with_a_reason(world: &World, before: u64) {
     for (args, why) in [
         (&["get", "cres", "--field-selector", "asOf=2020-01-01T00:00:00Z"][..], "lies before"),
         (&["get", "cres", "--field-selector", "asOf=soon"], "is not a moment"),
@@ -195,12 +195,11 @@ fn is_told_why_not(world: &World, before: u64) {
         serde_json::from_slice(&raw(&format!("resourceVersion={before}&resourceVersionMatch=Exact")).stdout)
             .unwrap();
     assert_eq!(exactly["metadata"]["resourceVersion"], before.to_string());
-    assert!(told(&raw("resourceVersion=99999999&resourceVersionMatch=Exact")).contains("newest"));
+    assert!(reported(&raw("resourceVersion=99999999&resourceVersionMatch=Exact")).contains("newest"));
 }
 
-/// From the cluster as from the operator.
+/// The command line gives the same answers from the cluster as from the operator.
 fn says_the_same_on_the_command_line(world: &World, data: &str, scratch: &str, before: u64) {
-    // The command line says the same, whoever it asks.
     let plugin = world.dir.path().join("kubectl-elava");
     std::os::unix::fs::symlink(binary(), &plugin).unwrap();
     let path = format!("{}:{}", world.dir.path().display(), std::env::var("PATH").unwrap_or_default());
@@ -227,22 +226,26 @@ fn says_the_same_on_the_command_line(world: &World, data: &str, scratch: &str, b
     ] {
         let local = world.operator.answer(args);
         let output = elava(&[args, &["-n", "team-a", "-o", "json"]].concat());
-        assert!(output.status.success(), "{args:?}: {}", told(&output));
-        let mut asked: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert!(output.status.success(), "{args:?}: {}", reported(&output));
+        let mut requested: Value = serde_json::from_slice(&output.stdout).unwrap();
         let mut local = local.clone();
-        // Their own clocks, and what a list of scopes beyond the CloudScan adds.
-        for answer in [&mut asked, &mut local] {
+        // Values that depend on the clock of each side.
+        for answer in [&mut requested, &mut local] {
             answer["time"] = Value::Null;
             for finding in answer["findings"].as_array_mut().into_iter().flatten() {
                 finding.as_object_mut().unwrap().remove("costSoFar");
             }
         }
-        assert_eq!(asked, local, "{args:?}");
+        assert_eq!(requested, local, "{args:?}");
     }
     let csv = elava(&["get", "-n", "team-a", "--type", "AWS::EC2::Volume", "-o", "csv"]);
-    assert!(told(&csv).starts_with("TYPE,ID,NAME,ACCOUNT,REGION,FIRST SEEN,STATE,CHANGED,TAGS"), "{}", told(&csv));
+    assert!(
+        reported(&csv).starts_with("TYPE,ID,NAME,ACCOUNT,REGION,FIRST SEEN,STATE,CHANGED,TAGS"),
+        "{}",
+        reported(&csv)
+    );
     let names = elava(&["get", "-n", "team-a", "--type", "AWS::EC2::Volume", "-o", "name"]);
-    assert_eq!(told(&names).trim(), format!("aws/{A}/{IRELAND}/AWS::EC2::Volume/{scratch}"));
+    assert_eq!(reported(&names).trim(), format!("aws/{A}/{IRELAND}/AWS::EC2::Volume/{scratch}"));
     for (args, why) in [
         (&["get", "vol-none"][..], "nothing called vol-none is there"),
         (&["at", "2020-01-01T00:00:00Z"], "before"),
@@ -250,20 +253,20 @@ fn says_the_same_on_the_command_line(world: &World, data: &str, scratch: &str, b
         (&["store", "stats"], "the operator can"),
     ] {
         let output = elava(&[args, &["-n", "team-a"]].concat());
-        assert!(!output.status.success() && told(&output).contains(why), "{args:?}: {}", told(&output));
+        assert!(!output.status.success() && reported(&output).contains(why), "{args:?}: {}", reported(&output));
     }
 }
 
-/// The query API over a store of the test's own, in its process, behind a real API server.
+/// The query API over the test's own store, in the test's process, behind a real API server.
 struct Served {
     cluster: Cluster,
     client: Client,
-    /// None while it is opened again.
+    /// None while it is reopened.
     store: Option<Store>,
     now: Arc<AtomicI64>,
     port: u16,
     operator: std::path::PathBuf,
-    /// Of its own, so that nothing of it is left when it ends.
+    /// A runtime of its own, so that all of its tasks end with it.
     serving: Option<tokio::runtime::Runtime>,
     dir: tempfile::TempDir,
 }
@@ -297,11 +300,11 @@ impl Served {
         self.store.as_ref().expect("it is open")
     }
 
-    /// As a restarted operator does: nothing is left but the file.
+    /// Restarts as an operator does: only the file is left.
     async fn restart(&mut self) {
         self.serving.take().expect("it is served").shutdown_background();
         self.store = None;
-        // What was read when it ended lets go of the file a moment later.
+        // Reads that were in progress close the file a moment later.
         let opened = || async { open(self.dir.path(), &self.now).map_err(|error| error.to_string()) };
         let store = eventually("the store is opened again", opened).await;
         self.serving = Some(serve(self.port, &store, &self.operator));
@@ -309,8 +312,8 @@ impl Served {
         until_available(&self.cluster).await;
     }
 
-    /// A complete look that shows these, with the size of each.
-    fn look(&self, scope: &Scope, viewer: &str, shown: &BTreeMap<String, u64>) -> Revision {
+    /// Commits a complete sweep with these resources and their sizes.
+    fn scan_now(&self, scope: &Scope, subscriber: &str, shown: &BTreeMap<String, u64>) -> Revision {
         let started = Timestamp::from_millis(self.now.fetch_add(60_000, Ordering::Relaxed) + 30_000);
         let observation = |(id, size): (&String, &u64)| Observation {
             id: id.clone(),
@@ -334,7 +337,7 @@ impl Served {
             held: false,
             skew_millis: 0,
         };
-        self.store().commit(&sweep, Some(&Viewer::new(viewer))).unwrap().revision
+        self.store().commit(&sweep, Some(&Subscriber::new(subscriber))).unwrap().revision
     }
 
     fn api(&self, namespace: &str) -> Api<DynamicObject> {
@@ -365,7 +368,7 @@ fn serve(port: u16, store: &Store, kubeconfig: &Path) -> tokio::runtime::Runtime
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let (store, kubeconfig) = (store.clone(), kubeconfig.to_owned());
     runtime.spawn(async move {
-        // Whoever served before may not have let go of it yet.
+        // The previous server may not have released the port yet.
         let bound = || async { TcpListener::bind(("127.0.0.1", port)).await.map_err(|error| error.to_string()) };
         let listener = eventually("the port is free", bound).await;
         let service = Service { namespace: "elava".to_owned(), name: "elava-query".to_owned() };
@@ -404,7 +407,7 @@ fn scope(account: &str, region: &str) -> Scope {
     }
 }
 
-/// Comes, changes and goes as a seed has it.
+/// Adds, changes and removes resources at random.
 fn churn(shown: &mut BTreeMap<String, u64>, dice: &mut SmallRng) {
     for _ in 0..dice.random_range(1..12) {
         let id = format!("vol-{:04x}", dice.random_range(0..400));
@@ -421,7 +424,8 @@ async fn a_reflector_stays_right_over_thousands_of_changes_restarts_and_a_compac
     let mut dice = SmallRng::seed_from_u64(7);
     let (ireland, virginia) = (scope(A, "eu-west-1"), scope(A, "us-east-1"));
     let mut shown = [BTreeMap::new(), BTreeMap::new()];
-    // One by lists and watches, one by streamed lists; and one of a namespace that covers one of the two scopes.
+    // One reader by lists and watches, one by streamed lists, and one in a namespace that can see one of the two
+    // scopes.
     let mut readers = Vec::new();
     let mut running = Vec::new();
     for (namespace, config) in [
@@ -442,15 +446,15 @@ async fn a_reflector_stays_right_over_thousands_of_changes_restarts_and_a_compac
             churn(&mut shown[at], &mut dice);
             let all: BTreeSet<&String> = before.keys().chain(shown[at].keys()).collect();
             changed += all.into_iter().filter(|id| before.get(*id) != shown[at].get(*id)).count();
-            served.look(scope, "team-a/one", &shown[at]);
+            served.scan_now(scope, "team-a/one", &shown[at]);
         }
-        served.look(&virginia, "team-b/two", &shown[1]);
+        served.scan_now(&virginia, "team-b/two", &shown[1]);
         match round {
             150 | 300 => served.restart().await,
-            // From here on nobody can go on from before: who was away lists again.
+            // From here on no client can resume from an earlier revision: a client that was disconnected lists again.
             400 => {
                 served.now.fetch_add(3 * 24 * 3_600_000, Ordering::Relaxed);
-                served.look(&ireland, "team-a/one", &shown[0]);
+                served.scan_now(&ireland, "team-a/one", &shown[0]);
                 let day = Duration::from_hours(24);
                 served.store().retain(Retention { detail: day, horizon: 400 * day }).unwrap();
                 served.restart().await;
@@ -461,25 +465,25 @@ async fn a_reflector_stays_right_over_thousands_of_changes_restarts_and_a_compac
     assert!(changed > 3_000, "{changed}");
     let both: BTreeMap<String, u64> = shown[0].iter().chain(&shown[1]).map(|(id, n)| (id.clone(), *n)).collect();
     for (number, (namespace, reader)) in readers.iter().enumerate() {
-        let wanted = if *namespace == "team-a" { &both } else { &shown[1] };
+        let desired = if *namespace == "team-a" { &both } else { &shown[1] };
         let same = || async {
             let held = reader.state();
             let known: BTreeSet<(String, u64)> = sizes(held.iter().map(|object| &**object)).into_iter().collect();
-            let wanted: BTreeSet<(String, u64)> = match *namespace {
+            let desired: BTreeSet<(String, u64)> = match *namespace {
                 "team-a" => shown.iter().flatten().map(|(id, size)| (id.clone(), *size)).collect(),
-                _ => wanted.clone().into_iter().collect(),
+                _ => desired.clone().into_iter().collect(),
             };
-            // An id may live in both regions: then it is there twice, under two names.
+            // An id may exist in both regions: then it is listed twice, under two names.
             let count = if *namespace == "team-a" { shown[0].len() + shown[1].len() } else { shown[1].len() };
-            if held.len() == count && known.is_subset(&wanted) {
+            if held.len() == count && known.is_subset(&desired) {
                 Ok(())
             } else {
-                Err(format!("{} of {count}, {known:?} of {wanted:?}", held.len()))
+                Err(format!("{} of {count}, {known:?} of {desired:?}", held.len()))
             }
         };
         eventually(&format!("reflector {number} of {namespace} knows what there is"), same).await;
     }
-    // kubectl's own watch shows a row for what comes, and the selector holds.
+    // kubectl's own watch shows a row for each new resource, and applies the selector.
     let seen = served.dir().join("watched");
     let mut kubectl = std::process::Command::new(crate::support::tools().join("kubectl"))
         .env("KUBECONFIG", served.cluster.kubeconfig())
@@ -496,8 +500,8 @@ async fn a_reflector_stays_right_over_thousands_of_changes_restarts_and_a_compac
     for at in [0, 1] {
         more[at].insert("vol-watched".to_owned(), 1);
     }
-    served.look(&ireland, "team-a/one", &more[0]);
-    served.look(&virginia, "team-b/two", &more[1]);
+    served.scan_now(&ireland, "team-a/one", &more[0]);
+    served.scan_now(&virginia, "team-b/two", &more[1]);
     let watched = || async {
         let text = std::fs::read_to_string(&seen).unwrap();
         let rows: Vec<&str> = text.lines().filter(|line| line.contains("vol-watched")).collect();
@@ -506,14 +510,14 @@ async fn a_reflector_stays_right_over_thousands_of_changes_restarts_and_a_compac
     eventually("kubectl shows what came", watched).await;
     kubectl.kill().unwrap();
     kubectl.wait().unwrap();
-    // Nobody goes on from what was compacted.
+    // No watch can resume from a compacted revision.
     let path = format!("{APIS}/namespaces/team-a/cloudresources?watch=1&resourceVersion=5");
     let expired = served.cluster.kubectl(&["get", "--raw", &path]);
     let event = String::from_utf8_lossy(&expired.stdout).into_owned();
     assert!(
         event.contains(r#""type":"ERROR""#) && event.contains("Expired"),
         "an event says so: {}",
-        told(&expired)
+        reported(&expired)
     );
     for task in running {
         task.abort();
@@ -527,26 +531,26 @@ async fn the_past_at_any_moment_is_what_it_was_and_a_namespace_sees_its_own_time
     let scope = scope(A, "eu-west-1");
     // What each namespace sees at each revision: the oracle.
     let mut oracle: Vec<[BTreeMap<String, u64>; 2]> = vec![Default::default()];
-    let (mut shown, mut covers) = (BTreeMap::new(), [false, false]);
+    let (mut shown, mut visibilities) = (BTreeMap::new(), [false, false]);
     for round in 0..250 {
         churn(&mut shown, &mut dice);
-        // The second one covers it from round 60 to 120, and again from 180 on.
+        // The scope is visible to the second subscriber from round 60 to 120, and again from 180 on.
         let prover = match round {
             0..60 | 121..180 => 0,
             _ if round % 2 == 0 => 0,
             _ => 1,
         };
         if round == 121 {
-            served.store().drop_cover(&Viewer::new("team-b/two"), &scope).unwrap();
-            covers[1] = false;
+            served.store().revoke_visibility(&Subscriber::new("team-b/two"), &scope).unwrap();
+            visibilities[1] = false;
             let last = oracle.last().unwrap()[0].clone();
             oracle.push([last, BTreeMap::new()]);
         }
-        let revision = served.look(&scope, ["team-a/one", "team-b/two"][prover], &shown);
-        covers[prover] = true;
-        let state = [0, 1].map(|who: usize| if covers[who] { shown.clone() } else { BTreeMap::new() });
+        let revision = served.scan_now(&scope, ["team-a/one", "team-b/two"][prover], &shown);
+        visibilities[prover] = true;
+        let state = [0, 1].map(|who: usize| if visibilities[who] { shown.clone() } else { BTreeMap::new() });
         let before = oracle.last().unwrap().clone();
-        // A look may take none where nothing changed.
+        // A sweep without changes may create no revision.
         oracle.resize(usize::try_from(revision.0).unwrap(), before);
         oracle.push(state);
         oracle.truncate(usize::try_from(revision.0).unwrap() + 1);
@@ -558,7 +562,7 @@ async fn the_past_at_any_moment_is_what_it_was_and_a_namespace_sees_its_own_time
         let seen = served.ids(["team-a", "team-b"][who], &format!("asOf={revision}")).await;
         assert_eq!(seen, oracle[usize::try_from(revision).unwrap()][who], "{who} at revision {revision}");
     }
-    // A scope that nobody looked at lately answers nothing for sure, and says so.
+    // A scope that was not swept lately has no known state, and a warning reports it.
     served.now.fetch_add(3 * 24 * 3_600_000, Ordering::Relaxed);
     let stale = served.cluster.kubectl(&["get", "cloudresources", "-n", "team-a"]);
     let (rows, warning) = (String::from_utf8_lossy(&stale.stdout), String::from_utf8_lossy(&stale.stderr));
@@ -567,13 +571,13 @@ async fn the_past_at_any_moment_is_what_it_was_and_a_namespace_sees_its_own_time
     let raw = served.cluster.run(&["get", "--raw", &format!("{APIS}/namespaces/team-a/cloudresources?limit=1")]);
     let raw: Value = serde_json::from_str(&raw).unwrap();
     assert_eq!(raw["unknown"][0]["status"], "Stale");
-    // No change of the time between is told to who did not cover it.
+    // Changes from a time without visibility are not returned.
     let changes = ApiResource { kind: "ResourceChange".into(), plural: "resourcechanges".into(), ..resources() };
     let api: Api<DynamicObject> = Api::namespaced_with(served.client.clone(), "team-b", &changes);
     let of_all = ListParams::default().fields("from=1");
-    let told = api.list(&of_all).await.unwrap().items;
-    assert!(told.len() > 100);
-    for change in &told {
+    let reported = api.list(&of_all).await.unwrap().items;
+    assert!(reported.len() > 100);
+    for change in &reported {
         let revision = change.data["status"]["revision"].as_u64().unwrap();
         let before = &oracle[usize::try_from(revision).unwrap()][1];
         assert!(!before.is_empty(), "revision {revision} was not team-b's to know");
@@ -589,34 +593,35 @@ async fn the_past_at_any_moment_is_what_it_was_and_a_namespace_sees_its_own_time
             break;
         }
     }
-    assert_eq!(names, told.iter().map(ResourceExt::name_any).collect::<Vec<_>>(), "in pieces it is the same");
+    assert_eq!(names, reported.iter().map(ResourceExt::name_any).collect::<Vec<_>>(), "in pieces it is the same");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_may_not_ask_is_refused() {
     let served = Served::start().await;
     let one = BTreeMap::from([("vol-1".to_owned(), 1)]);
-    served.look(&scope(A, "eu-west-1"), "team-a/one", &one);
-    let ask = async |identity: Option<&str>, user: Option<(&str, &str)>| {
+    served.scan_now(&scope(A, "eu-west-1"), "team-a/one", &one);
+    let fetch = async |identity: Option<&str>, user: Option<(&str, &str)>| {
         let path = format!("{APIS}/namespaces/team-a/cloudresources");
-        ask(&served, identity.map(|name| served.cluster.identity(name)), &path, user).await
+        fetch(&served, identity.map(|name| served.cluster.identity(name)), &path, user).await
     };
     let admin = Some(("admin", "system:masters"));
-    // No certificate, with headers that say more; one of the right CA under another name; one of another CA.
+    // No certificate, without and with user headers; a certificate of the right CA with another name; one of another
+    // CA.
     for (identity, user) in [(None, None), (None, admin), (Some("somebody"), admin)] {
-        let (status, body) = ask(identity, user).await.unwrap();
+        let (status, body) = fetch(identity, user).await.unwrap();
         assert_eq!((status, body["reason"].as_str()), (401, Some("Unauthorized")), "{identity:?}: {body}");
     }
-    let refused = ask(Some("admin"), admin).await;
+    let refused = fetch(Some("admin"), admin).await;
     assert!(refused.is_err(), "a certificate of another CA makes no connection: {refused:?}");
-    let (status, body) = ask(Some("front-proxy"), admin).await.unwrap();
+    let (status, body) = fetch(Some("front-proxy"), admin).await.unwrap();
     assert_eq!((status, body["items"].as_array().map(Vec::len)), (200, Some(1)), "{body}");
-    // The front proxy says who asks; whether they may, the API server does.
-    let (status, body) = ask(Some("front-proxy"), Some(("nobody", "system:authenticated"))).await.unwrap();
+    // The front proxy authenticates the user; the API server authorizes the request.
+    let (status, body) = fetch(Some("front-proxy"), Some(("nobody", "system:authenticated"))).await.unwrap();
     assert_eq!(status, 403, "{body}");
     assert!(body["message"].as_str().unwrap().contains("User \"nobody\" cannot list"), "{body}");
 
-    // Who takes the CA away from the APIService gets it back.
+    // A CA that is removed from the APIService is restored.
     let without = r#"[{"op": "remove", "path": "/spec/caBundle"}]"#;
     let service = "v1alpha1.inventory.elava.dev";
     served.cluster.run(&["patch", "apiservice", service, "--type=json", "-p", without]);
@@ -627,7 +632,7 @@ async fn whoever_may_not_ask_is_refused() {
     eventually("the operator tells the CA again", is_back).await;
     until_available(&served.cluster).await;
 
-    // By kubectl: a user of one namespace sees that and no other, and all of them none.
+    // With kubectl: a user of one namespace sees that namespace, no other one, and not all of them.
     served.cluster.run(&["create", "serviceaccount", "reader", "-n", "team-a"]);
     let binding = ["create", "rolebinding", "reader", "--clusterrole=view", "--serviceaccount=team-a:reader"];
     served.cluster.run(&[&binding[..], &["-n", "team-a"]].concat());
@@ -635,21 +640,25 @@ async fn whoever_may_not_ask_is_refused() {
     let get = |args: &[&str]| served.cluster.kubectl_as(&kubeconfig, &[&["get", "cloudresources"], args].concat());
     let seen = || async {
         let output = get(&["-n", "team-a", "-o", "name"]);
-        if told(&output).contains("volume-vol-1") { Ok(()) } else { Err(told(&output)) }
+        if reported(&output).contains("volume-vol-1") { Ok(()) } else { Err(reported(&output)) }
     };
     eventually("view lets a user look into the namespace", seen).await;
     for args in [&["-n", "team-b"][..], &["-A"], &["-n", "team-b", "--field-selector", "id=vol-1"]] {
         let output = get(args);
-        assert!(!output.status.success() && told(&output).contains("is forbidden"), "{args:?}: {}", told(&output));
+        assert!(
+            !output.status.success() && reported(&output).contains("is forbidden"),
+            "{args:?}: {}",
+            reported(&output)
+        );
     }
-    // Nobody covers it there: an admin sees nothing, either.
+    // The scope is not visible in that namespace: even an admin sees nothing.
     let empty = served.ids("team-b", "").await;
     assert!(empty.is_empty(), "{empty:?}");
 }
 
-/// Past the API server, with a certificate and headers of one's own; the server's must be signed by the CA that
-/// the APIService names.
-async fn ask(
+/// Connects without the API server, with the given certificate and headers; the server's certificate must be signed by
+/// the CA that the APIService names.
+async fn fetch(
     served: &Served,
     identity: Option<String>,
     path: &str,

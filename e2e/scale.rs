@@ -1,5 +1,5 @@
-//! What many CloudScans take of memory: a gate, so that no change makes each of a thousand dearer unnoticed; and that
-//! none waits for the findings of others. `make bench-control-plane` measures the whole of it.
+//! The memory that many CloudScans take: a gate against unnoticed growth of each of a thousand. Also, no CloudScan
+//! waits for the findings of others. `make bench-control-plane` measures all of it.
 
 use serde_json::json;
 
@@ -8,18 +8,18 @@ use crate::support::proxy::{Call, Fault, Logged};
 use crate::support::world::{IRELAND, World};
 
 const SCANS: usize = 60;
-/// Findings of each.
+/// Findings per CloudScan.
 const EACH: usize = 10;
-/// What one takes, with its account, its session, its findings and its part of every buffer: 240 were
-/// measured when this was set.
+/// The maximum memory of a CloudScan, with its account, its session, its findings and its part of every buffer: 240
+/// were measured when this was set.
 const KIB_EACH: u64 = 400;
 
-/// So many CloudScans write findings at once; three times as many have some to write.
+/// The number of CloudScans that write findings at once; three times as many have findings to write.
 const WRITING: usize = 4;
-/// Findings of each of these, all written in one reconcile: seconds of writing.
+/// Findings per CloudScan in this test, all written in one reconcile: this takes seconds.
 const MANY: usize = 500;
 
-/// Untagged volumes, other ones for each account.
+/// Untagged volumes, different ones for each account.
 fn volumes<const EACH: usize>(call: &Call) -> String {
     let item = |n: usize| {
         format!(
@@ -39,7 +39,7 @@ fn account(n: usize) -> String {
     format!("{:012}", 400_000_000_000 + n)
 }
 
-/// A CloudScan of the volumes of an account of its own, of which only the tags are complained of.
+/// Applies a CloudScan for the volumes of its own account, with findings about tags only.
 fn apply(world: &World, n: usize) {
     let mut spec = world.scan_spec(&[&account(n)]);
     spec["provider"]["aws"]["regions"] = json!({"include": [IRELAND]});
@@ -53,20 +53,20 @@ async fn a_cloud_scan_takes_no_more_memory_than_it_did() {
     let world = World::start_with(vec![("ELAVA_API_SHARE", "1".to_owned())]).await;
     world.proxy.fault(|call| call.action == "DescribeVolumes" && !call.is_by_id(), Fault::Make(volumes::<EACH>));
     let apply = |n: usize| apply(&world, n);
-    let all_told = async |scans: usize| {
-        let told = || async {
+    let all_published = async |scans: usize| {
+        let check = || async {
             let open = world.open_findings("team-a").await.len();
             if open == scans * EACH { Ok(()) } else { Err(format!("{open} findings stand")) }
         };
-        eventually("every finding of every CloudScan stands", told).await;
+        eventually("every finding of every CloudScan stands", check).await;
     };
-    // What the first few bring is taken once: connections, tables, pools of threads.
+    // One-time costs come with the first few CloudScans: connections, tables, thread pools.
     let few = SCANS / 10;
     (0..few).for_each(apply);
-    all_told(few).await;
+    all_published(few).await;
     let (_, before) = world.operator.process.memory_kib();
     (few..SCANS).for_each(apply);
-    all_told(SCANS).await;
+    all_published(SCANS).await;
     let (_, after) = world.operator.process.memory_kib();
     let each = after.saturating_sub(before) / (SCANS - few) as u64;
     println!("{before} KiB with {few} CloudScans, {after} KiB with {SCANS}: {each} KiB each");
@@ -79,7 +79,7 @@ async fn a_cloud_scan_is_looked_at_while_the_findings_of_others_are_written() {
     world.proxy.fault(|call| call.action == "DescribeVolumes" && !call.is_by_id(), Fault::Make(volumes::<MANY>));
     let others = 3 * WRITING;
     (0..others).for_each(|n| apply(&world, n));
-    // Whatever works for findings now has its hands full.
+    // All workers that write findings are busy now.
     let begun = || async {
         let open = world.open_findings("team-a").await;
         let begun = (0..others).filter(|n| open.iter().any(|finding| finding.contains(&account(*n)))).count();
@@ -88,12 +88,12 @@ async fn a_cloud_scan_is_looked_at_while_the_findings_of_others_are_written() {
     eventually("findings are being written", begun).await;
     apply(&world, others);
     let last = account(others);
-    let looked_at = || async {
+    let swept = || async {
         let is_listed = |logged: &Logged| logged.call.account == last && logged.call.action == "DescribeVolumes";
         if world.proxy.log().iter().any(is_listed) { Ok(()) } else { Err("nobody asked".to_owned()) }
     };
-    eventually("the last one is looked at", looked_at).await;
-    // In a queue behind the others it would be once two thirds of them are done.
+    eventually("the last one is looked at", swept).await;
+    // In a queue behind the others, it would be scanned after two thirds of them are done.
     let written = world.open_findings("team-a").await.len();
     assert!(written < others * MANY / 2, "it was looked at only after {written} findings of others were written");
 }

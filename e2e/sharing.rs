@@ -1,4 +1,4 @@
-//! Several CloudScans, one account.
+//! Several CloudScans of one account.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ async fn two_share_one_listing_and_one_history_and_a_third_without_credentials_s
     world.apply_scan("team-a", "first", &spec);
     world.wait_for_open("team-a", &[format!("Untagged {bare}")]).await;
     world.apply_scan("team-b", "second", &spec);
-    // Its first look is its proof: made with its own credentials, and committed like any other.
+    // Its first sweep proves its visibility: it is made with its own credentials, and committed like any other.
     world.wait_for_open("team-b", &[format!("Untagged {bare}")]).await;
 
     let mut locked_out = spec.clone();
@@ -37,18 +37,18 @@ async fn two_share_one_listing_and_one_history_and_a_third_without_credentials_s
         world.proxy.count(|c| c.action == "DescribeVolumes" && !c.is_by_id() && c.page == 1 && c.region == IRELAND)
     };
     let before = listings();
-    world.look("team-a", "first").await;
+    world.scan_now("team-a", "first").await;
     assert_eq!(listings() - before, 1, "one listing serves both");
     let history = world.operator.answer(&["history", &bare]);
     assert_eq!(history["changes"].as_array().unwrap().len(), 1, "one history: {history}");
     hands.tag(&bare, OWNED).await;
-    world.look("team-b", "second").await;
+    world.scan_now("team-b", "second").await;
     world.wait_for_open("team-a", &[]).await;
     world.wait_for_open("team-b", &[]).await;
     assert!(world.findings("team-c").await.is_empty(), "without proof nothing is seen");
     assert_eq!(world.scan("team-c", "third").await.status.and_then(|s| s.resources), Some(0));
 
-    // Deleted: what it covered goes on for the other, and its findings go with it.
+    // After the deletion, the scope is still swept for the other CloudScan, and the deleted one's findings are deleted.
     world.cluster.run(&["delete", "cloudscan", "first", "-n", "team-a"]);
     let gone = || async {
         let left = world.findings("team-a").await.len();
@@ -56,7 +56,7 @@ async fn two_share_one_listing_and_one_history_and_a_third_without_credentials_s
     };
     eventually("its findings are collected", gone).await;
     let new = hands.volume(&[]).await;
-    world.look("team-b", "second").await;
+    world.scan_now("team-b", "second").await;
     world.wait_for_open("team-b", &[format!("Untagged {new}")]).await;
     assert!(world.findings("team-a").await.is_empty());
 }
@@ -73,7 +73,7 @@ async fn a_secret_is_read_only_where_its_role_is_bound() {
 
     let (reason, message) = world.wait_for_condition("team-a", "one", "CredentialsValid", "False").await;
     assert_eq!(reason, "InvalidCredentials");
-    bind_as_told(&world, &message);
+    bind_as_printed(&world, &message);
     world.wait_for_open("team-a", &[format!("Untagged {bare}")]).await;
     world.wait_for_condition("team-a", "one", "CredentialsValid", "True").await;
     world.wait_for_condition("team-a", "one", "Stalled", "False").await;
@@ -96,8 +96,8 @@ async fn create_keys(world: &World, namespace: &str) {
     secrets.create(&PostParams::default(), &serde_json::from_value(secret).unwrap()).await.expect("a Secret");
 }
 
-/// Runs the command that a condition gives: it is the one that helps.
-fn bind_as_told(world: &World, message: &str) {
+/// Runs the command that a condition recommends.
+fn bind_as_printed(world: &World, message: &str) {
     let command = message.split("kubectl ").nth(1).expect("it says what to do");
     let command: Vec<&str> = command.split_whitespace().collect();
     let end = command.iter().position(|w| w.starts_with("--serviceaccount=")).expect("it names the account");
@@ -116,14 +116,14 @@ async fn a_restart_takes_nothing_from_a_cloud_scan_that_subscribes_after_another
     world.apply_scan("team-b", "two", &with_keys);
     create_keys(&world, "team-b").await;
     let (_, message) = world.wait_for_condition("team-b", "two", "CredentialsValid", "False").await;
-    bind_as_told(&world, &message);
+    bind_as_printed(&world, &message);
     for (namespace, name) in [("team-a", "one"), ("team-b", "two")] {
         world.wait_for_condition(namespace, name, "InventoryComplete", "True").await;
     }
     hands.delete_volume(&doomed).await;
-    // What is young must be missed twice.
-    world.look("team-a", "one").await;
-    world.look("team-a", "one").await;
+    // A young resource must be missed by two sweeps.
+    world.scan_now("team-a", "one").await;
+    world.scan_now("team-a", "one").await;
     let open = [format!("Disappeared {doomed}")];
     world.wait_for_open("team-a", &open).await;
     world.wait_for_open("team-b", &open).await;
@@ -131,8 +131,8 @@ async fn a_restart_takes_nothing_from_a_cloud_scan_that_subscribes_after_another
     for _ in 0..3 {
         world.operator.kill();
         world.operator.restart().await;
-        world.look("team-a", "one").await;
-        world.look("team-b", "two").await;
+        world.scan_now("team-a", "one").await;
+        world.scan_now("team-b", "two").await;
     }
     let revision = world.operator.answer(&["get"])["revision"].clone();
     assert_eq!(revision, before, "no cover was dropped and gained again");
@@ -155,7 +155,7 @@ async fn an_account_that_left_the_spec_while_the_operator_was_down_is_no_longer_
     world.operator.restart().await;
     world.wait_for_open("team-a", &[format!("Untagged {kept}")]).await;
     wait_until_none_lives(&world, &["get", "--account", B], "what nobody looks at is in no current answer").await;
-    world.look("team-a", "one").await;
+    world.scan_now("team-a", "one").await;
     assert_eq!(world.open_findings("team-a").await, [format!("Untagged {kept}")], "nothing disappeared");
     let history = world.operator.answer(&["history", &left]);
     assert_eq!(history["changes"].as_array().unwrap().len(), 1, "its history stays: {history}");
@@ -171,13 +171,13 @@ async fn a_round_that_outlives_its_cloud_scan_leaves_nothing_watched() {
     let last = hands.volume(OWNED).await;
     let is_listing = |call: &Call| call.action == "DescribeVolumes" && !call.is_by_id();
     let slow = world.proxy.fault(is_listing, Fault::Slow(Duration::from_secs(4)));
-    world.ask_for_a_look("team-a", "one").await;
+    world.request_scan("team-a", "one").await;
     let hit = || async { if world.proxy.hits(slow) > 0 { Ok(()) } else { Err("no call".to_owned()) } };
     eventually("the round is under way", hit).await;
     world.cluster.run(&["delete", "cloudscan", "one", "--namespace=team-a"]);
 
     let committed = || async {
-        let history = world.operator.ask(&["history", &last]);
+        let history = world.operator.query(&["history", &last]);
         if history.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&history.stderr).into_owned()) }
     };
     eventually("the round ends", committed).await;

@@ -1,11 +1,12 @@
-//! Two tenants that share an operator and an account, as a game: random sequences of what they, the administrator and the
-//! cloud do, against the real parts, with a clock that the test moves. After each turn everything that a tenant can read is
-//! held against what it may know: a fact of the cloud is its to know where its own credentials, in this life of its namespace,
-//! could list the account at most a day before it. And nothing that one does who may not list has the other's credentials
-//! list, nor keeps the truth from the other.
+//! A model test of two tenants that share an operator and an account: random sequences of actions of the tenants, the
+//! administrator and the cloud, against the real components, with a clock that the test moves. After each step
+//! everything that a tenant can read is compared with what it may know: it may know a fact of the cloud if its own
+//! credentials, in this life of its namespace, could list the account at most a day before that fact. A tenant that may
+//! not list can neither cause listings with the other's credentials nor hide the truth from the other.
 //!
-//! Each sequence has two namespaces and an account of its own; all that are played at once share the operator. A sequence
-//! replays from its seed: ELAVA_SEED=N plays that one alone, ELAVA_TENANCY says how many.
+//! Each sequence has two namespaces and an account of its own; all sequences that are played at once share the
+//! operator. A sequence replays from its seed: ELAVA_SEED=N plays that one alone, ELAVA_TENANCY sets the number of
+//! sequences.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -45,23 +46,23 @@ use crate::support::{eventually, free_port, number};
 const SEQUENCES: u64 = 20;
 /// Sequences that share an operator.
 const AT_ONCE: usize = 125;
-const TURNS: usize = 7;
+const STEPS: usize = 7;
 const HOUR: i64 = 3_600_000;
-/// A proof of cover is good for so long.
-const PROOF: i64 = 24 * HOUR;
-/// After a start nobody is taken for locked out for so long.
-const GRACE: i64 = HOUR;
-/// Turns lie twenty minutes apart, and take some seconds.
-const SLACK: i64 = HOUR / 2;
+/// How long a proof of visibility is valid.
+const PROOF_VALIDITY: i64 = 24 * HOUR;
+/// How long visibility is kept after a start without a new proof.
+const RESTART_GRACE: i64 = HOUR;
+/// Steps are at least twenty minutes apart, and take some seconds.
+const STEP_SLACK: i64 = HOUR / 2;
 
-/// The operator in this process: all of it, but for the command line.
+/// The operator in this process, without its command line.
 struct Operator {
     runtime: Option<tokio::runtime::Runtime>,
     running: tokio::task::JoinHandle<()>,
     stop: watch::Sender<bool>,
 }
 
-/// AWS, with keys of the operator's own in place of what this process finds around it.
+/// AWS with the operator's own keys, instead of the credentials in this process's environment.
 struct AsOperator(Aws);
 
 #[async_trait]
@@ -148,7 +149,7 @@ impl Operator {
         self.stop.send_replace(true);
         let _ = tokio::time::timeout(Duration::from_secs(10), &mut self.running).await;
         let runtime = self.runtime.take().expect("it runs");
-        // What blocks is waited for: it may have the store open.
+        // Waits for blocking tasks: they may have the store open.
         let ending = tokio::task::spawn_blocking(move || runtime.shutdown_timeout(Duration::from_secs(10)));
         ending.await.expect("it ends");
     }
@@ -162,38 +163,38 @@ impl Drop for Operator {
     }
 }
 
-/// One of the two.
+/// One of the two tenants.
 struct Tenant {
-    /// The name of its role, too.
+    /// Also the name of its role.
     name: &'static str,
     namespace: String,
-    /// The name of its CloudScan, where it has one.
+    /// The name of its CloudScan, if it has one.
     scan: Option<String>,
-    /// The role that it names: its own, or the other's.
+    /// The role in its spec: its own, or the other's.
     role: &'static str,
     suspended: bool,
-    /// The administrator lets it use its role: what is written down, and what the operator was started with.
+    /// Whether the administrator allows it to use its role; `granted_in_force` is the value at the operator's start.
     granted: bool,
     granted_in_force: bool,
-    /// The cloud refuses its role to list.
+    /// The fault by which the cloud denies its role the listing.
     denied: Option<RuleId>,
-    /// What happens in the cloud until then it may come to know; nothing at all before the first time that it could list.
-    may_know_until: Option<i64>,
+    /// It may know of changes in the cloud up to this time; of none before it could list for the first time.
+    visible_until: Option<i64>,
 }
 
 impl Tenant {
-    /// Its own credentials can list the account.
-    fn is_able(&self) -> bool {
-        self.scan.is_some() && !self.suspended && self.is_accepted() && self.denied.is_none()
+    /// Whether its own credentials can list the account.
+    fn can_list(&self) -> bool {
+        self.scan.is_some() && !self.suspended && self.is_role_allowed() && self.denied.is_none()
     }
 
-    fn is_accepted(&self) -> bool {
+    fn is_role_allowed(&self) -> bool {
         self.granted_in_force && self.role == self.name
     }
 }
 
-/// A volume, with when it was made and deleted by the clock of the store.
-struct Thing {
+/// A volume, with its times of creation and deletion by the store's clock.
+struct TrackedVolume {
     made: i64,
     deleted: Option<i64>,
 }
@@ -201,29 +202,29 @@ struct Thing {
 struct Sequence<'a> {
     seed: u64,
     dice: SmallRng,
-    game: &'a Game,
+    game: &'a SharedState,
     account: String,
     hands: Hands,
     tenants: [Tenant; 2],
-    things: BTreeMap<String, Thing>,
-    /// When anybody's credentials listed last: a cover ends by a listing.
+    things: BTreeMap<String, TrackedVolume>,
+    /// The time of the last listing by any credentials: visibility ends with a listing.
     listed: i64,
     leaks: Vec<String>,
     steered: Vec<String>,
     log: Vec<String>,
 }
 
-/// What all sequences share.
-struct Game {
+/// The state that all sequences share.
+struct SharedState {
     client: Client,
-    /// As a watch brings them: a hundred are waited for at once.
+    /// Kept up to date by a watch: a hundred CloudScans are waited for at once.
     scans: reflector::Store<CloudScan>,
     proxy: Proxy,
     now: Arc<AtomicI64>,
     endpoint: String,
 }
 
-impl Game {
+impl SharedState {
     fn now(&self) -> i64 {
         self.now.load(Ordering::Relaxed) + Timestamp::from(jiff::Timestamp::now()).as_millis()
     }
@@ -235,7 +236,7 @@ impl Game {
 }
 
 impl<'a> Sequence<'a> {
-    async fn new(seed: u64, game: &'a Game, aws: &Emulator) -> Self {
+    async fn new(seed: u64, game: &'a SharedState, aws: &Emulator) -> Self {
         let account = format!("{:012}", 500_000_000_000 + seed % 400_000_000_000);
         let tenant = |name: &'static str| Tenant {
             name,
@@ -246,7 +247,7 @@ impl<'a> Sequence<'a> {
             granted: true,
             granted_in_force: true,
             denied: None,
-            may_know_until: None,
+            visible_until: None,
         };
         let tenants = [tenant("one"), tenant("two")];
         for Tenant { namespace, .. } in &tenants {
@@ -258,7 +259,7 @@ impl<'a> Sequence<'a> {
         Self { seed, dice, game, account, hands, tenants, things, listed: 0, leaks, steered, log }
     }
 
-    /// With which the operator is started now.
+    /// The role grants for the operator that is started now.
     fn grants(&mut self) -> Vec<RoleGrant> {
         for tenant in &mut self.tenants {
             tenant.granted_in_force = tenant.granted;
@@ -274,7 +275,7 @@ impl<'a> Sequence<'a> {
     async fn make(&mut self) {
         let made = self.game.now();
         let id = self.hands.volume(&[]).await;
-        self.things.insert(id, Thing { made, deleted: None });
+        self.things.insert(id, TrackedVolume { made, deleted: None });
     }
 
     async fn delete(&mut self) {
@@ -317,8 +318,8 @@ impl<'a> Sequence<'a> {
         }
     }
 
-    /// One thing that one of them, the administrator or the cloud does.
-    async fn happen(&mut self) {
+    /// One action of a tenant, the administrator or the cloud.
+    async fn random_action(&mut self) {
         let which = self.dice.random_range(0..2);
         let what = self.dice.random_range(0..14);
         self.log.push(format!("{}: {what}", self.tenants[which].name));
@@ -328,7 +329,7 @@ impl<'a> Sequence<'a> {
                 self.apply(which, "1h", 100).await;
             }
             0 => {
-                // By another name.
+                // The CloudScan is replaced by one with another name.
                 let other = if self.tenants[which].scan.as_deref() == Some("scan") { "other" } else { "scan" };
                 self.drop_scan(which).await;
                 self.tenants[which].scan = Some(other.to_owned());
@@ -336,7 +337,7 @@ impl<'a> Sequence<'a> {
             }
             1 => self.drop_scan(which).await,
             2 | 3 => {
-                // The other's role, or its own again.
+                // The role changes to the other's, or back to its own.
                 let tenant = &mut self.tenants[which];
                 tenant.role = if tenant.role == "one" { "two" } else { "one" };
                 self.apply(which, "1h", 100).await;
@@ -358,27 +359,27 @@ impl<'a> Sequence<'a> {
                     self.tenants[which].denied = Some(self.game.proxy.fault(is_listing, refuse));
                 }
             }
-            // In force from the next start of the operator on.
+            // Takes effect at the next start of the operator.
             8 | 9 => self.tenants[which].granted ^= true,
             10 => {
                 self.tenants[which].scan = None;
                 let namespace = self.tenants[which].namespace.clone();
                 remake_namespace(self.game, &namespace).await;
-                self.tenants[which].may_know_until = None;
+                self.tenants[which].visible_until = None;
             }
-            _ => self.harass(which).await,
+            _ => self.request_without_rights(which).await,
         }
         for _ in 0..self.dice.random_range(0..3) {
             if self.dice.random_range(0..3) == 0 { self.delete().await } else { self.make().await }
         }
     }
 
-    /// Who may not list asks, as fast as it can and with the strictest limits.
-    async fn harass(&mut self, which: usize) {
+    /// A tenant that may not list requests scans as fast as it can, with the strictest limits.
+    async fn request_without_rights(&mut self, which: usize) {
         let (tenant, other) = (&self.tenants[which], &self.tenants[1 - which]);
-        // What it once proved is good for its day.
-        let is_proven = tenant.may_know_until.is_some_and(|until| self.game.now() <= until);
-        if tenant.scan.is_none() || tenant.is_able() || is_proven || !other.is_able() {
+        // An earlier proof is valid for a day.
+        let is_proven = tenant.visible_until.is_some_and(|until| self.game.now() <= until);
+        if tenant.scan.is_none() || tenant.can_list() || is_proven || !other.can_list() {
             return;
         }
         let (account, role) = (self.account.clone(), other.name);
@@ -387,8 +388,8 @@ impl<'a> Sequence<'a> {
                 c.account == account && c.role == role && c.action == "DescribeVolumes" && !c.is_by_id()
             })
         };
-        // What is due anyway comes first.
-        self.settle().await;
+        // Scans that are due anyway come first.
+        self.request_both().await;
         let before = listings();
         self.apply(which, "1s", 1).await;
         for _ in 0..3 {
@@ -402,7 +403,7 @@ impl<'a> Sequence<'a> {
         }
     }
 
-    /// Asks for a look, and waits until it was had, or the spec was refused.
+    /// Requests a scan, and waits until it is done or the spec is refused.
     async fn request(&self, which: usize) {
         let tenant = &self.tenants[which];
         let Some(name) = &tenant.scan else { return };
@@ -414,13 +415,13 @@ impl<'a> Sequence<'a> {
         let handled = || async {
             let scan = self.game.scans.get(&object).ok_or("it is not there")?;
             let status = scan.status.clone().unwrap_or_default();
-            let is = |condition: &str, wanted: &str| {
+            let is = |condition: &str, desired: &str| {
                 status.conditions.iter().any(|c| {
-                    c.type_ == condition && c.status == "True" && (wanted.is_empty() || c.reason == wanted)
+                    c.type_ == condition && c.status == "True" && (desired.is_empty() || c.reason == desired)
                 })
             };
             let is_observed = status.observed_generation == scan.metadata.generation;
-            let is_done = if tenant.is_accepted() {
+            let is_done = if tenant.is_role_allowed() {
                 status.last_handled_reconcile_at.as_ref() == Some(&request) && !is("Stalled", "RoleNotAllowed")
             } else {
                 is("Stalled", "RoleNotAllowed")
@@ -430,24 +431,24 @@ impl<'a> Sequence<'a> {
         eventually(&format!("{}/{name} was looked at", tenant.namespace), handled).await;
     }
 
-    async fn settle(&self) {
+    async fn request_both(&self) {
         futures::join!(self.request(0), self.request(1));
     }
 
-    /// Until now, and for a day more, they may know what happens: those who can list.
-    fn note_ability(&mut self) {
+    /// Tenants that can list may know what happens until now, and for one more day.
+    fn extend_visibility(&mut self) {
         let now = self.game.now();
-        for tenant in self.tenants.iter_mut().filter(|tenant| tenant.is_able()) {
-            tenant.may_know_until = Some(now + PROOF + SLACK);
+        for tenant in self.tenants.iter_mut().filter(|tenant| tenant.can_list()) {
+            tenant.visible_until = Some(now + PROOF_VALIDITY + STEP_SLACK);
         }
     }
 
-    /// Those whose cover had not ended yet have an hour more, to prove it again.
-    fn note_restart(&mut self) {
+    /// Tenants whose visibility has not ended yet have one more hour to prove it again.
+    fn extend_visibility_after_restart(&mut self) {
         let now = self.game.now();
-        for until in self.tenants.iter_mut().filter_map(|tenant| tenant.may_know_until.as_mut()) {
+        for until in self.tenants.iter_mut().filter_map(|tenant| tenant.visible_until.as_mut()) {
             if self.listed <= *until {
-                *until = (*until).max(now + GRACE + SLACK);
+                *until = (*until).max(now + RESTART_GRACE + STEP_SLACK);
             }
         }
     }
@@ -462,7 +463,7 @@ impl<'a> Sequence<'a> {
         let now: BTreeSet<String> = items(now?).iter().map(id).collect();
         let changes = match changes {
             Ok(changes) => items(changes),
-            // Nothing is kept of so long ago.
+            // No history from before the namespace was recreated is returned.
             Err(error) if error.contains("was made again") => Vec::new(),
             Err(error) => return Err(error),
         };
@@ -474,13 +475,13 @@ impl<'a> Sequence<'a> {
         Ok(Readable { now, changes, findings })
     }
 
-    /// Holds what each can read against what it may know.
-    async fn check(&mut self, turn: &str) {
+    /// Compares what each tenant can read with what it may know.
+    async fn check(&mut self, step: &str) {
         for which in 0..2 {
             let read = || async { self.readable(&self.tenants[which]).await };
             let Readable { now, changes, findings } = eventually("the query API answers", read).await;
             let tenant = &self.tenants[which];
-            let may_know = |at: i64| tenant.may_know_until.is_some_and(|until| at <= until);
+            let may_know = |at: i64| tenant.visible_until.is_some_and(|until| at <= until);
             let mut leaks = Vec::new();
             let of = |by: &'static str| move |id| (by, id);
             let seen = now.iter().map(of("the list")).chain(findings.iter().map(of("a finding")));
@@ -495,21 +496,21 @@ impl<'a> Sequence<'a> {
                     leaks.push(format!("that {id} went"));
                 }
             }
-            let told = |what: &String| {
-                format!("seed {}, {turn}: {} is told {what} ({:?})", self.seed, tenant.name, self.log)
+            let reported = |what: &String| {
+                format!("seed {}, {step}: {} is told {what} ({:?})", self.seed, tenant.name, self.log)
             };
-            self.leaks.extend(leaks.iter().map(told));
-            // And who can list has the truth, whatever the other does.
+            self.leaks.extend(leaks.iter().map(reported));
+            // A tenant that can list has the whole truth, whatever the other one does.
             let there: BTreeSet<String> = self
                 .things
                 .iter()
                 .filter(|(_, thing)| thing.deleted.is_none())
                 .map(|(id, _)| id.clone())
                 .collect();
-            if tenant.is_able() && now != there {
+            if tenant.can_list() && now != there {
                 let differing: Vec<_> = now.symmetric_difference(&there).collect();
                 self.steered.push(format!(
-                    "seed {}, {turn}: {} has not the truth of {differing:?} ({:?})",
+                    "seed {}, {step}: {} has not the truth of {differing:?} ({:?})",
                     self.seed, tenant.name, self.log
                 ));
             }
@@ -519,19 +520,19 @@ impl<'a> Sequence<'a> {
 
 struct Readable {
     now: BTreeSet<String>,
-    /// Each with whether it is an end.
+    /// Each id, and whether the change is an end.
     changes: Vec<(String, bool)>,
     findings: BTreeSet<String>,
 }
 
-async fn make_namespace(game: &Game, name: &str) {
+async fn make_namespace(game: &SharedState, name: &str) {
     let api: Api<Namespace> = Api::all(game.client.clone());
     let namespace: Namespace = serde_json::from_value(json!({"metadata": {"name": name}})).unwrap();
     api.create(&PostParams::default(), &namespace).await.expect("it is new");
 }
 
-/// Another team gets the name.
-async fn remake_namespace(game: &Game, name: &str) {
+/// Recreates a namespace: another team gets its name.
+async fn remake_namespace(game: &SharedState, name: &str) {
     let api: Api<Namespace> = Api::all(game.client.clone());
     api.delete(name, &DeleteParams::default()).await.expect("it is there");
     let gone = || async {
@@ -544,20 +545,20 @@ async fn remake_namespace(game: &Game, name: &str) {
     make_namespace(game, name).await;
 }
 
-/// What happens to the operator in a turn. What the administrator allows is read at each start.
+/// What happens to the operator in a step. It reads the administrator's grants at each start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum What {
     Nothing,
     Restart,
-    /// While it is stopped.
+    /// Made while it is stopped.
     Backup,
     /// From the last backup.
     Restore,
 }
 
-/// Plays sequences together; returns leaks, and what was steered.
-async fn play(game: &Game, aws: &Emulator, place: &Place, seeds: &[u64]) -> (Vec<String>, Vec<String>) {
-    // What happens to the operator happens to all of them, and to one that is played alone.
+/// Plays sequences together. Returns the leaks, and the cases in which one tenant steered the other.
+async fn play(game: &SharedState, aws: &Emulator, place: &Place, seeds: &[u64]) -> (Vec<String>, Vec<String>) {
+    // The operator's events are the same for all sequences, and for a sequence that is played alone.
     let mut dice = SmallRng::seed_from_u64(seeds[0] / AT_ONCE as u64);
     let mut sequences = Vec::new();
     for seed in seeds {
@@ -567,9 +568,9 @@ async fn play(game: &Game, aws: &Emulator, place: &Place, seeds: &[u64]) -> (Vec
         |sequences: &mut [Sequence<'_>]| sequences.iter_mut().flat_map(Sequence::grants).collect::<Vec<_>>();
     let mut operator = Operator::start(place, &grants(&mut sequences)).await;
     let backup = place.store.with_extension("backup");
-    for turn in 0..TURNS {
+    for step in 0..STEPS {
         let sleeps = [20, 13 * 60, 25 * 60, 26 * 60][dice.random_range(0..4)];
-        let what = if turn == 0 {
+        let what = if step == 0 {
             What::Backup
         } else {
             *[What::Nothing, What::Nothing, What::Nothing, What::Restart, What::Backup, What::Restore]
@@ -578,18 +579,18 @@ async fn play(game: &Game, aws: &Emulator, place: &Place, seeds: &[u64]) -> (Vec
         };
         game.now.fetch_add(sleeps * 60_000, Ordering::Relaxed);
         futures::future::join_all(sequences.iter_mut().map(async |sequence| {
-            sequence.note_ability();
-            if turn == 0 {
+            sequence.extend_visibility();
+            if step == 0 {
                 for which in 0..2 {
                     sequence.tenants[which].scan = Some("scan".to_owned());
                     sequence.apply(which, "1h", 100).await;
                 }
                 sequence.make().await;
             } else {
-                sequence.happen().await;
+                sequence.random_action().await;
             }
             // An operator that is stopped now may have listed before.
-            sequence.note_ability();
+            sequence.extend_visibility();
         }))
         .await;
         if what != What::Nothing {
@@ -609,20 +610,20 @@ async fn play(game: &Game, aws: &Emulator, place: &Place, seeds: &[u64]) -> (Vec
             }
             operator = Operator::start(place, &grants(&mut sequences)).await;
         }
-        let turn = format!("turn {turn}, {what:?}");
+        let step = format!("turn {step}, {what:?}");
         futures::future::join_all(sequences.iter_mut().map(async |sequence| {
             if matches!(what, What::Restart | What::Backup) {
-                sequence.note_restart();
+                sequence.extend_visibility_after_restart();
             }
-            sequence.settle().await;
-            sequence.note_ability();
-            // Each has its turn to list with its own.
-            sequence.settle().await;
-            sequence.note_ability();
-            if sequence.tenants.iter().any(Tenant::is_able) {
+            sequence.request_both().await;
+            sequence.extend_visibility();
+            // Gives each tenant the chance to list with its own credentials.
+            sequence.request_both().await;
+            sequence.extend_visibility();
+            if sequence.tenants.iter().any(Tenant::can_list) {
                 sequence.listed = game.now();
             }
-            sequence.check(&turn).await;
+            sequence.check(&step).await;
         }))
         .await;
     }
@@ -663,7 +664,7 @@ async fn no_sequence_of_two_tenants_leaks_or_steers() {
     let watched = watcher(Api::<CloudScan>::all(client.clone()), watcher::Config::default());
     let watching = watched.default_backoff().reflect(writer).for_each(|_| std::future::ready(()));
     let watching = tokio::spawn(watching);
-    let game = Game { client, scans, endpoint: proxy.url.clone(), proxy, now };
+    let game = SharedState { client, scans, endpoint: proxy.url.clone(), proxy, now };
     let (mut leaks, mut steered) = (Vec::new(), Vec::new());
     for (number, seeds) in seeds.chunks(AT_ONCE).enumerate() {
         let place = Place {

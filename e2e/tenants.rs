@@ -1,4 +1,4 @@
-//! Teams that share an operator: what one of them writes takes nothing from another.
+//! Teams that share an operator: the objects of one team take nothing from another.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -39,7 +39,7 @@ async fn an_exemption_that_can_not_be_read_takes_nobody_s_out_of_force() {
         let refused = world.cluster.apply(&exempt("team-b", bad)).expect_err("no moment");
         assert!(refused.contains("expiresAt"), "{refused}");
     }
-    // As an older CRD let it through.
+    // A value that an older CRD accepted.
     let expires = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/expiresAt";
     let older = json!([
         {"op": "remove", "path": format!("{expires}/pattern")},
@@ -74,7 +74,7 @@ async fn the_operator_s_credentials_are_for_those_whom_the_administrator_names()
     let volume = world.hands(A, IRELAND).await.volume(&[]).await;
     world.apply_scan("team-a", "one", &world.scan_spec(&[A]));
     world.wait_for_open("team-a", &[format!("Untagged {volume}")]).await;
-    // Another namespace, and another account.
+    // Another namespace, and another account: neither is allowed.
     let own = json!({"provider": {"aws": {"endpointURL": world.proxy.url}}});
     for (namespace, name, spec) in [
         ("team-b", "same", world.scan_spec(&[A])),
@@ -88,25 +88,26 @@ async fn the_operator_s_credentials_are_for_those_whom_the_administrator_names()
     }
     assert!(world.open_findings("team-b").await.is_empty());
 
-    // What was allowed is taken away: nothing is looked at from the first moment on, and what was seen stays seen.
-    let asked = world.proxy.fault(|call| call.account == A, Fault::Slow(Duration::ZERO));
-    world.look("team-a", "one").await;
-    let before = world.proxy.hits(asked);
+    // The permission is withdrawn: from the start nothing is scanned, and the recorded resources stay.
+    let requested = world.proxy.fault(|call| call.account == A, Fault::Slow(Duration::ZERO));
+    world.scan_now("team-a", "one").await;
+    let before = world.proxy.hits(requested);
     assert!(before > 0, "it is looked at");
     world.operator.kill();
-    let before = world.proxy.hits(asked);
+    let before = world.proxy.hits(requested);
     world.operator.restart_with(ALLOW_ROLE, "team-a=arn:aws:iam::999988887777:role/elava").await;
     let (reason, _) = world.wait_for_condition("team-a", "one", "Stalled", "True").await;
     assert_eq!(reason, "RoleNotAllowed");
-    assert_eq!(world.proxy.hits(asked), before, "not once since the restart");
+    assert_eq!(world.proxy.hits(requested), before, "not once since the restart");
     assert_eq!(world.ids(A, "AWS::EC2::Volume"), std::slice::from_ref(&volume));
     world.operator.restart_with(ALLOW_ROLE, "*=arn:aws:iam::*:role/elava").await;
-    world.look("team-a", "one").await;
-    assert!(world.proxy.hits(asked) > before, "it goes on");
-    // Of two that have proven nothing and come at once each is tried with its own credentials, one after the other.
+    world.scan_now("team-a", "one").await;
+    assert!(world.proxy.hits(requested) > before, "it goes on");
+    // Two CloudScans without proven visibility that arrive together are each tried with their own credentials, in
+    // order.
     world.wait_for_open("team-b", &[format!("Untagged {volume}")]).await;
 
-    // A spec that is refused while it runs ends the looking, and takes nothing of what was seen.
+    // A spec that is refused while it runs ends its scans, and removes nothing that was recorded.
     let open = world.open_findings("team-a").await;
     let mut typo = world.scan_spec(&[A]);
     typo["resourceTypes"] = json!({"include": ["AWS::EC2::Volumes"]});
@@ -115,7 +116,7 @@ async fn the_operator_s_credentials_are_for_those_whom_the_administrator_names()
     assert_eq!(reason, "InvalidSpec");
     world.apply_scan("team-a", "one", &world.scan_spec(&[A]));
     world.wait_for_condition("team-a", "one", "Stalled", "False").await;
-    world.look("team-a", "one").await;
+    world.scan_now("team-a", "one").await;
     assert_eq!(world.open_findings("team-a").await, open);
     let events = world.cluster.run(&["get", "events", "-n", "team-a", "-o=jsonpath={.items[*].reason}"]);
     assert!(!events.contains("NoLongerWatched"), "{events}");
@@ -128,7 +129,7 @@ async fn requests_that_never_end_stop_neither_health_nor_metrics() {
     let mut half_open = Vec::new();
     for _ in 0..1200 {
         let mut stream = TcpStream::connect(operator).await.unwrap();
-        // Who was let go of may find that out here.
+        // Connections that the server has closed may fail here.
         let _ = stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n").await;
         half_open.push(stream);
     }
@@ -163,7 +164,7 @@ async fn a_namespace_takes_no_more_than_the_administrator_allows() {
         hands.volume(&[]).await;
     }
     world.apply_scan("team-a", "first", &world.scan_spec(&[A]));
-    world.look("team-a", "first").await;
+    world.scan_now("team-a", "first").await;
     let raised = || async {
         let (_, _, message) = world.condition("team-a", "first", "Ready").await.unwrap_or_default();
         if message.contains("every 2h") && message.contains("1h") { Ok(()) } else { Err(message) }
@@ -174,24 +175,24 @@ async fn a_namespace_takes_no_more_than_the_administrator_allows() {
     assert!(in_seconds > 3600, "the next look is in {in_seconds} s");
     let open = || async {
         let open = world.open_findings("team-a").await;
-        // Of each CloudScan one more speaks for those that are not there.
-        let told = open.iter().filter(|finding| !finding.starts_with("MoreFindings")).count();
-        if told == 3 && open.len() > 3 { Ok(()) } else { Err(format!("{open:?}")) }
+        // For each CloudScan one more finding stands for the missing ones.
+        let reported = open.iter().filter(|finding| !finding.starts_with("MoreFindings")).count();
+        if reported == 3 && open.len() > 3 { Ok(()) } else { Err(format!("{open:?}")) }
     };
     eventually("three findings are open", open).await;
 
-    // Others of the namespace find no room, and another namespace has its own.
+    // Other CloudScans of the namespace find no room; another namespace has its own limit.
     world.apply_scan("team-a", "second", &world.scan_spec(&[A]));
-    world.look("team-a", "second").await;
+    world.scan_now("team-a", "second").await;
     world.apply_scan("team-a", "third", &world.scan_spec(&[A]));
     let (reason, message) = world.wait_for_condition("team-a", "third", "Stalled", "True").await;
     assert!(reason == "TooManyCloudScans" && message.contains("namespaceLimits.cloudScans"), "{message}");
     eventually("still three are open, all of the first", open).await;
     world.cluster.run(&["create", "namespace", "team-b"]);
     world.apply_scan("team-b", "one", &world.scan_spec(&[A]));
-    world.look("team-b", "one").await;
+    world.scan_now("team-b", "one").await;
 
-    // What shows too much is refused, and what it showed stays.
+    // A CloudScan with too many resources is refused, and the recorded resources stay.
     world.operator.restart_with("ELAVA_NAMESPACE_RESOURCES", "3").await;
     let (reason, message) = world.wait_for_condition("team-a", "first", "Stalled", "True").await;
     assert!(reason == "TooManyResources" && message.contains("namespaceLimits.resources"), "{message}");
@@ -200,7 +201,7 @@ async fn a_namespace_takes_no_more_than_the_administrator_allows() {
     world.wait_for_condition("team-a", "first", "Stalled", "False").await;
 }
 
-/// Deletes it and everything in it, as the controllers do that this control plane has not.
+/// Deletes it and everything in it, as the controllers do that this control plane does not run.
 async fn delete_namespace(world: &World, namespace: &str) {
     for kind in ["cloudscans", "resourcefindings"] {
         world.cluster.run(&["delete", kind, "--all", "-n", namespace, "--wait=true"]);
@@ -223,7 +224,7 @@ async fn a_namespace_that_is_made_again_sees_nothing_of_its_predecessor_s_past()
     let mut world = World::start_with_query_api().await;
     let volume = world.hands(A, IRELAND).await.volume(&[]).await;
     world.apply_scan("team-a", "one", &world.scan_spec(&[A]));
-    world.look("team-a", "one").await;
+    world.scan_now("team-a", "one").await;
     world.wait_for_open("team-a", &[format!("Untagged {volume}")]).await;
     let get = |args: &[&str]| {
         let output = world.cluster.kubectl(&[&["get", "-n", "team-a"], args].concat());
@@ -238,16 +239,16 @@ async fn a_namespace_that_is_made_again_sees_nothing_of_its_predecessor_s_past()
         &["cloudresources"],
     ];
     let shows = || async {
-        let told = past.map(get);
-        if told.iter().all(|told| told.contains(&volume)) { Ok(()) } else { Err(told.join("\n")) }
+        let reported = past.map(get);
+        if reported.iter().all(|reported| reported.contains(&volume)) { Ok(()) } else { Err(reported.join("\n")) }
     };
     eventually("its own past is shown", shows).await;
 
-    // While the operator is down: nobody sees it go, and a CloudScan of the same name is there when it comes back.
+    // The operator is down and does not see the deletion; a CloudScan of the same name exists when it restarts.
     world.operator.kill();
     delete_namespace(&world, "team-a").await;
     world.cluster.run(&["create", "namespace", "team-a"]);
-    // The other team may not look into that account.
+    // The new team has no access to that account.
     let denied = world.proxy.fault(
         |call| call.account == A,
         Fault::Refuse { status: 403, code: "UnauthorizedOperation", message: "no".to_owned() },
@@ -255,9 +256,11 @@ async fn a_namespace_that_is_made_again_sees_nothing_of_its_predecessor_s_past()
     world.apply_scan("team-a", "one", &world.scan_spec(&[A]));
     world.operator.restart().await;
     let hides = || async {
-        let told = past.map(get);
-        let is_told = told.iter().all(|told| !told.contains(&volume) && !told.contains("ServiceUnavailable"));
-        if is_told { Ok(()) } else { Err(told.join("\n")) }
+        let reported = past.map(get);
+        let is_published = reported
+            .iter()
+            .all(|reported| !reported.contains(&volume) && !reported.contains("ServiceUnavailable"));
+        if is_published { Ok(()) } else { Err(reported.join("\n")) }
     };
     eventually("nothing of its predecessor's", hides).await;
     world.wait_for_condition("team-a", "one", "CredentialsValid", "False").await;
@@ -268,23 +271,23 @@ async fn a_namespace_that_is_made_again_sees_nothing_of_its_predecessor_s_past()
     let all = world.cluster.run(&["get", "resourcechanges", "-A", "--field-selector", "from=0"]);
     assert!(all.contains(&volume), "whoever may see all namespaces sees it: {all}");
 
-    // By credentials of its own it sees what there is now.
+    // With credentials that work, it sees the present resources.
     world.proxy.heal(denied);
-    world.look("team-a", "one").await;
+    world.scan_now("team-a", "one").await;
     let now = || async {
-        let told = get(past[3]);
-        if told.contains(&volume) { Ok(()) } else { Err(told) }
+        let reported = get(past[3]);
+        if reported.contains(&volume) { Ok(()) } else { Err(reported) }
     };
     eventually("what its own credentials show", now).await;
 
-    // Names of others' CloudScans are not told.
+    // The names of other teams' CloudScans are not revealed.
     world.cluster.run(&["create", "namespace", "team-b"]);
     for scan in ["team-b/none", "team-a/one"] {
         let url = format!("/apis/inventory.elava.dev/v1alpha1/namespaces/team-b/reports/owners?cloudscan={scan}");
         let output = world.cluster.kubectl(&["get", "--raw", &url]);
-        let told = String::from_utf8_lossy(&output.stderr);
-        assert!(!output.status.success() && !told.contains("there are"), "{told}");
-        assert!(scan == "team-a/one" || !told.contains("team-a/one"), "{told}");
+        let reported = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && !reported.contains("there are"), "{reported}");
+        assert!(scan == "team-a/one" || !reported.contains("team-a/one"), "{reported}");
     }
 }
 
@@ -293,11 +296,11 @@ async fn keys_that_no_header_can_carry_stop_nobody() {
     let world = World::start().await;
     world.hands(A, IRELAND).await.volume(&[]).await;
     world.apply_scan("team-a", "one", &world.scan_spec(&[A]));
-    world.look("team-a", "one").await;
+    world.scan_now("team-a", "one").await;
     world.cluster.run(&["create", "namespace", "team-b"]);
     let bind = ["create", "rolebinding", "elava-credentials", "-n", "team-b", "--clusterrole=elava-credentials"];
     world.cluster.run(&[&bind[..], &["--serviceaccount=elava:elava"]].concat());
-    // The SDK panics on the first; nobody has tried what it does with others.
+    // The SDK panics on an access key with a newline; other invalid values are untested.
     let keys = json!({
         "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keys", "namespace": "team-b"},
         "stringData": {"AWS_ACCESS_KEY_ID": "AKIA\nGOOD", "AWS_SECRET_ACCESS_KEY": "x"},
@@ -318,7 +321,7 @@ async fn keys_that_no_header_can_carry_stop_nobody() {
         let (reason, message) = world.wait_for_condition("team-b", name, "Stalled", "True").await;
         assert!(reason == "InvalidCredentials" && message.contains("AWS_ACCESS_KEY_ID"), "{reason}: {message}");
     }
-    world.look("team-a", "one").await;
+    world.scan_now("team-a", "one").await;
     let answer = reqwest::get(format!("{}/livez", world.operator.url())).await.expect("it lives");
     assert!(answer.status().is_success());
 }

@@ -1,5 +1,4 @@
-//! "I could not look" must never become "it is gone"; and what is really gone elsewhere is told all
-//! the same, in the same run.
+//! "It could not be listed" must never become "it is gone"; a real deletion elsewhere is reported in the same run.
 
 use crate::support::proxy::{BASE_ACCOUNT, Fault};
 use crate::support::world::{IRELAND, VIRGINIA, World};
@@ -30,10 +29,10 @@ async fn a_page_that_fails_for_good_hides_nothing_and_a_real_deletion_elsewhere_
         refuse(500, "InternalError", "an internal error has occurred"),
     );
     virginia.delete_volume(&deleted).await;
-    // Seen on the page that still comes.
+    // It is on the page that still arrives.
     let new = ireland.volume(OWNED).await;
-    world.look("team-a", "one").await;
-    world.look("team-a", "one").await;
+    world.scan_now("team-a", "one").await;
+    world.scan_now("team-a", "one").await;
     world.wait_for_open("team-a", &[format!("Disappeared {deleted}")]).await;
     let (reason, message) = world.wait_for_condition("team-a", "one", "InventoryComplete", "False").await;
     assert_eq!(reason, "ServerError", "{message}");
@@ -41,7 +40,7 @@ async fn a_page_that_fails_for_good_hides_nothing_and_a_real_deletion_elsewhere_
     assert!(world.proxy.hits(rule) >= 2, "the fault was played");
 
     world.proxy.heal(rule);
-    world.look("team-a", "one").await;
+    world.scan_now("team-a", "one").await;
     world.wait_for_condition("team-a", "one", "InventoryComplete", "True").await;
     let mut expected: Vec<String> = before.into_iter().filter(|id| *id != deleted).chain([new]).collect();
     expected.sort();
@@ -57,24 +56,25 @@ async fn what_one_listing_misses_is_no_disappearance() {
     world.apply_scan("team-a", "one", &world.scan_spec(&[A]));
     world.wait_for_condition("team-a", "one", "InventoryComplete", "True").await;
 
-    // Missing from listings, there when asked for by id.
+    // Missing from listings, but found by id.
     let id = flickering.clone();
     let listing = world.proxy.fault(|c| c.action == "DescribeVolumes" && !c.is_by_id(), Fault::Hide(vec![id]));
     hands.delete_volume(&deleted).await;
     for _ in 0..3 {
-        world.look("team-a", "one").await;
+        world.scan_now("team-a", "one").await;
     }
     world.wait_for_open("team-a", &[format!("Disappeared {deleted}")]).await;
     world.proxy.heal(listing);
 
-    // Missing from one listing and from the read by id, back in the next: it is young, so one is not enough.
+    // Missing from one listing and from the read by id, but in the next listing: it is young, so one miss is not
+    // enough.
     let id = flickering.clone();
     let everything = world.proxy.fault(|c| c.action == "DescribeVolumes", Fault::Hide(vec![id]));
-    world.look("team-a", "one").await;
+    world.scan_now("team-a", "one").await;
     let status = world.scan("team-a", "one").await.status.unwrap_or_default();
     assert_eq!(status.awaiting_confirmation, Some(1));
     world.proxy.heal(everything);
-    world.look("team-a", "one").await;
+    world.scan_now("team-a", "one").await;
     assert_eq!(world.open_findings("team-a").await, [format!("Disappeared {deleted}")]);
     let history = world.operator.answer(&["history", &flickering]);
     assert_eq!(history["changes"].as_array().unwrap().len(), 1, "it appeared, and that is all: {history}");
@@ -94,8 +94,8 @@ async fn a_denied_api_is_named_and_the_rest_goes_on() {
         world.proxy.fault(|c| c.action == "DescribeVolumes", refuse(403, "UnauthorizedOperation", denial));
     hands.delete_volume(&volume).await;
     hands.ec2.release_address().allocation_id(&address).send().await.expect("the address goes");
-    world.look("team-a", "one").await;
-    world.look("team-a", "one").await;
+    world.scan_now("team-a", "one").await;
+    world.scan_now("team-a", "one").await;
     world.wait_for_open("team-a", &[format!("Disappeared {address}")]).await;
     let (reason, message) = world.wait_for_condition("team-a", "one", "InventoryComplete", "False").await;
     assert_eq!(reason, "Denied");
@@ -105,12 +105,13 @@ async fn a_denied_api_is_named_and_the_rest_goes_on() {
     );
     let (_, ready) = world.wait_for_condition("team-a", "one", "Ready", "True").await;
     assert!(!ready.is_empty());
-    let told = world.events("team-a").await.into_iter().filter(|e| e.reason.as_deref() == Some("Denied")).count();
-    assert_eq!(told, 1, "once, not at every look");
+    let reported =
+        world.events("team-a").await.into_iter().filter(|e| e.reason.as_deref() == Some("Denied")).count();
+    assert_eq!(reported, 1, "once, not at every look");
 
     world.proxy.heal(denied);
-    world.look("team-a", "one").await;
-    world.look("team-a", "one").await;
+    world.scan_now("team-a", "one").await;
+    world.scan_now("team-a", "one").await;
     world.wait_for_open("team-a", &[format!("Disappeared {address}"), format!("Disappeared {volume}")]).await;
 }
 
@@ -123,7 +124,7 @@ async fn wrong_accounts_roles_endpoints_and_regions_are_told_in_words_that_help(
         refuse(403, "AccessDenied", "User is not authorized to perform: sts:AssumeRole"),
     );
 
-    // Without a role the pod's own credentials answer, and they answer for another account.
+    // Without a role, the pod's own credentials are used, and they belong to another account.
     let mut wrong_account = world.scan_spec(&[A]);
     wrong_account["provider"]["aws"]["accounts"] = serde_json::json!([{"id": A}]);
     world.apply_scan("team-a", "wrong-account", &wrong_account);
@@ -140,7 +141,7 @@ async fn wrong_accounts_roles_endpoints_and_regions_are_told_in_words_that_help(
     world.wait_for_condition("team-a", "wrong-role", "CredentialsValid", "False").await;
     assert!(world.operator.answer(&["get"])["resources"].as_array().unwrap().is_empty(), "nothing was recorded");
 
-    // The right external id lets it in, without a restart.
+    // The right external id gives access, without a restart.
     let mut mended = world.scan_spec(&[B]);
     mended["provider"]["aws"]["accounts"][0]["externalID"] = "elava-1".into();
     world.apply_scan("team-a", "wrong-role", &mended);
@@ -181,13 +182,13 @@ async fn a_mass_loss_is_held_until_a_second_look_agrees() {
     world.apply_scan("team-a", "one", &world.scan_spec(&[A]));
     world.wait_for_condition("team-a", "one", "InventoryComplete", "True").await;
 
-    // The cloud answers nothing at all for a while.
+    // The cloud returns no volumes for a while.
     let rule = world.proxy.fault(|c| c.action == "DescribeVolumes", Fault::Hide(volumes.clone()));
-    world.look("team-a", "one").await;
+    world.scan_now("team-a", "one").await;
     let (reason, message) = world.wait_for_condition("team-a", "one", "InventoryComplete", "False").await;
     assert_eq!(reason, "MassLossHeld", "{message}");
     world.proxy.heal(rule);
-    world.look("team-a", "one").await;
+    world.scan_now("team-a", "one").await;
     world.wait_for_condition("team-a", "one", "InventoryComplete", "True").await;
     assert_eq!(world.open_findings("team-a").await, Vec::<String>::new());
 
@@ -195,7 +196,7 @@ async fn a_mass_loss_is_held_until_a_second_look_agrees() {
         hands.delete_volume(volume).await;
     }
     for _ in 0..3 {
-        world.look("team-a", "one").await;
+        world.scan_now("team-a", "one").await;
     }
     let gone: Vec<String> = volumes.iter().map(|v| format!("Disappeared {v}")).collect();
     world.wait_for_open("team-a", &gone).await;

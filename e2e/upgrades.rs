@@ -1,19 +1,19 @@
-//! What a release goes through on a real node: upgrade, rollback, a file of another version, a second operator,
-//! uninstall, and restore.
+//! The lifecycle of a release on a real node: upgrade, rollback, a file of another version, a second operator,
+//! uninstall and restore.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::pods::{Life, STORE, TEAM, is_there_a_node};
+use crate::pods::{CheckedInstallation, STORE, TEAM, can_run_node};
 use crate::support::cluster::chart;
 use crate::support::eventually;
 use crate::support::node::{BACKUPS_CLAIM, Installation, NAMESPACE, POD, STORE_CLAIM, put};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_is_upgraded_rolled_back_restored_and_taken_away() {
-    if !is_there_a_node() {
+    if !can_run_node() {
         return;
     }
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -23,15 +23,15 @@ async fn it_is_upgraded_rolled_back_restored_and_taken_away() {
     let volume = pods.node.volume("store", STORE_CLAIM);
     let store = volume.join(STORE);
 
-    // The chart as it was in commit db1ec5e, on a volume that holds the oldest file.
+    // The chart of commit db1ec5e, on a volume with the oldest file.
     put(&store, &oldest);
     let old_chart = fixtures.join("e2e/fixtures/chart-db1ec5e.tgz");
-    // It does not know yet that roles are allowed, nor that intervals have a floor.
+    // That chart has no values yet for allowed roles and the minimum interval.
     let allowed = "extraEnv[3].name=ELAVA_ALLOW_ROLE,extraEnv[3].value=*=*,\
                    extraEnv[4].name=ELAVA_MIN_INTERVAL,extraEnv[4].value=1s";
     pods.helm("install", &old_chart, &["--wait", "--timeout", "120s", "--set", allowed]).unwrap();
-    let past = |life: &Life| life.pods.ask(&["at", "4"]).unwrap()["resources"].clone();
-    let mut life = Life::begin(pods).await;
+    let past = |life: &CheckedInstallation| life.pods.query(&["at", "4"]).unwrap()["resources"].clone();
+    let mut life = CheckedInstallation::begin(pods).await;
     life.pods.wait_for_open(TEAM, &life.open.clone()).await;
     let then = past(&life);
     assert!(then.as_array().is_some_and(|then| !then.is_empty()), "the oldest file answers: {then}");
@@ -40,12 +40,12 @@ async fn it_is_upgraded_rolled_back_restored_and_taken_away() {
     let (before, since) = (life.pods.uid().unwrap(), Instant::now());
     life.pods.helm("upgrade", &chart(), &["--wait", "--timeout", "120s", "--set", "log.filter=debug"]).unwrap();
     life.until_another_pod_is_ready(&before).await;
-    life.goes_on("helm upgrade from the chart of db1ec5e", since).await;
+    life.assert_recovered("helm upgrade from the chart of db1ec5e", since).await;
     assert_eq!(past(&life), then);
     let (before, since) = (life.pods.uid().unwrap(), Instant::now());
     life.pods.node.helm(&["rollback", "elava", "1", "--namespace", NAMESPACE, "--wait", "--timeout", "120s"]);
     life.until_another_pod_is_ready(&before).await;
-    life.goes_on("helm rollback", since).await;
+    life.assert_recovered("helm rollback", since).await;
     assert_eq!(past(&life), then);
     life.pods.helm("upgrade", &chart(), &["--wait", "--timeout", "120s"]).unwrap();
     life.pods.until_ready().await;
@@ -54,7 +54,7 @@ async fn it_is_upgraded_rolled_back_restored_and_taken_away() {
     two_on_one_volume(&mut life, &store).await;
     let backup = backed_up(&life).await;
 
-    // Without the operator nothing waits for it.
+    // Nothing waits for the operator after it is uninstalled.
     life.pods.node.helm(&["uninstall", "elava", "--namespace", NAMESPACE, "--wait"]);
     let left = life.pods.node.run(&["get", "crds,cloudscans,pvc", "-A", "-o", "name"]);
     for kept in ["cloudscans.elava.dev", "cloudscan.elava.dev/one", "persistentvolumeclaim/store-elava-0"] {
@@ -68,8 +68,8 @@ async fn it_is_upgraded_rolled_back_restored_and_taken_away() {
     }
 }
 
-/// A file that a newer Elava wrote is refused, and stays as it is.
-async fn newer_file(life: &mut Life, store: &Path) {
+/// A file that a newer Elava wrote is refused and not changed.
+async fn newer_file(life: &mut CheckedInstallation, store: &Path) {
     const META: redb::TableDefinition<&str, &[u8]> = redb::TableDefinition::new("meta");
     life.pods.scale(0).await;
     let mine = std::fs::read(store).unwrap();
@@ -91,11 +91,11 @@ async fn newer_file(life: &mut Life, store: &Path) {
     let since = Instant::now();
     put(store, &mine);
     life.pods.scale(1).await;
-    life.goes_on("the file was a newer Elava's, until the right one was back", since).await;
+    life.assert_recovered("the file was a newer Elava's, until the right one was back", since).await;
 }
 
-/// The second of two on one volume refuses, and says why.
-async fn two_on_one_volume(life: &mut Life, store: &Path) {
+/// A second operator on the same volume refuses to start, and reports why.
+async fn two_on_one_volume(life: &mut CheckedInstallation, store: &Path) {
     let set = life.pods.node.run(&["get", "statefulset", "elava", "-n", NAMESPACE, "-o=json"]);
     let set: Value = serde_json::from_str(&set).unwrap();
     let mut spec = set["spec"]["template"]["spec"].clone();
@@ -123,12 +123,13 @@ async fn two_on_one_volume(life: &mut Life, store: &Path) {
     assert!(log.contains("another process"), "{log}");
     assert!(std::fs::metadata(store).unwrap().len() >= size);
     life.pods.node.run(&["delete", "pod", "second", "-n", NAMESPACE]);
-    life.goes_on("a second operator wanted the same volume", since).await;
+    life.assert_recovered("a second operator wanted the same volume", since).await;
 }
 
-/// `kubectl exec` can cut off what a command prints and end well all the same
-/// (<https://github.com/kubernetes/kubernetes/issues/124571>): what came is tried, as docs/operations.md says.
-async fn backed_up(life: &Life) -> Vec<u8> {
+/// `kubectl exec` can truncate the output of a command and still succeed
+/// (<https://github.com/kubernetes/kubernetes/issues/124571>): the backup is tested by restoring it, as
+/// docs/operations.md describes.
+async fn backed_up(life: &CheckedInstallation) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     let whole = || async {
         let backup = life.pods.node.kubectl(&["exec", "-n", NAMESPACE, POD, "--", "elava", "store", "backup"]);
@@ -145,8 +146,8 @@ async fn backed_up(life: &Life) -> Vec<u8> {
     eventually("a backup comes whole", whole).await
 }
 
-/// From a backup into an empty installation.
-async fn restored(life: &mut Life, backup: &[u8]) {
+/// Restores a backup into an empty installation.
+async fn restored(life: &mut CheckedInstallation, backup: &[u8]) {
     life.pods.node.run(&["delete", "pvc", STORE_CLAIM, "-n", NAMESPACE]);
     life.pods.node.run(&["delete", "pv", "store"]);
     life.pods.node.volume("empty", STORE_CLAIM);
@@ -155,15 +156,15 @@ async fn restored(life: &mut Life, backup: &[u8]) {
     let since = Instant::now();
     let restoring = ["--set", "backup.enabled=true", "--set", "restore.from=of-yesterday.backup"];
     life.pods.install(&restoring);
-    // Revisions go on 2^32 later: what was answered is answered as before.
-    life.goes_on("a backup was restored into an empty installation", since).await;
-    // Restarted with the same values, it restores nothing again.
+    // Revisions continue 2^32 later: earlier answers are unchanged.
+    life.assert_recovered("a backup was restored into an empty installation", since).await;
+    // Restarted with the same values, it does not restore again.
     let before = life.pods.uid().unwrap();
     let since = Instant::now();
     life.pods.node.run(&["delete", "pod", POD, "-n", NAMESPACE]);
     life.until_another_pod_is_ready(&before).await;
-    life.goes_on("the restored one was restarted", since).await;
-    // And the first scheduled backup was made.
+    life.assert_recovered("the restored one was restarted", since).await;
+    // The first scheduled backup was made, too.
     let made = || async {
         let names: Vec<String> = std::fs::read_dir(&backups)
             .unwrap()

@@ -1,4 +1,4 @@
-//! A webhook's receiver that fails and comes back: it is told everything, in order, once as far as it can tell.
+//! A webhook receiver that fails and recovers: it gets every event, in order, and can recognize repeated ones.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -51,8 +51,8 @@ impl Receiver {
         StatusCode::NO_CONTENT
     }
 
-    /// Type and id of the resource, of each once, in the order in which they first came.
-    fn told(&self) -> Vec<String> {
+    /// Type and resource id of each event, without repetitions, in the order of their first arrival.
+    fn reported(&self) -> Vec<String> {
         let mut seen = std::collections::BTreeSet::new();
         let events = self.events.lock().unwrap();
         let fresh = events.iter().filter(|event| seen.insert(event["id"].as_str().unwrap_or_default().to_owned()));
@@ -64,12 +64,12 @@ impl Receiver {
             .collect()
     }
 
-    async fn wait_for(&self, wanted: &[String]) {
-        let look = || async {
-            let told = self.told();
-            if told == wanted { Ok(()) } else { Err(format!("{told:?}")) }
+    async fn wait_for(&self, desired: &[String]) {
+        let check = || async {
+            let reported = self.reported();
+            if reported == desired { Ok(()) } else { Err(format!("{reported:?}")) }
         };
-        eventually(&format!("exactly {wanted:?} were told"), look).await;
+        eventually(&format!("exactly {desired:?} were told"), check).await;
     }
 }
 
@@ -84,10 +84,10 @@ async fn a_receiver_that_is_away_loses_nothing_not_even_when_the_operator_is_kil
     let first = hands.volume(&[]).await;
 
     let mut spec = world.scan_spec(&[A]);
-    // Its address is in the Secret, too.
+    // The address is in the Secret, too.
     spec["findings"] = json!({"webhook": {"secretRef": {"name": "hook"}}});
     world.apply_scan("team-a", "one", &spec);
-    // Its key is not there yet.
+    // The Secret with the key does not exist yet.
     let (_, why) = world.wait_for_condition("team-a", "one", "WebhookDelivered", "False").await;
     assert!(why.contains("rolebinding") || why.contains("no Secret"), "{why}");
     let bind = ["create", "rolebinding", "elava-credentials", "-n", "team-a", "--clusterrole=elava-credentials"];
@@ -95,14 +95,14 @@ async fn a_receiver_that_is_away_loses_nothing_not_even_when_the_operator_is_kil
     let key = format!("--from-literal=signing-key={}", String::from_utf8_lossy(KEY));
     let address = format!("--from-literal=address={url}");
     world.cluster.run(&["create", "secret", "generic", "hook", "-n", "team-a", &key, &address]);
-    world.look("team-a", "one").await;
+    world.scan_now("team-a", "one").await;
     receiver.wait_for(&[format!("opened {first}")]).await;
     world.wait_for_condition("team-a", "one", "WebhookDelivered", "True").await;
 
     receiver.fails.store(true, Ordering::SeqCst);
     hands.tag(&first, &[("owner", "a")]).await;
     let second = hands.volume(&[]).await;
-    world.look("team-a", "one").await;
+    world.scan_now("team-a", "one").await;
     world.wait_for_open("team-a", &[format!("Untagged {second}")]).await;
     let (_, why) = world.wait_for_condition("team-a", "one", "WebhookDelivered", "False").await;
     assert!(why.contains("503") && !why.contains("/hook"), "{why}");
@@ -110,21 +110,21 @@ async fn a_receiver_that_is_away_loses_nothing_not_even_when_the_operator_is_kil
     world.operator.kill();
     world.operator.restart().await;
     receiver.fails.store(false, Ordering::SeqCst);
-    let ordered = |told: &[String]| {
-        let place = |what: &str| told.iter().position(|t| t == what);
+    let ordered = |reported: &[String]| {
+        let place = |what: &str| reported.iter().position(|t| t == what);
         place(&format!("opened {first}")) < place(&format!("resolved {first}"))
     };
-    let look = || async {
-        let told = receiver.told();
+    let check = || async {
+        let reported = receiver.reported();
         let all = [format!("opened {first}"), format!("resolved {first}"), format!("opened {second}")];
-        if all.iter().all(|what| told.contains(what)) && told.len() == 3 {
-            Ok(told)
+        if all.iter().all(|what| reported.contains(what)) && reported.len() == 3 {
+            Ok(reported)
         } else {
-            Err(format!("{told:?}"))
+            Err(format!("{reported:?}"))
         }
     };
-    let told = eventually("all three were told, each as one", look).await;
-    assert!(ordered(&told), "{told:?}");
+    let reported = eventually("all three were told, each as one", check).await;
+    assert!(ordered(&reported), "{reported:?}");
     world.wait_for_condition("team-a", "one", "WebhookDelivered", "True").await;
     let event = receiver.events.lock().unwrap()[0].clone();
     assert_eq!(event["specversion"], "1.0");

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Fuzzes everything that reads what comes from outside, each for FUZZ_SECONDS (60), from the inputs in corpus/. What
-# libFuzzer finds new stays in the cache; an input that breaks something is left in fuzz/ and named.
+# Fuzzes every parser of external input, each for FUZZ_SECONDS (60), starting from the inputs in corpus/. New inputs
+# that libFuzzer finds are kept in the cache; an input that causes a failure is saved in fuzz/, and its path is printed.
 #   fuzz/run.sh [TARGET...]
-# On stable Rust: the flags are those of cargo-fuzz without a sanitizer; the crate forbids unsafe code.
+# Runs on stable Rust: the flags are those of cargo-fuzz without a sanitizer; the crate forbids unsafe code.
 set -euo pipefail
 cd "$(dirname "$0")"
 cache=${ELAVA_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/elava}/fuzz
@@ -10,11 +10,11 @@ host=$(rustc -vV | sed -n 's/^host: //p')
 command -v c++ > /dev/null || { echo "fuzz: libFuzzer takes a C++ compiler, as c++ (Debian: apt install g++)" >&2; exit 1; }
 flags="-Cpasses=sancov-module -Ccodegen-units=1 --cfg fuzzing"
 for flag in level=4 inline-8bit-counters pc-table trace-compares; do flags+=" -Cllvm-args=-sanitizer-coverage-$flag"; done
-# With --target build scripts and macros are left as they are.
+# With --target, the flags do not apply to build scripts and macros.
 RUSTFLAGS=$flags CARGO_TARGET_DIR=$cache/target cargo build --release --target "$host"
 targets=("$@")
 ((${#targets[@]})) || targets=($(ls targets | sed 's/\.rs$//'))
-# What is slow or takes memory is a finding, too.
+# An input that is slow or uses much memory is also a failure.
 fuzz() {
   local target=$1 log
   mkdir -p "$cache/found/$target" "corpus/$target"
@@ -30,5 +30,5 @@ fuzz() {
 }
 export -f fuzz
 export cache host
-# One on each core.
+# Runs one target per core.
 printf '%s\n' "${targets[@]}" | xargs -P "$(nproc)" -I {} bash -c 'fuzz {}'

@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""An OCI image of the operator, without an engine and the same from the same inputs.
+"""Builds an OCI image of the operator, reproducibly and without a container engine.
 
-    image/build.py BINARY --output elava.tar [--sbom elava.cdx.json]     an archive that `podman load`, `skopeo copy
-                                                                          oci-archive:` and `ctr image import` take
-    image/build.py BINARY --root FOLDER                                  the files alone, for the Containerfile
-    image/build.py --update-lock                                         pins what Debian offers today
+    image/build.py BINARY --output elava.tar [--sbom elava.cdx.json]     an archive for `podman load`, `skopeo copy
+                                                                          oci-archive:` and `ctr image import`
+    image/build.py BINARY --root FOLDER                                  only the files, for the Containerfile
+    image/build.py --update-lock                                         pins the versions that Debian offers today
 
-In it are the stripped binary and what it needs of Debian: the C library, the CA certificates and the time zones.
-No shell, no package manager; it runs as user 65532 from a read-only file system. Debian's mirrors hold only the newest
-of each package: where that is another than packages.lock names, this ends with an error that says so (--offered takes
-what is offered, for tests).
+The image contains the stripped binary and what it needs from Debian: the C library, the CA certificates and the time
+zones. It has no shell and no package manager; it runs as user 65532 from a read-only file system. Debian's mirrors have
+only the newest version of each package: if packages.lock names another version, the build fails with an error that
+reports it (--offered accepts the offered versions, for tests).
 """
 import argparse
 import gzip
@@ -32,7 +32,7 @@ PACKAGES = ["base-files", "ca-certificates", "libc6", "libgcc-s1", "tzdata"]
 KEPT = ("lib/", "lib64/", "usr/share/zoneinfo/", "usr/lib/os-release")
 CERTIFICATES = "usr/share/ca-certificates/mozilla/"
 USER = 65532
-# Of time zones: these say the same in other formats, or with leap seconds.
+# Time zones that repeat the others in other formats, or with leap seconds.
 DROPPED = ("usr/share/zoneinfo/posix/", "usr/share/zoneinfo/right/")
 
 
@@ -50,7 +50,7 @@ def output(*command, **more):
 
 
 class Package:
-    """A Debian package as it was fetched."""
+    """A Debian package that was fetched."""
 
     def __init__(self, path):
         self.path = path
@@ -72,13 +72,13 @@ class Package:
 
 
 def fetch(folder):
-    """The packages that Debian offers today."""
+    """Fetches the packages that Debian offers today."""
     download = ["apt-get", "download", "--quiet", *PACKAGES]
     quiet = {"cwd": folder, "stdout": subprocess.DEVNULL}
     if shutil.which("apt-get") is None:
         fail("this machine has no apt-get: build image/Containerfile with podman or docker instead")
     if subprocess.run(download, stderr=subprocess.DEVNULL, **quiet).returncode != 0:
-        print("image: asking Debian what there is (apt-get update)", file=sys.stderr)
+        print("image: updating the list of Debian's packages (apt-get update)", file=sys.stderr)
         subprocess.run(["apt-get", "update", "--quiet"], check=False, **quiet)
         if subprocess.run(download, **quiet).returncode != 0:
             fail(f"apt-get can't download {', '.join(PACKAGES)}: see above")
@@ -91,11 +91,11 @@ def check(packages):
     if differing:
         offered = ", ".join(" ".join(one) for one in differing)
         fail(f"Debian offers another version than packages.lock pins: {offered}. Run image/build.py --update-lock, "
-             "look at the change and commit it")
+             "review the change and commit it")
 
 
 class Root:
-    """Files by path, as they will stand in the image."""
+    """Files by path, as they will be in the image."""
 
     def __init__(self):
         self.entries = {}
@@ -140,9 +140,9 @@ def debian(packages):
                 root.add(path, data)
             elif path.startswith(KEPT) and not path.startswith(DROPPED) and not member.isdir():
                 if member.islnk():
-                    fail(f"{package.name} has a hard link at {path}: teach image/build.py to keep it")
+                    fail(f"{package.name} has a hard link at {path}, which image/build.py does not support")
                 root.add(path, data, member.mode, kind=member.type, link=member.linkname)
-        # Where scanners of images look for packages that no dpkg installed.
+        # Image scanners search here for packages that were not installed by dpkg.
         root.add(f"var/lib/dpkg/status.d/{package.name}", package.control())
     if not certificates:
         fail(f"ca-certificates has nothing in {CERTIFICATES}")
@@ -189,7 +189,7 @@ def version():
 
 
 def image(path, name, roots, entrypoint="/usr/bin/elava", level=6):
-    """https://github.com/opencontainers/image-spec: one manifest, a layer for each root, as a tar of an image layout."""
+    """https://github.com/opencontainers/image-spec: one manifest, one layer per root, as a tar of an image layout."""
     tars = [root.tar() for root in roots]
     layers = [packed(tar, level) for tar in tars]
     architecture = {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine]
@@ -241,7 +241,7 @@ def image(path, name, roots, entrypoint="/usr/bin/elava", level=6):
 
 
 def crates():
-    """Those that the binary is linked of, by cargo's own resolution."""
+    """The crates that are linked into the binary, by cargo's own resolution."""
     command = ["cargo", "metadata", "--locked", "--format-version", "1", "--filter-platform",
                f"{os.uname().machine}-unknown-linux-gnu"]
     metadata = json.loads(output(*command, cwd=HERE.parent))
@@ -290,7 +290,7 @@ def bill(packages, image_digest):
         }},
         "components": components,
     }
-    # The same bill for the same image.
+    # The same image gets the same bill of materials.
     body["serialNumber"] = "urn:uuid:" + str(uuid.uuid5(uuid.NAMESPACE_URL, digest(compact(body))))
     return body
 

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# What a release consists of, signed, with how it was made.
+# Builds, signs and publishes a release, with its provenance.
 #
 #   image/release.sh tools                        installs cosign and crane, as pinned below, with Go
-#   image/release.sh make VERSION FOLDER          the image, its bill of materials (SBOM), the chart and the provenance
-#   image/release.sh sign FOLDER                  signs each file, and attests how it was made
-#   image/release.sh verify FOLDER                the same the other way round
-#   image/release.sh publish REPOSITORY VERSION   all of it, to a registry that `crane auth login` and `helm registry login` know
+#   image/release.sh make VERSION FOLDER          builds the image, its SBOM, the chart and the provenance
+#   image/release.sh sign FOLDER                  signs each file and attests its provenance
+#   image/release.sh verify FOLDER                verifies the signatures and the attestations
+#   image/release.sh publish REPOSITORY VERSION   publishes all of it after `crane auth login`, `helm registry login`
 #
-# Signed is by the identity of the workflow that runs (Sigstore: no key of ours exists), or, to try it, by a key:
+# Signatures use the identity of the running workflow (Sigstore: there is no key of ours), or a key, for a trial:
 #   cosign generate-key-pair; COSIGN_KEY=cosign.key COSIGN_PUBLIC_KEY=cosign.pub image/release.sh sign FOLDER
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -15,7 +15,7 @@ cosign_version=v2.6.1 crane_version=v0.20.6
 
 say() { echo "release: $*" >&2; }
 
-# What cosign is told besides: with a key nothing leaves this machine.
+# Additional flags for cosign: with a key nothing leaves this machine.
 signing() { if [[ -n ${COSIGN_KEY:-} ]]; then echo "--key $COSIGN_KEY --tlog-upload=false"; fi; }
 verifying() {
   if [[ -n ${COSIGN_PUBLIC_KEY:-} ]]; then
@@ -56,7 +56,7 @@ make_all() {
   mkdir -p "$folder"
   (cd "$root" && cargo build --release --locked --bin elava)
   binary=$(cd "$root" && cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release/elava
-  # Debian's mirrors hold only the newest of each package: those that packages.lock pins may be gone.
+  # Debian's mirrors have only the newest version of each package: the versions in packages.lock may be gone.
   "$root/image/build.py" "$binary" ${OFFERED:+--offered} --name "elava:$version" --output "$folder/elava-$version.tar" \
     --sbom "$folder/elava-$version.cdx.json"
   helm package "$root/charts/elava" --version "$version" --app-version "$version" --destination "$folder" > /dev/null

@@ -1,24 +1,24 @@
-//! Elava: a Kubernetes operator that watches cloud accounts and remembers what it saw.
+//! Elava: a Kubernetes operator that scans cloud accounts and records what exists in them.
 //!
-//! # The house
+//! # Modules
 //!
-//! | module | holds |
+//! | module | contents |
 //! |---|---|
-//! | [`inventory`] | the vocabulary as types: keys, scopes, sweeps, tags, revisions; pure |
-//! | [`store`] | the multi-version store on redb; knows no Kubernetes and no cloud |
-//! | [`cloud`] | the `Provider` trait, and AWS behind it |
-//! | [`policy`] | the rules: from what is known to what people must act on; pure |
-//! | [`api`] | the custom resources, and the API server's verdict on a manifest |
+//! | [`inventory`] | the domain types: keys, scopes, sweeps, tags, revisions; pure |
+//! | [`store`] | the multi-version store on redb; depends on neither Kubernetes nor a cloud |
+//! | [`cloud`] | the `Provider` trait and its AWS implementation |
+//! | [`policy`] | the rules: from the recorded state to findings; pure |
+//! | [`api`] | the custom resources, and validation of a manifest as the API server does it |
 //! | [`scanner`] | one task per account: list, confirm, commit |
-//! | [`controller`] | CloudScans to tasks; the store to findings, events and status |
-//! | [`server`] | health, metrics, and the questions over the socket |
-//! | [`cli`] | the commands; wires the rest |
+//! | [`controller`] | from CloudScans to tasks; from the store to findings, events and status |
+//! | [`server`] | health, metrics, and queries over the socket |
+//! | [`cli`] | the commands; wires up the rest |
 //!
-//! `inventory` depends on nothing of ours; `store`, `cloud`, `policy` and `api` on `inventory` only, never
-//! on each other; `scanner` on `store` and `cloud`; `controller` on all of these; `server` on `store`,
-//! `policy` and `api`. `tests/house.rs` holds this.
+//! `inventory` depends on no other module; `store`, `cloud`, `policy` and `api` depend on `inventory` only, never
+//! on each other; `scanner` on `store` and `cloud`; `controller` on all of these; `server` on `store`, `policy`
+//! and `api`. `tests/house.rs` enforces this.
 //!
-//! # The flow
+//! # Data flow
 //!
 //! ```text
 //! CloudScan --watch--> controller --subscriptions--> one scanner task per account
@@ -29,14 +29,14 @@
 //! store --snapshot at any moment--> server::query --> the CLI, in-process or by the socket
 //! ```
 //!
-//! # What always holds
+//! # Invariants
 //!
 //! - Only a `Complete` sweep concludes anything from absence, and only when the absence is confirmed.
 //! - Commit before publish: every commit is durable, and what is published follows from the store under
-//!   deterministic names, so that doing it again changes nothing.
-//! - What could not be looked at is unknown: it opens no finding and resolves none.
+//!   deterministic names, so publishing is idempotent.
+//! - What could not be scanned is unknown: it opens no finding and resolves none.
 //! - Nothing is written to a cloud.
-//! - One bad CloudScan, account, region, page or resource never stops the others.
+//! - A faulty CloudScan, account, region, page or resource never stops the others.
 
 #[cfg(feature = "serve")]
 pub mod api;

@@ -1,8 +1,8 @@
-//! The binary: see the crate's documentation for the map.
+//! The binary. For an overview, see the crate's documentation.
 
 use std::process::ExitCode;
 
-/// A scan makes and drops a hundred small pieces for each resource, on all threads.
+/// A scan allocates and frees about a hundred small objects per resource, on all threads.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

@@ -1,5 +1,5 @@
-//! What is kept of each type is what the AWS CLI prints of it: the emulator's raw answers, put through
-//! botocore's own parser, field by field.
+//! The stored attributes of each type are what the AWS CLI prints: the emulator's raw responses, parsed by botocore's
+//! own parser, are compared field by field.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
@@ -15,7 +15,7 @@ const A: &str = "111122223333";
 const IRELAND: &str = "eu-west-1";
 const OWNED: &[(&str, &str)] = &[("owner", "a"), ("Name", "n")];
 
-/// One object at least of every type.
+/// Creates at least one resource of every type.
 async fn one_of_each(hands: &Hands) {
     let (_, volume) = hands.instance(OWNED).await;
     hands.snapshot(&volume, OWNED).await;
@@ -49,7 +49,7 @@ async fn one_of_each(hands: &Hands) {
     template.tag_specifications(tags(ResourceType::LaunchTemplate)).send().await.unwrap();
 }
 
-/// Lists by botocore, as `aws <service> <operation>` does, with the CLI's way to print times.
+/// Lists with botocore, as `aws <service> <operation>` does, with the CLI's time format.
 const BOTOCORE: &str = r#"
 import json, sys, datetime, botocore.session
 url = sys.argv[1]
@@ -86,7 +86,7 @@ def plain(o):
 json.dump(out, sys.stdout, default=plain)
 "#;
 
-/// The id field of each type, and what is not kept or is added.
+/// Removes the fields at a path, through lists.
 fn remove(value: &mut Value, path: &str) {
     match (value, path.split_once('.')) {
         (Value::Array(items), _) => items.iter_mut().for_each(|item| remove(item, path)),
@@ -100,6 +100,7 @@ fn remove(value: &mut Value, path: &str) {
     }
 }
 
+/// The id field of each type, the fields that are not kept, and the fields that are added.
 const IDS: [(&str, &str, &[&str], &[&str]); 16] = [
     (
         "AWS::EC2::Instance",
@@ -124,7 +125,7 @@ const IDS: [(&str, &str, &[&str], &[&str]); 16] = [
     ("AWS::RDS::DBInstance", "DBInstanceIdentifier", &["LatestRestorableTime"], &[]),
 ];
 
-/// Lists in described objects are sets.
+/// Sorts all lists: in described objects they are sets.
 fn sorted(value: &mut Value) {
     match value {
         Value::Array(items) => {
@@ -177,23 +178,23 @@ async fn attributes_are_what_the_aws_cli_prints() {
             .iter()
             .position(|o| o[*id] == resource["id"])
             .unwrap_or_else(|| panic!("{name} {}", resource["id"]));
-        let mut wanted = objects.swap_remove(i);
+        let mut expected = objects.swap_remove(i);
         let mut attributes = resource["attributes"].clone();
         for field in *left_out {
-            remove(&mut wanted, field);
+            remove(&mut expected, field);
         }
         for field in *added {
             assert!(attributes.as_object_mut().unwrap().remove(*field).is_some(), "{name} has {field}");
         }
-        // An empty tag list is no list here.
+        // An empty tag list is left out here.
         for field in ["Tags", "TagSet", "TagList"] {
-            if wanted[field] == json!([]) {
-                wanted.as_object_mut().unwrap().remove(field);
+            if expected[field] == json!([]) {
+                expected.as_object_mut().unwrap().remove(field);
             }
         }
-        sorted(&mut wanted);
+        sorted(&mut expected);
         sorted(&mut attributes);
-        assert_eq!(attributes, wanted, "{name} {}", resource["id"]);
+        assert_eq!(attributes, expected, "{name} {}", resource["id"]);
         compared.insert(name.to_owned());
     }
     assert_eq!(compared.len(), IDS.len(), "every type was compared: {compared:?}");

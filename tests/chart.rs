@@ -1,4 +1,4 @@
-//! The chart, and what kustomize makes of the same: what they render, and what values they refuse.
+//! The chart and the kustomize manifests: what they render, and which values they refuse.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,7 +21,7 @@ fn rendered(settings: &[&str]) -> Result<String, String> {
     if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
 }
 
-/// By kind and name, without what says who made them.
+/// The objects by kind and name, without the labels that name the tool that created them.
 fn objects(manifests: &str) -> BTreeMap<String, Value> {
     let documents = serde_yaml::Deserializer::from_str(manifests);
     let objects = documents.map(|one| Value::deserialize(one).unwrap()).filter(|object| !object.is_null());
@@ -99,7 +99,7 @@ fn wrong_values_are_refused_by_their_path() {
     }
 }
 
-/// Both know the same, down to what is free.
+/// Checks that the values and the schema have the same fields, except below free-form fields.
 fn compare(values: &Value, schema: &Value, path: &str) {
     let Some(known) = schema["properties"].as_object() else { return };
     let has = values.as_object().unwrap_or_else(|| panic!("{path} is no object"));
@@ -148,7 +148,7 @@ fn kustomize_makes_the_same_objects() {
         let output = Command::new(tools().join("kubectl")).arg("kustomize").arg(dir.path()).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let mut kustomized = objects(&String::from_utf8_lossy(&output.stdout));
-        // helm makes the namespace by a flag, and keeps CRDs by an annotation; its test is a hook.
+        // helm creates the namespace by a flag, and keeps CRDs by an annotation; its test is a hook.
         assert!(kustomized.remove("Namespace elava").is_some());
         let settings = [&settings[..], &["--set", "crds.keep=false"]].concat();
         let mut charted = objects(&rendered(&settings).unwrap());

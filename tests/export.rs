@@ -1,5 +1,5 @@
-//! What `elava store export` writes, as DuckDB reads it: the questions of docs/export.md. And what a store
-//! gives out while an operator holds it.
+//! The output of `elava store export`, as DuckDB reads it: the queries of docs/export.md. Also the commands that work
+//! on a store while an operator holds it.
 
 use std::path::Path;
 use std::process::Command;
@@ -18,14 +18,14 @@ use crate::support::operator::binary;
 
 const HOUR: i64 = 3_600_000;
 
-/// A history of nine days until now in which everything happens that the questions ask for.
+/// A history of the last nine days, with everything that the queries need.
 struct Past {
     now: Arc<AtomicI64>,
     store: Store,
 }
 
 impl Past {
-    fn look(&self, hours: i64, account: &str, kind: &str, change: impl FnOnce(&mut Sweep)) {
+    fn sweep_once(&self, hours: i64, account: &str, kind: &str, change: impl FnOnce(&mut Sweep)) {
         self.now.fetch_add(hours * HOUR, Ordering::SeqCst);
         let ended = self.store.now();
         let mut sweep = Sweep {
@@ -54,7 +54,7 @@ impl Past {
     }
 
     fn volumes(&self, hours: i64, account: &str, seen: &[(&str, &str, u32)], missing: &[(&str, Absence)]) {
-        self.look(hours, account, "AWS::EC2::Volume", |sweep| {
+        self.sweep_once(hours, account, "AWS::EC2::Volume", |sweep| {
             sweep.observations = seen.iter().map(|(id, owner, size)| volume(id, owner, *size)).collect();
             sweep.absences = missing.iter().map(|(id, absence)| ((*id).to_owned(), *absence)).collect();
         });
@@ -87,12 +87,12 @@ fn make(path: &Path) -> Store {
     past.volumes(1, two, &[("vol-8", "bo", 100)], &[]);
     past.volumes(60, one, &[("vol-1", "anna", 16), ("vol-2", "", 8), ("vol-3", "bo", 8), ("vol-4", "bo", 1)], &[]);
     past.volumes(5, one, &[("vol-1", "anna", 32), ("vol-2", "", 8), ("vol-3", "bo", 8)], &[("vol-4", gone)]);
-    // One moves to the other account, and one that was gone comes back.
+    // One volume moves to the other account, and one that had ended comes back.
     past.volumes(100, two, &[("vol-8", "bo", 100), ("vol-3", "bo", 8)], &[]);
     past.volumes(1, one, &[("vol-1", "anna", 32)], &[("vol-2", gone), ("vol-3", gone)]);
     past.volumes(12, one, &[("vol-1", "anna", 32), ("vol-2", "", 8)], &[]);
     let bucket = |hours, birth: &str| {
-        past.look(hours, one, "AWS::S3::Bucket", |sweep| {
+        past.sweep_once(hours, one, "AWS::S3::Bucket", |sweep| {
             sweep.ids = IdReuse::Reusable;
             let birth = Some(birth.parse().unwrap());
             let orders = json!({"Name": "orders"});
@@ -102,20 +102,20 @@ fn make(path: &Path) -> Store {
     };
     bucket(1, "2020-01-01T00:00:00Z");
     bucket(12, "2026-01-01T00:00:00Z");
-    past.look(1, two, "AWS::EC2::Volume", |sweep| sweep.outcome = Outcome::Failed(Reason::Denied));
-    // Missed, and nobody could confirm it.
+    past.sweep_once(1, two, "AWS::EC2::Volume", |sweep| sweep.outcome = Outcome::Failed(Reason::Denied));
+    // Missed, and the absence could not be confirmed.
     past.volumes(20, two, &[("vol-3", "bo", 8), ("vol-9", "", 5)], &[("vol-8", Absence::Unconfirmed)]);
     past.store
 }
 
-const ASK: &str = r#"
+const QUERY: &str = r#"
 import duckdb, json, sys
 folder, questions = sys.argv[1], json.load(sys.stdin)
 answers = {}
 for form in ("parquet", "jsonl"):
     db = duckdb.connect()
     db.execute("SET TimeZone = 'UTC'")
-    for table in ("changes", "resources", "looks"):
+    for table in ("changes", "resources", "sweeps"):
         parquet = f"{folder}/{table}.parquet"
         if form == "parquet":
             db.execute(f"CREATE VIEW {table} AS FROM '{parquet}'")
@@ -152,7 +152,7 @@ fn every_question_of_the_docs_has_an_answer_in_both_formats() {
     assert_eq!(questions.len(), 20);
     let python = Path::new(&std::env::var("ELAVA_TOOLS").expect("make test names it")).join("duckdb/bin/python");
     let mut child = Command::new(python)
-        .args(["-c", ASK, "history"])
+        .args(["-c", QUERY, "history"])
         .current_dir(dir.path())
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())
@@ -187,7 +187,7 @@ async fn a_store_that_is_held_is_backed_up_and_exported_through_its_socket() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("elava.redb");
     let store = make(&path);
-    let listener = elava::server::bind_socket(&elava::store::socket_beside(&path)).unwrap();
+    let listener = elava::server::bind_socket(&elava::store::socket_path(&path)).unwrap();
     let serving = tokio::spawn(elava::server::serve_socket(listener, store.clone()));
     let run = |args: &[&str]| {
         let output = Command::new(binary()).args(args).current_dir(dir.path()).output().unwrap();
@@ -216,7 +216,7 @@ async fn a_store_that_is_held_is_backed_up_and_exported_through_its_socket() {
         };
         assert_eq!(get(copy), get("elava.redb"));
     }
-    for table in ["changes", "resources", "looks"] {
+    for table in ["changes", "resources", "sweeps"] {
         for (store, to) in [("elava.redb", "held"), ("copy.redb", "copied")] {
             if table == "changes" {
                 good(&["store", "export", "--format", "jsonl", "--to", to, "--store", store]);
@@ -227,8 +227,8 @@ async fn a_store_that_is_held_is_backed_up_and_exported_through_its_socket() {
         assert_eq!(read("held"), read("copied"), "{table}");
     }
 
-    // What somebody may have open is not changed beneath it, and nothing is overwritten.
-    for (args, told) in [
+    // A store that may be open is not changed, and nothing is overwritten.
+    for (args, reported) in [
         (&["store", "compact"][..], "in use by another process"),
         (&["store", "retain"], "in use by another process"),
         (&["store", "restore", "elava.backup", "--store", "copy.redb"], "nothing is overwritten"),
@@ -237,7 +237,7 @@ async fn a_store_that_is_held_is_backed_up_and_exported_through_its_socket() {
         (&["store", "retain", "--store", "copy.redb", "--keep-detail", "9d", "--keep-days", "1d"], "shorter"),
     ] {
         let (is_good, _, error) = run(args);
-        assert!(!is_good && error.contains(told), "{args:?}: {error}");
+        assert!(!is_good && error.contains(reported), "{args:?}: {error}");
     }
     assert!(!dir.path().join("new.redb").exists());
     let freed = good(&["store", "retain", "--store", "copy.redb", "--keep-detail", "1d", "-o", "json"]);
@@ -245,10 +245,11 @@ async fn a_store_that_is_held_is_backed_up_and_exported_through_its_socket() {
     good(&["store", "compact", "--store", "copy.redb"]);
     good(&["store", "migrate", "--store", "copy.redb"]);
     good(&["store", "check", "--store", "copy.redb"]);
-    // Which of them end a day depends on the time of day.
-    let asked: Vec<_> = ["1", "2", "3", "4", "5", "6"].map(|at| run(&["at", at, "--store", "copy.redb"])).into();
-    assert!(asked.iter().any(|(is_good, ..)| *is_good), "ends of days are kept: {asked:?}");
-    let refused = asked.iter().find(|(is_good, ..)| !is_good).expect("others are not");
+    // Which revisions end a day depends on the time of day.
+    let requested: Vec<_> =
+        ["1", "2", "3", "4", "5", "6"].map(|at| run(&["at", at, "--store", "copy.redb"])).into();
+    assert!(requested.iter().any(|(is_good, ..)| *is_good), "ends of days are kept: {requested:?}");
+    let refused = requested.iter().find(|(is_good, ..)| !is_good).expect("others are not");
     assert!(refused.2.contains("nearest kept moments"), "{}", refused.2);
     serving.abort();
 }

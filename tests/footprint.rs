@@ -1,4 +1,4 @@
-//! What a resource costs: bytes of memory in an open store, bytes of the file for each change.
+//! The cost of a resource: bytes of memory in an open store, and bytes of the file for each change.
 //!
 //! Alone in its process, because every allocation counts.
 
@@ -21,21 +21,21 @@ use workload::Cloud;
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 fn commit(bed: &Bed, cloud: &mut Cloud) {
-    let sweeps: Vec<Sweep> = cloud.sweeps(bed.next_look());
+    let sweeps: Vec<Sweep> = cloud.sweeps(bed.next_sweep());
     for sweep in &sweeps {
         bed.store.commit(sweep, None).unwrap();
     }
     cloud.put_back(sweeps);
 }
 
-/// Bytes in memory of a store that is opened with so many resources that live, and as many that ended,
-/// without what redb caches of the file, which has a bound of its own.
+/// The bytes in memory of a store that is opened with this number of live resources and as many ended ones, without
+/// redb's cache of the file, which has its own bound.
 fn opened_bytes(resources: usize) -> i64 {
     let mut cloud = Cloud::new(resources, 20);
     let bed = Bed::new();
     commit(&bed, &mut cloud);
     cloud.replace_all();
-    // They are young: two looks must miss them.
+    // The resources are young: two sweeps must miss them.
     commit(&bed, &mut cloud);
     commit(&bed, &mut cloud);
     bed.store.checkpoint().unwrap();
@@ -54,7 +54,7 @@ fn opened_bytes(resources: usize) -> i64 {
 
 #[test]
 fn a_resource_takes_few_bytes_in_memory_and_a_change_few_in_the_file() {
-    // What the store takes whatever it holds is in both.
+    // The fixed costs of the store are in both.
     let (few, many) = (2_000, 12_000);
     let bytes = (opened_bytes(many) - opened_bytes(few)) / i64::try_from(many - few).unwrap();
     assert!((60..120).contains(&bytes), "{bytes} bytes of memory for a resource that lives");

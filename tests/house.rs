@@ -1,10 +1,10 @@
-//! The direction of dependencies that design.md gives: who may name whom.
+//! The direction of dependencies in design.md: which module may use which.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-/// Each module with those of ours that it may use.
+/// Each module, with those of our modules that it may use.
 const MAY_USE: [(&str, &[&str]); 9] = [
     ("inventory", &[]),
     ("store", &["inventory"]),
@@ -42,21 +42,106 @@ fn modules_depend_only_on_those_they_may() {
     assert_eq!(modules, planned, "a module that the plan does not know, or the other way round");
     let reference = regex::Regex::new(r"\bcrate::(\w+)").expect("the pattern is a constant");
     let grouped = regex::Regex::new(r"use crate::\{([^;]*)\};").expect("the pattern is a constant");
-    let mut looked_at = 0;
+    let mut checked = 0;
     for (module, may_use) in MAY_USE {
         let mut files = Vec::new();
         sources(&src.join(module), &mut files);
         for (path, text) in files {
             assert!(!grouped.is_match(&text), "{path}: name modules one by one, so that this test sees them");
-            // What a test module of it uses is no dependency of the house.
+            // A dependency of a test module does not count.
             let shipped = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
             for used in reference.captures_iter(shipped).map(|c| c[1].to_owned()) {
-                looked_at += 1;
+                checked += 1;
                 assert!(used == module || may_use.contains(&used.as_str()), "{path} uses crate::{used}");
             }
             let name = Path::new(&path).file_stem().expect("it has a name").to_string_lossy().into_owned();
             assert!(!NO_PLACE.contains(&name.as_str()), "{path}: name it after what it holds");
         }
     }
-    assert!(looked_at > 50, "the pattern finds what is there");
+    assert!(checked > 50, "the pattern finds what is there");
+}
+
+/// Words of the private language that the project began with. docs/concepts.md defines what replaced them.
+const RETIRED: [&str; 27] = [
+    "ask", "asked", "asking", "asks", "cover", "covered", "covering", "covers", "look", "looked", "looking",
+    "looks", "said", "say", "says", "tell", "telling", "tells", "told", "turn", "turns", "viewer", "viewers",
+    "want", "wanted", "wants", "wish",
+];
+/// Names that say how a value came about in place of what it holds.
+const NO_TYPE_NAMES: [&str; 5] = ["Found", "Listed", "Seen", "Told", "Wanted"];
+/// Some retired words have another, ordinary meaning in a sentence.
+const ALLOWED_IN_DOCS: [&str; 8] = ["ask", "asks", "asking", "say", "said", "turn", "turns", "want"];
+
+/// Rust without its comments and without the content of its strings.
+fn code_only(text: &str) -> String {
+    let no_code = regex::Regex::new(
+        r##"(?s)//[^\n]*|/\*.*?\*/|b?r#+".*?"#+|b?r"[^"]*"|b?"(?:\\.|[^"\\])*"|b?'(?:\\[^']+|[^'\\])'"##,
+    );
+    no_code.expect("the pattern is a constant").replace_all(text, " ").into_owned()
+}
+
+/// The words of an identifier in snake or camel case, with upper case words kept apart.
+fn words(identifier: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    let mut was_lower = false;
+    for letter in identifier.chars() {
+        if letter == '_' || (letter.is_uppercase() && was_lower) {
+            words.push(String::new());
+        }
+        was_lower = letter.is_lowercase();
+        words
+            .last_mut()
+            .expect("it begins with one")
+            .extend(letter.to_lowercase().filter(|letter| *letter != '_'));
+    }
+    words
+}
+
+#[test]
+fn identifiers_use_no_retired_word() {
+    let mut files = Vec::new();
+    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut files);
+    let identifier = regex::Regex::new(r"\b[A-Za-z_][A-Za-z0-9_]*\b").expect("the pattern is a constant");
+    let declared = regex::Regex::new(r"\b(?:struct|enum|type|trait) (\w+)").expect("the pattern is a constant");
+    let (mut checked, mut retired) = (0, BTreeSet::new());
+    for (path, text) in files.iter().filter(|(path, _)| !path.contains("tests")) {
+        let shipped = code_only(text.split("#[cfg(test)]\nmod ").next().unwrap_or_default());
+        for name in identifier.find_iter(&shipped).map(|found| found.as_str()) {
+            checked += 1;
+            if words(name).iter().any(|word| RETIRED.contains(&word.as_str())) {
+                retired.insert(format!("{path}: {name}"));
+            }
+        }
+        let types = declared.captures_iter(&shipped).map(|found| found[1].to_owned());
+        retired.extend(
+            types.filter(|name| NO_TYPE_NAMES.contains(&name.as_str())).map(|name| format!("{path}: {name}")),
+        );
+    }
+    assert!(checked > 50_000, "the pattern finds what is there: {checked}");
+    assert!(retired.is_empty(), "use the terms of docs/concepts.md: {retired:#?}");
+}
+
+#[test]
+fn docs_use_no_retired_word() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut pages = vec![root.join("README.md")];
+    pages.extend(
+        fs::read_dir(root.join("docs"))
+            .expect("docs")
+            .map(|entry| entry.expect("an entry").path())
+            .filter(|path| path.extension().is_some_and(|extension| extension == "md")),
+    );
+    let code = regex::Regex::new(r"(?s)```.*?```|`[^`]*`|\]\([^)]*\)").expect("the pattern is a constant");
+    let word = regex::Regex::new(r"[A-Za-z]+").expect("the pattern is a constant");
+    let mut retired = Vec::new();
+    for page in &pages {
+        let text = fs::read_to_string(page).expect("a page");
+        let prose = code.replace_all(&text, " ");
+        let words = word.find_iter(&prose).map(|found| found.as_str().to_lowercase());
+        let is_retired =
+            |word: &String| RETIRED.contains(&word.as_str()) && !ALLOWED_IN_DOCS.contains(&word.as_str());
+        retired.extend(words.filter(is_retired).map(|word| format!("{}: {word}", page.display())));
+    }
+    assert!(pages.len() > 20, "the pages are found");
+    assert!(retired.is_empty(), "use the terms of docs/concepts.md: {retired:#?}");
 }

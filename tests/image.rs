@@ -1,4 +1,4 @@
-//! The image: the same from the same inputs, with nothing in it that it does not need, and a bill of what there is.
+//! The image is reproducible, contains only what it needs, and has a complete bill of materials.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,9 +11,9 @@ use crate::support::node::build_image;
 /// Digest and files of an image, and its bill of materials.
 fn built(dir: &Path, name: &str) -> (String, BTreeMap<String, Value>, Value) {
     let (image, bill) = (dir.join(format!("{name}.tar")), dir.join(format!("{name}.json")));
-    let said = build_image(&image, &["--sbom", &bill.display().to_string()]);
-    let digest = said.split_whitespace().nth(1).unwrap().to_owned();
-    // By a reader that is not ours.
+    let reported = build_image(&image, &["--sbom", &bill.display().to_string()]);
+    let digest = reported.split_whitespace().nth(1).unwrap().to_owned();
+    // Read without our own code.
     let listing = r"
 import gzip, io, json, sys, tarfile
 files = {}

@@ -1,7 +1,7 @@
-//! Parts against the real thing that they meet: manifests against the API server, attributes against
-//! botocore, the command line against the emulator, the house against its own plan.
+//! Components against their real counterparts: manifests against the API server, attributes against botocore, the
+//! command line against the emulator, the modules against their planned dependencies.
 
-#![allow(clippy::unwrap_used)] // a test that unwraps fails where it should
+#![allow(clippy::unwrap_used)] // a failed unwrap fails the test
 
 #[path = "../e2e/support/mod.rs"]
 mod support;

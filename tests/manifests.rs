@@ -1,4 +1,4 @@
-//! Good and bad manifests: what the API server says of them, and that `elava scan -f` says the same.
+//! Valid and invalid manifests: the API server's verdict, and that `elava scan -f` returns the same.
 
 use elava::api::validate::{ManifestError, manifest};
 use serde_json::{Value, json};
@@ -56,8 +56,8 @@ fn good() -> Vec<Value> {
     ]
 }
 
-/// A bad spec, the path of the field, and what each side says of it: the same words for a rule, each
-/// its own for the shape.
+/// An invalid spec, the path of the field, and the error of each side: the same text for a rule, different texts for
+/// the schema.
 struct Bad {
     spec: Value,
     path: &'static str,
@@ -79,7 +79,7 @@ fn bad() -> Vec<Bad> {
     let region = "a region is written as AWS does, such as eu-west-1";
     let kind = "a resource type is written as CloudFormation does";
     vec![
-        rule(json!({"provider": {}}), "spec.provider", "name the cloud to look at: set spec.provider.aws"),
+        rule(json!({"provider": {}}), "spec.provider", "name the cloud to scan: set spec.provider.aws"),
         rule(with("interval", json!("5 minutes")), "spec.interval", duration),
         rule(with("interval", json!("1.5h")), "spec.interval", duration),
         rule(with("interval", json!("10ms")), "spec.interval", "an interval is at least 1s"),
@@ -234,10 +234,10 @@ async fn the_api_server_and_scan_refuse_the_same_manifests_with_the_same_words()
     }
     for Bad { spec, path, server, local } in bad() {
         let text = cloudscan(&spec);
-        let said = create(&cluster, dir.path(), &text).expect_err(&format!("the API server takes {spec}"));
+        let reported = create(&cluster, dir.path(), &text).expect_err(&format!("the API server takes {spec}"));
         assert!(
-            said.contains(path) && said.contains(server),
-            "{spec}\nwanted {path}: {server}\nthe API server says {said}"
+            reported.contains(path) && reported.contains(server),
+            "{spec}\nwanted {path}: {server}\nthe API server says {reported}"
         );
         match manifest(&text) {
             Err(ManifestError::Invalid(errors)) => {
@@ -260,7 +260,7 @@ fn a_file_is_read_as_kubectl_reads_it_and_must_hold_one_cloudscan() {
         (format!("{one}\n---\n{one}"), "2 CloudScans"),
         ("a: [".to_owned(), "not YAML"),
     ] {
-        let said = manifest(&text).unwrap_err().to_string();
-        assert!(said.contains(word), "{said}");
+        let reported = manifest(&text).unwrap_err().to_string();
+        assert!(reported.contains(word), "{reported}");
     }
 }

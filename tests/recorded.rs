@@ -1,6 +1,5 @@
-//! Recorded answers of real AWS (e2e/tools/aws/recorded), given out on the wire again: every type is listed whole, a
-//! second look changes nothing, no rule says that anything is gone, and every request is one that the service's model
-//! allows.
+//! Recorded responses of real AWS (e2e/tools/aws/recorded), served on the wire again: every type is listed completely,
+//! a second scan changes nothing, no rule reports anything as gone, and the service's model allows every request.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpStream;
@@ -11,7 +10,8 @@ use std::time::{Duration, Instant};
 use elava::cloud::aws::Aws;
 use elava::cloud::{AccountTarget, Credentials, Provider};
 use elava::inventory::{
-    AccountId, Filter, FindingKind, LossLimits, Moment, Region, Resource, RuleSettings, Snapshot, TagMatch, Viewer,
+    AccountId, Filter, FindingKind, LossLimits, Moment, Region, Resource, RuleSettings, Snapshot, Subscriber,
+    TagMatch,
 };
 use elava::policy::{Evaluator, Prices};
 use elava::scanner::{AccountScanner, Subscription};
@@ -22,10 +22,10 @@ use crate::declarations;
 use crate::support::process::Process;
 use crate::support::{DEADLINE, free_port, tools};
 
-/// Of the recordings, whose numbers are as they were published.
+/// The account of the recordings, as it was published.
 const ACCOUNT: &str = "644160558196";
 const REGION: &str = "us-east-1";
-/// Request members that decide what a listing hides. What is not set is here, with why.
+/// Request members that control what a listing hides and that are not set, with the reason.
 const LEFT_ALONE: [(&str, &str); 12] = [
     ("autoscaling.DescribeAutoScalingGroups.AutoScalingGroupNames", "without names all are listed"),
     ("autoscaling.DescribeAutoScalingGroups.IncludeInstances", "the instances are not kept"),
@@ -72,7 +72,7 @@ async fn recorded_answers_of_real_aws_are_read_whole_and_twice_the_same() {
     let endpoint: Arc<str> = recorded.url.as_str().into();
     let account = AccountId::new(ACCOUNT);
     let subscription = Subscription {
-        viewer: Viewer::new("team-a/recorded"),
+        subscriber: Subscriber::new("team-a/recorded"),
         tenant: "".into(),
         target: AccountTarget {
             account: Some(account.clone()),
@@ -109,10 +109,10 @@ async fn recorded_answers_of_real_aws_are_read_whole_and_twice_the_same() {
     println!("recorded: {} resources of {} types", resources.len(), with_some.len());
     assert!(resources.len() > 1000 && with_some.len() > 45, "{} of {}", resources.len(), with_some.len());
 
-    // Load balancers and their listeners are recordings of different accounts.
-    let is_told = |action: &str| !action.starts_with("elasticloadbalancing:");
+    // Load balancers and their listeners were recorded in different accounts.
+    let is_reported = |action: &str| !action.starts_with("elasticloadbalancing:");
     let unread = first.scopes.values().flat_map(|report| report.unread.keys());
-    let unread: Vec<_> = unread.filter(|unread| is_told(&unread.action)).collect();
+    let unread: Vec<_> = unread.filter(|unread| is_reported(&unread.action)).collect();
     assert!(unread.is_empty(), "all of it could be read: {unread:?}");
 
     let second = scanner.round(&subscriptions, true, &|_, _| {}).await;
@@ -131,9 +131,9 @@ async fn recorded_answers_of_real_aws_are_read_whole_and_twice_the_same() {
     as_botocore_reads_them(&recorded.log, &snapshot, &resources);
 }
 
-/// Field by field, with their tags.
+/// Compares the resources with botocore's objects, field by field, with their tags.
 fn as_botocore_reads_them(log: &std::path::Path, snapshot: &StoreSnapshot, resources: &[Resource]) {
-    // Of load balancers without recorded listeners nothing is kept.
+    // Load balancers without recorded listeners have no attributes.
     let is_whole = |resource: &&Resource| {
         let is_balancing = resource.key.resource_type.as_str().starts_with("AWS::ElasticLoadBalancingV2::");
         !(is_balancing && snapshot.attributes(resource).unwrap() == json!({}))
@@ -151,22 +151,22 @@ fn as_botocore_reads_them(log: &std::path::Path, snapshot: &StoreSnapshot, resou
         })
         .collect();
     let given = json!({"types": declarations::paths(), "resources": resources});
-    let told = declarations::python("documents.py", &[log.as_os_str()], &given);
-    println!("documents: {} compared, the tags of {}", told["compared"], told["tags"]);
-    assert_eq!(told["wrong"], json!([]), "{:#}", told["wrong"]);
-    assert!(told["compared"].as_u64() > Some(1000) && told["tags"].as_u64() > Some(500), "{told}");
+    let reported = declarations::python("documents.py", &[log.as_os_str()], &given);
+    println!("documents: {} compared, the tags of {}", reported["compared"], reported["tags"]);
+    assert_eq!(reported["wrong"], json!([]), "{:#}", reported["wrong"]);
+    assert!(reported["compared"].as_u64() > Some(1000) && reported["tags"].as_u64() > Some(500), "{reported}");
 }
 
-/// What was asked for, held against the models by e2e/tools/aws/requests.py: bounds, names, and what a listing hides.
+/// Checks the requests against the models with e2e/tools/aws/requests.py: bounds, names, and what a listing hides.
 fn against_the_models(log: &std::path::Path) {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/e2e/tools/aws/requests.py");
     let output = Command::new(tools().join("aws/bin/python")).arg(script).arg(log).output().expect("python runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let told: BTreeMap<String, Vec<Value>> = serde_json::from_slice(&output.stdout).unwrap();
-    let operations = told["operations"].len();
+    let reported: BTreeMap<String, Vec<Value>> = serde_json::from_slice(&output.stdout).unwrap();
+    let operations = reported["operations"].len();
     assert!(operations > 60, "{operations} operations were asked for");
-    assert!(told["wrong"].is_empty(), "requests that real AWS would refuse: {:#?}", told["wrong"]);
-    let hiding: Vec<&str> = told["unset"].iter().filter_map(Value::as_str).collect();
+    assert!(reported["wrong"].is_empty(), "requests that real AWS would refuse: {:#?}", reported["wrong"]);
+    let hiding: Vec<&str> = reported["unset"].iter().filter_map(Value::as_str).collect();
     let unexplained: Vec<&&str> =
         hiding.iter().filter(|member| !LEFT_ALONE.iter().any(|(known, _)| known == *member)).collect();
     assert!(

@@ -1,5 +1,5 @@
-//! The release workflow, as far as it can be held without a registry and Sigstore: image/release.sh signs with a throw-away key
-//! where cosign is (docs/contributing.md).
+//! The release workflow, as far as it can be tested without a registry and Sigstore: image/release.sh signs with a
+//! throw-away key if cosign is installed (docs/contributing.md).
 
 use serde_json::Value;
 
@@ -21,11 +21,11 @@ fn the_release_workflow_checks_first_and_has_no_more_rights_than_it_uses() {
     assert_eq!(jobs["release"]["needs"], "check", "nothing is released that was not tested");
     for (name, job) in jobs {
         for step in job["steps"].as_array().expect("it has steps") {
-            // Whoever can replace an action can sign: there are no others than GitHub's own.
+            // A replaced action could sign anything: only GitHub's own actions are used.
             if let Some(action) = step["uses"].as_str() {
                 assert!(action.starts_with("actions/"), "{name} uses {action}");
             }
-            // What somebody named a tag or a branch is no part of a script.
+            // The names of tags and branches, which are user input, must not be part of a script.
             let script = step["run"].as_str().unwrap_or_default();
             assert!(!script.contains("${{"), "{name}: an expression in a script: {script}");
         }
@@ -38,11 +38,11 @@ fn the_release_script_has_what_the_workflow_asks_of_it() {
     let syntax = std::process::Command::new("bash").arg("-n").arg(format!("{ROOT}/image/release.sh")).status();
     assert!(syntax.expect("bash is there").success());
     let workflow = read(".github/workflows/release.yaml");
-    let asked = regex::Regex::new(r"image/release\.sh ([a-z]+)").expect("it is a pattern");
-    let asked: Vec<&str> =
-        asked.captures_iter(&workflow).filter_map(|found| found.get(1)).map(|m| m.as_str()).collect();
-    assert!(asked.contains(&"publish") && asked.contains(&"tools"), "{asked:?}");
-    for command in asked {
+    let requested = regex::Regex::new(r"image/release\.sh ([a-z]+)").expect("it is a pattern");
+    let requested: Vec<&str> =
+        requested.captures_iter(&workflow).filter_map(|found| found.get(1)).map(|m| m.as_str()).collect();
+    assert!(requested.contains(&"publish") && requested.contains(&"tools"), "{requested:?}");
+    for command in requested {
         assert!(script.contains(&format!("\n  {command})")), "image/release.sh has no {command}");
     }
 }

@@ -1,4 +1,4 @@
-//! `elava scan` and the questions, as a user without a cluster runs them.
+//! `elava scan` and the queries, as a user without a cluster runs them.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -60,12 +60,12 @@ impl Desk {
 
     fn scan(&self) -> (i32, Value, String) {
         let output = self.elava(&["scan", "-f", "cloudscan.yaml", "--store", "elava.redb", "-o", "json"]);
-        let told = serde_json::from_slice(&output.stdout).unwrap_or_default();
-        (output.status.code().unwrap(), told, String::from_utf8_lossy(&output.stderr).into_owned())
+        let reported = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        (output.status.code().unwrap(), reported, String::from_utf8_lossy(&output.stderr).into_owned())
     }
 }
 
-/// Without credentials.
+/// A command without credentials.
 fn command(dir: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(binary());
     command.args(args).current_dir(dir).env("AWS_EC2_METADATA_DISABLED", "true").env_remove("ELAVA_STORE");
@@ -81,7 +81,7 @@ fn of_type<'a>(list: &'a Value, resource_type: &str) -> Vec<&'a Value> {
     list.as_array().unwrap().iter().filter(|c| c["resource"]["type"] == resource_type).collect()
 }
 
-/// What a pod identity or a container's role gives is fetched as JSON, whenever it is about to run out.
+/// Credentials of a pod identity or a container role are fetched as JSON, again whenever they are about to expire.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn credentials_that_run_out_in_the_middle_of_a_look_are_fetched_anew() {
     const OWN: &str = "123456789012";
@@ -97,7 +97,7 @@ async fn credentials_that_run_out_in_the_middle_of_a_look_are_fetched_anew() {
     let counted = fetched.clone();
     let give = move || {
         counted.fetch_add(1, Ordering::Relaxed);
-        // The SDK takes what ends so soon for ended.
+        // The SDK treats credentials that expire this soon as expired.
         let soon = jiff::Timestamp::now() + Duration::from_secs(5);
         async move {
             let keys =
@@ -113,9 +113,9 @@ async fn credentials_that_run_out_in_the_middle_of_a_look_are_fetched_anew() {
         .env("AWS_CONTAINER_CREDENTIALS_FULL_URI", url)
         .output()
         .expect("elava runs");
-    let told: Value = serde_json::from_slice(&scan.stdout).unwrap_or_default();
-    assert_eq!(told["complete"], true, "{told}: {}", String::from_utf8_lossy(&scan.stderr));
-    assert_eq!(of_type(&told["changes"], "AWS::EC2::Volume").len(), 1);
+    let reported: Value = serde_json::from_slice(&scan.stdout).unwrap_or_default();
+    assert_eq!(reported["complete"], true, "{reported}: {}", String::from_utf8_lossy(&scan.stderr));
+    assert_eq!(of_type(&reported["changes"], "AWS::EC2::Volume").len(), 1);
     assert!(fetched.load(Ordering::Relaxed) > 2, "for the identity, and then for each listing");
 }
 
@@ -124,12 +124,12 @@ async fn a_scan_tells_what_is_new_changed_gone_and_unowned() {
     let desk = Desk::new().await;
     let hands = desk.aws.hands(A, IRELAND).await;
     let (old, kept) = (hands.volume(OWNED).await, hands.volume(OWNED).await);
-    let (code, told, errors) = desk.scan();
+    let (code, reported, errors) = desk.scan();
     assert_eq!(code, 0, "{errors}");
     assert!(errors.contains("credentialsSecretRef is ignored"), "{errors}");
-    assert_eq!(told["apiVersion"], "elava.dev/v1alpha1");
-    assert_eq!(told["complete"], true);
-    let volumes = of_type(&told["changes"], "AWS::EC2::Volume");
+    assert_eq!(reported["apiVersion"], "elava.dev/v1alpha1");
+    assert_eq!(reported["complete"], true);
+    let volumes = of_type(&reported["changes"], "AWS::EC2::Volume");
     assert_eq!(volumes.len(), 2);
     for change in volumes {
         assert_eq!((&change["change"], &change["baseline"]), (&json!("Appeared"), &json!(true)));
@@ -139,7 +139,7 @@ async fn a_scan_tells_what_is_new_changed_gone_and_unowned() {
             (&json!("aws"), &json!(A), &json!(IRELAND))
         );
     }
-    let scope = told["scopes"].as_array().unwrap().iter().find(|s| s["type"] == "AWS::EC2::Volume").unwrap();
+    let scope = reported["scopes"].as_array().unwrap().iter().find(|s| s["type"] == "AWS::EC2::Volume").unwrap();
     assert_eq!(
         (&scope["outcome"], &scope["account"], &scope["region"]),
         (&json!("Complete"), &json!(A), &json!(IRELAND))
@@ -149,7 +149,7 @@ async fn a_scan_tells_what_is_new_changed_gone_and_unowned() {
     let bare = hands.volume(&[]).await;
     hands.tag(&kept, &[("owner", "b")]).await;
     hands.delete_volume(&old).await;
-    let (code, told, _) = desk.scan();
+    let (code, reported, _) = desk.scan();
     assert_eq!(code, 0);
     let presence = |flags: &[&str]| {
         let answer = desk.answer(&[&["at", &between, &old], flags].concat());
@@ -157,31 +157,31 @@ async fn a_scan_tells_what_is_new_changed_gone_and_unowned() {
     };
     assert_eq!(presence(&[]), "Present", "as known then");
     assert_eq!(presence(&["--hindsight"]), "Unknown", "the next look missed it");
-    let mut changes: Vec<(String, String)> = of_type(&told["changes"], "AWS::EC2::Volume")
+    let mut changes: Vec<(String, String)> = of_type(&reported["changes"], "AWS::EC2::Volume")
         .iter()
         .map(|c| (c["change"].as_str().unwrap().to_owned(), c["resource"]["id"].as_str().unwrap().to_owned()))
         .collect();
     changes.sort();
     assert_eq!(changes, [("Appeared".to_owned(), bare.clone()), ("Changed".to_owned(), kept.clone())]);
     assert!(
-        of_type(&told["changes"], "AWS::EC2::Volume").iter().all(|c| c.get("baseline").is_none()),
+        of_type(&reported["changes"], "AWS::EC2::Volume").iter().all(|c| c.get("baseline").is_none()),
         "not the first look"
     );
-    assert_eq!(told["pending"][0]["resource"]["id"], json!(old), "a young one awaits a second look");
-    assert_eq!(told["findings"][0]["kind"], "Untagged");
-    assert_eq!(told["findings"][0]["resource"]["id"], json!(bare));
-    assert!(told["findings"][0]["since"].is_string() && told["findings"][0]["message"].is_string());
-    let between = told["revision"].as_u64().unwrap();
+    assert_eq!(reported["pending"][0]["resource"]["id"], json!(old), "a young one awaits a second look");
+    assert_eq!(reported["findings"][0]["kind"], "Untagged");
+    assert_eq!(reported["findings"][0]["resource"]["id"], json!(bare));
+    assert!(reported["findings"][0]["since"].is_string() && reported["findings"][0]["message"].is_string());
+    let between = reported["revision"].as_u64().unwrap();
 
-    let (_, told, _) = desk.scan();
-    assert_eq!(told["changes"][0]["change"], "Disappeared");
-    assert_eq!(told["changes"][0]["resource"]["id"], json!(old));
-    let kinds: Vec<&Value> = told["findings"].as_array().unwrap().iter().map(|f| &f["kind"]).collect();
+    let (_, reported, _) = desk.scan();
+    assert_eq!(reported["changes"][0]["change"], "Disappeared");
+    assert_eq!(reported["changes"][0]["resource"]["id"], json!(old));
+    let kinds: Vec<&Value> = reported["findings"].as_array().unwrap().iter().map(|f| &f["kind"]).collect();
     assert!(kinds.contains(&&json!("Disappeared")), "{kinds:?}");
-    let (_, told, _) = desk.scan();
-    assert_eq!(told["changes"], json!([]), "nothing happens while nothing happens");
+    let (_, reported, _) = desk.scan();
+    assert_eq!(reported["changes"], json!([]), "nothing happens while nothing happens");
 
-    // The same past, asked for.
+    // The same past, by queries.
     let steps = desk.elava(&["diff", "1", "now", "--steps"]);
     let steps = String::from_utf8_lossy(&steps.stdout).into_owned();
     assert!(steps.starts_with("TIME") && steps.contains("Tags.owner: a -> b"), "{steps}");
@@ -217,17 +217,17 @@ async fn exit_codes_tell_complete_from_partial_from_not_at_all() {
         |c| c.action == "DescribeAddresses",
         Fault::Refuse { status: 403, code: "UnauthorizedOperation", message },
     );
-    let (code, told, errors) = desk.scan();
+    let (code, reported, errors) = desk.scan();
     assert_eq!(code, 2, "{errors}");
-    assert_eq!(told["complete"], false);
-    let scope = told["scopes"].as_array().unwrap().iter().find(|s| s["outcome"] != "Complete").unwrap();
+    assert_eq!(reported["complete"], false);
+    let scope = reported["scopes"].as_array().unwrap().iter().find(|s| s["outcome"] != "Complete").unwrap();
     assert_eq!(
         (&scope["type"], &scope["outcome"], &scope["reason"]),
         (&json!("AWS::EC2::EIP"), &json!("Failed"), &json!("Denied"))
     );
     assert!(errors.contains("AWS::EC2::EIP") && errors.contains("ec2:DescribeAddresses"), "{errors}");
     desk.proxy.heal(denied);
-    // Cut in the middle: what came is not all.
+    // Cut in the middle of the response: the listing is incomplete.
     let cut = desk.proxy.fault(|c| c.action == "DescribeVpcs", Fault::Cut);
     assert_eq!(desk.scan().0, 2);
     desk.proxy.heal(cut);
@@ -237,9 +237,9 @@ async fn exit_codes_tell_complete_from_partial_from_not_at_all() {
         |c| c.action == "AssumeRole",
         Fault::Refuse { status: 403, code: "AccessDenied", message: "no".to_owned() },
     );
-    let (code, told, errors) = desk.scan();
+    let (code, reported, errors) = desk.scan();
     assert_eq!(code, 1, "{errors}");
-    assert_eq!(told["scopes"][0]["reason"], "InvalidCredentials");
+    assert_eq!(reported["scopes"][0]["reason"], "InvalidCredentials");
     desk.proxy.heal(role);
     for args in [
         vec!["scan"],

@@ -1,4 +1,4 @@
-//! The docs as a site: it is built by mdBook, every page is in it, and every link in it leads somewhere.
+//! The docs as a site: mdBook builds it, every page is in it, and every link in it has a target.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
@@ -17,7 +17,7 @@ fn pages_below(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// Without `..` and `.`.
+/// The path without `..` and `.`.
 fn plain(path: &Path) -> PathBuf {
     let mut plain = PathBuf::new();
     for part in path.components() {
@@ -37,15 +37,15 @@ fn the_site_has_every_page_and_no_link_in_it_is_broken() {
     let mdbook = tools().join("mdbook/bin/mdbook");
     let output = Command::new(&mdbook).arg("build").arg(&docs).arg("--dest-dir").arg(site.path()).output();
     let output = output.unwrap_or_else(|error| panic!("{}: {error}", mdbook.display()));
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && !said.contains("WARN"), "{said}");
+    let reported = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && !reported.contains("WARN"), "{reported}");
 
     let mut pages = Vec::new();
     pages_below(site.path(), &mut pages);
     let texts: BTreeMap<PathBuf, String> =
         pages.into_iter().map(|path| (path.clone(), std::fs::read_to_string(path).unwrap())).collect();
     let link = regex::Regex::new(r##"<a [^>]*href="([^"#:?]*)(?:#([^"]*))?""##).unwrap();
-    // What stands on every page beside its own text leads to every page.
+    // Only the main text counts: the navigation on every page links to every page.
     let main = |text: &str| {
         let text = text.split_once("<main>").map_or(text, |(_, rest)| rest);
         text.split_once("</main>").map_or(text, |(main, _)| main).to_owned()
@@ -72,7 +72,7 @@ fn the_site_has_every_page_and_no_link_in_it_is_broken() {
     }
     assert!(broken.is_empty(), "links that lead nowhere: {broken:#?}");
 
-    // From the front page, by what people read there, in two clicks.
+    // The links in the text lead from the front page to these pages in two clicks.
     let front = site.path().join("index.html");
     let once = &links[&front];
     let mut near: BTreeSet<&PathBuf> = once.iter().filter_map(|page| links.get(page)).flatten().collect();

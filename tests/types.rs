@@ -1,5 +1,5 @@
-//! Every type that is declared, against the emulator: listed with its tags, the same again when it is asked
-//! for by id, absent when it is not there, unchanged while nothing changes, and without what is secret.
+//! Every declared type against the emulator: listed with its tags, returned the same by a read by id, absent if it does
+//! not exist, unchanged while nothing changes, and without secrets.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
@@ -21,7 +21,7 @@ const RESERVATION: &str = "AWS::EC2::CapacityReservation";
 const SERVICE: &str = "AWS::ECS::Service";
 const PLACEMENT: &str = "AWS::EC2::PlacementGroup";
 
-/// One of everything, by type.
+/// Creates one resource of each type. Returns the ids by type.
 fn everything(url: &str) -> BTreeMap<String, String> {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/e2e/tools/aws/everything.py");
     let made = Command::new(tools().join("aws/bin/python"))
@@ -54,7 +54,7 @@ fn other(id: &str) -> String {
     characters.into_iter().collect()
 }
 
-/// What the emulator can't make, in the documented wire format.
+/// Adds the resources that the emulator can't create, in the documented wire format.
 fn stand_ins(proxy: &Proxy, made: &mut BTreeMap<String, String>) {
     proxy.alarm(A, IRELAND, "alarm", &[("owner", "a")]);
     made.insert(ALARM.to_owned(), "alarm".to_owned());
@@ -104,7 +104,7 @@ async fn every_type_is_listed_with_its_tags_and_answers_alike_when_it_is_asked_b
         include_regions: vec![Region::new(IRELAND)],
         exclude_regions: Vec::new(),
     };
-    // In no hurry with AWS, but with the emulator.
+    // The emulator has no other users, so the whole request quota is used.
     let provider = Aws::new(1.0);
     let session: Arc<dyn Session> = provider.connect(&target).await.expect("everybody gets in");
     let mut types = provider.types();
@@ -140,7 +140,7 @@ async fn every_type_is_listed_with_its_tags_and_answers_alike_when_it_is_asked_b
         if again.observations.iter().find(|o| o.id == *id) != Some(seen) {
             wrong.push(format!("{}: it differs in the next look", info.name));
         }
-        // The emulator does not know what the proxy shows in its place.
+        // The emulator does not have the resources that the proxy serves in its place.
         let is_stand_in = [RESERVATION, PLACEMENT].contains(&info.name);
         if info.verify_tag_loss {
             match session.read_tags(&scope, &[id]).await {
@@ -155,7 +155,7 @@ async fn every_type_is_listed_with_its_tags_and_answers_alike_when_it_is_asked_b
         }
         match session.read_by_id(&scope, id).await {
             Ok(Some(read)) if read == *seen => {}
-            // Its answer is another document: it proves that the thing is there, and no more.
+            // The response is another document: it proves that the resource exists, and no more.
             Ok(Some(read)) if read.attributes.is_unknown() && EXISTS_ALONE.contains(&info.name) => {}
             Ok(Some(read)) => wrong.push(format!(
                 "{}: listed {} {:?}, by id {} {:?}",
@@ -169,9 +169,9 @@ async fn every_type_is_listed_with_its_tags_and_answers_alike_when_it_is_asked_b
         }
         match session.read_by_id(&scope, &other(id)).await {
             Ok(None) => {}
-            // The emulator says that a route table is not found, which proves nothing.
+            // The emulator reports that a route table is not found, which proves nothing.
             Err(error) if info.name == "AWS::EC2::NetworkAcl" && error.message.contains("RouteTable") => {}
-            // The emulator has an accident there instead of an answer.
+            // The emulator fails here instead of answering.
             Err(error) if info.name == "AWS::MSK::Cluster" && error.reason == Reason::ServerError => {}
             answer => wrong.push(format!("{}: what is not there, asked by id: {answer:?}", info.name)),
         }
@@ -182,7 +182,7 @@ async fn every_type_is_listed_with_its_tags_and_answers_alike_when_it_is_asked_b
     declarations::hold_against_the_models(&on_the_wire);
 }
 
-/// Services that are older than the long format of ARNs: theirs do not name the cluster.
+/// ECS services from before the long format of ARNs: their ARNs do not name the cluster.
 async fn short_arns_are_found_in_the_cluster_that_they_were_listed_in(
     proxy: &Proxy,
     session: &dyn Session,
@@ -202,7 +202,7 @@ async fn short_arns_are_found_in_the_cluster_that_they_were_listed_in(
     proxy.heal(rule);
 }
 
-/// Types whose APIs answer by id with another document than their listings.
+/// Types whose read by id returns another document than their listing.
 const EXISTS_ALONE: [&str; 4] = [
     "AWS::CloudFront::Distribution",
     "AWS::Lambda::Function",
@@ -210,8 +210,8 @@ const EXISTS_ALONE: [&str; 4] = [
     "AWS::StepFunctions::StateMachine",
 ];
 
-/// What the policy allows, as the emulator's IAM sees it. It knows the calls of services that speak REST by names that
-/// are not IAM's, and those that the proxy stands in for not at all.
+/// Types that can't be checked with the emulator's IAM: it has other names than IAM for the calls of REST services, and
+/// does not have the calls that the proxy implements.
 const UNKNOWN_TO_ITS_IAM: [&str; 13] = [
     "AWS::ApiGateway::RestApi",
     "AWS::Backup::BackupVault",
@@ -233,7 +233,7 @@ fn policy() -> serde_json::Value {
     serde_json::from_slice(&printed.stdout).expect("it prints JSON")
 }
 
-/// The types whose listings are denied something, as who has this policy looks at them.
+/// The types with a call that is denied to a user with this policy.
 async fn denied(aws: &Emulator, user: &str, policy: &serde_json::Value) -> BTreeSet<&'static str> {
     let authorise = async |after: &str| {
         let url = format!("{}/moto-api/reset-auth", aws.url);
@@ -302,7 +302,7 @@ async fn the_policy_is_enough_and_without_an_action_exactly_its_types_are_denied
 #[test]
 fn what_ended_without_a_read_by_id_is_not_said_to_have_been_asked() {
     let types = Aws::default().types();
-    let by_looks = types.iter().filter(|info| matches!(info.confirmation, Confirmation::Sweeps { .. }));
-    let by_looks: BTreeSet<&str> = by_looks.map(|info| info.name).collect();
-    assert_eq!(by_looks, elava::policy::WITHOUT_READ_BY_ID.into());
+    let by_sweeps = types.iter().filter(|info| matches!(info.confirmation, Confirmation::Sweeps { .. }));
+    let by_sweeps: BTreeSet<&str> = by_sweeps.map(|info| info.name).collect();
+    assert_eq!(by_sweeps, elava::policy::WITHOUT_READ_BY_ID.into());
 }

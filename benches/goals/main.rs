@@ -1,8 +1,8 @@
-//! The goals of the store, measured beside what one would do without one: `make bench-store`.
+//! The goals of the store, measured against designs without a store: `make bench-store`.
 //!
-//! Prints a line for each as it is measured, and writes the tables with a description of the machine to the
-//! file that `TABLE` names. Goals are stated for a million resources and thirty days; at other sizes nothing
-//! is said to be met or missed.
+//! Prints a line for each measurement, and writes the tables with a description of the machine to the file that `TABLE`
+//! names. The goals are set for a million resources and thirty days; at other sizes no goal is reported as met or
+//! missed.
 
 #![allow(clippy::cast_precision_loss)] // Figures for people.
 
@@ -30,12 +30,12 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 const SCOPES: usize = 1_000;
 const TASKS: usize = 64;
-/// That the other designs take: they are slow.
+/// Scans that the other designs run: they are slow.
 const SCANS: u32 = 2;
 const ROUNDS_A_DAY: u64 = 288;
 const DAY: Duration = Duration::from_hours(24);
 
-/// How long something takes.
+/// Runs `work` and measures how long it takes.
 fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
     let started = Instant::now();
     let done = work();
@@ -47,7 +47,7 @@ fn median(mut spans: Vec<Duration>) -> Duration {
     spans[spans.len() / 2]
 }
 
-/// Commits sweeps by as many tasks as scan at once.
+/// Commits sweeps from as many threads as there are concurrent tasks.
 fn commit(store: &Store, sweeps: &[Sweep]) -> Duration {
     let next = AtomicUsize::new(0);
     let work = || {
@@ -64,7 +64,7 @@ fn commit(store: &Store, sweeps: &[Sweep]) -> Duration {
     timed(work).1
 }
 
-/// What this process has handed to the disk.
+/// Bytes that this process has passed to the disk.
 fn written_bytes() -> f64 {
     let io = std::fs::read_to_string("/proc/self/io").unwrap_or_default();
     let line = io.lines().find_map(|line| line.strip_prefix("wchar: "));
@@ -81,13 +81,13 @@ fn file_bytes(path: &Path) -> f64 {
     std::fs::metadata(path).expect("it is there").len() as f64
 }
 
-/// Of the log, and of what else stays of changes.
+/// Stored bytes of the log, and of the other tables that keep changes.
 fn stored(stats: &StoreStats) -> f64 {
     let of = ["log", "life", "end", "key"];
     stats.tables.iter().filter(|t| of.contains(&&*t.table)).map(|t| t.stored_bytes as f64).sum()
 }
 
-/// Ids and owners of what a filter wants.
+/// Lists the ids and owners of the resources that match a filter.
 fn list(store: &Store, moment: Moment, filter: &Filter) -> usize {
     let snapshot = store.snapshot(moment).expect("it is kept");
     let (mut lines, mut bytes) = (0, 0);
@@ -104,7 +104,7 @@ fn tagged(key: &str, value: Option<&str>) -> Filter {
     Filter { tags: vec![(key.to_owned(), value.map(str::to_owned))], ..Filter::default() }
 }
 
-/// Scan by scan, without a store.
+/// The designs without a store, scan by scan.
 fn baselines(table: &mut Table, resources: usize) {
     let mut cloud = Cloud::new(resources, SCOPES);
     let dir = tempfile::tempdir().expect("there is a folder for temporary files");
@@ -150,7 +150,7 @@ fn baselines(table: &mut Table, resources: usize) {
     );
 }
 
-/// Thirty days of rounds, and what is asked of them.
+/// Thirty days of rounds, and queries on them.
 fn thirty_days(table: &mut Table, resources: usize, days: u64) -> (usize, usize) {
     let mut cloud = Cloud::new(resources, SCOPES);
     let measured = cloud.measure();
@@ -158,7 +158,7 @@ fn thirty_days(table: &mut Table, resources: usize, days: u64) -> (usize, usize)
     let bed = Bed::new();
     let path = bed.store.path().to_owned();
 
-    let sweeps = cloud.sweeps(bed.next_look());
+    let sweeps = cloud.sweeps(bed.next_sweep());
     table.time("first scan", "first scan", commit(&bed.store, &sweeps), 3_000.0);
     cloud.put_back(sweeps);
     let before = bed.store.stats().expect("it is sound");
@@ -169,7 +169,7 @@ fn thirty_days(table: &mut Table, resources: usize, days: u64) -> (usize, usize)
         if round + 100 == rounds {
             hundred_ago = bed.store.revision();
         }
-        let sweeps = cloud.changes(resources / 1_000, bed.next_look());
+        let sweeps = cloud.changes(resources / 1_000, bed.next_sweep());
         spent += commit(&bed.store, &sweeps);
         if round % 1_000 == 999 {
             println!("{round} rounds: {spent:.0?} of {:.0?}", started.elapsed());
@@ -180,12 +180,12 @@ fn thirty_days(table: &mut Table, resources: usize, days: u64) -> (usize, usize)
     let a_change = (stored(&after) - stored(&before)) / entries as f64;
     table.add(Line::new("", "stored bytes a change", a_change, "B", 55.0));
 
-    // What a kill leaves: the file as it is while it is open.
+    // The file as a kill leaves it: copied while it is open.
     let killed = path.with_file_name("killed.redb");
     std::fs::copy(&path, &killed).expect("there is room");
     let clock = bed.clock();
     let Bed { store, dir, now } = bed;
-    // As the operator ends.
+    // Closed as the operator closes it.
     store.flush().expect("it is written");
     drop(store);
     table.add(Line::new("", "the file of it, after close", file_bytes(&path) / 1e6, "MB", 900.0));
@@ -204,7 +204,7 @@ fn thirty_days(table: &mut Table, resources: usize, days: u64) -> (usize, usize)
         let snapshot = store.snapshot(Moment::Now).expect("now");
         let resource = snapshot.find(&scope.key(&id).to_string(), None).expect("it is sound").remove(0);
         let (steps, span) = timed(|| snapshot.history(&resource).expect("it is sound").len());
-        // What changed twice in one round was seen once.
+        // Two changes of a resource in one round were recorded as one.
         if steps == 10 {
             spans.push(span);
         }
@@ -220,17 +220,17 @@ fn thirty_days(table: &mut Table, resources: usize, days: u64) -> (usize, usize)
     let mut spans = Vec::new();
     for _ in 0..20 {
         cloud.churn(resources / 1_000);
-        let sweeps = cloud.sweeps(bed.next_look());
+        let sweeps = cloud.sweeps(bed.next_sweep());
         spans.push(commit(store, &sweeps));
         cloud.put_back(sweeps);
     }
     let rescan =
         Line::new("rescan", "rescan, 0.1 % churn, hashing inside, median", millis(median(spans)), "ms", 150.0);
     table.add(rescan.and_times(50.0));
-    let sweeps = cloud.sweeps(bed.next_look());
+    let sweeps = cloud.sweeps(bed.next_sweep());
     commit(store, &sweeps);
     cloud.put_back(sweeps);
-    let sweeps = cloud.sweeps(bed.next_look());
+    let sweeps = cloud.sweeps(bed.next_sweep());
     let bytes = written(|| {
         commit(store, &sweeps);
     });
@@ -240,7 +240,7 @@ fn thirty_days(table: &mut Table, resources: usize, days: u64) -> (usize, usize)
     cloud.put_back(sweeps);
 
     let snapshot = store.snapshot(Moment::Now).expect("now");
-    // The index takes in what is new once.
+    // The first query adds the new entries to the index.
     std::hint::black_box(snapshot.count(&tagged("owner", Some("team-8"))));
     let (few, span) = timed(|| snapshot.count(&tagged("owner", Some("team-7"))));
     table.time("owner", format!("tag filter that {few} have"), span, 1.0);
@@ -267,11 +267,11 @@ fn lookups(table: &mut Table, store: &Store, sweeps: &[Sweep]) {
     let mut spans: Vec<Duration> = Vec::new();
     for (n, sweep) in sweeps.iter().cycle().take(200_000).enumerate() {
         let id = &sweep.observations[n * 7919 % sweep.observations.len()].id;
-        // Whoever asks has just been told of both.
+        // In practice the caller has just read both, so they are in the CPU caches.
         std::hint::black_box((sweep.scope.to_string(), id.clone()));
         spans.push(timed(|| store.changed(&sweep.scope, id).expect("it lives")).1);
     }
-    // The index of a scope is made when it is first asked.
+    // The index of a scope is built by its first query.
     let mut spans = spans.split_off(100_000);
     spans.sort();
     let p99 = spans[spans.len() / 100 * 99].as_nanos() as f64;
@@ -283,11 +283,11 @@ fn lookups(table: &mut Table, store: &Store, sweeps: &[Sweep]) {
     table.add(Line::new("lookup", "current lookup, p99", p99, "ns", 1_000.0));
 }
 
-/// How long a commit waits while retention runs, beyond what it takes.
+/// How much longer a commit takes while retention runs.
 fn retention(table: &mut Table, bed: &Bed, cloud: &mut Cloud, days: u64) {
     let store = &bed.store;
     let mut one = |span: &mut Vec<Duration>| {
-        let sweeps = cloud.changes(1, bed.next_look());
+        let sweeps = cloud.changes(1, bed.next_sweep());
         span.push(timed(|| store.commit(&sweeps[0], None).expect("it commits")).1);
     };
     let mut alone = Vec::new();
@@ -314,17 +314,17 @@ fn retention(table: &mut Table, bed: &Bed, cloud: &mut Cloud, days: u64) {
     table.add(Line::new("", "commit held up by retention, p99", held_up, "ms", 20.0));
 }
 
-/// A million that live, ten million that are dead.
+/// A million live resources and ten million ended ones.
 fn dead(table: &mut Table, resources: usize) {
     let mut cloud = Cloud::new(resources, SCOPES);
     let bed = Bed::new();
-    // So that nothing is young when it ends.
+    // So that no resource is young when it ends.
     bed.pass(DAY);
     for generation in 0..=10 {
         if generation > 0 {
             cloud.replace_all();
         }
-        let sweeps = cloud.sweeps(bed.next_look());
+        let sweeps = cloud.sweeps(bed.next_sweep());
         commit(&bed.store, &sweeps);
         cloud.put_back(sweeps);
         println!("{} dead", generation * resources);
@@ -337,7 +337,7 @@ fn dead(table: &mut Table, resources: usize) {
     let region = Region::new(ALLOCATOR);
     let (store, span) = timed(|| Store::open(&path, clock).expect("it opens"));
     table.time("", "open with 10 dead for each that lives", span, 250.0);
-    // With the index of each scope.
+    // Includes the index of each scope.
     let sweeps = cloud.sweeps(Timestamp::from_millis(0));
     for sweep in &sweeps {
         store.changed(&sweep.scope, &sweep.observations[0].id);
@@ -351,7 +351,7 @@ fn dead(table: &mut Table, resources: usize) {
     drop((store, cloud, now));
 }
 
-/// 100,000 scopes with nothing in them, and a year of looks at 42,500.
+/// 100,000 empty scopes, and a year of sweeps of 42,500 scopes.
 fn empty_scopes(table: &mut Table, _resources: usize) {
     let scope = |number: usize| {
         let mut scope = workload::scope(number % 20);
@@ -360,7 +360,7 @@ fn empty_scopes(table: &mut Table, _resources: usize) {
         scope
     };
     let bed = Bed::new();
-    let started = bed.next_look();
+    let started = bed.next_sweep();
     let sweeps: Vec<Sweep> = (0..100_000).map(|n| empty_sweep(scope(n), started)).collect();
     commit(&bed.store, &sweeps);
     drop(sweeps);
@@ -376,12 +376,12 @@ fn empty_scopes(table: &mut Table, _resources: usize) {
     table.add(Line::new("", "memory per empty scope, at 100000", held / 100_000.0, "B", 200.0));
     drop(store);
 
-    // A run is one row however many looks lengthen it: a look each 15 days tells the same as each 5 minutes.
+    // A run is one row however many sweeps extend it: a sweep every 15 days has the same effect as one every 5 minutes.
     let bed = Bed::new();
     let cadence = 15 * DAY;
     for _ in 0..24 {
         bed.pass(cadence);
-        let started = bed.next_look();
+        let started = bed.next_sweep();
         let sweeps: Vec<Sweep> =
             (0..42_500).map(|n| Sweep { cadence: Some(cadence), ..empty_sweep(scope(n), started) }).collect();
         commit(&bed.store, &sweeps);
@@ -390,14 +390,14 @@ fn empty_scopes(table: &mut Table, _resources: usize) {
     let path = bed.store.path().to_owned();
     let Bed { store, dir: _dir, .. } = bed;
     drop(store);
-    table.add(Line::new("", "a year of unchanged looks at 42500 scopes", file_bytes(&path) / 1e6, "MB", 50.0));
+    table.add(Line::new("", "a year of unchanged sweeps at 42500 scopes", file_bytes(&path) / 1e6, "MB", 50.0));
 }
 
 fn number(name: &str, or: u64) -> u64 {
     std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(or)
 }
 
-/// What is measured is kept, whatever becomes of the rest.
+/// Writes the tables so far, so that they are kept if a later part fails.
 fn write(tables: &[Table]) {
     if let Ok(path) = std::env::var("TABLE") {
         let head = table::head(SCOPES, TASKS);
@@ -416,7 +416,7 @@ fn main() {
         let mut table = Table::new(resources, days);
         table.documents = thirty_days(&mut table, resources, days);
         tables.push(table);
-        // The other designs come late: the disk is busy with what they write for a while.
+        // The other designs run late: the disk stays busy with their writes for a while.
         for part in [empty_scopes, baselines, dead] {
             part(tables.last_mut().expect("it was pushed"), resources);
             write(&tables);

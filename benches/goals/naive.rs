@@ -1,5 +1,5 @@
-//! What one would do without a store: one row per resource per scan. In redb, with sorted keys, one
-//! transaction a scan and the same cache; and in SQLite, with the indexes that the questions want.
+//! Designs without a store: one row per resource per scan. In redb, with sorted keys, one transaction per scan and the
+//! same cache; and in SQLite, with the indexes that the queries need.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use redb::{Database, ReadableDatabase, TableDefinition};
 use rusqlite::{Connection, params};
 use serde_json::{Value, json};
 
-/// redb's cache in the store.
+/// The size of redb's cache, as in the store.
 const CACHE_BYTES: usize = 64 << 20;
 /// (scan, scope and id) -> the whole described object
 const ROWS: TableDefinition<(u32, &str), &[u8]> = TableDefinition::new("rows");
@@ -25,7 +25,7 @@ fn key(scope: &Scope, id: &str) -> String {
     scope.key(id).to_string()
 }
 
-/// A scan as rows, in the order of their keys.
+/// The rows of a scan, sorted by key.
 pub fn rows(sweeps: &[Sweep]) -> Vec<Row> {
     let row = |sweep: &Sweep, seen: &elava::inventory::Observation| {
         let mut object: Value = serde_json::from_slice(seen.attributes.as_bytes()).expect("it is JSON");
@@ -60,15 +60,15 @@ impl NaiveRedb {
         txn.commit().expect("it is durable");
     }
 
-    fn each(&self, number: u32, mut tell: impl FnMut(&str, &[u8])) {
+    fn each(&self, number: u32, mut report: impl FnMut(&str, &[u8])) {
         let table = self.0.begin_read().expect("it reads").open_table(ROWS).expect("it is there");
         for row in table.range((number, "")..(number + 1, "")).expect("it reads") {
             let (key, text) = row.expect("it reads");
-            tell(key.value().1, text.value());
+            report(key.value().1, text.value());
         }
     }
 
-    /// Ids and owners, for which each object must be read.
+    /// Lists ids and owners, which requires reading each object.
     pub fn list(&self, number: u32) -> usize {
         let mut bytes = 0;
         self.each(number, |key, text| {
@@ -85,12 +85,12 @@ impl NaiveRedb {
         row.map_or(0, |row| row.value().len())
     }
 
-    /// The versions of one, scan by scan.
+    /// The number of versions of a resource, with one lookup per scan.
     pub fn history(&self, scans: u32, key: &str) -> usize {
         (0..scans).map(|number| self.lookup(number, key)).filter(|length| *length > 0).count()
     }
 
-    /// What one scan has and the next has not.
+    /// Counts the keys that one scan has and the next does not have.
     pub fn disappeared(&self, from: u32, to: u32) -> usize {
         let keys = |number| {
             let mut keys = Vec::new();

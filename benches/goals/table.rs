@@ -1,15 +1,15 @@
-//! The table of what was measured, with ratios first and the goal last.
+//! The table of measurements, with ratios first and the goal last.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
 
-/// What goals are stated for.
+/// The size for which the goals are set.
 const RESOURCES: usize = 1_000_000;
 const DAYS: u64 = 30;
 
 pub struct Line {
-    /// Under which baselines are found; empty for none.
+    /// The name under which baselines are recorded; empty for none.
     pub name: &'static str,
     what: String,
     measured: f64,
@@ -23,7 +23,7 @@ impl Line {
         Self { name, what: what.into(), measured, unit, goal, times: None }
     }
 
-    /// It is to be so many times as fast as naive redb, or to take as much less, too.
+    /// Adds a goal: to be this many times as fast as naive redb, or to take this many times less.
     pub fn and_times(self, times: f64) -> Self {
         Self { times: Some(times), ..self }
     }
@@ -32,10 +32,10 @@ impl Line {
 pub struct Table {
     resources: usize,
     days: u64,
-    /// Bytes of JSON, and under zstd-1.
+    /// Bytes of a document as JSON, and under zstd-1.
     pub documents: (usize, usize),
     lines: Vec<Line>,
-    /// (line, design) -> the last that was measured, in the line's unit
+    /// (line, design) -> the last measurement, in the line's unit
     beside: BTreeMap<(&'static str, &'static str), f64>,
 }
 
@@ -53,7 +53,7 @@ impl Table {
         self.add(Line::new(name, what, span.as_secs_f64() * 1e3, "ms", goal_millis));
     }
 
-    /// What another design takes for the same.
+    /// Records the measurement of another design for the same line.
     pub fn beside(&mut self, name: &'static str, design: &'static str, measured: f64) {
         println!("  {design}: {name}: {measured:.0}");
         self.beside.insert((name, design), measured);
@@ -68,7 +68,7 @@ impl Table {
         line.measured <= line.goal && is_faster
     }
 
-    /// How many goals of how many.
+    /// The number of goals met, and of all goals.
     pub fn met(&self) -> (usize, usize) {
         (self.lines.iter().filter(|line| self.is_met(line)).count(), self.lines.len())
     }
@@ -125,7 +125,7 @@ pub fn head(scopes: usize, tasks: usize) -> String {
          as fast, or as small, the store is.\n\n\
          Beside it, in the same run, what one would do without a store: one row per resource per scan, in redb (sorted \
          keys, one transaction a scan, the same cache) and in SQLite (WAL, indexes on id and owner). They hold two \
-         scans, the store all of them. The rounds of the days show the store only what changed, as looks that were cut \
+         scans, the store all of them. The rounds of the days show the store only what changed, as sweeps that were cut \
          short: what they record is the same.\n"
     )
 }

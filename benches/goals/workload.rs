@@ -1,7 +1,7 @@
-//! Clouds of any size, the same in every run: documents, tags and churn as they were measured.
+//! Clouds of any size, identical in every run: documents, tags and churn as they were measured.
 //!
-//! One described object has 943 bytes of JSON with its tags, 632 under zstd at level 1; a million of them
-//! have 41,544 tag sets. [`Cloud::measure`] says what the generator makes of it.
+//! A described object has 943 bytes of JSON with its tags, 632 under zstd at level 1; a million objects have 41,544 tag
+//! sets. [`Cloud::measure`] returns the sizes of the generated documents.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 
-/// How many tag sets a million resources share; fewer have fewer.
+/// The number of tag sets that a million resources share; fewer resources share fewer sets.
 const TAG_SETS: u64 = 41_544;
 
 pub fn scope(number: usize) -> Scope {
@@ -55,7 +55,7 @@ fn tags(number: u64) -> TagSet {
     .collect()
 }
 
-/// A complete look that shows nothing.
+/// A complete sweep without resources.
 pub fn empty_sweep(scope: Scope, started: Timestamp) -> Sweep {
     Sweep {
         scope,
@@ -73,7 +73,7 @@ pub fn empty_sweep(scope: Scope, started: Timestamp) -> Sweep {
     }
 }
 
-/// One resource of the cloud: a seed, and how often it was changed.
+/// One resource of the cloud: a seed, and the number of its changes.
 #[derive(Clone, Debug)]
 struct Thing {
     seed: u64,
@@ -118,7 +118,7 @@ impl Thing {
             id: self.id(),
             tags: Tags::Known(tags(self.tags)),
             attributes: (&self.attributes()).into(),
-            // Old enough for one confirmed miss.
+            // Old enough to end after one confirmed miss.
             birth: Some(Timestamp::from_millis(1)),
             end_state: None,
             unread: Vec::new(),
@@ -126,7 +126,7 @@ impl Thing {
     }
 }
 
-/// All resources of one scope, and what the last look showed of them.
+/// A generated cloud.
 pub struct Cloud {
     pub scopes: Vec<CloudScope>,
     next_seed: u64,
@@ -134,6 +134,7 @@ pub struct Cloud {
     dice: SmallRng,
 }
 
+/// All resources of one scope, and what the last sweep showed of them.
 pub struct CloudScope {
     scope: Scope,
     things: Vec<Thing>,
@@ -159,8 +160,8 @@ impl Cloud {
         Thing { seed: self.next_seed, version: 0, tags: self.dice.random_range(0..self.tag_sets) }
     }
 
-    /// So many changes: 90 % changed, 5 % appeared, 5 % ended.
-    #[allow(dead_code)] // Not every user of this file asks for it.
+    /// Makes this number of changes: 90 % changed, 5 % appeared, 5 % ended.
+    #[allow(dead_code)] // Not every bench uses it.
     pub fn churn(&mut self, changes: usize) {
         for scope in &mut self.scopes {
             scope.gone.clear();
@@ -187,9 +188,9 @@ impl Cloud {
         }
     }
 
-    /// So many changes as [`Cloud::churn`] makes, as looks that show nothing else: what a month of rounds
-    /// records, without a million that are unchanged in each.
-    #[allow(dead_code)] // Not every user of this file asks for it.
+    /// Makes the same changes as [`Cloud::churn`], as sweeps that show nothing else: what a month of rounds records,
+    /// without a million unchanged resources in each round.
+    #[allow(dead_code)] // Not every bench uses it.
     pub fn changes(&mut self, changes: usize, started: Timestamp) -> Vec<Sweep> {
         let mut seen: BTreeMap<usize, Vec<Observation>> = BTreeMap::new();
         for n in 0..changes {
@@ -219,7 +220,7 @@ impl Cloud {
         }
         let sweep = |(number, observations): (usize, Vec<Observation>)| Sweep {
             outcome: Outcome::Partial(elava::inventory::Reason::Throttled),
-            // Not every scope is in every round: they are one run all the same.
+            // Not every scope is in every round; its sweeps still form one run.
             cadence: None,
             observations,
             ..empty_sweep(self.scopes[number].scope.clone(), started)
@@ -227,8 +228,8 @@ impl Cloud {
         seen.into_iter().map(sweep).collect()
     }
 
-    /// Keys of resources with so many versions.
-    #[allow(dead_code)] // Not every user of this file asks for it.
+    /// Keys of resources with this number of versions.
+    #[allow(dead_code)] // Not every bench uses it.
     pub fn with_versions(&self, versions: u32, most: usize) -> Vec<(Scope, String)> {
         let of = |scope: &CloudScope| {
             let things = scope.things.iter().filter(|thing| thing.version + 1 == versions).map(Thing::id);
@@ -237,8 +238,8 @@ impl Cloud {
         self.scopes.iter().flat_map(of).take(most).collect()
     }
 
-    /// Everything ends, and as much else appears.
-    #[allow(dead_code)] // Not every user of this file asks for it.
+    /// Ends every resource and creates as many new ones.
+    #[allow(dead_code)] // Not every bench uses it.
     pub fn replace_all(&mut self) {
         for number in 0..self.scopes.len() {
             let things: Vec<Thing> = (0..self.scopes[number].things.len()).map(|_| self.thing()).collect();
@@ -249,7 +250,7 @@ impl Cloud {
         }
     }
 
-    /// What a look at each scope shows. The observations are lent to the sweeps and come back by `put_back`.
+    /// A sweep of each scope. The observations are moved into the sweeps and returned by `put_back`.
     pub fn sweeps(&mut self, started: Timestamp) -> Vec<Sweep> {
         let sweep = |scope: &mut CloudScope| Sweep {
             observations: std::mem::take(&mut scope.observations),
@@ -269,8 +270,8 @@ impl Cloud {
         }
     }
 
-    #[allow(dead_code)] // Not every user of this file asks for it.
-    /// Bytes of JSON with tags, and of the same under zstd at level 1: means over some.
+    #[allow(dead_code)] // Not every bench uses it.
+    /// Mean bytes of a sample of documents: as JSON with tags, and under zstd at level 1.
     pub fn measure(&self) -> (usize, usize) {
         let some: Vec<&Observation> =
             self.scopes.iter().flat_map(|s| s.observations.iter().take(20)).take(2_000).collect();

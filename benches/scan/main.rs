@@ -1,14 +1,14 @@
-//! A million resources of a hundred accounts, scanned over HTTP: `make bench-scan`.
+//! A scan of a million resources in a hundred accounts over HTTP: `make bench-scan`.
 //!
-//! A responder speaks EC2's wire format from memory. Over the same pages, one after the other: a bare HTTP client
-//! (the responder's own limit), the SDK alone, paging and parsing (the floor), a boto3 pager (what people script
-//! today), and Elava: from the HTTP answer to what is durable in its store.
+//! A responder serves EC2's wire format from memory. Over the same pages, one after the other: a bare HTTP client (the
+//! responder's own limit), the SDK alone with paging and parsing (the floor), a boto3 pager (what people script today),
+//! and Elava: from the HTTP response to the durable record in its store.
 
 #![allow(clippy::cast_precision_loss)] // Figures for people.
 
 mod responder;
 
-/// As the operator has it.
+/// The operator's allocator.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
@@ -23,20 +23,20 @@ use aws_config::{BehaviorVersion, Region as AwsRegion, SdkConfig};
 use aws_credential_types::Credentials as Keys;
 use elava::cloud::aws::Aws;
 use elava::cloud::{AccountTarget, Credentials, Provider};
-use elava::inventory::{AccountId, LossLimits, Region, Viewer};
+use elava::inventory::{AccountId, LossLimits, Region, Subscriber};
 use elava::scanner::{AccountScanner, Subscription};
 use elava::store::{Store, system_clock};
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 
 pub const REGIONS: [&str; 4] = ["eu-west-1", "us-east-1", "ap-south-1", "eu-central-1"];
-/// Accounts in flight, as the operator has them.
+/// Concurrent accounts, as in the operator.
 const AT_ONCE: usize = 8;
 
 #[derive(Clone, Copy)]
 struct Size {
     accounts: usize,
-    /// In each account and region.
+    /// Per account and region.
     instances: usize,
 }
 
@@ -50,12 +50,12 @@ fn account(number: usize) -> String {
     format!("{:012}", 100_000_000_000 + number)
 }
 
-/// What a process took for its work.
+/// The time and memory that a process needed.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Taken {
     resources: usize,
     seconds: f64,
-    /// Again, with nothing changed.
+    /// The same scan again, with nothing changed.
     again_seconds: Option<f64>,
     cpu_seconds: f64,
     peak_mb: f64,
@@ -85,7 +85,7 @@ fn main() {
     println!("{}", serde_json::to_string(&taken).expect("figures are JSON"));
 }
 
-/// This program in another role. It ends with the child.
+/// A child process that runs this program in another role. Dropping it ends the child.
 struct Role(Child);
 
 impl Drop for Role {
@@ -135,7 +135,7 @@ fn markdown(size: Size, http: &Taken, sdk: &Taken, boto: Option<&Taken>, elava: 
     let again = elava.again_seconds.unwrap_or(f64::NAN);
     let row = |what: &str, taken: &Taken| {
         let each = taken.cpu_seconds / taken.resources as f64 * 1e6;
-        // Of a scan after the first the process can't tell it apart.
+        // The process can't measure the CPU time of a scan after the first separately.
         let cpu = if each.is_nan() { "-".to_owned() } else { format!("{each:.1} us") };
         let (of_sdk, rate) = (taken.a_minute() / sdk.a_minute(), taken.a_minute());
         format!("| {what} | {of_sdk:.2} | {rate:.0} | {cpu} | {:.0} MB |\n", taken.peak_mb)
@@ -173,12 +173,13 @@ fn markdown(size: Size, http: &Taken, sdk: &Taken, boto: Option<&Taken>, elava: 
     )
 }
 
-/// Of this process.
+/// CPU seconds of this process.
 fn cpu_seconds() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let fields: Vec<f64> =
         stat.rsplit(") ").next().unwrap_or("").split(' ').filter_map(|f| f.parse().ok()).collect();
-    // The first field here, the state, is no number: user and system time are the 11th and 12th of the rest.
+    // The state field is not a number and is dropped here: user and system time are the 11th and 12th of the other
+    // fields.
     (fields.get(10).unwrap_or(&0.0) + fields.get(11).unwrap_or(&0.0)) / 100.0
 }
 
@@ -192,13 +193,13 @@ fn places(size: Size) -> Vec<(String, &'static str)> {
     (0..size.accounts).flat_map(|n| REGIONS.map(|region| (account(n), region))).collect()
 }
 
-/// Each a task, so that all cores have something to do; some at once.
+/// Runs each job as a task, so that all cores are used, with a limited number at once.
 async fn each<T: Send + 'static>(jobs: impl IntoIterator<Item: Future<Output = T> + Send + 'static>) -> Vec<T> {
     let tasks = futures::stream::iter(jobs).map(tokio::spawn).buffer_unordered(AT_ONCE);
     tasks.map(|done| done.expect("no job panics")).collect().await
 }
 
-/// Reads every page, and looks for nothing in it but the next token.
+/// Reads every page, and extracts only the next token.
 async fn bare(url: &str, size: Size) -> Taken {
     let client = reqwest::Client::new();
     let started = Instant::now();
@@ -214,7 +215,7 @@ async fn bare(url: &str, size: Size) -> Taken {
                 let answer =
                     client.post(&url).header("authorization", signed).body(body).send().await.expect("it answers");
                 let body = answer.bytes().await.expect("all of it");
-                // It stands at the end.
+                // The token is at the end.
                 let tail = String::from_utf8_lossy(&body[body.len().saturating_sub(200)..]).into_owned();
                 match tail.split_once("<nextToken>").and_then(|(_, rest)| rest.split_once('<')) {
                     Some((next, _)) => next.clone_into(&mut token),
@@ -275,7 +276,7 @@ async fn elava(url: &str, size: Size) -> Taken {
         .map(|number| {
             let id = AccountId::new(account(number));
             let subscription = Subscription {
-                viewer: Viewer::new("bench/bench"),
+                subscriber: Subscriber::new("bench/bench"),
                 tenant: "".into(),
                 target: AccountTarget {
                     account: Some(id.clone()),
@@ -300,7 +301,7 @@ async fn elava(url: &str, size: Size) -> Taken {
                 generation: 1,
             };
             let scanner = AccountScanner::new(provider.clone(), store.clone(), id, endpoint.clone());
-            (scanner.without_first_sights(), subscription)
+            (scanner.without_baseline_changes(), subscription)
         })
         .collect();
     let started = Instant::now();
@@ -318,15 +319,15 @@ async fn elava(url: &str, size: Size) -> Taken {
 }
 
 async fn round(accounts: Vec<(AccountScanner, Subscription)>) -> Vec<(AccountScanner, Subscription)> {
-    let look = |(mut scanner, subscription): (AccountScanner, Subscription)| async move {
+    let sweep_once = |(mut scanner, subscription): (AccountScanner, Subscription)| async move {
         let round = scanner.round(std::slice::from_ref(&subscription), true, &|_, _| {}).await;
         assert!(round.scopes.values().all(|scope| scope.outcome.is_complete()), "{:?}", round.scopes);
         (scanner, subscription)
     };
-    each(accounts.into_iter().map(look)).await
+    each(accounts.into_iter().map(sweep_once)).await
 }
 
-/// A few accounts are enough to tell its rate.
+/// A few accounts are enough to measure its rate.
 fn boto3(url: &str, size: Size) -> Option<Taken> {
     let tools = std::env::var("ELAVA_TOOLS").ok()?;
     let accounts = size.accounts.min(4);
@@ -339,8 +340,8 @@ fn boto3(url: &str, size: Size) -> Option<Taken> {
         .output()
         .expect("python runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let told: serde_json::Value = serde_json::from_slice(&output.stdout).expect("it prints JSON");
-    let number = |name: &str| told[name].as_f64().unwrap_or(f64::NAN);
+    let reported: serde_json::Value = serde_json::from_slice(&output.stdout).expect("it prints JSON");
+    let number = |name: &str| reported[name].as_f64().unwrap_or(f64::NAN);
     let resources = Size { accounts, ..size }.resources();
     let taken = Taken {
         resources,

@@ -1,4 +1,4 @@
-//! EC2's and STS's wire format from memory: as many instances in each account and region as it is told.
+//! EC2's and STS's wire format from memory, with a given number of instances in each account and region.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -11,12 +11,12 @@ use axum::http::HeaderMap;
 use super::REGIONS;
 
 const PAGE: usize = 1000;
-/// What stands in the template where an instance has something of its own.
+/// Placeholders in the template for the values that differ between instances.
 const ID: &str = "i-00000000000000000";
 const NUMBER: &str = "node-0000000";
 
 struct Responder {
-    /// One instance, in the pieces between what is its own.
+    /// The template of an instance, split at its placeholders.
     pieces: Vec<(String, Own)>,
     instances: usize,
 }
@@ -41,8 +41,8 @@ async fn answer(
     headers: HeaderMap,
     body: Bytes,
 ) -> ([(&'static str, &'static str); 1], Vec<u8>) {
-    let asked: Vec<(String, String)> = serde_urlencoded::from_bytes(&body).unwrap_or_default();
-    let param = |name: &str| asked.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value.as_str());
+    let queried: Vec<(String, String)> = serde_urlencoded::from_bytes(&body).unwrap_or_default();
+    let param = |name: &str| queried.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value.as_str());
     // Credential=ELAVA100000000000/20261124/eu-west-1/ec2/aws4_request
     let signed = headers.get("authorization").and_then(|v| v.to_str().ok()).unwrap_or_default();
     let credential = signed.split("Credential=").nth(1).unwrap_or_default();
@@ -119,7 +119,7 @@ fn pieces() -> Vec<(String, Own)> {
     pieces
 }
 
-/// As EC2 answers: 3.6 KB with 8 tags.
+/// An instance as EC2 returns it: 3.6 KB with 8 tags.
 fn instance() -> String {
     let tags = [
         ("Name", NUMBER),

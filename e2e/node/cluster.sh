@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
-# One real node of Kubernetes in private mount, network, pid, ipc and uts namespaces: etcd, the control plane,
-# containerd, kubelet, kube-proxy in nftables mode and CoreDNS. Root is needed. Killing the first process of the
-# namespaces removes all of it; what else there is (a cgroup, a veth, a folder) `down` removes.
+# One real Kubernetes node in private mount, network, pid, ipc and uts namespaces: etcd, the control plane, containerd,
+# kubelet, kube-proxy in nftables mode and CoreDNS. Root is required. Killing the first process of the namespaces
+# removes all of it; `down` removes the rest (a cgroup, a veth, a folder).
 #
-#   ELAVA_TOOLS=FOLDER STATE=FOLDER node/cluster.sh up            until it is killed; STATE/up says that it is ready
-#                                                   down          what a killed `up` may have left
-#                                                   exec CMD...   in the node's namespaces
-#                                                   ctr ARGS      of containerd, where the kubelet's images are
-#                                                   kill NAME     SIGKILL for one component
-#                                                   start NAME    again
+#   ELAVA_TOOLS=FOLDER STATE=FOLDER node/cluster.sh up            runs until it is killed; STATE/up marks it as ready
+#                                                   down          removes what a killed `up` may have left
+#                                                   exec CMD...   runs a command in the node's namespaces
+#                                                   ctr ARGS      runs ctr on the containerd with the kubelet's images
+#                                                   kill NAME     sends SIGKILL to one component
+#                                                   start NAME    starts it again
 #
 # Pods reach this machine at 10.87.0.1; the API server is https://10.87.0.2:6443, and the addresses of pods and
-# Services are reached from here.
+# Services are reachable from this machine.
 set -u
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 T=${ELAVA_TOOLS:?the folder that e2e/tools/install.sh printed} S=${STATE:?a folder for the node}
-# One at a time on a machine: these are names and addresses of the whole machine.
+# Only one node per machine: these names and addresses are global to the machine.
 CG=elava-node IFH=elava-n0 NODE=node
 HIP=10.87.0.1 IP=10.87.0.2 PODNET=10.88.0 SVCNET=10.96
 export PATH=$T:$T/debian/usr/sbin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
@@ -132,12 +132,12 @@ poll() { # poll NAME SECS CMD...
 _init() { # PID 1 of the namespaces
   exec </dev/null
   trap ':' TERM INT HUP
-  # a sysfs of our network namespace, with the cgroup mounts moved onto it (before anything is made shared)
+  # A sysfs of our network namespace, with the cgroup mounts moved onto it (before any mount is made shared).
   mkdir -p $S/cg && mount --move /sys/fs/cgroup $S/cg && umount -l /sys && mount -t sysfs sysfs /sys && mount --move $S/cg /sys/fs/cgroup && rmdir $S/cg || echo "sysfs remount failed"
   mount --make-rshared /
   mount -t tmpfs tmpfs /run; mount -t tmpfs tmpfs /var/log; mkdir -p /run/netns /run/lock
   for d in kubelet cni; do mkdir -p $S/$d.var; mount --bind $S/$d.var /var/lib/$d; done
-  # kubelet insists on these global sysctls: show it files of our own instead of changing the machine's
+  # The kubelet requires these global sysctls: mount files with the values over them, instead of changing the machine's.
   mkdir -p $S/sysctl
   for kv in vm/overcommit_memory=1 vm/panic_on_oom=0 kernel/panic=10 kernel/panic_on_oops=1 kernel/keys/root_maxkeys=1000000 kernel/keys/root_maxbytes=25000000; do
     f=$S/sysctl/$(echo ${kv%=*} | tr / _); echo ${kv#*=} > $f; mount --bind $f /proc/sys/${kv%=*}; done
@@ -160,7 +160,7 @@ _init() { # PID 1 of the namespaces
   poll default-sa 60 $K get sa default
   poll dns 60 curl -sf http://127.0.0.1:8181/ready
   touch $S/up
-  while :; do wait; sleep 1; done      # reaps; a killed component stays dead until `restart NAME`
+  while :; do wait; sleep 1; done      # reaps children; a killed component stays dead until `start NAME`
 }
 
 up() {
@@ -173,7 +173,7 @@ up() {
   for d in kubelet cni; do [ -e /var/lib/$d ] || { mkdir /var/lib/$d && echo $d >> $S/made; }; done
   for c in /sys/fs/cgroup/*/; do [ $c = /sys/fs/cgroup/unified/ ] || mkdir -p $c$CG || die "cgroups are read-only"; done
   for f in cpuset.cpus cpuset.mems; do cat /sys/fs/cgroup/cpuset/$f > /sys/fs/cgroup/cpuset/$CG/$f; done
-  # Whoever kills this script kills all of it.
+  # Killing this script kills all of it.
   setpriv --pdeathsig KILL unshare -m -n -p -i -u -f --kill-child --propagation private --mount-proc \
     "$BASH" "$0" _init > $L/init.log 2>&1 < /dev/null &
   local u=$! p=

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""pause.py OUT BINARY: the image of the container that holds a pod's namespaces."""
+"""pause.py OUT BINARY: builds the image of the container that holds a pod's namespaces."""
 import sys
 from pathlib import Path
 

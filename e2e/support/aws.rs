@@ -1,4 +1,4 @@
-//! The AWS emulator, and the hands that act on its cloud through the AWS API.
+//! The AWS emulator, and clients that change its cloud through the AWS API.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -23,7 +23,7 @@ impl Emulator {
             "moto",
             &tools().join("aws/bin/moto_server"),
             ["-H".to_owned(), "127.0.0.1".to_owned(), "-p".to_owned(), port.to_string()],
-            // Otherwise each region has 500 images, and their 1300 snapshots, that everybody owns.
+            // By default each region has 500 images and their 1300 snapshots, which every account owns.
             &[("MOTO_EC2_LOAD_DEFAULT_AMIS", "false".to_owned())],
         );
         let emulator = Self { url: format!("http://127.0.0.1:{port}"), _process: process };
@@ -35,19 +35,19 @@ impl Emulator {
         emulator
     }
 
-    /// The organization of the account that unknown keys answer for.
+    /// A client for the organization of the account that unknown keys belong to.
     pub fn organizations(&self) -> aws_sdk_organizations::Client {
         let keys = Credentials::new("root", "root", None, None, "test");
         aws_sdk_organizations::Client::new(&config(&self.url, "us-east-1", keys))
     }
 
-    /// Who may make users in the account that unknown keys answer for.
+    /// A client that may create users in the account that unknown keys belong to.
     pub fn iam(&self) -> aws_sdk_iam::Client {
         let keys = Credentials::new("root", "root", None, None, "test");
         aws_sdk_iam::Client::new(&config(&self.url, "us-east-1", keys))
     }
 
-    /// Somebody who may do everything in an account.
+    /// Clients that may do everything in an account.
     pub async fn hands(&self, account: &str, region: &str) -> Hands {
         let base = config(&self.url, region, Credentials::new("root", "root", None, None, "test"));
         let role = format!("arn:aws:iam::{account}:role/hands");
@@ -129,7 +129,7 @@ impl Hands {
         self.ec2.delete_volume().volume_id(id).send().await.expect("the volume goes");
     }
 
-    /// An instance and the id of its root volume, which stays when the instance is terminated.
+    /// Creates an instance. Returns its id and the id of its root volume, which stays when the instance is terminated.
     pub async fn instance(&self, tags: TagList<'_>) -> (String, String) {
         let image = self.image().await;
         let device = aws_sdk_ec2::types::BlockDeviceMapping::builder()
@@ -151,7 +151,7 @@ impl Hands {
         (id, volume.to_owned())
     }
 
-    /// An Auto Scaling group of so many instances, which it names.
+    /// Creates an Auto Scaling group of this size. Returns the ids of its instances.
     pub async fn scaling_group(&self, name: &str, size: i32) -> Vec<String> {
         let launch = self.scaling.create_launch_configuration().launch_configuration_name(name);
         let launch = launch.image_id(self.image().await).instance_type("t3.micro");
@@ -166,7 +166,7 @@ impl Hands {
         instances.iter().filter_map(|i| i.instance_id().map(str::to_owned)).collect()
     }
 
-    /// With all its instances.
+    /// Deletes the group with all its instances.
     pub async fn delete_scaling_group(&self, name: &str) {
         let call = self.scaling.delete_auto_scaling_group().auto_scaling_group_name(name).force_delete(true);
         call.send().await.expect("the group goes");
@@ -232,7 +232,7 @@ impl Hands {
         call.send().await.expect("a database");
     }
 
-    /// A secret's ARN.
+    /// Creates a secret. Returns its ARN.
     pub async fn secret(&self, name: &str, tags: TagList<'_>) -> String {
         let tag = |(key, value): &(&str, &str)| {
             aws_sdk_secretsmanager::types::Tag::builder().key(*key).value(*value).build()
@@ -242,7 +242,7 @@ impl Hands {
         made.expect("a secret").arn.expect("it has an ARN")
     }
 
-    /// A backup vault's name.
+    /// Creates a backup vault. Returns its name.
     pub async fn vault(&self, name: &str, tags: TagList<'_>) -> String {
         let tags = tags.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         let call = self.backup.create_backup_vault().backup_vault_name(name).set_backup_vault_tags(Some(tags));
@@ -264,7 +264,7 @@ impl Hands {
         call.attribute_definitions(attribute.build().expect("it is whole")).send().await.expect("a table");
     }
 
-    /// A queue's URL.
+    /// Creates a queue. Returns its URL.
     pub async fn queue(&self, name: &str) -> String {
         let made = self.sqs.create_queue().queue_name(name).send().await;
         made.expect("a queue").queue_url.expect("it has a URL")

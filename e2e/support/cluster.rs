@@ -16,7 +16,7 @@ use super::{DEADLINE, free_port, tools};
 pub struct Cluster {
     dir: PathBuf,
     port: u16,
-    // In the order in which they must go.
+    // In drop order.
     controller_manager: Option<Process>,
     api_server: Option<Process>,
     _etcd: Process,
@@ -114,7 +114,7 @@ impl Cluster {
                 "--requestheader-extra-headers-prefix=X-Remote-Extra-".to_owned(),
                 format!("--proxy-client-cert-file={}", at("front-proxy.crt")),
                 format!("--proxy-client-key-file={}", at("front-proxy.key")),
-                // Objects are few and short-lived here: no reason to wait for a watch cache.
+                // Objects are few and short-lived here: there is no need to wait for a watch cache.
                 "--shutdown-delay-duration=0s".to_owned(),
             ],
             &[],
@@ -128,7 +128,7 @@ impl Cluster {
         }
     }
 
-    /// Takes the API server away.
+    /// Stops the API server.
     pub fn stop_api_server(&mut self) {
         self.api_server = None;
     }
@@ -140,7 +140,7 @@ impl Cluster {
         read("crt") + &read("key")
     }
 
-    /// A kubeconfig that speaks for a ServiceAccount, by a token that the API server gave.
+    /// A kubeconfig for a ServiceAccount, with a token from the API server.
     pub fn kubeconfig_of(&self, namespace: &str, service_account: &str) -> PathBuf {
         let token = self.run(&["create", "token", service_account, "-n", namespace, "--duration=8h"]);
         let path = self.dir.join(format!("{service_account}.kubeconfig"));
@@ -154,7 +154,7 @@ impl Cluster {
     }
 }
 
-/// A CA whose certificate, and what it signs, stand in a folder.
+/// A CA whose certificate, and the certificates that it signs, are in a folder.
 struct Ca {
     dir: PathBuf,
     issuer: Issuer<'static, KeyPair>,
@@ -208,7 +208,7 @@ fn write_keys(dir: &Path, port: u16) {
     ca.sign("admin", admin);
     let front_proxy = Ca::new(dir, "front-proxy-ca");
     front_proxy.sign("front-proxy", named("front-proxy-client"));
-    // For those who try: signed by the right CA, under a name that is not allowed.
+    // For negative tests: signed by the right CA, with a name that is not allowed.
     front_proxy.sign("somebody", named("somebody"));
     let tokens = key();
     write(dir, "sa.key", tokens.serialize_pem());
@@ -229,7 +229,8 @@ fn write_kubeconfig(dir: &Path, port: u16, path: &Path, user: &str) {
     std::fs::write(path, text).expect("the test's folder is writable");
 }
 
-/// The operator is no pod here: the Service leads to a port on loopback, to which only a name leads.
+/// The operator does not run in a pod here: the Service must lead to a port on loopback, which only an ExternalName
+/// can.
 pub fn serve_from_loopback(cluster: &Cluster, port: u16) {
     let service = json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": "elava-query", "namespace": "elava"},

@@ -1,4 +1,4 @@
-//! What a person or a test does with CloudScans and findings through an API server, wherever that runs.
+//! Operations of a user or a test on CloudScans and findings through an API server, wherever it runs.
 
 use std::collections::BTreeMap;
 
@@ -15,13 +15,13 @@ use super::world::{IRELAND, VIRGINIA};
 pub struct Desk {
     pub kubectl: Kubectl,
     pub client: kube::Client,
-    /// Where the operator finds the cloud.
+    /// The cloud's endpoint for the operator.
     pub endpoint: String,
 }
 
 impl Desk {
-    /// A CloudScan over accounts by role, in Ireland and Virginia, looked at when asked to (the interval
-    /// is long: a test decides when a look is due).
+    /// The spec of a CloudScan of accounts by role, in Ireland and Virginia, that is scanned on request (the interval
+    /// is long: a test decides when a scan is due).
     pub fn scan_spec(&self, accounts: &[&str]) -> serde_json::Value {
         let account = |id: &&str| json!({"id": id, "roleARN": format!("arn:aws:iam::{id}:role/elava")});
         json!({
@@ -51,8 +51,8 @@ impl Desk {
         api.get(name).await.expect("the CloudScan is there")
     }
 
-    /// Asks for a look now.
-    pub async fn ask_for_a_look(&self, namespace: &str, name: &str) -> String {
+    /// Requests a scan now.
+    pub async fn request_scan(&self, namespace: &str, name: &str) -> String {
         let api: Api<CloudScan> = Api::namespaced(self.client.clone(), namespace);
         let request = format!("{:?}", std::time::SystemTime::now());
         let patch = json!({"metadata": {"annotations": {RECONCILE_REQUESTED_AT: request}}});
@@ -60,9 +60,9 @@ impl Desk {
         request
     }
 
-    /// Asks for a look now, and waits until it was had and told.
-    pub async fn look(&self, namespace: &str, name: &str) {
-        let request = self.ask_for_a_look(namespace, name).await;
+    /// Requests a scan now, and waits until it is done and reported.
+    pub async fn scan_now(&self, namespace: &str, name: &str) {
+        let request = self.request_scan(namespace, name).await;
         let handled = || async {
             let status = self.scan(namespace, name).await.status.unwrap_or_default();
             if status.last_handled_reconcile_at == Some(request.clone()) {
@@ -78,7 +78,7 @@ impl Desk {
         self.scan(namespace, name).await.metadata.resource_version
     }
 
-    /// How many patches of a CloudScan's status the API server has served.
+    /// The number of patches of CloudScan statuses that the API server has served.
     pub fn status_patches(&self) -> u64 {
         let metrics = self.kubectl.run(&["get", "--raw=/metrics"]);
         let is_it = |line: &&str| {
@@ -96,7 +96,7 @@ impl Desk {
         Some((condition.status, condition.reason, condition.message))
     }
 
-    /// Waits until a condition has this status and gives its reason and message.
+    /// Waits until a condition has this status. Returns its reason and message.
     pub async fn wait_for_condition(
         &self,
         namespace: &str,
@@ -104,13 +104,13 @@ impl Desk {
         type_: &str,
         status: &str,
     ) -> (String, String) {
-        let look = || async {
+        let scan_now = || async {
             match self.condition(namespace, name, type_).await {
                 Some((is, reason, message)) if is == status => Ok((reason, message)),
                 other => Err(format!("{other:?}")),
             }
         };
-        eventually(&format!("{namespace}/{name} is {type_}={status}"), look).await
+        eventually(&format!("{namespace}/{name} is {type_}={status}"), scan_now).await
     }
 
     pub async fn findings(&self, namespace: &str) -> Vec<ResourceFinding> {
@@ -118,7 +118,7 @@ impl Desk {
         api.list(&ListParams::default()).await.expect("findings can be listed").items
     }
 
-    /// `kind id` of those in one state, sorted.
+    /// `kind id` of the findings in one state, sorted.
     pub async fn findings_in(&self, namespace: &str, state: FindingState) -> Vec<String> {
         let findings = self.findings(namespace).await;
         let statuses = findings.into_iter().filter_map(|f| f.status);
@@ -132,15 +132,15 @@ impl Desk {
         self.findings_in(namespace, FindingState::Open).await
     }
 
-    /// Waits until exactly these are open.
-    pub async fn wait_for_open(&self, namespace: &str, wanted: &[String]) {
-        let mut wanted = wanted.to_vec();
-        wanted.sort();
-        let look = || async {
+    /// Waits until exactly these findings are open.
+    pub async fn wait_for_open(&self, namespace: &str, desired: &[String]) {
+        let mut desired = desired.to_vec();
+        desired.sort();
+        let scan_now = || async {
             let open = self.open_findings(namespace).await;
-            if open == wanted { Ok(()) } else { Err(format!("open are {open:?}")) }
+            if open == desired { Ok(()) } else { Err(format!("open are {open:?}")) }
         };
-        eventually(&format!("open are exactly {wanted:?}"), look).await;
+        eventually(&format!("open are exactly {desired:?}"), scan_now).await;
     }
 
     pub async fn events(&self, namespace: &str) -> Vec<Event> {
@@ -148,21 +148,21 @@ impl Desk {
         api.list(&ListParams::default()).await.expect("events can be listed").items
     }
 
-    /// The event of a finding is written after the finding.
+    /// Waits for events of findings: an event is written after its finding.
     pub async fn wait_for_finding_events(
         &self,
         namespace: &str,
         what: &str,
-        is_told: impl Fn(&BTreeMap<String, usize>) -> bool,
+        is_published: impl Fn(&BTreeMap<String, usize>) -> bool,
     ) {
-        let told = || async {
+        let reported = || async {
             let events = self.finding_events(namespace).await;
-            if is_told(&events) { Ok(()) } else { Err(format!("{events:?}")) }
+            if is_published(&events) { Ok(()) } else { Err(format!("{events:?}")) }
         };
-        eventually(what, told).await;
+        eventually(what, reported).await;
     }
 
-    /// How many events of each reason regard findings.
+    /// The number of events about findings, by reason.
     pub async fn finding_events(&self, namespace: &str) -> BTreeMap<String, usize> {
         let mut counts = BTreeMap::new();
         for event in self.events(namespace).await {
@@ -175,7 +175,7 @@ impl Desk {
     }
 }
 
-/// What most tests look at: tests/types.rs looks at all.
+/// The types that most tests scan; tests/types.rs scans all types.
 pub const COMMON: [&str; 16] = [
     "AWS::EC2::EIP",
     "AWS::EC2::Image",
@@ -195,7 +195,7 @@ pub const COMMON: [&str; 16] = [
     "AWS::S3::Bucket",
 ];
 
-/// What every account has by itself, without tags.
+/// Types of which every account has resources by default, without tags.
 pub const BUILT_IN: [&str; 6] = [
     "AWS::EC2::InternetGateway",
     "AWS::EC2::NetworkInterface",

@@ -1,4 +1,4 @@
-//! kubectl and helm, as an administrator of a cluster types them.
+//! kubectl and helm, as a cluster administrator runs them.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -9,7 +9,7 @@ use super::tools;
 
 #[derive(Clone)]
 pub struct Kubectl {
-    /// For what is written and cached.
+    /// For written and cached files.
     dir: PathBuf,
     kubeconfig: PathBuf,
 }
@@ -31,25 +31,26 @@ impl Kubectl {
         self.kubectl_as(&self.kubeconfig, args)
     }
 
-    /// By another kubeconfig than the admin's.
+    /// Runs kubectl with another kubeconfig than the admin's.
     pub fn kubectl_as(&self, kubeconfig: &Path, args: &[&str]) -> Output {
         let mut command = Command::new(tools().join("kubectl"));
-        // What kubectl discovered of one cluster is not another's.
+        // Clusters must not share kubectl's discovery cache.
         command.arg("--cache-dir").arg(self.dir.join("kubectl"));
         command.arg("--kubeconfig").arg(kubeconfig).args(args).output().expect("kubectl runs")
     }
 
-    /// The output of a kubectl that must work.
+    /// Runs a kubectl command that must succeed, and returns its output.
     pub fn run(&self, args: &[&str]) -> String {
-        said(&format!("kubectl {}", args.join(" ")), &self.kubectl(args)).unwrap_or_else(|error| panic!("{error}"))
+        reported(&format!("kubectl {}", args.join(" ")), &self.kubectl(args))
+            .unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// Applies manifests, and gives what the API server said.
+    /// Applies manifests, and returns what the API server reports.
     pub fn apply(&self, manifest: &str) -> Result<String, String> {
         let path = self.dir.join(format!("{}.yaml", blake3::hash(manifest.as_bytes()).to_hex()));
         std::fs::write(&path, manifest).expect("the test's folder is writable");
         let output = self.kubectl(&["apply", "--server-side", "-f", &path.display().to_string()]);
-        said("kubectl apply", &output)
+        reported("kubectl apply", &output)
     }
 
     pub fn helm(&self, args: &[&str]) -> String {
@@ -66,17 +67,17 @@ impl Kubectl {
             .args(args)
             .output()
             .expect("helm runs");
-        said(&format!("helm {}", args.join(" ")), &output)
+        reported(&format!("helm {}", args.join(" ")), &output)
     }
 }
 
-/// What a command printed; its errors where it failed.
-fn said(what: &str, output: &Output) -> Result<String, String> {
+/// The output of a command; its errors if it failed.
+fn reported(what: &str, output: &Output) -> Result<String, String> {
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     if output.status.success() { Ok(out.into_owned()) } else { Err(format!("{what}: {out}{err}")) }
 }
 
-/// A client that speaks for whom a kubeconfig names.
+/// A client for the user of a kubeconfig.
 pub async fn client_of(kubeconfig: &Path) -> kube::Client {
     let kubeconfig = Kubeconfig::read_from(kubeconfig).expect("written at the start");
     let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;

@@ -1,7 +1,6 @@
-//! Real parts for tests and the demo: a control plane, an AWS emulator, a proxy that plays faults, the
-//! operator's own binary. Each is started by the test that needs it, on loopback and free ports, and
-//! ends with it.
-#![allow(dead_code)] // each test binary uses its own part of it
+//! Real components for tests and the demo: a control plane, an AWS emulator, a proxy that injects faults, and the
+//! operator's own binary. Each is started by the test that needs it, on loopback and free ports, and ends with it.
+#![allow(dead_code)] // each test binary uses only a part of it
 
 #[cfg(feature = "operator")]
 pub mod aws;
@@ -27,11 +26,10 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-/// The longest that anything may take which happens at all: no measure of speed, and long enough for a machine that
-/// is busy with other things.
+/// The maximum wait for anything that must happen: not a measure of speed, and long enough for a busy machine.
 pub const DEADLINE: Duration = Duration::from_mins(3);
 
-/// The folder with the tools, made by `e2e/tools/install.sh` when nobody names one.
+/// The folder with the tools; `e2e/tools/install.sh` creates it if `ELAVA_TOOLS` is not set.
 pub fn tools() -> &'static Path {
     static TOOLS: OnceLock<PathBuf> = OnceLock::new();
     TOOLS.get_or_init(|| {
@@ -46,25 +44,25 @@ pub fn tools() -> &'static Path {
     })
 }
 
-/// A port that is free now. Whoever takes it must cope with having lost it meanwhile.
-/// What a variable of the environment sets; none where it sets no number.
+/// The number in an environment variable; None if it is not set to a number.
 pub fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|n| n.parse().ok())
 }
 
+/// A port that is free now. It may be taken before the caller binds it.
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
     listener.local_addr().expect("it is bound").port()
 }
 
-/// Asks until it is so, or fails with what was seen last.
-pub async fn eventually<T, F>(what: &str, mut look: impl FnMut() -> F) -> T
+/// Polls until the check succeeds; panics with its last error after [`DEADLINE`].
+pub async fn eventually<T, F>(what: &str, mut check: impl FnMut() -> F) -> T
 where
     F: Future<Output = Result<T, String>>,
 {
     let started = Instant::now();
     loop {
-        match look().await {
+        match check().await {
             Ok(seen) => return seen,
             Err(last) if started.elapsed() > DEADLINE => {
                 panic!("not within {} s: {what}; last seen: {last}", DEADLINE.as_secs())
@@ -74,14 +72,14 @@ where
     }
 }
 
-/// Holds all the time while `span` passes.
-pub async fn holds_for<T: Debug, F>(what: &str, span: Duration, mut look: impl FnMut() -> F)
+/// Checks repeatedly that a condition holds for the whole `span`.
+pub async fn holds_for<T: Debug, F>(what: &str, span: Duration, mut check: impl FnMut() -> F)
 where
     F: Future<Output = Result<(), T>>,
 {
     let started = Instant::now();
     while started.elapsed() < span {
-        if let Err(seen) = look().await {
+        if let Err(seen) = check().await {
             panic!("{what} did not hold: {seen:?}");
         }
         tokio::time::sleep(Duration::from_millis(200)).await;

@@ -1,4 +1,4 @@
-//! A real node with real pods (`e2e/node/cluster.sh`), and the chart installed on it as a user does.
+//! A real node with real pods (`e2e/node/cluster.sh`), and the chart installed on it as a user installs it.
 
 use std::fs::File;
 use std::ops::Deref;
@@ -19,13 +19,13 @@ use super::process::{Process, tail};
 use super::proxy::Proxy;
 use super::{DEADLINE, eventually, tools};
 
-/// Where pods find this machine.
+/// The address at which pods reach this machine.
 const HOST: [u8; 4] = [10, 87, 0, 1];
 /// The user of the image.
 const USER: u32 = 65532;
 pub const NAMESPACE: &str = "elava";
 pub const POD: &str = "elava-0";
-/// The claims that the chart makes.
+/// The claims that the chart creates.
 pub const STORE_CLAIM: &str = "store-elava-0";
 pub const BACKUPS_CLAIM: &str = "elava-backups";
 
@@ -33,7 +33,7 @@ fn script() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("e2e/node/cluster.sh")
 }
 
-/// What stands in the way of a node on this machine.
+/// The reason why this machine can't run a node; None if it can.
 pub fn lacks() -> Option<String> {
     if std::env::var("ELAVA_NODE").is_ok_and(|node| node == "0") {
         return Some("ELAVA_NODE=0 says so".to_owned());
@@ -54,9 +54,9 @@ pub fn lacks() -> Option<String> {
 pub struct Node {
     state: PathBuf,
     kubectl: Kubectl,
-    // In the order in which they must go.
+    // In drop order.
     process: Process,
-    /// Its names and addresses are the machine's: one at a time.
+    /// The node's names and addresses are global to the machine: only one node can run at a time.
     _lock: File,
 }
 
@@ -74,7 +74,7 @@ impl Node {
         let lock = tokio::task::spawn_blocking(move || lock.lock().map(|()| lock)).await.expect("it waits");
         let lock = lock.expect("a file can be locked");
         let state = dir.join("node");
-        // Pods run as another user, and reach their volumes below it.
+        // Pods run as another user, and need access to their volumes below this folder.
         std::fs::set_permissions(dir, PermissionsExt::from_mode(0o755)).expect("the test's folder is ours");
         let env = environment(&state);
         let process = Process::start(dir, "node", &script(), ["up"], &env);
@@ -95,7 +95,7 @@ impl Node {
         Command::new(script()).args(args).envs(env).output().expect("the script runs")
     }
 
-    /// A command in the node's namespaces, that must work.
+    /// Runs a command in the node's namespaces, which must succeed.
     pub fn exec(&self, args: &[&str]) -> String {
         let output = self.script(&[&["exec"], args].concat());
         let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -103,7 +103,7 @@ impl Node {
         out.into_owned()
     }
 
-    /// SIGKILL for etcd, apiserver, kcm, scheduler, kubelet, containerd, proxy or dns.
+    /// Sends SIGKILL to etcd, apiserver, kcm, scheduler, kubelet, containerd, proxy or dns.
     pub fn kill(&self, component: &str) {
         self.script(&["kill", component]);
     }
@@ -125,8 +125,8 @@ impl Node {
         eventually("the API server answers", ready).await;
     }
 
-    /// The controllers, the scheduler and the kubelet are connected again. After an outage each tries once in 30 to 60 s
-    /// (client-go's reflectors), and once more where the API server was still starting: none of that is the
+    /// Waits until the controllers, the scheduler and the kubelet are connected again. After an outage each retries
+    /// within 30 to 60 s (client-go's reflectors), and once more if the API server was still starting: this is not the
     /// operator's time.
     pub async fn until_pods_start(&self) {
         let labels = json!({"app": "canary"});
@@ -154,14 +154,14 @@ impl Node {
         self.run(&["delete", "statefulset/canary", "-n", "default"]);
     }
 
-    /// Gives the image to containerd, where the kubelet finds it.
+    /// Imports the image into containerd, where the kubelet finds it.
     pub fn load(&self, image: &Path) {
         let output = self.script(&["ctr", "images", "import", "--local", &image.display().to_string()]);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
-    /// A volume of the class `local`, in a folder of this machine, for that claim: of two that are free a claim may get
-    /// either.
+    /// Creates a volume of the class `local` for that claim, in a folder of this machine. The claim is named, because
+    /// it could be bound to any free volume.
     pub fn volume(&self, name: &str, claim: &str) -> PathBuf {
         let path = self.state.join("volumes").join(name);
         std::fs::create_dir_all(&path).expect("the test's folder is writable");
@@ -207,7 +207,7 @@ fn environment(state: &Path) -> [(&'static str, String); 2] {
     [("ELAVA_TOOLS", tools().display().to_string()), ("STATE", state.display().to_string())]
 }
 
-/// The image of the binary that cargo built, made once for all tests of a run.
+/// The image of the binary that cargo built, created once for all tests of a run.
 pub fn image() -> &'static Path {
     static IMAGE: OnceLock<PathBuf> = OnceLock::new();
     IMAGE.get_or_init(|| {
@@ -217,7 +217,7 @@ pub fn image() -> &'static Path {
     })
 }
 
-/// Builds the image of that binary, and gives what the script said.
+/// Builds the image of that binary, and returns the output of the script.
 pub fn build_image(path: &Path, more: &[&str]) -> String {
     let debs = tools().join("image-packages");
     std::fs::create_dir_all(&debs).expect("the cache is writable");
@@ -230,14 +230,14 @@ pub fn build_image(path: &Path, more: &[&str]) -> String {
         .args(more)
         .output()
         .expect("python3 runs");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "image/build.py: {said}");
+    let reported = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "image/build.py: {reported}");
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// The chart on a node, with a cloud that its pod can reach.
 pub struct Installation {
-    // In the order in which they must go.
+    // In drop order.
     pub proxy: Proxy,
     pub aws: Emulator,
     pub desk: Desk,
@@ -255,7 +255,7 @@ impl Deref for Installation {
 }
 
 impl Installation {
-    /// A node with the image and a namespace that admits restricted pods only; nothing is installed yet.
+    /// A node with the image, and a namespace that admits only restricted pods; nothing is installed yet.
     pub async fn prepare() -> Self {
         let dir =
             tempfile::Builder::new().prefix("elava-").tempdir().expect("there is a folder for temporary files");
@@ -276,20 +276,20 @@ impl Installation {
             "queryAPI": {"enabled": true},
             "minInterval": "1s",
             "extraEnv": [
-                // The pod's own chain: who may assume the roles.
+                // The pod's own credentials, which may assume the roles.
                 {"name": "AWS_ACCESS_KEY_ID", "value": "operator"},
                 {"name": "AWS_SECRET_ACCESS_KEY", "value": "operator"},
                 {"name": "AWS_EC2_METADATA_DISABLED", "value": "true"},
             ],
         });
-        // YAML is a superset.
+        // YAML is a superset of JSON.
         std::fs::write(&values, settings.to_string()).expect("the test's folder is writable");
         let desk =
             Desk { kubectl: Kubectl::clone(&node), client: node.client().await, endpoint: proxy.url.clone() };
         Self { proxy, aws, desk, node, dir, values }
     }
 
-    /// `helm install`, `upgrade` or the like, with the values of the test and more.
+    /// Runs `helm install`, `upgrade` or the like, with the values of the test and more arguments.
     pub fn helm(&self, verb: &str, chart: &Path, more: &[&str]) -> Result<String, String> {
         let (chart, values) = (chart.display().to_string(), self.values.display().to_string());
         let args = [verb, "elava", &chart, "--namespace", NAMESPACE, "--values", &values];
@@ -309,7 +309,7 @@ impl Installation {
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// How often its container was started anew.
+    /// The number of restarts of its container.
     pub fn restarts(&self) -> u64 {
         let path = "-o=jsonpath={.status.containerStatuses[0].restartCount}";
         let output = self.node.kubectl(&["get", "pod", POD, "-n", NAMESPACE, path]);
@@ -332,13 +332,13 @@ impl Installation {
         self.node.run(&["logs", POD, "-n", NAMESPACE])
     }
 
-    /// The command line in the pod.
+    /// Runs the command line in the pod.
     pub fn exec(&self, args: &[&str]) -> Output {
         let exec = ["exec", "-n", NAMESPACE, POD, "-c", "elava", "--", "elava"];
         self.node.kubectl(&[&exec[..], args].concat())
     }
 
-    /// Peak and present resident memory of the operator, in KiB.
+    /// Peak and current resident memory of the operator, in KiB.
     pub fn memory_kib(&self) -> (u64, u64) {
         let status = self.node.exec(&["sh", "-c", "cat /proc/$(pgrep -x elava)/status"]);
         let field = |name: &str| {
@@ -348,8 +348,8 @@ impl Installation {
         (field("VmHWM:").unwrap_or(0), field("VmRSS:").unwrap_or(0))
     }
 
-    /// A question to the operator, as `kubectl exec` asks it.
-    pub fn ask(&self, args: &[&str]) -> Result<Value, String> {
+    /// Queries the operator with `kubectl exec`.
+    pub fn query(&self, args: &[&str]) -> Result<Value, String> {
         let output = self.exec(&[args, &["-o", "json"]].concat());
         if !output.status.success() {
             return Err(String::from_utf8_lossy(&output.stderr).into_owned());
@@ -357,7 +357,7 @@ impl Installation {
         serde_json::from_slice(&output.stdout).map_err(|error| error.to_string())
     }
 
-    /// Replicas, and waits until the pod is there or gone.
+    /// Sets the replicas, and waits until the pod is ready or gone.
     pub async fn scale(&self, replicas: usize) {
         self.node.run(&["scale", "statefulset/elava", "-n", NAMESPACE, &format!("--replicas={replicas}")]);
         if replicas > 0 {
@@ -368,7 +368,7 @@ impl Installation {
     }
 }
 
-/// A file as the image's user owns it.
+/// Writes a file that the image's user owns.
 pub fn put(path: &Path, data: &[u8]) {
     std::fs::write(path, data).expect("the volume is writable");
     std::os::unix::fs::chown(path, Some(USER), Some(USER)).expect("root may give files away");

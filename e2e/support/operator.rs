@@ -1,4 +1,4 @@
-//! The operator's own binary, as the chart's ServiceAccount.
+//! The operator's own binary, running as the chart's ServiceAccount.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -7,7 +7,7 @@ use super::cluster::Cluster;
 use super::process::Process;
 use super::{eventually, free_port};
 
-/// Who may use the operator's credentials in this world, as --allow-role has it; everybody for everything without it.
+/// The allowed roles of this world, in the format of --allow-role; without it every namespace may use every role.
 pub const ALLOW_ROLE: &str = "ALLOW_ROLE";
 
 pub struct Operator {
@@ -17,7 +17,7 @@ pub struct Operator {
     pub process: Process,
 }
 
-/// The binary that cargo built beside this one.
+/// The binary that cargo built next to this one.
 pub fn binary() -> PathBuf {
     let own = std::env::current_exe().expect("this program has a path");
     let profile = own.parent().and_then(Path::parent).expect("target/<profile>/{deps,examples}");
@@ -27,7 +27,7 @@ pub fn binary() -> PathBuf {
 }
 
 impl Operator {
-    /// With this environment beside the operator's own credentials.
+    /// Starts it with this environment, in addition to the operator's own credentials.
     pub async fn start(dir: &Path, cluster: &Cluster, mut env: Vec<(&'static str, String)>) -> Self {
         let dir = dir.join("operator");
         std::fs::create_dir_all(&dir).expect("the test's folder is writable");
@@ -35,7 +35,7 @@ impl Operator {
         let port = free_port();
         env.extend([
             ("KUBECONFIG", kubeconfig.display().to_string()),
-            // The pod's own chain: who may assume the roles.
+            // The pod's own credentials, which may assume the roles.
             ("AWS_ACCESS_KEY_ID", "operator".to_owned()),
             ("AWS_SECRET_ACCESS_KEY", "operator".to_owned()),
             ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),
@@ -55,7 +55,7 @@ impl Operator {
         self.dir.join("elava.redb")
     }
 
-    /// Where it answers /readyz and /metrics.
+    /// The address of /readyz and /metrics.
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
@@ -64,14 +64,14 @@ impl Operator {
         self.process.kill();
     }
 
-    /// Starts it again on the same store.
+    /// Restarts it with the same store.
     pub async fn restart(&mut self) {
         self.process.kill();
         self.process = spawn(&self.dir, self.port, &self.env);
         self.wait_until_ready().await;
     }
 
-    /// The same, with one thing of its environment another.
+    /// Restarts it with one environment variable changed.
     pub async fn restart_with(&mut self, key: &'static str, value: &str) {
         self.env.retain(|(name, _)| *name != key);
         self.env.push((key, value.to_owned()));
@@ -89,14 +89,14 @@ impl Operator {
         eventually("the operator is ready", ready).await;
     }
 
-    /// A question on the command line; the running operator answers it.
-    pub fn ask(&self, args: &[&str]) -> Output {
+    /// Runs a query on the command line; the running operator answers it.
+    pub fn query(&self, args: &[&str]) -> Output {
         Command::new(binary()).args(args).env("ELAVA_STORE", self.store()).output().expect("elava runs")
     }
 
-    /// The answer as JSON.
+    /// The answer to a query, as JSON.
     pub fn answer(&self, args: &[&str]) -> serde_json::Value {
-        let output = self.ask(&[args, &["-o", "json"]].concat());
+        let output = self.query(&[args, &["-o", "json"]].concat());
         let error = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "elava {}: {error}", args.join(" "));
         serde_json::from_slice(&output.stdout).expect("the answer is JSON")
@@ -115,7 +115,7 @@ fn spawn(dir: &Path, port: u16, env: &[(&str, String)]) -> Process {
             format!("--listen=127.0.0.1:{port}"),
             "--service-account=elava:elava".to_owned(),
             "--credentials-role=elava-credentials".to_owned(),
-            // Unless a test says otherwise.
+            // Unless a test sets another value.
             format!(
                 "--allow-role={}",
                 env.iter().find(|(key, _)| *key == ALLOW_ROLE).map_or("*=*", |(_, role)| role)

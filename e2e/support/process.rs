@@ -1,4 +1,4 @@
-//! A child that never outlives its parent, and whose log is at hand when something fails.
+//! A child process that never outlives its parent, and whose log is shown when something fails.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Lines of each log that a failure shows.
+/// The number of lines of each log that a failure shows.
 const TAIL: usize = 12;
 
 pub struct Process {
@@ -16,8 +16,8 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts it with its output going to `<dir>/<name>.log`. `setpriv` asks the kernel to kill it when
-    /// the thread that started it is gone, however that came about.
+    /// Starts a program with its output in `<dir>/<name>.log`. With `setpriv` the kernel kills it when the thread that
+    /// started it ends, for whatever reason.
     pub fn start<S: AsRef<OsStr>>(
         dir: &Path,
         name: &str,
@@ -44,18 +44,18 @@ impl Process {
         self.child.id()
     }
 
-    /// None while it runs.
+    /// The exit status; None while it runs.
     pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
         self.child.try_wait().expect("it is our child")
     }
 
-    /// SIGKILL: no chance to tidy up.
+    /// Sends SIGKILL: the process can't clean up.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 
-    /// SIGTERM, and the exit code.
+    /// Sends SIGTERM, and returns the exit code.
     pub fn stop(&mut self) -> Option<i32> {
         let _ = Command::new("kill").arg(self.id().to_string()).status();
         let started = Instant::now();
@@ -73,12 +73,12 @@ impl Process {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// The end of its log, for a failure that must be understood.
+    /// The end of its log, to explain a failure.
     pub fn tail(&self) -> String {
         tail(&self.name, &self.log)
     }
 
-    /// Peak and present resident memory, in KiB.
+    /// Peak and current resident memory, in KiB.
     pub fn memory_kib(&self) -> (u64, u64) {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap_or_default();
         let field = |name: &str| {
@@ -89,7 +89,7 @@ impl Process {
     }
 }
 
-/// The end of that log, for a failure that must be understood.
+/// The end of a log, to explain a failure.
 pub fn tail(name: &str, log: &Path) -> String {
     let log = std::fs::read_to_string(log).unwrap_or_default();
     let lines: Vec<&str> = log.lines().collect();

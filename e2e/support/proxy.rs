@@ -1,6 +1,5 @@
-//! A reverse proxy between the operator and the emulator that changes answers by rule, and keeps a log
-//! of them. The answers themselves stay the emulator's. It also splits unpaged listings into pages,
-//! which the emulator does not.
+//! A reverse proxy between the operator and the emulator that changes responses by rule, and logs them. All other
+//! responses are the emulator's own. It also splits unpaged listings into pages, which the emulator does not do.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{SocketAddr, TcpListener};
@@ -17,26 +16,26 @@ use tokio::runtime::Runtime;
 
 /// Small, so that every listing of a test has several pages.
 const PAGE: usize = 5;
-/// The account that the emulator gives to unknown keys.
+/// The account that the emulator assigns to unknown keys.
 pub const BASE_ACCOUNT: &str = "123456789012";
 
 /// One call to the cloud.
 #[derive(Clone, Debug)]
 pub struct Call {
     pub account: String,
-    /// By whose keys: the name of the role, empty for none.
+    /// The name of the caller's role; empty for none.
     pub role: String,
     pub region: String,
     pub service: String,
     pub action: String,
     pub params: BTreeMap<String, String>,
-    /// 1 for the first.
+    /// The number of the page, from 1.
     pub page: usize,
     is_json: bool,
 }
 
 impl Call {
-    /// Whether it asks for one thing by its id, instead of listing.
+    /// Whether it reads one resource by its id, instead of listing.
     pub fn is_by_id(&self) -> bool {
         self.params
             .keys()
@@ -46,10 +45,10 @@ impl Call {
 
 const XML: &str = "text/xml";
 const JSON: &str = "application/x-amz-json-1.1";
-/// Services that speak JSON without naming the operation in a header, by the names that they sign with.
+/// Services that use JSON without an operation header, by their signing names.
 const REST_JSON: [&str; 7] = ["apigateway", "backup", "eks", "elasticfilesystem", "es", "kafka", "lambda"];
 
-/// Operations of EC2 that answer all at once in AWS, too.
+/// EC2 operations that AWS does not page either.
 const UNPAGED: [&str; 5] = [
     "DescribeAddresses",
     "DescribeKeyPairs",
@@ -58,8 +57,8 @@ const UNPAGED: [&str; 5] = [
     "DescribeVpnConnections",
 ];
 
-/// Operations of EC2 that the emulator lacks, for which the proxy stands in: the element of the list, the
-/// parameter that names an id, and the error for one that is not there.
+/// EC2 operations that the emulator lacks and the proxy implements: the operation, the list element, the parameter that
+/// names an id, and the error for an unknown id.
 const STAND_INS: [(&str, &str, &str, &str); 2] = [
     (
         "DescribeCapacityReservations",
@@ -70,11 +69,11 @@ const STAND_INS: [(&str, &str, &str, &str); 2] = [
     ("DescribePlacementGroups", "placementGroupSet", "GroupId.1", "InvalidPlacementGroup.Unknown"),
 ];
 
-/// What the operator gets.
+/// A response to the operator.
 struct Answer {
     status: u16,
     kind: String,
-    /// The header in which some services name the error.
+    /// The header in which some services return the error code.
     error: Option<String>,
     text: String,
 }
@@ -87,25 +86,25 @@ impl Answer {
 
 #[derive(Clone, Debug)]
 pub enum Fault {
-    /// An error in the service's own format.
+    /// Returns an error in the service's own format.
     Refuse { status: u16, code: &'static str, message: String },
-    /// The things with these ids are left out.
+    /// Leaves out the resources with these ids.
     Hide(Vec<String>),
-    /// This instead of what is there.
+    /// Returns this response instead.
     Show(&'static str),
-    /// The same, made for each call.
+    /// Returns a response that is created for each call.
     Make(fn(&Call) -> String),
-    /// Every tag set comes back empty.
+    /// Empties every tag set.
     EmptyTags,
-    /// The connection ends in the middle of the answer.
+    /// Ends the connection in the middle of the response.
     Cut,
-    /// The answer comes late.
+    /// Delays the response.
     Slow(Duration),
-    /// These regions are not opted in (DescribeRegions).
+    /// Reports these regions as not opted in (DescribeRegions).
     NotOptedIn(Vec<String>),
 }
 
-/// An answer as the operator got it.
+/// A response as the operator got it.
 #[derive(Clone, Debug)]
 pub struct Logged {
     pub call: Call,
@@ -128,15 +127,14 @@ struct Inner {
     http: reqwest::Client,
     rules: Mutex<Vec<Rule>>,
     log: Mutex<Vec<Logged>>,
-    /// Which account an access key speaks for.
-    /// By the id of a key: the account and the name of the role.
+    /// The account and the name of the role, by access key id.
     accounts: Mutex<HashMap<String, (String, String)>>,
-    /// Listings that are being given out page by page.
+    /// Listings that are being returned page by page.
     listings: Mutex<HashMap<String, String>>,
     numbers: AtomicU64,
     /// Names and tags of alarms by account and region: see [`Proxy::alarm`].
     alarms: Mutex<BTreeMap<(String, String), BTreeMap<String, BTreeMap<String, String>>>>,
-    /// Id and XML of what [`STAND_INS`] answer, by account, region and operation.
+    /// Ids and XML of the resources that [`STAND_INS`] return, by account, region and operation.
     stand_ins: Mutex<BTreeMap<(String, String, String), Vec<(String, String)>>>,
 }
 
@@ -144,7 +142,7 @@ pub struct Proxy {
     pub url: String,
     inner: Arc<Inner>,
     address: SocketAddr,
-    /// Of its own: with it every connection ends.
+    /// A runtime of its own: all connections end with it.
     serving: Option<Runtime>,
 }
 
@@ -160,7 +158,7 @@ impl Proxy {
         Self::start_at([127, 0, 0, 1], upstream)
     }
 
-    /// On an address of this machine.
+    /// Starts on this address of the machine.
     pub fn start_at(host: [u8; 4], upstream: &str) -> Self {
         let inner = Arc::new(Inner { upstream: upstream.to_owned(), ..Inner::default() });
         let listener = TcpListener::bind(SocketAddr::from((host, 0))).expect("the address is ours");
@@ -169,7 +167,7 @@ impl Proxy {
         Self { url: format!("http://{address}"), inner, address, serving }
     }
 
-    /// Nobody answers any more: what is connected is cut off, and nothing connects.
+    /// Stops serving: open connections are cut off, and new ones are refused.
     pub fn stop(&mut self) {
         if let Some(serving) = self.serving.take() {
             serving.shutdown_background();
@@ -193,7 +191,7 @@ impl Proxy {
         lock(&self.inner.rules).retain(|r| r.id != rule.0);
     }
 
-    /// How often a rule had its way.
+    /// The number of calls that a rule has matched.
     pub fn hits(&self, rule: RuleId) -> u64 {
         lock(&self.inner.rules).iter().find(|r| r.id == rule.0).map_or(0, |r| r.hits)
     }
@@ -202,15 +200,15 @@ impl Proxy {
         lock(&self.inner.log).clone()
     }
 
-    /// An alarm of CloudWatch, for which the proxy stands in: the SDK speaks CBOR to it
-    /// (<https://smithy.io/2.0/additional-specs/protocols/smithy-rpc-v2.html>), which the emulator does not.
+    /// Adds a CloudWatch alarm, which the proxy serves itself: the SDK uses CBOR for it
+    /// (<https://smithy.io/2.0/additional-specs/protocols/smithy-rpc-v2.html>), which the emulator does not support.
     pub fn alarm(&self, account: &str, region: &str, name: &str, tags: &[(&str, &str)]) {
         let tags = tags.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         let place = (account.to_owned(), region.to_owned());
         lock(&self.inner.alarms).entry(place).or_default().insert(name.to_owned(), tags);
     }
 
-    /// A thing that one of [`STAND_INS`] lists, as EC2 writes it:
+    /// Adds a resource to the listing of one of the [`STAND_INS`], in EC2's format:
     /// <https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeCapacityReservations.html>,
     /// <https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribePlacementGroups.html>
     pub fn stand_in(&self, account: &str, region: &str, action: &str, id: &str, item: &str) {
@@ -350,8 +348,8 @@ fn stand_in_answer(
 ) -> Answer {
     let place = (call.account.clone(), call.region.clone(), (*action).to_owned());
     let mut things = lock(&inner.stand_ins).get(&place).cloned().unwrap_or_default();
-    if let Some(wanted) = call.params.get(*by_id) {
-        things.retain(|(id, _)| id == wanted);
+    if let Some(desired) = call.params.get(*by_id) {
+        things.retain(|(id, _)| id == desired);
         if things.is_empty() {
             return Answer::xml(400, error_body("ec2", not_found, "there is none"));
         }
@@ -367,32 +365,32 @@ fn stand_in_answer(
     )
 }
 
-/// The two operations that a scan asks, in CBOR.
+/// The two operations that a scan calls, in CBOR.
 fn cloudwatch(inner: &Inner, call: &Call, body: &[u8]) -> Response<axum::body::Body> {
-    let asked: ciborium::Value = ciborium::from_reader(body).expect("the SDK speaks CBOR");
+    let requested: ciborium::Value = ciborium::from_reader(body).expect("the SDK speaks CBOR");
     let field = |name: &str| {
-        let fields = asked.as_map().expect("a request is a map");
+        let fields = requested.as_map().expect("a request is a map");
         fields.iter().find(|(key, _)| key.as_text() == Some(name)).map(|(_, value)| value.clone())
     };
     let place = (call.account.clone(), call.region.clone());
     let alarms = lock(&inner.alarms).get(&place).cloned().unwrap_or_default();
     let arn = |name: &str| format!("arn:aws:cloudwatch:{}:{}:alarm:{name}", call.region, call.account);
     let answer = if call.action == "ListTagsForResource" {
-        let wanted = field("ResourceARN").and_then(|v| v.into_text().ok()).unwrap_or_default();
-        let tags = alarms.iter().find(|(name, _)| arn(name) == wanted).map(|(_, tags)| tags.clone());
+        let desired = field("ResourceARN").and_then(|v| v.into_text().ok()).unwrap_or_default();
+        let tags = alarms.iter().find(|(name, _)| arn(name) == desired).map(|(_, tags)| tags.clone());
         serde_json::json!({
             "Tags": tags.unwrap_or_default().iter().map(|(k, v)| serde_json::json!({"Key": k, "Value": v}))
                 .collect::<Vec<_>>(),
         })
     } else {
         let named = field("AlarmNames").and_then(|v| v.into_array().ok());
-        let is_asked =
+        let is_requested =
             |name: &str| named.as_ref().is_none_or(|named| named.iter().any(|n| n.as_text() == Some(name)));
         let alarm = |name: &String| {
             serde_json::json!({"AlarmName": name, "AlarmArn": arn(name), "MetricName": "CPUUtilization",
                 "StateValue": "OK", "EvaluationPeriods": 2, "Threshold": 0.5, "ActionsEnabled": true})
         };
-        serde_json::json!({"MetricAlarms": alarms.keys().filter(|n| is_asked(n)).map(alarm).collect::<Vec<_>>()})
+        serde_json::json!({"MetricAlarms": alarms.keys().filter(|n| is_requested(n)).map(alarm).collect::<Vec<_>>()})
     };
     lock(&inner.log).push(Logged { call: call.clone(), status: 200, body: answer.to_string() });
     let mut bytes = Vec::new();
@@ -440,7 +438,7 @@ fn describe(inner: &Inner, method: &Method, uri: &Uri, headers: &HeaderMap, body
         operation.to_owned()
     } else {
         params.extend(serde_urlencoded::from_bytes::<BTreeMap<String, String>>(body).unwrap_or_default());
-        // Route 53 and CloudFront have paths instead.
+        // Route 53 and CloudFront use paths instead.
         params.get("Action").cloned().unwrap_or_else(|| format!("{method} {}", uri.path()))
     };
     Call { account, role, region: part(2), service, action, params, page: 1, is_json }
@@ -448,7 +446,7 @@ fn describe(inner: &Inner, method: &Method, uri: &Uri, headers: &HeaderMap, body
 
 async fn forward(inner: &Inner, method: &Method, uri: &Uri, headers: &HeaderMap, body: Bytes) -> Answer {
     let mut path = uri.path_and_query().map(ToString::to_string).unwrap_or_default();
-    // The emulator knows AWS Backup's tags only with a slash behind the ARN.
+    // The emulator serves AWS Backup's tags only with a slash after the ARN.
     if path.starts_with("/tags/arn") && path.contains("backup") {
         path.push('/');
     }
@@ -472,7 +470,7 @@ async fn forward(inner: &Inner, method: &Method, uri: &Uri, headers: &HeaderMap,
     }
 }
 
-/// Whose keys these are: the answer of AssumeRole says it.
+/// Records the account and the role of the keys that AssumeRole returns.
 fn learn(inner: &Inner, body: &str) {
     let Ok(document) = roxmltree::Document::parse(body) else { return };
     let text = |name: &str| {
@@ -506,7 +504,7 @@ fn error_body(service: &str, code: &str, message: &str) -> String {
     }
 }
 
-/// The list in an answer, the parent that a token goes into, and the token's name.
+/// The list in a response, the parent of the page token, and the token's name.
 fn list_of<'a>(
     document: &'a roxmltree::Document,
     call: &Call,
@@ -594,7 +592,7 @@ fn hidden(text: &str, ids: &[String]) -> String {
     cut_out(text, document.descendants().filter(is_thing).map(|n| n.range()).collect())
 }
 
-/// Without what is, or holds, one of the ids.
+/// Removes every item that is, or contains, one of the ids.
 fn hidden_json(text: &str, ids: &[String]) -> String {
     fn without(value: &mut serde_json::Value, ids: &[String]) {
         let is_one =

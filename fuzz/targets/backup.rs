@@ -1,10 +1,11 @@
-//! A backup that somebody hands over: a store is made of a whole one only.
+//! A backup from an untrusted source: only a complete backup is restored as a store.
 #![no_main]
 
 use elava::store::Store;
 use libfuzzer_sys::fuzz_target;
 
-/// redb panics on bytes that are none of its own; the store catches that and says so. What nobody catches is still found.
+/// redb panics on bytes that it did not write; the store catches the panic and returns an error. This hook allows that;
+/// an uncaught panic still fails the run.
 static CAUGHT: std::sync::Once = std::sync::Once::new();
 
 fuzz_target!(|data: &[u8]| {

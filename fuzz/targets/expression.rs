@@ -1,4 +1,4 @@
-//! A regular expression from anybody, and a value from a cloud: behind a NUL.
+//! A regular expression from any user, and a value from a cloud, separated by NUL.
 #![no_main]
 
 use elava::inventory::{EXPRESSION_MAX_BYTES, Expression};

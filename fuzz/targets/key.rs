@@ -1,4 +1,4 @@
-//! A resource key reads as it is written.
+//! A resource key that is printed parses to the same key.
 #![no_main]
 
 use elava::inventory::ResourceKey;

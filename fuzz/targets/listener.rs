@@ -1,4 +1,5 @@
-//! What anybody in the cluster's network sends to the metrics, and whoever holds the socket to the questions: any bytes.
+//! Arbitrary bytes, sent to the metrics endpoint by any client in the cluster network, and to the query socket by any
+//! client with access to it.
 #![no_main]
 
 use std::net::SocketAddr;
@@ -35,7 +36,7 @@ static SERVED: LazyLock<Served> = LazyLock::new(|| {
     Served { runtime, http, socket, _dir: dir }
 });
 
-async fn ask(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &[u8]) {
+async fn query(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &[u8]) {
     let _ = stream.write_all(request).await;
     let _ = stream.shutdown().await;
     let _ = stream.read_to_end(&mut Vec::new()).await;
@@ -46,15 +47,15 @@ fuzz_target!(|data: &[u8]| {
     let served = &*SERVED;
     served.runtime.block_on(async {
         if which % 2 == 0 {
-            ask(TcpStream::connect(served.http).await.expect("it listens"), request).await;
-            // It goes on.
+            query(TcpStream::connect(served.http).await.expect("it listens"), request).await;
+            // The server still answers.
             let mut answer = Vec::new();
             let mut stream = TcpStream::connect(served.http).await.expect("it listens");
             let _ = stream.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
             let _ = stream.read_to_end(&mut answer).await;
             assert!(answer.starts_with(b"HTTP/1.1 200"), "it does not live: {}", String::from_utf8_lossy(&answer));
         } else {
-            ask(UnixStream::connect(&served.socket).await.expect("it listens"), request).await;
+            query(UnixStream::connect(&served.socket).await.expect("it listens"), request).await;
         }
     });
 });

@@ -1,4 +1,4 @@
-//! A manifest from anybody.
+//! A manifest from any user.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

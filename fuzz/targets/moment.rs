@@ -1,4 +1,4 @@
-//! A moment as people write it.
+//! A moment as a user writes it.
 #![no_main]
 
 use elava::inventory::{Moment, Timestamp};

@@ -1,4 +1,4 @@
-//! An object that a namespace's editor applied, as the API server hands it over: decoded, and made settings of.
+//! An object that a namespace's editor applied, as the API server delivers it: decoded and converted to settings.
 #![no_main]
 
 use elava::api::{CloudScan, FindingExemption, ResourceFinding};

@@ -1,4 +1,4 @@
-//! A price list from anybody.
+//! A price list from any user.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! The query of a URL to the query API: options, field and label selectors.
+//! The query string of a query API URL: options, field selectors and label selectors.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

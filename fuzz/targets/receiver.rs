@@ -1,4 +1,4 @@
-//! What a webhook's receiver answers: any bytes.
+//! Arbitrary bytes as the response of a webhook receiver.
 #![no_main]
 
 use std::sync::LazyLock;

@@ -1,17 +1,18 @@
-//! A file that is damaged, or none of ours: whatever it holds, opening and reading it panics nowhere.
+//! A damaged or foreign file: opening and reading it never panics.
 #![no_main]
 
 use elava::inventory::{Filter, Moment, Snapshot};
 use elava::store::{Store, system_clock};
 use libfuzzer_sys::fuzz_target;
 
-/// The oldest file, of which the input damages some bytes: from nothing no fuzzer writes a database.
+/// The oldest file, in which the input damages some bytes: a fuzzer cannot create a database from nothing.
 static WHOLE: std::sync::LazyLock<Vec<u8>> = std::sync::LazyLock::new(|| {
     let packed = include_bytes!("../../tests/stores/schema-1.redb.zst");
     zstd::decode_all(&packed[..]).expect("it is whole")
 });
 
-/// redb panics on bytes that are none of its own; the store catches that and says so. What nobody catches is still found.
+/// redb panics on bytes that it did not write; the store catches the panic and returns an error. This hook allows that;
+/// an uncaught panic still fails the run.
 static CAUGHT: std::sync::Once = std::sync::Once::new();
 
 fuzz_target!(|damage: Vec<(u16, u8, u8)>| {

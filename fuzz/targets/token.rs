@@ -1,4 +1,4 @@
-//! A continue token that a client hands back, or makes up.
+//! A continue token that a client returns or invents.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! `FindingExemption`: findings that nobody need act on, for a reason, until a day.
+//! `FindingExemption`: findings that need no action, for a reason, until a date.
 #![allow(clippy::duplicated_attributes)] // printer columns repeat their attributes
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -9,9 +9,8 @@ use super::cloudscan::{TYPES, TYPES_MESSAGE, TagSelector};
 use super::{KINDS, KINDS_MESSAGE};
 use crate::inventory::Timestamp;
 
-/// A FindingExemption takes findings out of what people must act on: they stay, in the state Exempted,
-/// until their cause ends, the exemption expires, or it is deleted. It speaks for the ResourceFindings of
-/// its own namespace.
+/// A FindingExemption marks findings that need no action: they stay in the state Exempted until their cause ends,
+/// the exemption expires, or it is deleted. It applies to the ResourceFindings of its own namespace.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[kube(
     group = "elava.dev",
@@ -22,13 +21,13 @@ use crate::inventory::Timestamp;
     shortname = "fex",
     category = "elava",
     derive = "PartialEq",
-    doc = "A FindingExemption takes findings out of what people must act on: they stay, in the state Exempted, until their cause ends, the exemption expires, or it is deleted. It speaks for the ResourceFindings of its own namespace.",
+    doc = "A FindingExemption sets matching ResourceFindings of its namespace to the state Exempted until their cause ends, the exemption expires, or it is deleted.",
     printcolumn(json_path = ".status.conditions[?(@.type=='Active')].status", name = "Active", type_ = "string"),
     printcolumn(
         json_path = ".status.findings",
         name = "Findings",
         type_ = "integer",
-        description = "Findings that it holds back now"
+        description = "Findings that are exempted by it now"
     ),
     printcolumn(json_path = ".spec.expiresAt", name = "Expires", type_ = "string"),
     printcolumn(json_path = ".spec.requester", name = "Requester", type_ = "string"),
@@ -37,28 +36,27 @@ use crate::inventory::Timestamp;
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct FindingExemptionSpec {
-    /// selector chooses the findings. What it does not name it does not ask for. Required, and it must
-    /// name something: an exemption of everything is a mistake.
+    /// selector selects the findings; absent fields match all. Required, and at least one field must be set.
     #[x_kube(validation = Rule::new("has(self.kinds) || has(self.resourceTypes) || has(self.accounts) || has(self.regions) || has(self.tags) || has(self.keyPattern)").message("name what is exempted: kinds, resourceTypes, accounts, regions, tags or keyPattern"))]
     pub selector: FindingSelector,
 
-    /// reason says why nobody need act. Required.
+    /// reason explains the exemption. Required.
     #[schemars(length(min = 1, max = 1024))]
     pub reason: String,
 
-    /// requester says who asked for it: a person or a team. Required.
+    /// requester is who requested it: a person or a team. Required.
     #[schemars(length(min = 1, max = 256))]
     pub requester: String,
 
-    /// expiresAt is when it stops, as RFC 3339; a week before, the condition ExpiringSoon says so. Absent
-    /// means never.
+    /// expiresAt is when it ends, as RFC 3339; a week before, the condition ExpiringSoon is set. Absent means
+    /// never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<Time>", regex(pattern = TIME))]
     pub expires_at: Option<Timestamp>,
 }
 
-/// What the API server takes for a time is more than that: it lets through an offset of +99:99, and years that have no
-/// moment in UTC.
+/// The API server's own check of a time is weaker: it accepts an offset of +99:99, and years that have no moment
+/// in UTC.
 const TIME: &str = concat!(
     r"^([0-8][0-9]{3}|9[0-8][0-9]{2}|99[0-8][0-9]|999[0-8])-[0-9]{2}-[0-9]{2}",
     r"T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]{1}(\.[0-9]{1,9})?(Z|[+-]{1}([01][0-9]|2[0-3]):[0-5][0-9])$"
@@ -67,13 +65,13 @@ const TIME: &str = concat!(
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct FindingSelector {
-    /// kinds are kinds of findings, such as Orphaned. Absent means all.
+    /// kinds are finding kinds, such as Orphaned. Absent means all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1, max = 16), inner(length(max = 32)))]
     #[x_kube(merge_strategy = ListMerge::Set, validation = Rule::new(KINDS).message(KINDS_MESSAGE))]
     pub kinds: Vec<String>,
 
-    /// resourceTypes are types of resources, such as AWS::EC2::Volume. Absent means all.
+    /// resourceTypes are resource types, such as AWS::EC2::Volume. Absent means all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1, max = 64), inner(length(max = 64)))]
     #[x_kube(merge_strategy = ListMerge::Set, validation = Rule::new(TYPES).message(TYPES_MESSAGE))]
@@ -85,13 +83,13 @@ pub struct FindingSelector {
     #[x_kube(merge_strategy = ListMerge::Set, validation = Rule::new("self.all(a, a.matches('^[0-9]{12}$'))").message("an account id is twelve digits, such as \"111122223333\""))]
     pub accounts: Vec<String>,
 
-    /// regions are regions; global for what AWS lists account-wide. Absent means all.
+    /// regions are region codes; global if listed account-wide. Absent means all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1, max = 64), inner(length(max = 32)))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub regions: Vec<String>,
 
-    /// tags are tags that the resource has, all of them. Absent asks for none.
+    /// tags must all be on the resource. Absent means any.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1, max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["key".into()]))]
@@ -107,7 +105,7 @@ pub struct FindingSelector {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct FindingExemptionStatus {
-    /// observedGeneration is the generation of the spec that the rest of the status speaks of.
+    /// observedGeneration is the generation of the spec that this status reflects.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
@@ -116,7 +114,7 @@ pub struct FindingExemptionStatus {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
 
-    /// findings is how many findings it holds back now.
+    /// findings counts the findings it exempts now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub findings: Option<i64>,
 }

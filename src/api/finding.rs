@@ -1,4 +1,4 @@
-//! `ResourceFinding`: one thing that a person should act on.
+//! `ResourceFinding`: one problem that a person should act on.
 #![allow(clippy::duplicated_attributes)] // printer columns repeat their attributes
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::inventory::Timestamp;
 
-/// Nothing but `status` beside the metadata. It is no subresource (see [`super::crds`]): the operator
-/// is the only writer, and one apply writes it whole.
+/// Only `status` beside the metadata. It is not a subresource (see [`super::crds`]): the operator is the only
+/// writer, and one apply writes all of it.
 #[derive(CustomResource, JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[kube(
     group = "elava.dev",
@@ -21,7 +21,7 @@ use crate::inventory::Timestamp;
     shortname = "rf",
     category = "elava",
     derive = "PartialEq",
-    doc = "A ResourceFinding is a statement that a person should act on, with its evidence: a resource that disappeared, one that nobody owns. Elava writes it and takes it away; deleted by hand it comes back while its cause lasts.",
+    doc = "A ResourceFinding is a statement that a person should act on, with its evidence: a resource that disappeared, has no owner, or is orphaned and still billed. Elava creates and deletes it; one that is deleted by hand is created again while its cause lasts.",
     selectable = ".status.kind",
     selectable = ".status.severity",
     selectable = ".status.state",
@@ -44,16 +44,16 @@ use crate::inventory::Timestamp;
 #[serde(deny_unknown_fields)]
 pub struct ResourceFindingFields {}
 
-/// What was found, since when, and on what evidence. Nothing in it changes while nothing happens.
+/// What was found, since when, and on what evidence. It does not change while nothing happens.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct FindingStatus {
-    /// kind is what is wrong: Disappeared (it was there, and a complete look confirmed that it is gone),
-    /// OwnershipLost (its tags named an owner, and nothing does any more), Untagged (it has no tag besides
-    /// those that AWS sets), TagsMissing (it lacks tags that the CloudScan's tagPolicy requires), TagInvalid
-    /// (a required tag has a value that is not allowed), Orphaned (it serves nothing any more, and most such
-    /// things cost), Unmanaged (it appeared without a mark of infrastructure as code), DriftedOut (it lost that mark), Flapping
-    /// (a cause begins again and again), MoreFindings (there are more than the CloudScan's maxOpen).
+    /// kind is what is wrong: Disappeared (it existed, and is confirmed gone), OwnershipLost (its tags named an
+    /// owner, and nothing does any more), Untagged (it has no tags except those that AWS sets), TagsMissing (it
+    /// lacks tags that the CloudScan's tagPolicy requires), TagInvalid (a required tag has a value that is not
+    /// allowed), Orphaned (nothing uses it any more; most such resources cost money), Unmanaged (it appeared
+    /// without an infrastructure as code tag), DriftedOut (it lost that tag), Flapping (a cause begins again and
+    /// again), MoreFindings (there are more than the CloudScan's maxOpen).
     #[schemars(length(max = 64))]
     pub kind: String,
 
@@ -61,15 +61,15 @@ pub struct FindingStatus {
     #[schemars(length(max = 16))]
     pub severity: String,
 
-    /// state is Open while it holds and somebody should act; Acknowledged when somebody said that they know
-    /// (kubectl annotate resourcefinding NAME elava.dev/acknowledged=WHO); Exempted when a FindingExemption
-    /// holds it back; then Resolved.
+    /// state is Open while the cause holds and needs action; Acknowledged when a user has acknowledged it (kubectl
+    /// annotate resourcefinding NAME elava.dev/acknowledged=WHO); Exempted while a FindingExemption applies; then
+    /// Resolved.
     pub state: FindingState,
 
-    /// resolution is why it is resolved: Fixed (the cause was mended), Expired (it was told for as long as
-    /// such findings are), FalseAlarm (what was gone is back as the same thing), ResourceGone,
-    /// NoLongerWatched, Grouped (it is told with what it belonged to), Flapping (that is told in its place).
-    /// Absent while it is not resolved.
+    /// resolution is why it is resolved: Fixed (the cause was fixed), Expired (it was open as long as
+    /// disappearance.keep), FalseAlarm (the same resource is back), ResourceGone, NoLongerWatched, Grouped (it is
+    /// reported with its parent resource), Flapping (a Flapping finding replaces it). Absent while it is not
+    /// resolved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub resolution: Option<String>,
@@ -79,34 +79,34 @@ pub struct FindingStatus {
     #[schemars(with = "Option<Time>")]
     pub resolved_at: Option<Timestamp>,
 
-    /// reopened is how often it came back after it was resolved. Absent means never.
+    /// reopened is the number of times it was reopened. Absent means never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reopened: Option<i64>,
 
-    /// acknowledgement is what whoever knows of it wrote. It outlives the object.
+    /// acknowledgement is the text that the user wrote. It outlives the object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub acknowledgement: Option<String>,
 
-    /// exemption is the name of the FindingExemption that holds it back.
+    /// exemption is the name of the FindingExemption that applies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub exemption: Option<String>,
 
-    /// message says what was found, for people.
+    /// message describes what was found.
     #[schemars(length(max = 512))]
     pub message: String,
 
-    /// advice says what to do about it.
+    /// advice is what to do about it.
     #[schemars(length(max = 256))]
     pub advice: String,
 
-    /// owner is who should act, and where that is said. Absent when nothing names anybody.
+    /// owner is who should act, and the source of it. Absent if no owner is named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<FindingOwner>,
 
-    /// monthlyCost is what it costs a month by list prices. Absent when it costs nothing, or the price is
-    /// not known to the operator.
+    /// monthlyCost is what it costs a month by list prices. Absent if it costs nothing, or the operator does not
+    /// know the price.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub monthly_cost: Option<String>,
@@ -116,25 +116,24 @@ pub struct FindingStatus {
     #[schemars(length(max = 8))]
     pub currency: Option<String>,
 
-    /// resource is the resource's key: provider/account/region/type/id. `elava history KEY` tells
-    /// its story.
+    /// resource is the resource key: provider/account/region/type/id. `elava history KEY` shows its history.
     #[schemars(length(max = 600))]
     pub resource: String,
 
-    /// resourceName is the value of the resource's Name tag. Absent when it has none.
+    /// resourceName is the value of the resource's Name tag. Absent if it has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub resource_name: Option<String>,
 
-    /// provider is the cloud that holds it.
+    /// provider is the resource's cloud.
     #[schemars(length(max = 16))]
     pub provider: String,
 
-    /// account is the account that holds it.
+    /// account is the resource's account.
     #[schemars(length(max = 32))]
     pub account: String,
 
-    /// region is the region that holds it; global for what AWS lists account-wide.
+    /// region is the resource's region; global for what AWS lists account-wide.
     #[schemars(length(max = 32))]
     pub region: String,
 
@@ -151,10 +150,10 @@ pub struct FindingStatus {
     #[schemars(with = "Time")]
     pub first_seen: Timestamp,
 
-    /// since is the moment since which it holds.
+    /// since is when the cause began to hold.
     pub since: Since,
 
-    /// evidence is what it rests on, each with its time.
+    /// evidence lists what it is based on, with times.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8), inner(length(max = 256)))]
     pub evidence: Vec<String>,
@@ -174,7 +173,7 @@ pub struct FindingOwner {
     /// name is the owner as the source writes it.
     #[schemars(length(max = 256))]
     pub name: String,
-    /// source is where it is said: Tags, Stack, AutoScalingGroup, Cluster, VolumeClaim or Account.
+    /// source is where it is set: Tags, Stack, AutoScalingGroup, Cluster, VolumeClaim or Account.
     #[schemars(length(max = 32))]
     pub source: String,
 }
@@ -182,9 +181,9 @@ pub struct FindingOwner {
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct Since {
-    /// revision is the store's revision: `elava at REVISION` shows the world as it was then.
+    /// revision is the store revision: `elava at REVISION` shows the state at that time.
     pub revision: i64,
-    /// time is when that was.
+    /// time is its timestamp.
     #[schemars(with = "Time")]
     pub time: Timestamp,
 }

@@ -1,9 +1,9 @@
-//! The custom resources: `CloudScan`, `ResourceFinding` and `FindingExemption`, their schemas and what they mean.
+//! The custom resources: `CloudScan`, `ResourceFinding` and `FindingExemption`, their schemas and their meaning.
 //!
-//! - [`cloudscan`], [`exemption`], [`finding`]: the types, from which the CRDs are generated.
-//! - [`namespace`]: whose a namespace is.
-//! - [`settings`]: a spec as the plain settings that the rules and the scanner work with.
-//! - [`validate`]: the API server's verdict on a manifest, without an API server.
+//! - [`cloudscan`], [`exemption`], [`finding`]: the types from which the CRDs are generated.
+//! - [`namespace`]: the identity of a namespace.
+//! - [`settings`]: converts a spec into the plain settings that the rules and the scanner use.
+//! - [`validate`]: validates a manifest as the API server does, without an API server.
 
 mod cloudscan;
 mod exemption;
@@ -22,32 +22,32 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomR
 use kube::CustomResourceExt;
 
 pub const GROUP: &str = "elava.dev";
-/// The generation that a status speaks of before the operator has seen its object.
+/// The observed generation in a status before the operator has seen the object.
 pub const NOT_OBSERVED: i64 = -1;
-/// Any new value asks for a scan now.
+/// Any new value requests a scan now.
 pub const RECONCILE_REQUESTED_AT: &str = "elava.dev/reconcile-requested-at";
-/// On a CloudScan: accounts, or scopes as `account/region/type`, by commas: what the mass-loss breaker holds there is
-/// gone.
+/// On a CloudScan: accounts, or scopes as `account/region/type`, separated by commas. What the mass-loss breaker
+/// holds there is confirmed as gone.
 pub const RELEASE_HELD: &str = "elava.dev/release-held";
-/// On a ResourceFinding: somebody knows of it. Its value says who, or what is done.
+/// On a ResourceFinding: a user has acknowledged it. The value states who, or what is being done.
 pub const ACKNOWLEDGED: &str = "elava.dev/acknowledged";
-/// What a CEL rule lets through where kinds of findings are named.
+/// The CEL rule for lists of finding kinds.
 const KINDS: &str = "self.all(k, k in ['Disappeared', 'OwnershipLost', 'Untagged', 'TagsMissing', 'TagInvalid', 'Orphaned', 'Unmanaged', 'DriftedOut', 'Flapping'])";
 const KINDS_MESSAGE: &str = "the kinds of findings are Disappeared, OwnershipLost, Untagged, TagsMissing, TagInvalid, Orphaned, Unmanaged, DriftedOut and Flapping";
 
-/// Every CRD, as it is installed.
+/// All CRDs, as they are installed.
 pub fn crds() -> Vec<CustomResourceDefinition> {
     let mut finding = ResourceFinding::crd();
     for version in &mut finding.spec.versions {
         version.subresources = None;
     }
-    let (scan, exemption) = (not_observed_yet(CloudScan::crd()), not_observed_yet(FindingExemption::crd()));
+    let (scan, exemption) = (with_default_status(CloudScan::crd()), with_default_status(FindingExemption::crd()));
     [scan, finding, exemption].into_iter().map(without_nullable).collect()
 }
 
-/// Until the operator has seen an object, its status says so: by kstatus one without a status is well, and what waits
-/// for it would not wait.
-fn not_observed_yet(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
+/// Until the operator has seen an object, its status shows that. kstatus treats an object without a status as
+/// ready, so a client that waits for it would not wait.
+fn with_default_status(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
     for version in &mut crd.spec.versions {
         let schema = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut());
         let properties = schema.and_then(|schema| schema.properties.as_mut());
@@ -57,8 +57,8 @@ fn not_observed_yet(mut crd: CustomResourceDefinition) -> CustomResourceDefiniti
     crd
 }
 
-/// schemars says `nullable` of every `Option`. Without it the API server drops an explicit null, so
-/// that it is the same as an absent field everywhere.
+/// schemars marks every `Option` as `nullable`. Without that the API server drops an explicit null, so it is the
+/// same as an absent field everywhere.
 fn without_nullable(crd: CustomResourceDefinition) -> CustomResourceDefinition {
     fn strip(value: &mut serde_json::Value) {
         match value {

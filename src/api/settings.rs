@@ -1,4 +1,4 @@
-//! A spec as plain settings. What CEL can't see is told here, with the path of the field.
+//! Converts a spec into plain settings. What CEL can't check is reported here, with the path of the field.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::inventory::{
     OBJECT_EXPRESSIONS_MAX_BYTES, OwnerSource, OwnershipSettings, RuleSettings, Selector, TagMatch,
 };
 
-/// A field that can't be worked with, and why.
+/// An invalid field, and why.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{path}: {message}")]
 pub struct SpecError {
@@ -32,7 +32,7 @@ impl CloudScanSpec {
         LossLimits { percent: limits.percent.into(), minimum: limits.minimum }
     }
 
-    /// Exemptions are for the caller to add: they are objects of their own.
+    /// The caller adds exemptions: they are separate objects.
     pub fn rule_settings(&self) -> Result<RuleSettings, SpecError> {
         let required = self.tag_policy.required.iter().enumerate();
         let tag_grace = duration("spec.tagPolicy.gracePeriod", &self.tag_policy.grace_period)?;
@@ -95,12 +95,12 @@ impl CloudScanSpec {
     }
 }
 
-/// Those that `tagPolicy.gracePeriod` speaks of.
+/// The kinds that `tagPolicy.gracePeriod` applies to.
 const TAG_KINDS: [FindingKind; 4] =
     [FindingKind::OwnershipLost, FindingKind::Untagged, FindingKind::TagsMissing, FindingKind::TagInvalid];
 
 impl FindingExemption {
-    /// What the rules go by.
+    /// The exemption as the rules use it.
     pub fn exemption(&self) -> Result<Exemption, SpecError> {
         let selector = &self.spec.selector;
         let pattern = selector.key_pattern.as_deref();

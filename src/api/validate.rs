@@ -1,14 +1,14 @@
-//! What the API server would say of a CloudScan manifest, said without one.
+//! Validates a CloudScan manifest as the API server does, without an API server.
 //!
-//! The generated CRD is the only source: its structural schema by `jsonschema`, its CEL rules by
-//! `kube-cel`. "The same message" is the field path and the rule's message, or the path and the kind
-//! of violation for type, bound, enum and unknown field.
+//! The generated CRD is the only source: `jsonschema` checks its structural schema, `kube-cel` its CEL rules. "The
+//! same message" means the field path and the rule's message, or the path and the kind of violation for type, bound,
+//! enum and unknown field.
 
 use serde_json::Value;
 
 use super::{CloudScan, GROUP, SpecError};
 
-/// Why a manifest is no CloudScan that can be worked with: every violation, like the API server.
+/// Why a manifest is not a valid CloudScan: all violations, like the API server.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
     #[error("the manifest is not YAML: {0}")]
@@ -19,7 +19,7 @@ pub enum ManifestError {
     Invalid(Vec<SpecError>),
 }
 
-/// Reads one manifest. Other documents of the file (a Namespace, a Secret) are left alone.
+/// Reads one manifest. Other documents in the file (a Namespace, a Secret) are ignored.
 pub fn manifest(text: &str) -> Result<CloudScan, ManifestError> {
     let mut scans = Vec::new();
     let mut others = Vec::new();
@@ -48,7 +48,7 @@ fn object(mut value: Value) -> Result<CloudScan, ManifestError> {
     let schema = schema();
     prune_nulls(&schema, &mut value);
     let mut errors = structural_errors(&schema, &value);
-    // The API server evaluates rules only over what is well-formed.
+    // The API server evaluates rules only for structurally valid objects.
     if errors.is_empty() {
         errors = rule_errors(&schema, &value);
     }
@@ -63,7 +63,7 @@ fn object(mut value: Value) -> Result<CloudScan, ManifestError> {
     Ok(scan)
 }
 
-/// The API server drops a null where the schema allows none, before it fills in defaults.
+/// The API server drops a null that the schema does not allow, before it applies defaults.
 fn prune_nulls(schema: &Value, value: &mut Value) {
     match value {
         Value::Object(fields) => {
@@ -86,7 +86,7 @@ fn schema() -> Value {
 fn structural_errors(schema: &Value, value: &Value) -> Vec<SpecError> {
     let mut strict = schema.clone();
     forbid_unknown(&mut strict);
-    // These the API server itself checks, and a CRD's schema says nothing of them.
+    // The API server itself checks these; a CRD's schema does not contain them.
     for field in ["apiVersion", "kind", "metadata"] {
         strict["properties"][field] = Value::Object(serde_json::Map::new());
     }
@@ -112,7 +112,7 @@ fn structural_errors(schema: &Value, value: &Value) -> Vec<SpecError> {
     errors
 }
 
-/// JSON Schema knows neither pruning nor `listType`.
+/// JSON Schema has neither pruning nor `listType`.
 fn forbid_unknown(schema: &mut Value) {
     if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
         properties.values_mut().for_each(forbid_unknown);
@@ -167,7 +167,7 @@ fn rule_errors(schema: &Value, value: &Value) -> Vec<SpecError> {
     }
 }
 
-/// `/spec/provider/aws/accounts/0/id` as `spec.provider.aws.accounts[0].id`.
+/// Converts `/spec/provider/aws/accounts/0/id` to `spec.provider.aws.accounts[0].id`.
 fn path(pointer: &str) -> String {
     pointer.split('/').skip(1).fold(String::new(), |at, step| match step.parse::<usize>() {
         Ok(index) => format!("{at}[{index}]"),

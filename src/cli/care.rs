@@ -1,4 +1,4 @@
-//! Looking after a store's file, or asking the operator that holds it to.
+//! Maintenance of a store's file, directly or by the operator that holds it.
 
 use std::fs::File;
 use std::io::Write;
@@ -20,28 +20,29 @@ use crate::store::{Cleaning, ExportFormat, ExportTable, PrivateFile, Retention, 
 
 #[derive(Debug, Subcommand)]
 pub enum StoreCommand {
-    /// Read everything in the store, and say what is not as it must be
+    /// Read everything in the store, and report what is inconsistent
     Check(CareArgs),
-    /// Say what takes the room of the store's file
+    /// Show what takes the space in the store's file
     Stats(CareArgs),
     /// Write everything in the store to a file or to standard output, also while an operator holds it
     Backup(BackupArgs),
-    /// Make a store from a backup; nothing is overwritten
+    /// Create a store from a backup; nothing is overwritten
     Restore(RestoreArgs),
-    /// Give room that the file does not use back to the volume; nobody may have the store open
+    /// Return unused space in the file to the volume; no process may have the store open
     Compact(FileArgs),
-    /// Drop of the past what is not to be kept; nobody may have the store open. An operator does so by itself
+    /// Remove the part of the past that is no longer to be kept; no process may have the store open. An operator does
+    /// this by itself
     Retain(RetainArgs),
     /// Write the history as tables that DuckDB, Spark or Athena read
     Export(ExportArgs),
-    /// Bring a store of an older schema to this binary's, and take out what was kept before it was known to be secret; a
-    /// newer one is refused and left untouched
+    /// Migrate a store of an older schema to this binary's, and remove what was recorded before it was known to be
+    /// secret; a newer store is refused and left untouched
     Migrate(FileArgs),
 }
 
 #[derive(Debug, Args)]
 pub struct BackupArgs {
-    /// Where to; - for standard output
+    /// The file to write; - for standard output
     #[arg(long, value_name = "FILE", default_value = "-")]
     to: PathBuf,
     #[command(flatten)]
@@ -52,14 +53,15 @@ pub struct BackupArgs {
 pub struct RestoreArgs {
     /// The backup; a folder for the newest that the operator made in it; - for standard input
     from: PathBuf,
-    /// Where there is a store already, leave it and end well: for what runs before each start of an operator
+    /// If there is a store already, leave it and exit successfully: for a command that runs before each start of an
+    /// operator
     #[arg(long)]
     unless_present: bool,
-    /// The store to make
+    /// The store to create
     #[arg(long, env = "ELAVA_STORE", default_value = "elava.redb")]
     store: PathBuf,
-    /// Show each namespace the past of the one that had its name when the backup was made: for a backup that moves to
-    /// another cluster, where no namespace is the one that it was
+    /// Show each namespace the past of the namespace that had its name when the backup was made: for a backup that
+    /// moves to another cluster, where no namespace is the same
     #[arg(long)]
     adopt_namespaces: bool,
 }
@@ -71,14 +73,14 @@ pub struct FileArgs {
     store: PathBuf,
 }
 
-/// How much of the past is kept.
+/// How long the past is kept.
 #[derive(Debug, Args)]
 pub struct KeepArgs {
     /// How long every revision is kept
     #[arg(long, env = "ELAVA_KEEP_DETAIL", default_value = "30d", value_parser = humantime::parse_duration)]
     keep_detail: Duration,
-    /// How long the last revision of each day (UTC) is kept. Milestones (what appeared, ended, changed its
-    /// tags) and the newest version of everything are kept for ever
+    /// How long the last revision of each day (UTC) is kept. Milestones (resources that appeared, ended or changed
+    /// their tags) and the newest version of everything are kept for ever
     #[arg(long, env = "ELAVA_KEEP_DAYS", default_value = "400d", value_parser = humantime::parse_duration)]
     keep_days: Duration,
 }
@@ -105,7 +107,7 @@ pub struct RetainArgs {
 
 #[derive(Debug, Args)]
 pub struct ExportArgs {
-    /// The folder to write changes, resources and looks to; it is made where it is not there
+    /// The folder for the tables changes, resources and sweeps; it is created if it does not exist
     #[arg(long, value_name = "DIR")]
     to: PathBuf,
     #[arg(long, value_enum, default_value = "parquet")]
@@ -117,7 +119,7 @@ pub struct ExportArgs {
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Format {
     Parquet,
-    /// A JSON object a line
+    /// One JSON object per line
     Jsonl,
 }
 
@@ -142,7 +144,7 @@ pub async fn store(command: StoreCommand) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// A file that was not there before, which is there only once it is whole.
+/// Creates a file that did not exist before, and that exists only once it is complete.
 async fn new_file(
     path: &Path,
     write: impl AsyncFnOnce(&mut (dyn Write + Send)) -> anyhow::Result<()>,
@@ -185,7 +187,7 @@ fn restore(args: &RestoreArgs) -> anyhow::Result<()> {
         Store::restore(&mut File::open(&from).with_context(context)?, &args.store).with_context(context)?
     };
     if args.adopt_namespaces {
-        Store::open_existing(&args.store, system_clock())?.forget_tenants()?;
+        Store::open_existing(&args.store, system_clock())?.clear_tenants()?;
     }
     note!("{} holds the backup up to revision {}, and goes on 2^32 later", args.store.display(), report.revision);
     Ok(())
@@ -228,8 +230,8 @@ async fn export(args: ExportArgs) -> anyhow::Result<()> {
         let path = to.join(format!("{}.{}", table.name(), format.extension()));
         let question = ExportQuestion { table, format };
         let write = async |out: &mut (dyn Write + Send)| {
-            let ask = |store: &Store, out: &mut (dyn Write + Send)| query::export(store, &question, out);
-            source.stream("/v1/store/export", &question, out, ask).await
+            let run_query = |store: &Store, out: &mut (dyn Write + Send)| query::export(store, &question, out);
+            source.stream("/v1/store/export", &question, out, run_query).await
         };
         new_file(&path, write).await?;
         note!("{}", path.display());
@@ -237,7 +239,7 @@ async fn export(args: ExportArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Takes out of a store what this binary knows to be secret, as [`Store::scrub`] does.
+/// Removes from a store what this binary knows to be secret, as [`Store::scrub`] does.
 pub fn scrub(path: &Path) -> Result<u64, StoreError> {
     let secrets = Secrets::of(&Aws::default().types());
     let cleaning = Cleaning {
@@ -257,8 +259,8 @@ fn migrate(args: &FileArgs) -> anyhow::Result<()> {
 }
 
 async fn check(args: CareArgs) -> anyhow::Result<ExitCode> {
-    let ask = |store: &_, _: &Nothing| query::check(store);
-    let answer: CheckAnswer = args.source.ask("/v1/store/check", &Nothing {}, ask).await?;
+    let run_query = |store: &_, _: &Nothing| query::check(store);
+    let answer: CheckAnswer = args.source.run_query("/v1/store/check", &Nothing {}, run_query).await?;
     let report = &answer.report;
     let code = if report.flaws.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) };
     if args.output.output != Output::Table {
@@ -286,8 +288,8 @@ async fn check(args: CareArgs) -> anyhow::Result<ExitCode> {
 }
 
 async fn stats(args: CareArgs) -> anyhow::Result<()> {
-    let ask = |store: &_, _: &Nothing| query::stats(store);
-    let answer: StatsAnswer = args.source.ask("/v1/store/stats", &Nothing {}, ask).await?;
+    let run_query = |store: &_, _: &Nothing| query::stats(store);
+    let answer: StatsAnswer = args.source.run_query("/v1/store/stats", &Nothing {}, run_query).await?;
     if args.output.output != Output::Table {
         return print::structured(&answer, args.output.output);
     }

@@ -1,5 +1,5 @@
-//! Questions to a cluster, through its API server and with the user's own rights: `inventory.elava.dev` and the
-//! findings, turned into the answers that an operator gives.
+//! Queries of a cluster, through its API server and with the user's own rights: `inventory.elava.dev` and the findings,
+//! converted to the answers that an operator gives.
 
 use http_body_util::BodyExt;
 use kube::client::Body;
@@ -24,12 +24,12 @@ use crate::server::query::{
     ResourcesQuestion,
 };
 
-/// Objects of one answer: a longer list comes in several.
-const PAGE: u32 = 500;
+/// Objects per answer: a longer list takes several.
+const LIST_PAGE_SIZE: u32 = 500;
 
 pub(super) struct Cluster {
     client: Client,
-    /// None for all.
+    /// None for all namespaces.
     namespace: Option<String>,
 }
 
@@ -81,7 +81,7 @@ struct ResourceStatus {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[allow(clippy::struct_excessive_bools)] // flags of an answer, each on its own
+#[allow(clippy::struct_excessive_bools)] // independent flags of an answer
 struct ChangeStatus {
     change: ChangeKind,
     revision: Revision,
@@ -171,14 +171,14 @@ impl ChangeStatus {
     }
 }
 
-/// A term of a field selector, with what would end it escaped.
+/// A term of a field selector, with special characters escaped.
 fn term(key: &str, value: &str) -> String {
     let value = value.replace('\\', r"\\").replace(',', r"\,").replace('=', r"\=");
     format!("{key}={value}")
 }
 
 fn named(name: &str) -> String {
-    // A bare id has no type in it.
+    // A bare id contains no type.
     let is_key = name.parse::<ResourceKey>().is_ok();
     term(if is_key { "key" } else { "id" }, name)
 }
@@ -220,7 +220,7 @@ impl Cluster {
             Ok(_) => return Ok(serde_json::from_slice(&body)?),
             Err(_) => String::from_utf8_lossy(&body).trim().to_owned(),
         };
-        // As the API server answers for a group, or a kind of one, that nobody serves.
+        // The API server's answers for a group, or a kind of it, that is not served.
         let is_not_served =
             refused == "404 page not found" || refused == "the server could not find the requested resource";
         anyhow::ensure!(
@@ -231,14 +231,14 @@ impl Cluster {
         anyhow::bail!("{refused}")
     }
 
-    /// A whole list, in as many pieces as it takes.
+    /// A complete list, in as many pages as it takes.
     async fn list<S: serde::de::DeserializeOwned>(
         &self,
         plural: &str,
         terms: &[String],
     ) -> anyhow::Result<List<S>> {
         let query = |goes_on: &str| {
-            let mut query = vec![("fieldSelector", terms.join(",")), ("limit", PAGE.to_string())];
+            let mut query = vec![("fieldSelector", terms.join(",")), ("limit", LIST_PAGE_SIZE.to_string())];
             if !goes_on.is_empty() {
                 query.push(("continue", goes_on.to_owned()));
             }
@@ -280,7 +280,7 @@ impl Cluster {
         let views = list.items.into_iter().map(|item| item.status.view(question.attributes));
         let mut resources: Vec<ResourceView> = views.collect::<Result<_, _>>()?;
         resources.sort_by(|a, b| a.resource.cmp(&b.resource));
-        // Several namespaces may see the same.
+        // Several namespaces may see the same resource.
         resources.dedup_by(|a, b| a.resource == b.resource);
         if let Some(name) = &question.key {
             one(name, resources.iter().map(|view| &view.resource))?;
@@ -294,7 +294,7 @@ impl Cluster {
         })
     }
 
-    /// An answer that is no object.
+    /// An answer that is not an object.
     async fn report<A: serde::de::DeserializeOwned>(
         &self,
         name: &str,
@@ -346,7 +346,7 @@ impl Cluster {
         Ok(DiffAnswer { api_version: API_VERSION.to_owned(), diff })
     }
 
-    /// Those that are objects: over a CloudScan's cap there are more in the store.
+    /// Only findings that exist as objects: those over a CloudScan's cap are in the store alone.
     pub async fn findings(&self, question: &FindingsQuestion) -> anyhow::Result<FindingsAnswer> {
         let api: Api<ResourceFinding> = match &self.namespace {
             None => Api::all(self.client.clone()),
@@ -359,10 +359,11 @@ impl Cluster {
             let cloudscan = format!("{namespace}/{}", owner.map(|owner| owner.name).unwrap_or_default());
             let Some(status) = finding.status else { continue };
             let is_open = matches!(status.state, FindingState::Open | FindingState::Acknowledged);
-            let is_asked =
-                |asked: &Option<String>, value: &str| asked.as_deref().is_none_or(|asked| asked == value);
+            let is_requested = |requested: &Option<String>, value: &str| {
+                requested.as_deref().is_none_or(|requested| requested == value)
+            };
             let owned_by = status.owner.as_ref().map_or("", |owner| owner.name.as_str());
-            // What stands for the rest names no resource.
+            // The object that stands for the rest names no resource.
             let (Ok(kind), Ok(resource)) = (status.kind.parse(), status.resource.parse()) else { continue };
             let view = FindingView {
                 cloudscan,
@@ -389,10 +390,10 @@ impl Cluster {
                 currency: status.currency.clone(),
             };
             if (question.all || is_open)
-                && is_asked(&question.cloudscan, &view.cloudscan)
-                && is_asked(&question.kind, &status.kind)
-                && is_asked(&question.account, &status.account)
-                && is_asked(&question.owner, owned_by)
+                && is_requested(&question.cloudscan, &view.cloudscan)
+                && is_requested(&question.kind, &status.kind)
+                && is_requested(&question.account, &status.account)
+                && is_requested(&question.owner, owned_by)
             {
                 findings.push(view);
             }
@@ -401,12 +402,12 @@ impl Cluster {
         Ok(FindingsAnswer { api_version: API_VERSION.to_owned(), time: jiff::Timestamp::now().into(), findings })
     }
 
-    /// Tells every change after a revision, as it is recorded; without one, from now on. Returns the last
-    /// revision that was told.
+    /// Reports every change after a revision, as it is recorded; without one, from now on. Returns the last revision
+    /// that was reported.
     pub async fn watch(
         &self,
         after: Option<Revision>,
-        tell: &mut dyn FnMut(&Change) -> anyhow::Result<()>,
+        on_change: &mut dyn FnMut(&Change) -> anyhow::Result<()>,
     ) -> anyhow::Result<Revision> {
         use futures::{AsyncBufReadExt, StreamExt, TryStreamExt};
         let after = if let Some(after) = after {
@@ -422,7 +423,7 @@ impl Cluster {
         let status = answer.status();
         let stream = answer.into_body().into_data_stream().map_err(std::io::Error::other);
         let mut lines = std::pin::pin!(stream.into_async_read().lines());
-        let mut told = after;
+        let mut reported = after;
         while let Some(line) = lines.next().await {
             let line = line?;
             let event: Value = serde_json::from_str(&line)?;
@@ -432,11 +433,11 @@ impl Cluster {
             }
             if event["type"] == "ADDED" {
                 let change = Item::<ChangeStatus>::deserialize(&event["object"])?.status.change()?;
-                tell(&change)?;
-                told = change.revision;
+                on_change(&change)?;
+                reported = change.revision;
             }
         }
-        Ok(told)
+        Ok(reported)
     }
 }
 
@@ -444,19 +445,18 @@ fn http_request(path: &str) -> anyhow::Result<hyper::Request<Body>> {
     Ok(hyper::Request::get(path).header(hyper::header::ACCEPT, "application/json").body(Body::empty())?)
 }
 
-/// The one that a name means.
+/// The one resource that a name identifies.
 fn one<'a>(name: &str, mut found: impl Iterator<Item = &'a ResourceKey>) -> anyhow::Result<&'a ResourceKey> {
     let first = found.next().ok_or_else(|| {
         anyhow::anyhow!(
-            "nothing called {name} is there: elava history {name} tells whether it ever was; elava get lists what is \
-             there"
+            "no resource called {name} exists now: elava history {name} shows whether one ever did; elava get lists the existing ones"
         )
     })?;
-    let others: Vec<String> = found.filter(|key| *key != first).map(ToString::to_string).collect();
+    let external_metrics: Vec<String> = found.filter(|key| *key != first).map(ToString::to_string).collect();
     anyhow::ensure!(
-        others.is_empty(),
+        external_metrics.is_empty(),
         "{name} is the name of several resources; name one of\n  {first}\n  {}",
-        others.join("\n  ")
+        external_metrics.join("\n  ")
     );
     Ok(first)
 }

@@ -1,15 +1,16 @@
-//! The command line: parse, wire, print. The only place, with `main`, that knows `anyhow`.
+//! The command line: parse, wire, print. Apart from `main`, the only place that uses `anyhow`.
 //!
-//! - [`run`]: the operator, and [`telemetry`], what it tells of itself. [`scan`]: one round without a cluster.
-//! - [`ask`]: questions. [`source`]: to a store file, to the running operator, or to a [`cluster`]. [`print`]: the
-//!   answers for people.
-//! - [`reference`]: the page of each custom resource's fields. [`prices`]: the price list. [`care`]: looking after the file. [`types`]: what can be looked at, and what it must be allowed.
+//! - [`run`]: the operator, and [`telemetry`], its log and traces. [`scan`]: one round without a cluster.
+//! - [`query`]: queries. [`source`]: of a store file, the running operator, or a [`cluster`]. [`print`]: output for
+//!   people.
+//! - [`reference`]: the page of each custom resource's fields. [`prices`]: the price list. [`care`]: maintenance of the
+//!   store's file. [`types`]: the resource types, and the permissions that scanning them needs.
 
-mod ask;
 mod care;
 mod cluster;
 mod prices;
 mod print;
+mod query;
 mod reference;
 mod run;
 mod scan;
@@ -25,12 +26,12 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use print::note;
 
-/// Some scopes could not be looked at whole.
+/// Some scopes could not be swept completely.
 const INCOMPLETE: u8 = 2;
-/// It could not run; wrong arguments too.
+/// It could not run, or the arguments were wrong.
 const FAILED: u8 = 1;
 
-/// Watches cloud accounts, remembers what it saw, and says what people must act on. Only reads clouds.
+/// Watches cloud accounts, records what exists in them, and reports what people must act on. Only reads clouds.
 #[derive(Debug, Parser)]
 #[command(name = "elava", version, propagate_version = true)]
 struct Cli {
@@ -42,48 +43,48 @@ struct Cli {
 enum Command {
     /// Run the operator in a cluster, until it is stopped
     Run(Box<run::RunArgs>),
-    /// Look once at what a CloudScan manifest names, and record it in a local store
+    /// Scan once what a CloudScan manifest selects, and record it in a local store
     Scan(scan::ScanArgs),
     /// Print the CustomResourceDefinitions as YAML
     Crds {
-        /// Write each to a file of its own in this folder
+        /// Write each to its own file in this folder
         #[arg(long, value_name = "DIR")]
         dir: Option<PathBuf>,
-        /// Write a page of all fields of each, as Markdown, in this folder
+        /// Write a page of all fields of each, as Markdown, to this folder
         #[arg(long, value_name = "DIR")]
         reference: Option<PathBuf>,
     },
-    /// List the resource types that can be looked at
+    /// List the resource types that can be scanned
     Types(types::TypesArgs),
-    /// Print the least-privilege IAM policy for the accounts that are looked at
+    /// Print the least-privilege IAM policy for the accounts that are scanned
     IamPolicy(types::IamPolicyArgs),
     /// List resources, or show one, as they are now
-    Get(ask::GetArgs),
+    Get(query::GetArgs),
     /// List resources, or show one, as they were at a moment
-    At(ask::AtArgs),
-    /// Tell everything that happened to one resource, newest first
-    History(ask::HistoryArgs),
-    /// Tell what appeared, changed or disappeared between two moments
-    Diff(ask::DiffArgs),
-    /// Tell every step since a moment
-    Changes(ask::SinceArgs),
-    /// Tell what disappeared since a moment
-    Disappeared(ask::SinceArgs),
-    /// List what has no tags, or tell what came to have none since a moment
-    Untagged(ask::UntaggedArgs),
-    /// Tell every change as it is recorded, until interrupted
-    Watch(ask::WatchArgs),
-    /// Say what is wrong, since when, and what to do; exits with 2 where something is
+    At(query::AtArgs),
+    /// Show every change of one resource, newest first
+    History(query::HistoryArgs),
+    /// Show what appeared, changed or disappeared between two moments
+    Diff(query::DiffArgs),
+    /// Show every step since a moment
+    Changes(query::SinceArgs),
+    /// Show what disappeared since a moment
+    Disappeared(query::SinceArgs),
+    /// List resources without tags, or show which became untagged since a moment
+    Untagged(query::UntaggedArgs),
+    /// Show every change as it is recorded, until interrupted
+    Watch(query::WatchArgs),
+    /// Report what is wrong, since when, and what to do; exits with 2 if anything is wrong
     Status(status::StatusArgs),
-    /// List what people must act on, also what is over a CloudScan's cap
-    Findings(ask::FindingsArgs),
-    /// Tell who owns how much of each account, now or at a moment
-    Owners(ask::OwnersArgs),
+    /// List the findings that people must act on, including those over a CloudScan's cap
+    Findings(query::FindingsArgs),
+    /// Show who owns how many resources of each account, now or at a moment
+    Owners(query::OwnersArgs),
     /// Show what a resource uses and what uses it, now or at a moment
-    Tree(ask::TreeArgs),
-    /// Print the completions of a shell
+    Tree(query::TreeArgs),
+    /// Print the completions for a shell
     Completions {
-        /// The shell that is to know them
+        /// The shell that they are for
         shell: clap_complete::Shell,
     },
     /// Write the manual pages
@@ -92,10 +93,10 @@ enum Command {
         #[arg(long, value_name = "DIR")]
         dir: PathBuf,
     },
-    /// Look after the price list that costs are estimated by
+    /// Manage the price list that costs are estimated from
     #[command(subcommand)]
     Prices(prices::PricesCommand),
-    /// Look after a store's file
+    /// Manage a store's file
     #[command(subcommand)]
     Store(care::StoreCommand),
 }
@@ -109,18 +110,17 @@ enum Output {
 
 #[derive(Debug, Args)]
 struct OutputArgs {
-    /// How to print; the shapes of json and yaml are documented in docs/json.md
+    /// Output format; json and yaml are documented in docs/json.md
     #[arg(short, long, value_enum, default_value = "table")]
     output: Output,
 }
 
-/// Parses the arguments, does what they say, and gives the exit code.
+/// Parses the arguments, runs the command, and returns the exit code.
 pub async fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // Help and version are no failure; clap's own code for the others is 2, which here means
-            // "not complete".
+            // Help and version are not failures. For other errors clap exits with 2, which here means "not complete".
             let _ = error.print();
             return ExitCode::from(if error.use_stderr() { FAILED } else { 0 });
         }
@@ -131,18 +131,18 @@ pub async fn main() -> ExitCode {
         Command::Crds { dir, reference } => crds(dir, reference).map(|()| ExitCode::SUCCESS),
         Command::Types(args) => types::types(args).map(|()| ExitCode::SUCCESS),
         Command::IamPolicy(args) => types::iam_policy(args).map(|()| ExitCode::SUCCESS),
-        Command::Get(args) => ask::get(args).await.map(|()| ExitCode::SUCCESS),
-        Command::At(args) => ask::at(args).await.map(|()| ExitCode::SUCCESS),
-        Command::History(args) => ask::history(args).await.map(|()| ExitCode::SUCCESS),
-        Command::Diff(args) => ask::diff(args).await.map(|()| ExitCode::SUCCESS),
-        Command::Changes(args) => ask::changes(args).await.map(|()| ExitCode::SUCCESS),
-        Command::Disappeared(args) => ask::disappeared(args).await.map(|()| ExitCode::SUCCESS),
-        Command::Untagged(args) => ask::untagged(args).await.map(|()| ExitCode::SUCCESS),
-        Command::Watch(args) => ask::watch(args).await.map(|()| ExitCode::SUCCESS),
+        Command::Get(args) => query::get(args).await.map(|()| ExitCode::SUCCESS),
+        Command::At(args) => query::at(args).await.map(|()| ExitCode::SUCCESS),
+        Command::History(args) => query::history(args).await.map(|()| ExitCode::SUCCESS),
+        Command::Diff(args) => query::diff(args).await.map(|()| ExitCode::SUCCESS),
+        Command::Changes(args) => query::changes(args).await.map(|()| ExitCode::SUCCESS),
+        Command::Disappeared(args) => query::disappeared(args).await.map(|()| ExitCode::SUCCESS),
+        Command::Untagged(args) => query::untagged(args).await.map(|()| ExitCode::SUCCESS),
+        Command::Watch(args) => query::watch(args).await.map(|()| ExitCode::SUCCESS),
         Command::Status(args) => status::status(args).await,
-        Command::Findings(args) => ask::findings(args).await.map(|()| ExitCode::SUCCESS),
-        Command::Owners(args) => ask::owners(args).await.map(|()| ExitCode::SUCCESS),
-        Command::Tree(args) => ask::tree(args).await.map(|()| ExitCode::SUCCESS),
+        Command::Findings(args) => query::findings(args).await.map(|()| ExitCode::SUCCESS),
+        Command::Owners(args) => query::owners(args).await.map(|()| ExitCode::SUCCESS),
+        Command::Tree(args) => query::tree(args).await.map(|()| ExitCode::SUCCESS),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), program(), &mut script);
@@ -159,9 +159,9 @@ pub async fn main() -> ExitCode {
     })
 }
 
-/// As it was called.
+/// The name under which it was called.
 fn program() -> &'static str {
-    if source::is_plugin() { "kubectl-elava" } else { "elava" }
+    if source::is_kubectl_plugin() { "kubectl-elava" } else { "elava" }
 }
 
 fn man(dir: &Path) -> anyhow::Result<()> {

@@ -1,4 +1,4 @@
-//! `elava prices`: the list that costs are estimated by. Its shape is documented in docs/prices.md.
+//! `elava prices`: the list that costs are estimated from. Its format is documented in docs/prices.md.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::BufReader;
@@ -13,7 +13,7 @@ use crate::policy::{Price, PriceList, Unit};
 
 #[derive(Debug, Subcommand)]
 pub enum PricesCommand {
-    /// Make a price list of AWS's published offer files, and print it
+    /// Make a price list from AWS's published offer files, and print it
     Import {
         /// Offer files as AWS publishes them (AmazonEC2, AmazonVPC, AWSELB), as JSON
         #[arg(required = true, value_name = "FILE")]
@@ -102,16 +102,16 @@ struct Dimension {
 }
 
 fn of_offer(offer: &Offer, regions: &[String]) -> Vec<Price> {
-    let wanted = |product: &Product| {
+    let desired = |product: &Product| {
         let place = &product.attributes;
-        // Not Outposts, Local Zones or Wavelength: their prices are others.
+        // Not Outposts, Local Zones or Wavelength: their prices differ.
         (place.location_type.is_empty() || place.location_type == "AWS Region")
             && (regions.is_empty() || regions.contains(&place.region_code))
     };
     let price = |(sku, product): (&String, &Product)| {
         let item = item(product)?;
         let terms = offer.terms.on_demand.get(sku)?;
-        // Of a price in tiers the first counts that is not free.
+        // Of a price in tiers, the first that is not free counts.
         let mut dimensions: Vec<(f64, f64, &Dimension)> = terms
             .values()
             .flat_map(|term| term.price_dimensions.values())
@@ -130,17 +130,17 @@ fn of_offer(offer: &Offer, regions: &[String]) -> Vec<Price> {
         Some(Price { item, region: product.attributes.region_code.clone(), unit, price, source })
     };
     let mut prices: Vec<Price> =
-        offer.products.iter().filter(|(_, product)| wanted(product)).filter_map(price).collect();
-    // The file is a map: the same list whatever its order.
+        offer.products.iter().filter(|(_, product)| desired(product)).filter_map(price).collect();
+    // The file is a map: the list must not depend on its order.
     prices.sort_by(|a, b| (&a.item, &a.region, &a.source).cmp(&(&b.item, &b.region, &b.source)));
     prices
 }
 
-/// What a product is called here; none where nothing asks for it.
+/// The name of a product in the price list; none if it is not used.
 fn item(product: &Product) -> Option<String> {
     let usage = product.attributes.usagetype.as_str();
     let volume = product.attributes.volume_api_name.as_str();
-    // `NatGateway-Hours`, `EUW1-NatGateway-Hours`: the prefix is the region. Others have more before it:
+    // `NatGateway-Hours`, `EUW1-NatGateway-Hours`: the prefix is the region. Other products have a longer prefix:
     // `EUW1-TS-LoadBalancerUsage`, `Outposts-LoadBalancerUsage`.
     let is_region =
         |prefix: &str| !prefix.is_empty() && prefix.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit());
@@ -205,7 +205,7 @@ mod tests {
     #[test]
     fn what_is_asked_for_is_taken_with_unit_region_and_source_and_nothing_else() {
         let prices = of_offer(&offer(), &[]);
-        let told: Vec<String> =
+        let reported: Vec<String> =
             prices.iter().map(|p| format!("{} {} {:?} {}", p.item, p.region, p.unit, p.price)).collect();
         let expected = [
             "ebs.gp3 eu-west-1 GbMonth 0.088",
@@ -213,7 +213,7 @@ mod tests {
             "load-balancer.application eu-west-1 Hour 0.0252",
             "nat-gateway eu-west-1 Hour 0.048",
         ];
-        assert_eq!(told, expected);
+        assert_eq!(reported, expected);
         assert_eq!(prices[0].source.as_deref(), Some("AWS price list AmazonEC2, A"));
         assert!(of_offer(&offer(), &["us-east-1".to_owned()]).is_empty());
     }

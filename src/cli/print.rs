@@ -1,4 +1,4 @@
-//! Answers for people and for pipes.
+//! Output for people and for pipes.
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
@@ -18,12 +18,12 @@ pub fn structured(answer: &impl Serialize, output: Output) -> anyhow::Result<()>
     Ok(())
 }
 
-/// JSON that says the same, and is no order to a terminal: such characters stand in strings alone, where JSON has another
-/// way to write them.
+/// JSON with the same meaning that can't control a terminal: control characters occur only in strings, where JSON can
+/// escape them.
 pub fn json(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
-        if c != '\n' && is_order(c) {
+        if c != '\n' && is_terminal_control(c) {
             write!(out, "\\u{:04x}", u32::from(c)).expect("writing to memory does not fail");
         } else {
             out.push(c);
@@ -32,26 +32,26 @@ pub fn json(text: &str) -> String {
     out
 }
 
-/// Aligned as kubectl does it.
+/// Aligned as in kubectl.
 pub fn columns(rows: impl IntoIterator<Item = Vec<String>>) {
     align(rows.into_iter().map(|row| row.iter().map(|cell| escaped(cell)).collect()));
 }
 
-/// Orders to a terminal, and what has it show text in another order than it stands in
+/// Control characters, and characters that make a terminal show text in another order than it is stored in
 /// (<https://www.unicode.org/reports/tr9/#Directional_Formatting_Characters>).
-fn is_order(c: char) -> bool {
+fn is_terminal_control(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// What comes from a cloud breaks no table, and is no order to a terminal.
+/// Replaces such characters: data from a cloud must neither break a table nor control a terminal.
 pub fn escaped(text: &str) -> String {
-    text.chars().map(|c| if is_order(c) { ' ' } else { c }).collect()
+    text.chars().map(|c| if is_terminal_control(c) { ' ' } else { c }).collect()
 }
 
-/// The same of lines.
+/// The same for several lines.
 pub fn escaped_lines(text: &str) -> String {
-    text.chars().map(|c| if c != '\n' && is_order(c) { ' ' } else { c }).collect()
+    text.chars().map(|c| if c != '\n' && is_terminal_control(c) { ' ' } else { c }).collect()
 }
 
 /// A line for people, as `println!` writes it.
@@ -70,9 +70,9 @@ macro_rules! note {
 
 pub(in crate::cli) use {note, out};
 
-/// A cell that a spreadsheet would take as a formula is text to it with an apostrophe before it
+/// An apostrophe makes a spreadsheet treat a cell as text that it would take for a formula
 /// (<https://owasp.org/www-community/attacks/CSV_Injection>).
-fn unexecuted(cell: String) -> String {
+fn csv_safe(cell: String) -> String {
     if cell.starts_with(['=', '+', '-', '@', '\t', '\r']) { format!("'{cell}") } else { cell }
 }
 
@@ -85,7 +85,7 @@ fn align(rows: impl IntoIterator<Item = Vec<String>>) {
     write(&String::from_utf8_lossy(&bytes));
 }
 
-/// A pipe that is closed early (`| head`) is no error worth a panic.
+/// A pipe that is closed early (`| head`) is no reason to panic.
 pub fn write(text: &str) {
     let _ = std::io::stdout().write_all(text.as_bytes());
 }
@@ -104,7 +104,7 @@ pub enum ListOutput {
     Yaml,
     /// Only the keys
     Name,
-    /// Every column, separated by commas as RFC 4180 has it
+    /// Every column, separated by commas as in RFC 4180
     Csv,
 }
 
@@ -113,11 +113,11 @@ pub struct Table {
     /// Names, and whether only wide tables show them.
     pub columns: Vec<(&'static str, bool)>,
     pub rows: Vec<Vec<String>>,
-    /// What each row is about.
+    /// The key of the resource of each row.
     pub keys: Vec<String>,
 }
 
-/// Prints a list; returns whether it was a table for people, who want to know more of it.
+/// Prints a list. Returns whether it was a table for people, who need more information.
 pub fn list(answer: &impl Serialize, table: Table, output: ListOutput) -> anyhow::Result<bool> {
     let Table { columns: header, rows, keys } = table;
     match output {
@@ -132,7 +132,7 @@ pub fn list(answer: &impl Serialize, table: Table, output: ListOutput) -> anyhow
             let mut writer = csv::Writer::from_writer(Vec::new());
             writer.write_record(header.iter().map(|(name, _)| *name))?;
             for row in rows {
-                writer.write_record(row.into_iter().map(unexecuted))?;
+                writer.write_record(row.into_iter().map(csv_safe))?;
             }
             write(&String::from_utf8_lossy(&writer.into_inner()?));
         }
@@ -184,7 +184,7 @@ mod tests {
         assert_eq!(escaped_lines(HOSTILE), "a [2K  1Gb c\nd");
         let answer = serde_json::json!({"name": HOSTILE, "plain": "\u{fc}"});
         let text = json(&serde_json::to_string_pretty(&answer).unwrap());
-        assert!(!text.chars().any(|c| c != '\n' && is_order(c)), "{text:?}");
+        assert!(!text.chars().any(|c| c != '\n' && is_terminal_control(c)), "{text:?}");
         assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), answer, "it says the same");
     }
 
@@ -199,7 +199,7 @@ mod tests {
             ("vol-1", "vol-1"),
             ("", ""),
         ] {
-            assert_eq!(unexecuted(cell.to_owned()), expected);
+            assert_eq!(csv_safe(cell.to_owned()), expected);
         }
     }
 }

@@ -25,32 +25,33 @@ use crate::server;
 use crate::server::aggregated::Service;
 use crate::server::backups::Backups;
 use crate::server::metrics::{Others, single};
-use crate::store::{Store, socket_beside, system_clock};
+use crate::store::{Store, socket_path, system_clock};
 
 #[derive(Debug, Args)]
 pub struct RunArgs {
-    /// The store's file, on a volume that stays; its socket is made beside it
+    /// The store's file, on a persistent volume; its socket is created beside it
     #[arg(long, env = "ELAVA_STORE", default_value = "/var/lib/elava/elava.redb")]
     store: PathBuf,
-    /// Where /livez, /readyz and /metrics are answered
+    /// Address on which /livez, /readyz and /metrics are served
     #[arg(long, env = "ELAVA_LISTEN", default_value = "0.0.0.0:8080")]
     listen: SocketAddr,
-    /// Where /livez and /readyz are answered alone, for a kubelet; without it, they are not
+    /// Address on which only /livez and /readyz are served, for a kubelet; without it there is none
     #[arg(long, env = "ELAVA_HEALTH_LISTEN", value_name = "ADDRESS")]
     health_listen: Option<SocketAddr>,
-    /// Where inventory.elava.dev is answered to the API server; without it, it is not
+    /// Address on which inventory.elava.dev is served to the API server; without it, it is not served
     #[arg(long, env = "ELAVA_QUERY_API_LISTEN", value_name = "ADDRESS")]
     query_api_listen: Option<SocketAddr>,
-    /// The Service by which the API server finds it, as NAMESPACE:NAME
+    /// The Service under which the API server reaches it, as NAMESPACE:NAME
     #[arg(long, env = "ELAVA_QUERY_API_SERVICE", default_value = "elava:elava-query", value_parser = service)]
     query_api_service: Service,
     /// An endpoint that a CloudScan may name instead of AWS's own; may be repeated
     #[arg(long, env = "ELAVA_ALLOW_ENDPOINT", value_delimiter = ',', value_name = "URL")]
     allow_endpoint: Vec<String>,
-    /// Who may use the operator's own credentials, and for which role: NAMESPACE=ROLE, where ROLE is an ARN, the beginning of
-    /// one with * at its end, arn:aws:iam::*:role/NAME for every account, or own for the credentials as they are; the
-    /// namespace * is every one. May be repeated; without it a CloudScan needs credentials of its own
-    // A comma may be part of a role's name.
+    /// Allow the CloudScans of a namespace to use the operator's own credentials for a role: NAMESPACE=ROLE, where ROLE
+    /// is an ARN, the beginning of one with * at its end, arn:aws:iam::*:role/NAME for every account, or own for the
+    /// credentials as they are; the namespace * stands for every namespace. May be repeated; without it a CloudScan
+    /// needs credentials of its own
+    // The name of a role may contain a comma.
     #[arg(long, env = "ELAVA_ALLOW_ROLE", value_delimiter = ' ', value_name = "NAMESPACE=ROLE")]
     allow_role: Vec<RoleGrant>,
     /// A URL that a CloudScan's webhook may have, or begin with; may be repeated
@@ -58,70 +59,71 @@ pub struct RunArgs {
     allow_webhook: Vec<String>,
     #[command(flatten)]
     limits: LimitArgs,
-    /// A price list to estimate costs by, in the shape of docs/prices.md; without one, the few list prices
-    /// that ship
+    /// A price list to estimate costs from, in the format of docs/prices.md; without one, the few list prices that ship
     #[arg(long, env = "ELAVA_PRICES", value_name = "FILE")]
     prices: Option<PathBuf>,
-    /// A namespace whose CloudScans are taken up; may be repeated. Without one, those of all are
+    /// A namespace whose CloudScans are reconciled; may be repeated. Without one, those of all namespaces are
     #[arg(long, env = "ELAVA_WATCH_NAMESPACE", value_delimiter = ',', value_name = "NAMESPACE")]
     watch_namespace: Vec<String>,
-    /// The operator's own ServiceAccount as NAMESPACE:NAME, for messages that tell how to let it in
+    /// The operator's own ServiceAccount as NAMESPACE:NAME, for messages that explain how to grant it access
     #[arg(long, env = "ELAVA_SERVICE_ACCOUNT", default_value = "elava:elava")]
     service_account: String,
-    /// The ClusterRole that allows reading credentials, to be bound in each namespace that has some
+    /// The ClusterRole that allows reading credentials, to be bound in each namespace that contains credentials
     #[arg(long, env = "ELAVA_CREDENTIALS_ROLE", default_value = "elava-credentials")]
     credentials_role: String,
-    /// The name that events carry as their reporter
+    /// The name of the reporter in events
     #[arg(long, env = "HOSTNAME", default_value = "elava")]
     instance: String,
-    /// The share of what AWS lets an account ask that is taken; the rest is left to its other users
+    /// The share of AWS's API rate limits for an account that is used, from 0.01 to 1; the rest is left to its other
+    /// users
     #[arg(long, env = "ELAVA_API_SHARE", default_value = "0.25", value_parser = share)]
     api_share: f64,
     #[command(flatten)]
     keep: KeepArgs,
-    /// A folder, on another volume, in which a backup of the store is made each period; without one, none is
+    /// A folder, on another volume, in which a backup of the store is made every period; without one, none is made
     #[arg(long, env = "ELAVA_BACKUP_DIR", value_name = "DIR")]
     backup_dir: Option<PathBuf>,
     /// How long after a backup the next one is made
     #[arg(long, env = "ELAVA_BACKUP_EVERY", default_value = "24h", value_parser = humantime::parse_duration)]
     backup_every: Duration,
-    /// How many of them are kept; the oldest go
+    /// How many backups are kept; the oldest are removed
     #[arg(long, env = "ELAVA_BACKUP_KEEP", default_value = "7", value_parser = clap::value_parser!(u16).range(1..))]
     backup_keep: u16,
     #[arg(long, env = "ELAVA_LOG_FORMAT", value_enum, default_value = "json")]
     log_format: LogFormat,
-    /// What is logged, as tracing filter directives
-    /// (the SDK tells of refused roles on its own, at length, and the client of each call to an API server that
-    /// is away; the conditions and our own lines say it better)
+    /// What is logged, as tracing filter directives (the default omits what the SDK logs about refused roles, and what
+    /// the client logs about each call to an unavailable API server: conditions and the operator's own log report both)
     #[arg(long, env = "ELAVA_LOG", default_value = "info,aws_config=error,kube_client=off")]
     log: String,
-    /// Where traces are sent by OTLP over HTTP, such as http://otel-collector:4318; without it, nowhere
+    /// The OTLP over HTTP receiver that traces are sent to, such as http://otel-collector:4318; without it, none are
+    /// sent
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
     otlp_endpoint: Option<String>,
 }
 
-/// What one namespace may take, so that none takes what belongs to all.
+/// Limits of one namespace, so that no namespace uses up what all share.
 #[derive(Clone, Debug, Args)]
 struct LimitArgs {
-    /// The shortest interval between listings; a CloudScan that asks for a shorter one gets this one
+    /// The shortest interval between listings; a CloudScan that requests a shorter one gets this one
     #[arg(long, env = "ELAVA_MIN_INTERVAL", default_value = "1m", value_parser = humantime::parse_duration, value_name = "DURATION")]
     min_interval: Duration,
-    /// CloudScans that a namespace may have; younger ones are refused
+    /// Maximum number of CloudScans of a namespace; younger ones are refused
     #[arg(long, env = "ELAVA_NAMESPACE_CLOUDSCANS", default_value = "500", value_name = "COUNT")]
     namespace_cloudscans: usize,
-    /// Accounts that the CloudScans of a namespace may name; younger ones that name more are refused
+    /// Maximum number of accounts that the CloudScans of a namespace may name; younger CloudScans beyond it are refused
     #[arg(long, env = "ELAVA_NAMESPACE_ACCOUNTS", default_value = "2000", value_name = "COUNT")]
     namespace_accounts: usize,
-    /// Resources that the CloudScans of a namespace may record; those that show more are refused until they are edited
+    /// Maximum number of resources that the CloudScans of a namespace may record; CloudScans beyond it are refused
+    /// until they are edited
     #[arg(long, env = "ELAVA_NAMESPACE_RESOURCES", default_value = "1000000", value_name = "COUNT")]
     namespace_resources: usize,
-    /// Findings of a namespace that are open as objects at once; others are counted in status
+    /// Maximum number of findings of a namespace that are open as objects at once; others are counted in status
     #[arg(long, env = "ELAVA_NAMESPACE_OPEN_FINDINGS", default_value = "50000", value_name = "COUNT")]
     namespace_open_findings: usize,
-    /// Events of a namespace that wait for the receivers of its webhooks; newer ones are dropped
+    /// Maximum number of events of a namespace that wait for the receivers of its webhooks; newer ones are dropped
     #[arg(long, env = "ELAVA_NAMESPACE_WAITING_EVENTS", default_value = "50000", value_name = "COUNT")]
     namespace_waiting_events: usize,
-    /// Watches of a namespace that the query API serves at once; more are refused with 429
+    /// Maximum number of watches of a namespace that the query API serves at once; more are refused with 429
     #[arg(long, env = "ELAVA_NAMESPACE_WATCHES", default_value = "64", value_name = "COUNT")]
     namespace_watches: usize,
 }
@@ -150,7 +152,7 @@ fn share(text: &str) -> Result<f64, String> {
     share.ok_or_else(|| "a share lies between 0.01 and 1, such as 0.25".to_owned())
 }
 
-/// Until the task is dropped; where it is not asked for, that is all.
+/// Serves until the task is dropped; without a listener it serves nothing.
 async fn serve_query_api(
     listener: Option<TcpListener>,
     store: Store,
@@ -168,14 +170,14 @@ async fn serve_health(listener: Option<TcpListener>, store: Store) -> std::io::R
     server::serve_health(listener, store).await
 }
 
-async fn bound(listen: SocketAddr) -> anyhow::Result<TcpListener> {
+async fn bind_listener(listen: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))
 }
 
-async fn bound_if(listen: Option<SocketAddr>) -> anyhow::Result<Option<TcpListener>> {
+async fn bind_optional(listen: Option<SocketAddr>) -> anyhow::Result<Option<TcpListener>> {
     match listen {
         None => Ok(None),
-        Some(listen) => bound(listen).await.map(Some),
+        Some(listen) => bind_listener(listen).await.map(Some),
     }
 }
 
@@ -188,16 +190,16 @@ fn service(text: &str) -> Result<Service, String> {
     }
 }
 
-/// What the metrics show beside the store.
-fn others(
+/// The metrics besides those of the store.
+fn external_metrics(
     fleet: &Arc<Fleet>,
     backups: Option<Arc<Backups>>,
     aws: Arc<Aws>,
     meters: controller::Meters,
     store: Store,
 ) -> Others {
-    let (looking, scanning) = (Arc::downgrade(fleet), fleet.meters().clone());
-    let accounts = move || looking.upgrade().map(|fleet| fleet.accounts()).unwrap_or_default();
+    let (fleet_of_metrics, scanning) = (Arc::downgrade(fleet), fleet.meters().clone());
+    let accounts = move || fleet_of_metrics.upgrade().map(|fleet| fleet.accounts()).unwrap_or_default();
     let register = move |registry: &mut Registry| {
         scanning.register(registry);
         meters.register(registry);
@@ -228,8 +230,8 @@ fn others(
     Others { accounts: Box::new(accounts), register: Box::new(register) }
 }
 
-/// Takes out of the store what was found to be a secret since it was written. What can't be done so is no reason not to
-/// start: it is tried again at the next.
+/// Removes from the store what was classified as secret since it was written. A failure does not prevent the start: it
+/// is retried at the next one.
 fn scrub(path: &Path) {
     match care::scrub(path) {
         Ok(0) => {}
@@ -243,7 +245,8 @@ fn scrub(path: &Path) {
     }
 }
 
-/// The list that is named, or what ships. Before anything is opened: one that can't be read is a reason not to start.
+/// The price list that is named, or the one that ships. Read before anything is opened: an unreadable list prevents the
+/// start.
 fn prices(path: Option<&Path>) -> anyhow::Result<Prices> {
     let Some(path) = path else { return Ok(Prices::shipped()) };
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -269,10 +272,10 @@ pub async fn run(args: Box<RunArgs>) -> anyhow::Result<()> {
     let client = kube::Client::try_default()
         .await
         .context("no way to reach an API server: run in a pod, or set KUBECONFIG")?;
-    let listener = bound(args.listen).await?;
-    let health = bound_if(args.health_listen).await?;
-    let query_api = bound_if(args.query_api_listen).await?;
-    let socket = socket_beside(&args.store);
+    let listener = bind_listener(args.listen).await?;
+    let health = bind_optional(args.health_listen).await?;
+    let query_api = bind_optional(args.query_api_listen).await?;
+    let socket = socket_path(&args.store);
     let unix =
         server::bind_socket(&socket).with_context(|| format!("cannot make the socket {}", socket.display()))?;
     let aws = Arc::new(Aws::new(args.api_share));
@@ -288,8 +291,8 @@ pub async fn run(args: Box<RunArgs>) -> anyhow::Result<()> {
         .backup_dir
         .map(|folder| Arc::new(Backups::new(folder, args.backup_every, usize::from(args.backup_keep))));
     let meters = controller::Meters::default();
-    let others = others(&fleet, backups.clone(), aws.clone(), meters.clone(), store.clone());
-    let http = tokio::spawn(server::serve_http(listener, store.clone(), others));
+    let external_metrics = external_metrics(&fleet, backups.clone(), aws.clone(), meters.clone(), store.clone());
+    let http = tokio::spawn(server::serve_http(listener, store.clone(), external_metrics));
     let health = tokio::spawn(serve_health(health, store.clone()));
     let questions = tokio::spawn(server::serve_socket(unix, store.clone()).into_future());
 
@@ -342,7 +345,7 @@ pub async fn run(args: Box<RunArgs>) -> anyhow::Result<()> {
     if let Some(backing_up) = backing_up {
         backing_up.abort();
     }
-    // A reconcile in flight ends its writes; each has its own deadline.
+    // A reconcile in progress finishes its writes; each has its own deadline.
     let _ = tokio::time::timeout(Duration::from_secs(10), controller).await;
     drop(fleet);
     tokio::task::spawn_blocking(move || store.flush()).await??;

@@ -21,20 +21,20 @@ use crate::api::validate::manifest;
 use crate::cloud::aws::Aws;
 use crate::cloud::{CloudError, Credentials, Provider};
 use crate::controller::assess;
-use crate::controller::build::{lister, subscriptions, viewer};
+use crate::controller::build::{lister, subscriber, subscriptions};
 use crate::controller::validate::{Allowed, validate};
 use crate::inventory::{
     AccountId, Change, ChangeKind, Filter, Moment, Part, Reason, ResourceKey, Revision, RuleSettings, Scope,
-    Snapshot, Suspect, Viewer,
+    Snapshot, Subscriber, Suspect,
 };
 use crate::policy::lifecycle::Record;
 use crate::policy::{Evaluator, Prices};
-use crate::scanner::{AccountScanner, EarlierTags, Round, ScopeReport, StoreTrouble, Subscription, list_members};
+use crate::scanner::{AccountScanner, EarlierTags, Round, ScopeReport, StoreFailure, Subscription, list_members};
 use crate::server::findings::FindingView;
 use crate::server::query::API_VERSION;
 use crate::store::{Store, StoreError, system_clock};
 
-/// Accounts that are looked at together.
+/// Accounts that are scanned concurrently.
 const ACCOUNTS_IN_FLIGHT: usize = 8;
 
 #[derive(Debug, Args)]
@@ -42,14 +42,14 @@ pub struct ScanArgs {
     /// The manifest, as it would be applied to a cluster; - reads it from standard input
     #[arg(short = 'f', long = "filename", value_name = "FILE")]
     filename: PathBuf,
-    /// The store's file; made when it is not there
+    /// The store's file; it is created if it does not exist
     #[arg(long, env = "ELAVA_STORE")]
     store: PathBuf,
     #[command(flatten)]
     output: OutputArgs,
 }
 
-/// What a scan says. Documented in docs/json.md.
+/// The result of a scan. Documented in docs/json.md.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ScanReport {
@@ -65,7 +65,7 @@ pub struct ScanReport {
 #[derive(Debug, Serialize)]
 pub struct ScopeLine {
     pub account: String,
-    /// `*` for both of an account that could not be got into.
+    /// `*` for region and type of an account that could not be accessed.
     pub region: String,
     #[serde(rename = "type")]
     pub resource_type: String,
@@ -85,7 +85,7 @@ pub struct ScopeLine {
     pub unread_by: Vec<String>,
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref)] // serde hands it so.
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde passes it so.
 fn is_zero(count: &usize) -> bool {
     *count == 0
 }
@@ -138,7 +138,7 @@ pub async fn scan(args: ScanArgs) -> anyhow::Result<ExitCode> {
     if valid.aws.credentials_secret_ref.is_some() {
         note!("elava: credentialsSecretRef is ignored without a cluster: the AWS credential chain is used");
     }
-    // Whoever runs a scan wants it, now; and there is no next one to be stale by.
+    // A scan that a user runs is not suspended; and without a next scan nothing becomes stale.
     valid.suspended = false;
     valid.interval = Duration::ZERO;
 
@@ -156,30 +156,31 @@ pub async fn scan(args: ScanArgs) -> anyhow::Result<ExitCode> {
         }
         None => None,
     };
-    let mut wanted = subscriptions(&scan, &valid, &Credentials::Chain, &endpoint, members.as_ref());
+    let mut desired = subscriptions(&scan, &valid, &Credentials::Chain, &endpoint, members.as_ref());
     if let Some(members) = &members {
-        // Nobody gets in there.
+        // Their credentials can't work.
         let is_inactive = |a: &AccountId| members.list.iter().any(|m| m.account == *a && !m.is_active);
-        wanted.retain(|s| s.target.account.as_ref().is_none_or(|account| !is_inactive(account)));
+        desired.retain(|s| s.target.account.as_ref().is_none_or(|account| !is_inactive(account)));
     }
-    let accounts = wanted.len();
+    let accounts = desired.len();
     let progress = Progress::new();
-    let look = |subscription| look(subscription, provider.clone(), store.clone(), progress.clone());
-    let looked: Vec<(Option<String>, Result<Round, CloudError>)> =
-        futures::stream::iter(wanted).map(look).buffered(ACCOUNTS_IN_FLIGHT).collect().await;
+    let scan_account =
+        |subscription| scan_account(subscription, provider.clone(), store.clone(), progress.clone());
+    let swept: Vec<(Option<String>, Result<Round, CloudError>)> =
+        futures::stream::iter(desired).map(scan_account).buffered(ACCOUNTS_IN_FLIGHT).collect().await;
     progress.bar.finish_and_clear();
 
-    let totals = Totals::of(looked);
+    let totals = Totals::of(swept);
     let locked_out = totals.locked_out == accounts;
     store.flush()?;
     if let Some(error) = totals.store_errors.first() {
         anyhow::bail!("what was seen could not be recorded: {}", error.message);
     }
-    let viewer = viewer(&scan);
-    let report = report(&store, &viewer, &valid.rules, totals)?;
+    let subscriber = subscriber(&scan);
+    let report = report(&store, &subscriber, &valid.rules, totals)?;
     match args.output.output {
         Output::Table => {
-            let filter = Filter { viewer: Some(viewer), ..Filter::default() };
+            let filter = Filter { subscriber: Some(subscriber), ..Filter::default() };
             table(&report, store.snapshot(Moment::Now)?.resources(&filter)?.len());
         }
         other => print::structured(&report, other)?,
@@ -205,20 +206,20 @@ pub async fn scan(args: ScanArgs) -> anyhow::Result<ExitCode> {
     }))
 }
 
-/// What all accounts' rounds came to.
+/// The results of all accounts' rounds together.
 #[derive(Default)]
 struct Totals {
     scopes: Vec<ScopeLine>,
     changes: Vec<Change>,
     locked_out: usize,
-    store_errors: Vec<StoreTrouble>,
+    store_errors: Vec<StoreFailure>,
     earlier_tags: BTreeMap<Scope, EarlierTags>,
 }
 
 impl Totals {
-    fn of(looked: Vec<(Option<String>, Result<Round, CloudError>)>) -> Self {
+    fn of(swept: Vec<(Option<String>, Result<Round, CloudError>)>) -> Self {
         let mut totals = Self::default();
-        for (account, round) in looked {
+        for (account, round) in swept {
             match round {
                 Err(error) => {
                     totals.locked_out += 1;
@@ -247,20 +248,25 @@ impl Totals {
     }
 }
 
-fn report(store: &Store, viewer: &Viewer, rules: &RuleSettings, totals: Totals) -> Result<ScanReport, StoreError> {
+fn report(
+    store: &Store,
+    subscriber: &Subscriber,
+    rules: &RuleSettings,
+    totals: Totals,
+) -> Result<ScanReport, StoreError> {
     let snapshot = store.snapshot(Moment::Now)?;
-    let filter = Filter { viewer: Some(viewer.clone()), ..Filter::default() };
+    let filter = Filter { subscriber: Some(subscriber.clone()), ..Filter::default() };
     let pending = snapshot
         .resources(&filter)?
         .into_iter()
         .filter_map(|r| Some(PendingLine { suspect: r.suspect?, resource: r.key }))
         .collect();
-    // As the operator does it, so that what is noticed today is known tomorrow.
-    let name = viewer.as_str().split_once('/').map_or("", |(_, name)| name);
+    // As in the operator, so that what is noticed today is known tomorrow.
+    let name = subscriber.as_str().split_once('/').map_or("", |(_, name)| name);
     let mut evaluator = Evaluator::new(Arc::new(Prices::shipped()));
     let assessment =
-        assess::assess(store, viewer, rules, name, &BTreeMap::new(), &totals.earlier_tags, &mut evaluator)?;
-    assess::write(store, viewer, &assess::notes(&assessment, rules, |_| true))?;
+        assess::assess(store, subscriber, rules, name, &BTreeMap::new(), &totals.earlier_tags, &mut evaluator)?;
+    assess::write(store, subscriber, &assess::notes(&assessment, rules, |_| true))?;
     let open = assessment.lifecycle.records.into_values().filter(Record::is_open);
     let mut findings: Vec<FindingView> = open
         .map(|record| FindingView::of(String::new(), record, Some(&assessment.counts.currency), assessment.now))
@@ -298,8 +304,8 @@ impl Progress {
     }
 }
 
-/// One account: which it is, and what its round saw.
-async fn look(
+/// Scans one account. Returns which it is, and the result of its round.
+async fn scan_account(
     subscription: Subscription,
     provider: Arc<dyn Provider>,
     store: Store,
@@ -323,20 +329,20 @@ async fn look(
             }
         })
         .await;
-    let report = scanner.reports.get(&subscription.viewer);
+    let report = scanner.reports.get(&subscription.subscriber);
     let failed = report
         .and_then(|r| r.credentials.as_ref().and_then(|c| c.as_ref().err()).or(r.regions_error.as_ref()).cloned());
     (Some(account.to_string()), failed.map_or(Ok(round), Err))
 }
 
-/// Rows that a person still reads; the rest is counted.
-const MAX_ROWS: usize = 100;
+/// Maximum number of rows for people; the rest is counted.
+const ROWS_SHOWN_MAX: usize = 100;
 
 fn rows(all: impl ExactSizeIterator<Item = Vec<String>>) {
-    let more = all.len().saturating_sub(MAX_ROWS);
-    print::columns(all.take(MAX_ROWS));
+    let more = all.len().saturating_sub(ROWS_SHOWN_MAX);
+    print::columns(all.take(ROWS_SHOWN_MAX));
     if more > 0 {
-        out!("  ... and {more} more: -o json tells all");
+        out!("  ... and {more} more: -o json shows all");
     }
     out!("");
 }
@@ -345,7 +351,7 @@ fn table(report: &ScanReport, resources: usize) {
     let by_kind = |kind: ChangeKind| report.changes.iter().filter(move |c| c.change == kind && !c.baseline);
     let baseline: Vec<&Change> = report.changes.iter().filter(|c| c.baseline).collect();
     if !baseline.is_empty() {
-        out!("FIRST SEEN: {} resources that were there before the first look", baseline.len());
+        out!("FIRST SEEN: {} resources that existed before the first scan", baseline.len());
         let mut by_type: BTreeMap<&str, usize> = BTreeMap::new();
         for change in baseline {
             *by_type.entry(change.resource.resource_type.as_str()).or_default() += 1;
@@ -365,7 +371,7 @@ fn table(report: &ScanReport, resources: usize) {
     if !report.pending.is_empty() {
         out!("MISSING, NOT YET CONFIRMED: {}", report.pending.len());
         rows(report.pending.iter().map(|p| {
-            let why = if p.suspect.held { "held: too much was missing at once" } else { "the next look decides" };
+            let why = if p.suspect.held { "held: too much was missing at once" } else { "the next sweep decides" };
             vec![format!("  {}", p.resource), format!("last seen {}", p.suspect.last_seen), why.to_owned()]
         }));
     }

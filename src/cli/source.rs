@@ -1,5 +1,5 @@
-//! Who is asked: a store file in-process, the operator that holds it through its socket, or a cluster's API
-//! server.
+//! The source of the answers: a store file in-process, the operator that holds it through its socket, or a cluster's
+//! API server.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -13,35 +13,35 @@ use serde::de::DeserializeOwned;
 
 use super::cluster::Cluster;
 use crate::server::query::{Problem, QueryError};
-use crate::store::{Store, StoreError, socket_beside, system_clock};
+use crate::store::{Store, StoreError, socket_path, system_clock};
 
 #[derive(Debug, Args)]
 pub(super) struct SourceArgs {
-    /// The store's file; where an operator holds it, the operator is asked
+    /// The store's file; if an operator holds it, the operator is queried
     #[arg(long, env = "ELAVA_STORE", value_name = "FILE")]
     store: Option<PathBuf>,
-    /// Ask the operator at this socket
+    /// Query the operator at this socket
     #[arg(long, env = "ELAVA_SOCKET")]
     socket: Option<PathBuf>,
     #[command(flatten)]
     cluster: ClusterArgs,
 }
 
-/// A cluster, through its API server and with your own rights. `kubectl elava` asks one by itself.
+/// A cluster, through its API server and with your own rights. `kubectl elava` queries one by default.
 #[derive(Debug, Args)]
 pub(super) struct ClusterArgs {
-    /// Ask the cluster, in this namespace
+    /// Query the cluster, in this namespace
     #[arg(short, long, conflicts_with_all = ["socket"])]
     pub namespace: Option<String>,
-    /// Ask the cluster, in all namespaces
+    /// Query the cluster, in all namespaces
     #[arg(short = 'A', long, conflicts_with_all = ["socket", "namespace"])]
     pub all_namespaces: bool,
-    /// Ask the cluster of this context of the kubeconfig
+    /// Query the cluster of this context of the kubeconfig
     #[arg(long, conflicts_with_all = ["socket"])]
     pub context: Option<String>,
 }
 
-/// Where nothing else is said.
+/// Used if nothing else is named.
 const STORE: &str = "elava.redb";
 
 enum Source {
@@ -50,7 +50,7 @@ enum Source {
 }
 
 /// Whether this was called as `kubectl elava`.
-pub(super) fn is_plugin() -> bool {
+pub(super) fn is_kubectl_plugin() -> bool {
     let name = std::env::args_os().next();
     let name = name.as_deref().and_then(|name| Path::new(name).file_name()).and_then(|name| name.to_str());
     name.is_some_and(|name| name.starts_with("kubectl-"))
@@ -64,44 +64,44 @@ impl SourceArgs {
         let path = self.store.clone().unwrap_or_else(|| STORE.into());
         match Store::open_existing(&path, system_clock()) {
             Ok(store) => Ok(Source::File(store)),
-            Err(StoreError::Locked { .. }) if socket_beside(&path).exists() => {
-                Ok(Source::Socket(socket_beside(&path)))
+            Err(StoreError::Locked { .. }) if socket_path(&path).exists() => {
+                Ok(Source::Socket(socket_path(&path)))
             }
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Whether the question goes to a cluster.
-    fn asks_a_cluster(&self) -> bool {
+    /// Whether the query goes to a cluster.
+    fn targets_cluster(&self) -> bool {
         let ClusterArgs { namespace, all_namespaces, context } = &self.cluster;
         let is_named = namespace.is_some() || *all_namespaces || context.is_some();
         let is_local = self.store.is_some() || self.socket.is_some();
-        is_named || (is_plugin() && !is_local)
+        is_named || (is_kubectl_plugin() && !is_local)
     }
 
-    /// The cluster, where that is asked.
+    /// The cluster, if it is the source.
     pub async fn cluster(&self) -> anyhow::Result<Option<Cluster>> {
-        if self.asks_a_cluster() { Cluster::connect(&self.cluster).await.map(Some) } else { Ok(None) }
+        if self.targets_cluster() { Cluster::connect(&self.cluster).await.map(Some) } else { Ok(None) }
     }
 
-    /// What only the operator itself, or a file, can answer.
+    /// For queries that only the operator itself, or a file, can answer.
     fn refuse_cluster(&self) -> anyhow::Result<()> {
         anyhow::ensure!(
-            !self.asks_a_cluster(),
-            "the API server can't be asked for this, the operator can: kubectl exec -n elava elava-0 -- elava ..."
+            !self.targets_cluster(),
+            "the API server does not serve this query, the operator does: kubectl exec -n elava elava-0 -- elava ..."
         );
         Ok(())
     }
 
-    /// The operator's socket, where it is asked.
+    /// The operator's socket, if it is the source.
     pub fn operator(&self) -> anyhow::Result<PathBuf> {
         match self.open()? {
             Source::Socket(socket) => Ok(socket),
-            Source::File(_) => anyhow::bail!("nobody writes this store now: there is nothing to wait for"),
+            Source::File(_) => anyhow::bail!("no operator writes this store now: there is nothing to wait for"),
         }
     }
 
-    pub async fn ask<Q: Serialize, A: DeserializeOwned>(
+    pub async fn run_query<Q: Serialize, A: DeserializeOwned>(
         &self,
         path: &str,
         question: &Q,
@@ -112,14 +112,14 @@ impl SourceArgs {
             Source::File(store) => Ok(in_process(&store, question)?),
             Source::Socket(socket) => {
                 let query = serde_urlencoded::to_string(question)?;
-                ask_socket(&socket, &format!("{path}?{query}"))
+                query_socket(&socket, &format!("{path}?{query}"))
                     .await
                     .with_context(|| format!("asking the operator at {}", socket.display()))
             }
         }
     }
 
-    /// Writes what is answered as it comes.
+    /// Writes the answer as it arrives.
     pub async fn stream<Q: Serialize>(
         &self,
         path: &str,
@@ -143,17 +143,17 @@ impl SourceArgs {
                 }
             }
         }
-        // Nobody hears of what can't be written when the process ends.
+        // When the process ends, write errors are not reported.
         Ok(out.flush()?)
     }
 }
 
-async fn ask_socket<A: DeserializeOwned>(socket: &Path, path_and_query: &str) -> anyhow::Result<A> {
+async fn query_socket<A: DeserializeOwned>(socket: &Path, path_and_query: &str) -> anyhow::Result<A> {
     let answer = get_from_socket(socket, path_and_query).await?;
     Ok(serde_json::from_slice(&answer.into_body().collect().await?.to_bytes())?)
 }
 
-/// An answer that is no error.
+/// An answer that is not an error.
 pub(super) async fn get_from_socket(
     socket: &Path,
     path_and_query: &str,

@@ -1,4 +1,4 @@
-//! `elava status`: for a person at night. What is wrong, since when, and what to do.
+//! `elava status`: for a person on call. What is wrong, since when, and what to do.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -18,18 +18,18 @@ use crate::api::{CloudScan, CloudScanStatus, NOT_OBSERVED};
 use crate::inventory::Timestamp;
 use crate::server::query::API_VERSION;
 
-/// So long may pass between two reports of the operator before it is said to be silent, or three intervals.
-const SILENCE: Duration = Duration::from_mins(30);
-/// What is concluded from absence takes two looks, of which the rare ones are six hours apart.
-const UNDECIDED: Duration = Duration::from_hours(24);
-const DEADLINE: Duration = Duration::from_secs(10);
+/// How long the operator may report no scan before it counts as silent; three intervals if that is longer.
+const SILENCE_MIN: Duration = Duration::from_mins(30);
+/// A conclusion from absence takes two sweeps, and those of rare types are six hours apart.
+const UNDECIDED_WARNING_AGE: Duration = Duration::from_hours(24);
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
 pub struct StatusArgs {
     /// Only the CloudScans in this namespace; may be repeated. In the operator's pod: those that it watches
     #[arg(short, long, env = "ELAVA_WATCH_NAMESPACE", value_delimiter = ',', value_name = "NAMESPACE")]
     namespace: Vec<String>,
-    /// Ask the operator itself, too, where it answers /readyz and /metrics
+    /// Also query the operator itself, at the address that serves /readyz and /metrics
     #[arg(long, env = "ELAVA_OPERATOR", value_name = "URL")]
     operator: Option<String>,
     #[command(flatten)]
@@ -41,7 +41,7 @@ pub struct StatusArgs {
 struct StatusAnswer {
     api_version: &'static str,
     cloudscans: usize,
-    /// Resources that are there now, and findings that are open.
+    /// Resources that exist now, and findings that are open.
     resources: i64,
     open: i64,
     problems: Vec<Problem>,
@@ -52,15 +52,15 @@ struct StatusAnswer {
 struct Problem {
     /// `cloudscan/NAMESPACE/NAME` or `operator`.
     of: String,
-    /// A reason, as docs/runbooks.md has it.
+    /// A reason, as in docs/runbooks.md.
     reason: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     since: Option<Timestamp>,
     message: String,
 }
 
-/// The conditions that tell of something wrong, and the status with which they do.
-const WRONG: [(&str, &str); 9] = [
+/// The conditions that report a problem, each with the status in which it does.
+const PROBLEM_CONDITIONS: [(&str, &str); 9] = [
     ("Stalled", "True"),
     ("CredentialsValid", "False"),
     ("InventoryComplete", "False"),
@@ -90,35 +90,35 @@ fn problems(scan: &CloudScan, now: Timestamp) -> Vec<Problem> {
         )];
     };
     let mut problems: Vec<Problem> = Vec::new();
-    for (condition, wrong) in WRONG {
+    for (condition, wrong) in PROBLEM_CONDITIONS {
         let is_wrong = |c: &&Condition| c.type_ == condition && c.status == wrong;
-        let Some(told) = status.conditions.iter().find(is_wrong) else { continue };
-        let since = Timestamp::from(told.last_transition_time.0);
-        let may_pass = condition == "FindingsDecided" && now.since(since) < UNDECIDED;
-        // One cause speaks through several conditions.
-        let is_told = problems.iter().any(|p| p.reason == told.reason && p.message == told.message);
-        if !may_pass && !is_told {
-            problems.push(problem(&told.reason, Some(since), told.message.clone()));
+        let Some(reported) = status.conditions.iter().find(is_wrong) else { continue };
+        let since = Timestamp::from(reported.last_transition_time.0);
+        let may_pass = condition == "FindingsDecided" && now.since(since) < UNDECIDED_WARNING_AGE;
+        // One cause may appear in several conditions.
+        let is_reported = problems.iter().any(|p| p.reason == reported.reason && p.message == reported.message);
+        if !may_pass && !is_reported {
+            problems.push(problem(&reported.reason, Some(since), reported.message.clone()));
         }
     }
     problems.extend(silence(scan, status, now).map(|(last, message)| problem("Silent", Some(last), message)));
     problems
 }
 
-/// Nobody says anything any more.
+/// No scan has been reported for too long.
 fn silence(scan: &CloudScan, status: &CloudScanStatus, now: Timestamp) -> Option<(Timestamp, String)> {
     let last = status.last_scan.as_ref()?.end_time;
     let interval = humantime::parse_duration(&scan.spec.interval).unwrap_or_default();
-    let allowed = SILENCE.max(interval.saturating_mul(3));
+    let allowed = SILENCE_MIN.max(interval.saturating_mul(3));
     let is_silent = !scan.spec.suspend && now.since(last) > allowed;
     let message = || {
         let span = humantime::format_duration(Duration::from_secs(now.since(last).as_secs()));
-        format!("no scan was reported for {span}: look at the operator's pod and its log")
+        format!("no scan was reported for {span}: check the operator's pod and its log")
     };
     is_silent.then(|| (last, message()))
 }
 
-/// What the operator says of itself, and what its metrics show.
+/// The problems that the operator itself and its metrics report.
 async fn operator(url: &str) -> Vec<Problem> {
     let problem = |reason: &str, message: String| Problem {
         of: "operator".to_owned(),
@@ -141,7 +141,7 @@ async fn operator(url: &str) -> Vec<Problem> {
             };
             let is = |name: &str| value(name).is_some_and(|value| value > 0.0);
             let full = "the store's volume has no room: nothing is recorded until it is enlarged; reads go on";
-            let backup = "backups fail: the operator's log says why";
+            let backup = "backups fail: see the operator's log for the reason";
             [("elava_store_full", "DiskFull", full), ("elava_backup_failures", "BackupFailed", backup)]
                 .into_iter()
                 .filter(|(name, ..)| is(name))
@@ -153,13 +153,13 @@ async fn operator(url: &str) -> Vec<Problem> {
 
 async fn get(url: &str) -> anyhow::Result<(hyper::StatusCode, String)> {
     let client = Client::builder(TokioExecutor::new()).build_http::<Empty<hyper::body::Bytes>>();
-    let asking = async {
+    let querying = async {
         let answer = client.get(url.parse()?).await?;
         let status = answer.status();
         let text = answer.into_body().collect().await?.to_bytes();
         anyhow::Ok((status, String::from_utf8_lossy(&text).into_owned()))
     };
-    tokio::time::timeout(DEADLINE, asking).await.context("no answer in time")?
+    tokio::time::timeout(CALL_TIMEOUT, querying).await.context("no answer in time")?
 }
 
 pub async fn status(args: StatusArgs) -> anyhow::Result<ExitCode> {
@@ -189,18 +189,18 @@ pub async fn status(args: StatusArgs) -> anyhow::Result<ExitCode> {
         open: sum(|status| status.findings.as_ref().map_or(0, |findings| findings.open)),
         problems: found,
     };
-    tell(&answer, args.output.output)?;
+    print_answer(&answer, args.output.output)?;
     Ok(if answer.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(INCOMPLETE) })
 }
 
-fn tell(answer: &StatusAnswer, output: Output) -> anyhow::Result<()> {
+fn print_answer(answer: &StatusAnswer, output: Output) -> anyhow::Result<()> {
     if output != Output::Table {
         return print::structured(answer, output);
     }
     let StatusAnswer { cloudscans, resources, open, problems, .. } = answer;
     print::write(&format!("{cloudscans} CloudScans, {resources} resources, {open} open findings\n"));
     if *cloudscans == 0 {
-        print::write("Nothing is looked at: apply a CloudScan (docs/cloudscan.md).\n");
+        print::write("Nothing is scanned: apply a CloudScan (docs/cloudscan.md).\n");
     }
     if problems.is_empty() {
         print::write("Nothing is wrong.\n");
@@ -226,7 +226,7 @@ mod tests {
         "2026-11-26T12:00:00Z".parse().unwrap()
     }
 
-    fn told(spec: &Value, status: &Value) -> Vec<String> {
+    fn reported(spec: &Value, status: &Value) -> Vec<String> {
         let mut spec = spec.clone();
         spec["provider"] = json!({"aws": {}});
         let scan = json!({
@@ -247,14 +247,14 @@ mod tests {
     fn what_is_well_is_silent_and_what_is_wrong_is_told_once() {
         const THEN: &str = "2026-11-26T11:30:00Z";
         for untold in [Value::Null, json!({"observedGeneration": -1})] {
-            assert_eq!(told(&json!({}), &untold), ["NotTakenUp 2026-11-26T11:00:00Z"]);
+            assert_eq!(reported(&json!({}), &untold), ["NotTakenUp 2026-11-26T11:00:00Z"]);
         }
         let well = json!({"conditions": [
             condition("Ready", "True", "Scanning", THEN), condition("Stalled", "False", "NotStalled", THEN),
             condition("InventoryComplete", "Unknown", "Scanning", THEN),
             condition("FindingsDecided", "False", "Undecided", THEN),
         ]});
-        assert!(told(&json!({}), &well).is_empty(), "what is not known yet is not wrong");
+        assert!(reported(&json!({}), &well).is_empty(), "what is not known yet is not wrong");
         let stuck = json!({"conditions": [
             condition("Ready", "False", "Denied", THEN), condition("Stalled", "True", "Denied", THEN),
             condition("ClockSkew", "True", "BehindStore", THEN),
@@ -262,15 +262,15 @@ mod tests {
         ]});
         let lines =
             ["Denied 2026-11-26T11:30:00Z", "Undecided 2026-11-25T11:30:00Z", "BehindStore 2026-11-26T11:30:00Z"];
-        assert_eq!(told(&json!({}), &stuck), lines, "one cause is told once");
+        assert_eq!(reported(&json!({}), &stuck), lines, "one cause is told once");
     }
 
     #[test]
     fn an_operator_that_says_nothing_for_long_is_silent_unless_it_was_told_to() {
         let last = |end: &str| json!({"lastScan": {"startTime": end, "endTime": end}});
-        assert!(told(&json!({}), &last("2026-11-26T11:31:00Z")).is_empty());
-        assert_eq!(told(&json!({}), &last("2026-11-26T11:29:00Z")), ["Silent 2026-11-26T11:29:00Z"]);
-        assert!(told(&json!({"interval": "1h"}), &last("2026-11-26T10:00:00Z")).is_empty());
-        assert!(told(&json!({"suspend": true}), &last("2026-11-20T10:00:00Z")).is_empty());
+        assert!(reported(&json!({}), &last("2026-11-26T11:31:00Z")).is_empty());
+        assert_eq!(reported(&json!({}), &last("2026-11-26T11:29:00Z")), ["Silent 2026-11-26T11:29:00Z"]);
+        assert!(reported(&json!({"interval": "1h"}), &last("2026-11-26T10:00:00Z")).is_empty());
+        assert!(reported(&json!({"suspend": true}), &last("2026-11-20T10:00:00Z")).is_empty());
     }
 }

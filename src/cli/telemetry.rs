@@ -1,5 +1,5 @@
-//! What the operator tells of itself: a log for people and machines on standard error, and traces by OTLP where
-//! somebody asks for them.
+//! The operator's telemetry: a log for people and machines on standard error, and traces by OTLP if they are
+//! configured.
 
 use anyhow::Context;
 use opentelemetry::trace::TracerProvider;
@@ -12,7 +12,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use super::run::LogFormat;
 
-/// Sends what is left when it is dropped.
+/// Sends the remaining traces when it is dropped.
 pub(super) struct Telemetry(Option<SdkTracerProvider>);
 
 impl Drop for Telemetry {
@@ -26,7 +26,7 @@ impl Drop for Telemetry {
 /// `endpoint` is the base of an OTLP receiver over HTTP: traces go to `/v1/traces` below it.
 pub(super) fn start(format: LogFormat, filter: &str, endpoint: Option<&str>) -> anyhow::Result<Telemetry> {
     let filter = || EnvFilter::try_new(filter).context("--log");
-    // Spans are for traces: an event says by itself what it is about.
+    // Spans are for traces: an event is complete without them.
     #[allow(clippy::redundant_closure_for_method_calls)] // The method itself is not general enough.
     let events = filter()?.and(filter_fn(|metadata| metadata.is_event()));
     let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);

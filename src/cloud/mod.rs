@@ -1,10 +1,9 @@
-//! Clouds, seen from the scanner: providers, sessions, listings. It knows no store and no Kubernetes.
+//! Clouds, as the scanner uses them: providers, sessions, listings. This module knows no store and no Kubernetes.
 //!
-//! A [`Session`] is one identity in one account, verified before anything is listed with it. What a
-//! listing shows is an [`Observation`]; what goes wrong is a [`CloudError`] with a bounded reason, the
-//! action that was missing, and what to do.
+//! A [`Session`] is one identity in one account, verified before anything is listed with it. A listing returns
+//! [`Observation`]s. A failure is a [`CloudError`] with a reason from a fixed set, the missing action, and what to do.
 
-// What only some services need has no use without them.
+// Code for some services only is unused without them.
 #[cfg_attr(not(feature = "services"), allow(dead_code, unused_imports, unused_macros))]
 pub mod aws;
 
@@ -19,7 +18,7 @@ use serde_json::Value;
 
 use crate::inventory::{AccountId, Confirmation, IdReuse, Observation, Reason, Region, Scope, TagSet};
 
-/// How often a type is worth looking at: the interval times the class factor.
+/// How often a type is swept: the interval times the factor of the class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CadenceClass {
     /// Changes by the minute: instances, volumes. 5 min at the default interval.
@@ -40,7 +39,7 @@ impl CadenceClass {
     }
 }
 
-/// What everybody but the provider needs to know of a resource type.
+/// What other modules need to know of a resource type.
 #[derive(Clone, Copy, Debug)]
 pub struct TypeInfo {
     pub name: &'static str,
@@ -53,17 +52,17 @@ pub struct TypeInfo {
     pub cadence: CadenceClass,
     /// The permissions that a scan of the type needs.
     pub actions: &'static [&'static str],
-    /// How its tags are read, for people.
+    /// How its tags are read, as text for people.
     pub tags: &'static str,
     /// Fields of the described object that are not kept, because they change by themselves.
     pub volatile: &'static [&'static str],
-    /// Fields that are not kept, because of what may be in them.
+    /// Fields that are not kept because they may contain secrets.
     pub secret: &'static [&'static str],
-    /// Tags come with the listing and can be empty under load: where there are none they are asked again.
+    /// Tags come with the listing and can be empty under load: if there are none they are read again.
     pub verify_tag_loss: bool,
 }
 
-/// Takes a field out, in each object of the lists on its path.
+/// Removes a field, in each object of the lists on its path.
 pub fn remove(value: &mut Value, path: &str) {
     match value {
         Value::Array(items) => items.iter_mut().for_each(|item| remove(item, path)),
@@ -79,7 +78,7 @@ pub fn remove(value: &mut Value, path: &str) {
     }
 }
 
-/// What is taken out of the documents that a store holds of types, with a name for all of it.
+/// The secret fields to remove from the documents in a store, by type.
 #[derive(Clone, Debug)]
 pub struct Secrets {
     by_type: BTreeMap<&'static str, &'static [&'static str]>,
@@ -91,7 +90,7 @@ impl Secrets {
         Self { by_type: with_some.map(|info| (info.name, info.secret)).collect() }
     }
 
-    /// The same for the same paths.
+    /// A name for the set: the same paths have the same name.
     pub fn name(&self) -> String {
         blake3::hash(format!("{:?}", self.by_type).as_bytes()).to_hex()[..16].to_owned()
     }
@@ -111,7 +110,7 @@ impl Secrets {
 #[error("{message}")]
 pub struct CloudError {
     pub reason: Reason,
-    /// The permission that was asked for.
+    /// The permission that was needed.
     pub action: Option<String>,
     pub message: String,
 }
@@ -132,8 +131,7 @@ pub enum Credentials {
         secret_access_key: String,
         session_token: Option<String>,
     },
-    /// There should be some, but nobody can get at them, for this reason. Nothing falls back to other
-    /// credentials.
+    /// There should be credentials, but they can't be read, for this reason. Other credentials are never used instead.
     Unavailable(String),
 }
 
@@ -147,21 +145,21 @@ impl std::fmt::Debug for Credentials {
     }
 }
 
-/// One account to look at, and how to get in.
+/// An account to scan, and how to access it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccountTarget {
-    /// None: the account that the credentials answer for.
+    /// None: the account that the credentials belong to.
     pub account: Option<AccountId>,
     pub role_arn: Option<String>,
     pub external_id: Option<String>,
     pub credentials: Credentials,
-    /// Empty for the provider's own.
+    /// Empty for the provider's own endpoint.
     pub endpoint: Arc<str>,
     pub include_regions: Vec<Region>,
     pub exclude_regions: Vec<Region>,
 }
 
-/// Who answered.
+/// The identity of the credentials, as reported by the cloud.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     pub account: AccountId,
@@ -169,25 +167,25 @@ pub struct Identity {
     pub arn: String,
 }
 
-/// One account of an organisation.
+/// One account of an organization.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
     pub account: AccountId,
-    /// Suspended and closed accounts let nobody in: that says nothing of what is in them.
+    /// Suspended and closed accounts deny access: that is no information about their resources.
     pub is_active: bool,
 }
 
-/// A complete list of the accounts of an organisation, or of some of its units.
+/// A complete list of the accounts of an organization, or of some of its units.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Members {
     pub partition: Arc<str>,
     pub list: Vec<Member>,
 }
 
-/// One listing, page by page as the cloud answers: an error is the last, and without one it was complete.
+/// One listing, page by page as the cloud returns it. An error is the last item; without one the listing was complete.
 pub type Pages<'a> = BoxStream<'a, Result<Vec<Observation>, CloudError>>;
 
-/// A listing in one piece: what was seen, and the error that cut it short.
+/// A listing as a whole: the observations, and the error that ended it early.
 #[derive(Debug)]
 pub struct Listing {
     pub observations: Vec<Observation>,
@@ -211,29 +209,29 @@ impl Listing {
 pub trait Provider: Send + Sync {
     fn name(&self) -> &'static str;
     fn types(&self) -> Vec<TypeInfo>;
-    /// The endpoint that the environment names for whoever names none; empty for the provider's own.
+    /// The endpoint that the environment names, for targets that name none; empty for the provider's own.
     fn default_endpoint(&self) -> String;
-    /// Gets in, and checks who answers: a session for another account than the one named is refused.
+    /// Connects and checks the identity: a session for an account other than the one named is refused.
     async fn connect(&self, target: &AccountTarget) -> Result<Arc<dyn Session>, CloudError>;
 }
 
 #[async_trait]
 pub trait Session: Send + Sync {
     fn identity(&self) -> &Identity;
-    /// Asks again who answers: credentials may have been replaced by another account's since.
+    /// Checks the identity again: the credentials may have been replaced by those of another account.
     async fn verify(&self) -> Result<(), CloudError>;
-    /// The regions to look at, after the target's include and exclude.
+    /// The regions to scan, after the target's include and exclude.
     async fn regions(&self) -> Result<Vec<Region>, CloudError>;
     fn list<'a>(&'a self, scope: &'a Scope) -> Pages<'a>;
-    /// Asks for one id. `None` means that the cloud says it does not exist.
+    /// Reads one resource by its id. `None` means that the cloud reports that it does not exist.
     async fn read_by_id(&self, scope: &Scope, id: &str) -> Result<Option<Observation>, CloudError>;
-    /// Asks again for the tags of some resources by a call that fails instead of answering nothing.
+    /// Reads the tags of some resources again, by a call that fails instead of returning none.
     async fn read_tags(&self, scope: &Scope, ids: &[&str]) -> Result<BTreeMap<String, TagSet>, CloudError>;
-    /// The accounts of the organisation that this one belongs to, or of some of its units and those below.
-    /// An error rather than a part of them.
+    /// The accounts of the organization that this one belongs to, or of some of its units and those below. Returns an
+    /// error instead of a part of them.
     async fn members(&self, units: &[String]) -> Result<Members, CloudError>;
-    /// How far the cloud's clock is ahead of ours, in milliseconds; zero within the tolerance.
+    /// How far the cloud's clock is ahead of the operator's, in milliseconds; zero within the tolerance.
     fn skew_millis(&self) -> i64;
-    /// Calls made since the last time this was asked.
+    /// Calls made since the last time this was called.
     fn take_calls(&self) -> u64;
 }

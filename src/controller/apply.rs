@@ -1,4 +1,4 @@
-//! What was built, carried out: findings and events written, where they differ from what stands.
+//! Applies what was built: writes findings and events where they differ from what exists.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,32 +16,32 @@ use super::notify;
 use super::pace::Pace;
 use super::standing::Findings;
 use super::status::Counts;
-use super::{Context, ReconcileError, lock, timely};
+use super::{Context, ReconcileError, lock, with_deadline};
 use crate::api::{ACKNOWLEDGED, CloudScan, ResourceFinding};
-use crate::inventory::{RuleSettings, Timestamp, Viewer};
+use crate::inventory::{RuleSettings, Subscriber, Timestamp};
 use crate::policy::Evaluator;
-use crate::policy::lifecycle::{Lifecycle, Seen};
+use crate::policy::lifecycle::{Lifecycle, PublishedObject};
 use crate::store::StoreError;
 
-/// Writes to the API server in flight for one CloudScan.
+/// Concurrent writes to the API server for one CloudScan.
 const WRITES_IN_FLIGHT: usize = 8;
-/// What one reconcile writes at most, so that status keeps up; the rest is for the next, at once.
-const MAX_WRITES: usize = 500;
-/// Events of one reconcile: beyond this one summary speaks for the rest.
-const MAX_EVENTS: usize = 100;
+/// Maximum number of writes of one reconcile, so that the status keeps up; the next reconcile follows at once.
+const RECONCILE_WRITES_MAX: usize = 500;
+/// Maximum number of events of one reconcile: beyond it one summary replaces the rest.
+const RECONCILE_EVENTS_MAX: usize = 100;
 
-/// Characters of an acknowledgement that are kept: it is noted in the store and repeated by events.
-const MAX_ACKNOWLEDGEMENT: usize = 1024;
+/// Characters of an acknowledgement that are kept: it is recorded in the store and repeated in events.
+const ACKNOWLEDGEMENT_MAX_CHARS: usize = 1024;
 
-/// What was brought about.
+/// The result of one reconcile.
 pub(super) struct Published {
     pub counts: Counts,
-    /// There is more to write: at once, in another reconcile.
+    /// More is to be written, at once, in another reconcile.
     pub more: bool,
 }
 
-/// Brings the findings of a CloudScan to what the store says. Written first, told second, noted last: a
-/// crash between any two repeats the same names and adds nothing.
+/// Brings the findings of a CloudScan in line with the store. Objects are written first, transitions reported second,
+/// records noted last: a crash between any two steps repeats the same names and adds nothing.
 pub(super) async fn findings(
     scan: &CloudScan,
     rules: &RuleSettings,
@@ -49,21 +49,21 @@ pub(super) async fn findings(
 ) -> Result<Published, ReconcileError> {
     let namespace = scan.namespace().unwrap_or_default();
     let standing = standing(scan, context);
-    let seen: BTreeMap<String, Seen> = standing
+    let seen: BTreeMap<String, PublishedObject> = standing
         .iter()
         .map(|(name, object)| {
             let note = object.annotations().get(ACKNOWLEDGED);
-            let acknowledged = note.map(|note| build::shortened(note, MAX_ACKNOWLEDGEMENT));
-            (name.clone(), Seen { uid: object.uid().unwrap_or_default(), acknowledged })
+            let acknowledged = note.map(|note| build::shortened(note, ACKNOWLEDGEMENT_MAX_CHARS));
+            (name.clone(), PublishedObject { uid: object.uid().unwrap_or_default(), acknowledged })
         })
         .collect();
     let assessment = {
-        let (store, viewer, rules, name) =
-            (context.store.clone(), build::viewer(scan), rules.clone(), scan.name_any());
-        let earlier_tags = context.fleet.earlier_tags(&viewer);
-        let evaluator = evaluator(context, &viewer);
+        let (store, subscriber, rules, name) =
+            (context.store.clone(), build::subscriber(scan), rules.clone(), scan.name_any());
+        let earlier_tags = context.fleet.earlier_tags(&subscriber);
+        let evaluator = evaluator(context, &subscriber);
         tokio::task::spawn_blocking(move || {
-            assess::assess(&store, &viewer, &rules, &name, &seen, &earlier_tags, &mut lock(&evaluator))
+            assess::assess(&store, &subscriber, &rules, &name, &seen, &earlier_tags, &mut lock(&evaluator))
         })
         .await
         .map_err(|_| ReconcileError::Store(StoreError::Poisoned))??
@@ -71,63 +71,64 @@ pub(super) async fn findings(
     let Assessment { lifecycle, counts, now, .. } = &assessment;
     let now = *now;
     let api: Api<ResourceFinding> = Api::namespaced(context.client.clone(), &namespace);
-    let told: BTreeSet<&String> = lifecycle.transitions.iter().map(|(name, _)| name).collect();
+    let reported: BTreeSet<&String> = lifecycle.transitions.iter().map(|(name, _)| name).collect();
 
-    let mut wanted: BTreeMap<String, ResourceFinding> = BTreeMap::new();
+    let mut desired: BTreeMap<String, ResourceFinding> = BTreeMap::new();
     for (name, record) in lifecycle.records.iter().filter(|(_, record)| record.published) {
-        wanted.insert(name.clone(), build::finding(scan, name, record, &counts.currency));
+        desired.insert(name.clone(), build::finding(scan, name, record, &counts.currency));
     }
     if lifecycle.suppressed.count > 0 {
         let object =
             build::more_findings(scan, &lifecycle.suppressed, rules.findings.max_open, counts.revision, now);
         let name = object.name_any();
-        // Its numbers change; since when it says so does not.
+        // Its counts change; its start does not.
         let object = match standing.get(&name) {
             Some(standing) => build::since_then(object, standing),
             None => object,
         };
-        wanted.insert(name, object);
+        desired.insert(name, object);
     }
     let mut differing: Vec<(String, ResourceFinding)> = Vec::new();
-    for (name, object) in &wanted {
-        let is_as_wanted = standing.get(name).is_some_and(|standing| build::is_as_wanted(standing, object));
-        if !is_as_wanted || told.contains(name) {
+    for (name, object) in &desired {
+        let is_up_to_date = standing.get(name).is_some_and(|standing| build::is_up_to_date(standing, object));
+        if !is_up_to_date || reported.contains(name) {
             differing.push((name.clone(), object.clone()));
         }
     }
     let mut gone: Vec<String> = lifecycle.removed.clone();
-    gone.extend(strays(scan, lifecycle, &wanted, &standing));
+    gone.extend(unknown_findings(scan, lifecycle, &desired, &standing));
     let deferred: BTreeSet<String> =
-        differing.split_off(differing.len().min(MAX_WRITES)).into_iter().map(|(name, _)| name).collect();
-    let later = gone.split_off(gone.len().min(MAX_WRITES));
+        differing.split_off(differing.len().min(RECONCILE_WRITES_MAX)).into_iter().map(|(name, _)| name).collect();
+    let later = gone.split_off(gone.len().min(RECONCILE_WRITES_MAX));
     let more = !deferred.is_empty() || !later.is_empty();
 
     let mut failures: Vec<(String, ReconcileError)> = Vec::new();
     let (written, failed) = write(&api, &context.pace, differing).await;
     failures.extend(failed);
-    failures.extend(tell(scan, lifecycle, &written, counts, now, context).await);
+    failures.extend(publish_events(scan, lifecycle, &written, counts, now, context).await);
     for name in &gone {
-        if hangs(&failures) {
+        if has_timeout(&failures) {
             failures.push((name.clone(), ReconcileError::Deadline));
             continue;
         }
-        context.pace.turn().await;
-        match timely(api.delete(name, &DeleteParams::default())).await {
+        context.pace.slot().await;
+        match with_deadline(api.delete(name, &DeleteParams::default())).await {
             Ok(_) => {}
             Err(ReconcileError::Api(kube::Error::Api(status))) if status.code == 404 => {}
             Err(error) => failures.push((name.clone(), error)),
         }
     }
 
-    // What failed, and what waits for the next turn, keeps its old note, so that it is done again.
+    // What failed or was deferred keeps its old note, so that it is done again.
     let waits: BTreeSet<&String> = failures.iter().map(|(name, _)| name).chain(&deferred).chain(&later).collect();
-    // What is to be told goes first: where a crash comes between, it is queued again under the same id.
+    // Webhook events are queued first: after a crash in between they are queued again under the same id.
     let mut notes = Vec::new();
     if scan.spec.findings.webhook.is_some() {
         let messages =
             lifecycle.transitions.iter().filter(|(name, _)| !waits.contains(name)).map(|(name, what)| {
                 let record = &lifecycle.records[name];
-                let object = written.get(name).or(wanted.get(name)).or(standing.get(name).map(|object| &**object));
+                let object =
+                    written.get(name).or(desired.get(name)).or(standing.get(name).map(|object| &**object));
                 notify::message(scan, name, *what, record, object, now)
             });
         let messages = notify::within_limit(scan, messages.collect(), context).await?;
@@ -135,8 +136,8 @@ pub(super) async fn findings(
     }
     notes.extend(assess::notes(&assessment, rules, |name| !waits.contains(name)));
     let counts = assessment.counts;
-    let (store, viewer) = (context.store.clone(), build::viewer(scan));
-    tokio::task::spawn_blocking(move || assess::write(&store, &viewer, &notes))
+    let (store, subscriber) = (context.store.clone(), build::subscriber(scan));
+    tokio::task::spawn_blocking(move || assess::write(&store, &subscriber, &notes))
         .await
         .map_err(|_| ReconcileError::Store(StoreError::Poisoned))??;
 
@@ -146,32 +147,32 @@ pub(super) async fn findings(
     }
 }
 
-/// The findings of this CloudScan that stand in the API server.
+/// The findings of this CloudScan that exist in the API server.
 fn standing(scan: &CloudScan, context: &Context) -> Findings {
     let namespace = scan.namespace().unwrap_or_default();
     context.findings.of(&namespace, &scan.name_any(), scan.metadata.uid.as_deref())
 }
 
-/// Each CloudScan has its own: what its rules remember is what it may see.
-fn evaluator(context: &Context, viewer: &Viewer) -> Arc<Mutex<Evaluator>> {
+/// One for each CloudScan: an evaluator remembers what its CloudScan may see.
+fn evaluator(context: &Context, subscriber: &Subscriber) -> Arc<Mutex<Evaluator>> {
     let new = || Arc::new(Mutex::new(Evaluator::new(context.prices.clone())));
-    lock(&context.evaluators).entry(viewer.clone()).or_insert_with(new).clone()
+    lock(&context.evaluators).entry(subscriber.clone()).or_insert_with(new).clone()
 }
 
-/// Applies objects, a few at once and no more a second than the API server can spare.
+/// Applies objects, a few concurrently, within the write rate.
 async fn write(
     api: &Api<ResourceFinding>,
     pace: &Pace,
     objects: Vec<(String, ResourceFinding)>,
 ) -> (BTreeMap<String, ResourceFinding>, Vec<(String, ReconcileError)>) {
     let has_hung = AtomicBool::new(false);
-    let apply = async |(name, wanted): (String, ResourceFinding)| {
+    let apply = async |(name, desired): (String, ResourceFinding)| {
         if has_hung.load(Ordering::Relaxed) {
             return (name, Err(ReconcileError::Deadline));
         }
-        pace.turn().await;
+        pace.slot().await;
         let patch = PatchParams::apply(MANAGER).force();
-        let applied = timely(api.patch(&name, &patch, &Patch::Apply(&wanted))).await;
+        let applied = with_deadline(api.patch(&name, &patch, &Patch::Apply(&desired))).await;
         if matches!(applied, Err(ReconcileError::Deadline)) {
             has_hung.store(true, Ordering::Relaxed);
         }
@@ -188,14 +189,14 @@ async fn write(
     (written, failed)
 }
 
-/// Whether the API server has left a call without an answer. Where one hangs, an admission webhook perhaps, the next does
-/// too: hundreds in a row would keep others from their turn for hours.
-fn hangs(failures: &[(String, ReconcileError)]) -> bool {
+/// Whether the API server left a call unanswered. If one call hangs, perhaps in an admission webhook, the next does
+/// too: hundreds in a row would delay other CloudScans for hours.
+fn has_timeout(failures: &[(String, ReconcileError)]) -> bool {
     failures.iter().any(|(_, error)| matches!(error, ReconcileError::Deadline))
 }
 
-/// One event for each transition of what was written.
-async fn tell(
+/// Publishes one event for each transition of the written findings.
+async fn publish_events(
     scan: &CloudScan,
     lifecycle: &Lifecycle,
     written: &BTreeMap<String, ResourceFinding>,
@@ -204,20 +205,20 @@ async fn tell(
     context: &Context,
 ) -> Vec<(String, ReconcileError)> {
     let instance = &context.identity.instance;
-    let told: Vec<_> = lifecycle.transitions.iter().filter(|(name, _)| written.contains_key(name)).collect();
+    let reported: Vec<_> = lifecycle.transitions.iter().filter(|(name, _)| written.contains_key(name)).collect();
     let mut events: Vec<(String, Event)> = Vec::new();
-    for (name, what) in told.iter().take(MAX_EVENTS) {
+    for (name, what) in reported.iter().take(RECONCILE_EVENTS_MAX) {
         let event = build::finding_event(scan, &written[name], &lifecycle.records[name], *what, now, instance);
         events.push((name.clone(), event));
     }
-    if told.len() > MAX_EVENTS {
-        let untold = told.len() - MAX_EVENTS;
+    if reported.len() > RECONCILE_EVENTS_MAX {
+        let untold = reported.len() - RECONCILE_EVENTS_MAX;
         events.push((String::new(), build::summary_event(scan, untold, counts.revision.0, now, instance)));
     }
     let namespace = scan.namespace().unwrap_or_default();
     let mut failures = Vec::new();
     for (name, event) in events {
-        if hangs(&failures) {
+        if has_timeout(&failures) {
             failures.push((name, ReconcileError::Deadline));
         } else if let Err(error) = publish(context, &namespace, &event).await {
             failures.push((name, error));
@@ -226,22 +227,22 @@ async fn tell(
     failures
 }
 
-/// Findings of this CloudScan that nothing is known of: their store was lost.
-fn strays(
+/// Findings of this CloudScan that the store does not know: their store was lost.
+fn unknown_findings(
     scan: &CloudScan,
     lifecycle: &Lifecycle,
-    wanted: &BTreeMap<String, ResourceFinding>,
+    desired: &BTreeMap<String, ResourceFinding>,
     standing: &Findings,
 ) -> Vec<String> {
     let conditions = scan.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
     if !conditions.iter().any(|c| c.type_ == "FirstScanComplete" && c.status == "True") {
         return Vec::new();
     }
-    let is_known = |name: &String| wanted.contains_key(name) || lifecycle.removed.contains(name);
+    let is_known = |name: &String| desired.contains_key(name) || lifecycle.removed.contains(name);
     standing.keys().filter(|name| !is_known(name)).cloned().collect()
 }
 
-/// How many findings an exemption holds back now.
+/// How many findings an exemption exempts now.
 pub(super) fn held_back(context: &Context, exemption: &ObjectRef<crate::api::FindingExemption>) -> usize {
     let by_it = |object: &ResourceFinding| {
         object.status.as_ref().is_some_and(|s| s.exemption.as_deref() == Some(exemption.name.as_str()))
@@ -249,11 +250,11 @@ pub(super) fn held_back(context: &Context, exemption: &ObjectRef<crate::api::Fin
     context.findings.count(exemption.namespace.as_deref().unwrap_or_default(), by_it)
 }
 
-/// An event that was published already is published.
+/// Publishes an event. An event that exists already counts as published.
 pub(super) async fn publish(context: &Context, namespace: &str, event: &Event) -> Result<(), ReconcileError> {
     let api: Api<Event> = Api::namespaced(context.client.clone(), namespace);
-    context.pace.turn().await;
-    match timely(api.create(&PostParams::default(), event)).await {
+    context.pace.slot().await;
+    match with_deadline(api.create(&PostParams::default(), event)).await {
         Ok(_) => Ok(()),
         Err(ReconcileError::Api(kube::Error::Api(status))) if status.code == 409 => Ok(()),
         Err(error) => Err(error),

@@ -1,29 +1,29 @@
-//! What holds now for one CloudScan, and what changed since it was last looked at. `elava scan` asks too.
+//! What holds now for one CloudScan, and what changed since the last assessment. Also used by `elava scan`.
 
 use std::collections::BTreeMap;
 
 use super::build;
 use super::status::Counts;
-use crate::inventory::{Filter, Moment, ResourceKey, RuleSettings, Scope, Snapshot, Timestamp, Viewer};
-use crate::policy::lifecycle::{self, CURRENCY, FINDINGS, Lifecycle, OWNERSHIP, Record, Seen, State};
+use crate::inventory::{Filter, Moment, ResourceKey, RuleSettings, Scope, Snapshot, Subscriber, Timestamp};
+use crate::policy::lifecycle::{self, CURRENCY, FINDINGS, Lifecycle, OWNERSHIP, PublishedObject, Record, State};
 use crate::policy::{Evaluator, Finding};
 use crate::scanner::EarlierTags;
 use crate::store::{Store, StoreError};
 
-/// Notes of one request to the store's writer.
-const NOTES_AT_ONCE: usize = 2000;
+/// Notes in one request to the store's writer.
+const NOTES_PER_COMMIT: usize = 2000;
 
 pub struct Assessment {
     pub lifecycle: Lifecycle,
     pub before: BTreeMap<String, Record>,
-    /// As they are noted.
+    /// In their stored form.
     ownership: Option<Vec<u8>>,
     currency: Option<Vec<u8>>,
     pub counts: Counts,
     pub now: Timestamp,
 }
 
-/// Says so in the findings that rest on tags of an earlier sweep.
+/// Marks the findings that rest on tags of an earlier sweep.
 fn mark_earlier_tags(findings: &mut [Finding], earlier: &BTreeMap<Scope, EarlierTags>) {
     if earlier.is_empty() {
         return;
@@ -34,26 +34,26 @@ fn mark_earlier_tags(findings: &mut [Finding], earlier: &BTreeMap<Scope, Earlier
         let ResourceKey { account, region, resource_type, id, .. } = &finding.resource;
         let resources = by_place.get(&(account.clone(), region.clone(), resource_type.clone()));
         if let Some(read) = resources.and_then(|resources| resources.get(&**id)) {
-            finding.rests_on_earlier_tags(*read);
+            finding.note_stale_tags(*read);
         }
     }
 }
 
 pub fn assess(
     store: &Store,
-    viewer: &Viewer,
+    subscriber: &Subscriber,
     rules: &RuleSettings,
     scan_name: &str,
-    seen: &BTreeMap<String, Seen>,
+    seen: &BTreeMap<String, PublishedObject>,
     earlier_tags: &BTreeMap<Scope, EarlierTags>,
     evaluator: &mut Evaluator,
 ) -> Result<Assessment, StoreError> {
     let snapshot = store.snapshot(Moment::Now)?;
-    let before: BTreeMap<String, Record> = lifecycle::records(store.notes(viewer, FINDINGS)?).collect();
-    let ownership = store.note(viewer, OWNERSHIP)?;
-    let currency = store.note(viewer, CURRENCY)?;
-    let asked = before.values().map(|record| record.finding.resource.clone()).collect();
-    let mut evaluation = evaluator.evaluate(&snapshot, Some(viewer), rules, &asked)?;
+    let before: BTreeMap<String, Record> = lifecycle::records(store.notes(subscriber, FINDINGS)?).collect();
+    let ownership = store.note(subscriber, OWNERSHIP)?;
+    let currency = store.note(subscriber, CURRENCY)?;
+    let requested = before.values().map(|record| record.finding.resource.clone()).collect();
+    let mut evaluation = evaluator.evaluate(&snapshot, Some(subscriber), rules, &requested)?;
     mark_earlier_tags(&mut evaluation.findings, earlier_tags);
     let now = snapshot.time();
     let mut undecided = BTreeMap::new();
@@ -81,17 +81,17 @@ pub fn assess(
             counts.open_by_owner.entry(owner).or_default().add(finding);
         }
     }
-    snapshot.each(&Filter { viewer: Some(viewer.clone()), ..Filter::default() }, |line| {
+    snapshot.each(&Filter { subscriber: Some(subscriber.clone()), ..Filter::default() }, |line| {
         *counts.by_account.entry(line.scope.account.clone()).or_default() += 1;
         counts.suspects += usize::from(line.is_suspect);
     });
     Ok(Assessment { lifecycle, before, ownership, currency, counts, now })
 }
 
-/// Who should act where nothing names anybody.
+/// Stands for the owner if none is known.
 const NOBODY: &str = "(nobody)";
 
-/// What is to be noted of the records that `done` lets through: those that are other than before.
+/// The notes to write for the records that `done` accepts: those that differ from before.
 pub fn notes(
     assessment: &Assessment,
     rules: &RuleSettings,
@@ -116,9 +116,13 @@ pub fn notes(
     notes
 }
 
-/// In their order, some at a time.
-pub fn write(store: &Store, viewer: &Viewer, notes: &[(String, Option<Vec<u8>>)]) -> Result<(), StoreError> {
-    notes.chunks(NOTES_AT_ONCE).try_for_each(|some| store.write_notes(viewer, some))
+/// In order, in batches.
+pub fn write(
+    store: &Store,
+    subscriber: &Subscriber,
+    notes: &[(String, Option<Vec<u8>>)],
+) -> Result<(), StoreError> {
+    notes.chunks(NOTES_PER_COMMIT).try_for_each(|some| store.write_notes(subscriber, some))
 }
 
 #[cfg(test)]
@@ -145,7 +149,7 @@ mod tests {
         assert!(marked("vol-1", None).message.contains("as of an earlier scan"));
         assert_eq!(marked("vol-2", Some(at(60))), found[0], "of another nothing is said");
         let mut gone = Finding { kind: FindingKind::Disappeared, ..found[0].clone() };
-        gone.rests_on_earlier_tags(None);
+        gone.note_stale_tags(None);
         assert_eq!(gone.message, found[0].message, "it does not rest on tags");
     }
 }

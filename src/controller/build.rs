@@ -1,4 +1,4 @@
-//! What is wanted, as values: subscriptions for the scanner, objects for the API server. Pure.
+//! Builds the desired state as values: subscriptions for the scanner, objects for the API server. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,38 +13,37 @@ use crate::api::{
     RELEASE_HELD, ResourceFinding, Since,
 };
 use crate::cloud::{AccountTarget, Credentials, Member, Members};
-use crate::inventory::{AccountId, FindingKind, Region, ResourceKey, Revision, Severity, Timestamp, Viewer};
+use crate::inventory::{AccountId, FindingKind, Region, ResourceKey, Revision, Severity, Subscriber, Timestamp};
 use crate::policy::lifecycle::{Record, Resolution, State, Suppressed, Transition};
 use crate::scanner::Subscription;
 
-/// The name that owns what the operator applies, and that its events carry.
+/// The field manager of what the operator applies, and the name that its events carry.
 pub const MANAGER: &str = "elava";
-/// Kubernetes' own bound on an event's note.
-const MAX_NOTE: usize = 1024;
-/// What a finding's JSON may take, without managed fields: thousands of them lie in etcd.
-const MAX_FINDING_BYTES: usize = 2048;
-/// The bounds of the fields of `FindingStatus`, in characters.
-const MAX_MESSAGE: usize = 512;
-const MAX_NAME: usize = 256;
-const MAX_EVIDENCE: usize = 256;
-const MAX_ADVICE: usize = 256;
-/// The kind of the one object that speaks for those over the cap.
+/// Kubernetes' limit on an event's note.
+const NOTE_MAX_CHARS: usize = 1024;
+/// Maximum size of a finding's JSON without managed fields: etcd holds thousands of them.
+const FINDING_MAX_BYTES: usize = 2048;
+/// Limits of the fields of `FindingStatus`, in characters.
+const MESSAGE_MAX_CHARS: usize = 512;
+const NAME_MAX_CHARS: usize = 256;
+const EVIDENCE_MAX_CHARS: usize = 256;
+const ADVICE_MAX_CHARS: usize = 256;
+/// The kind of the single object that stands for all findings over the cap.
 const MORE: &str = "MoreFindings";
-/// What stands where one resource would be named.
+/// Placeholder where one resource would be named.
 const MANY: &str = "*";
 
-/// A CloudScan is known by namespace and name: one that is re-applied goes on with the same lives.
-pub fn viewer(scan: &CloudScan) -> Viewer {
-    viewer_of(scan)
+/// A CloudScan is identified by namespace and name: one that is applied again continues with the same lives.
+pub fn subscriber(scan: &CloudScan) -> Subscriber {
+    subscriber_of(scan)
 }
 
-/// The same of one that may not be readable but for its metadata.
-pub fn viewer_of(scan: &impl ResourceExt) -> Viewer {
-    Viewer::new(format!("{}/{}", scan.namespace().unwrap_or_default(), scan.name_any()))
+/// The same for an object of which perhaps only the metadata is readable.
+pub fn subscriber_of(scan: &impl ResourceExt) -> Subscriber {
+    Subscriber::new(format!("{}/{}", scan.namespace().unwrap_or_default(), scan.name_any()))
 }
 
-/// Where the credentials themselves answer. `default_endpoint` is where to ask when the spec names no
-/// endpoint.
+/// The account that the credentials belong to. `default_endpoint` is used if the spec names no endpoint.
 fn own_target(aws: &AwsProvider, credentials: &Credentials, default_endpoint: &str) -> AccountTarget {
     let regions = |names: &[String]| names.iter().map(|name| Region::new(name.as_str())).collect::<Vec<_>>();
     let endpoint = aws.endpoint_url.as_deref().unwrap_or(default_endpoint).trim_end_matches('/');
@@ -59,20 +58,20 @@ fn own_target(aws: &AwsProvider, credentials: &Credentials, default_endpoint: &s
     }
 }
 
-/// Where the accounts are listed, when they are listed from an organization.
+/// Where the accounts are listed, if they come from an organization.
 pub fn lister(aws: &AwsProvider, credentials: &Credentials, default_endpoint: &str) -> Option<AccountTarget> {
     let role_arn = aws.organization.as_ref()?.list_role_arn.clone();
     Some(AccountTarget { role_arn, ..own_target(aws, credentials, default_endpoint) })
 }
 
-/// The members of an organization that a CloudScan does not leave out.
+/// The members of an organization that a CloudScan does not exclude.
 pub fn chosen<'a>(aws: &'a AwsProvider, members: &'a Members) -> impl Iterator<Item = &'a Member> {
     let excluded = aws.organization.iter().flat_map(|organization| &organization.exclude_accounts);
     let excluded: BTreeSet<&str> = excluded.map(String::as_str).collect();
     members.list.iter().filter(move |member| !excluded.contains(member.account.as_str()))
 }
 
-/// `members` are the accounts of the organization, where the spec names one.
+/// `members` are the accounts of the organization, if the spec names one.
 pub fn subscriptions(
     scan: &CloudScan,
     valid: &Valid,
@@ -106,7 +105,7 @@ pub fn subscriptions(
         (None, _) => aws.accounts.iter().map(named).collect(),
     };
     let subscribe = |target| Subscription {
-        viewer: viewer(scan),
+        subscriber: subscriber(scan),
         tenant: "".into(),
         target,
         types: valid.types.clone(),
@@ -125,14 +124,14 @@ fn released(named: &str) -> Vec<String> {
     named.split(',').map(str::trim).filter(|one| !one.is_empty()).map(str::to_owned).collect()
 }
 
-/// Hex digits of a hash in a name. Who may make a resource, and so choose its id, must not find one whose finding has the
-/// name of another's: 32 bits took minutes.
-const HASH: usize = 16;
+/// Hex digits of a hash in a name. A user who can create a resource, and so choose its id, must not be able to find an
+/// id whose finding has the name of another finding: with 32 bits that took minutes.
+const NAME_HASH_DIGITS: usize = 16;
 
-/// `<kind>-<slug of id>-<16 hex>`: the same cause has the same name for ever.
+/// `<kind>-<slug of id>-<16 hex>`: the same cause always has the same name.
 pub fn finding_name(scan_name: &str, kind: FindingKind, key: &ResourceKey) -> String {
     let hash = blake3::hash(format!("{scan_name}\0{kind}\0{key}").as_bytes()).to_hex();
-    format!("{}-{}-{}", kind.as_str().to_ascii_lowercase(), key.slug(), &hash[..HASH])
+    format!("{}-{}-{}", kind.as_str().to_ascii_lowercase(), key.slug(), &hash[..NAME_HASH_DIGITS])
 }
 
 pub fn finding(scan: &CloudScan, name: &str, record: &Record, currency: &str) -> ResourceFinding {
@@ -143,10 +142,10 @@ pub fn finding(scan: &CloudScan, name: &str, record: &Record, currency: &str) ->
         label("severity", finding.severity.as_str()),
         label("account", key.account.as_str()),
         label("region", key.region.as_str()),
-        // A label value holds no colon.
+        // A label value can't contain a colon.
         label("type", &key.resource_type.as_str().replace("::", ".")),
     ]);
-    let acknowledgement = record.acknowledged.as_ref().map(|known| shortened(&known.note, MAX_NAME));
+    let acknowledgement = record.acknowledged.as_ref().map(|known| shortened(&known.note, NAME_MAX_CHARS));
     let (state, resolution, resolved_at) = match state {
         State::Pending | State::Open if acknowledgement.is_some() => (FindingState::Acknowledged, None, None),
         State::Pending | State::Open => (FindingState::Open, None, None),
@@ -154,7 +153,7 @@ pub fn finding(scan: &CloudScan, name: &str, record: &Record, currency: &str) ->
         State::Resolved { at, reason } => (FindingState::Resolved, Some(reason.as_str().to_owned()), Some(*at)),
     };
     let owner = |owner: &crate::policy::Owner| FindingOwner {
-        name: shortened(&owner.name, MAX_NAME),
+        name: shortened(&owner.name, NAME_MAX_CHARS),
         source: owner.source.as_str().to_owned(),
     };
     object(
@@ -170,13 +169,13 @@ pub fn finding(scan: &CloudScan, name: &str, record: &Record, currency: &str) ->
             reopened: (record.reopened > 0).then(|| record.reopened.into()),
             acknowledgement,
             exemption: finding.exempted_by.clone().filter(|_| state == FindingState::Exempted),
-            message: shortened(&finding.message, MAX_MESSAGE),
-            advice: shortened(&finding.advice, MAX_ADVICE),
+            message: shortened(&finding.message, MESSAGE_MAX_CHARS),
+            advice: shortened(&finding.advice, ADVICE_MAX_CHARS),
             owner: finding.owner.as_ref().map(owner),
             monthly_cost: finding.monthly_cost.map(|cost| cost.to_string()),
             currency: finding.monthly_cost.map(|_| currency.to_owned()),
             resource: key.to_string(),
-            resource_name: finding.name.as_deref().map(|name| shortened(name, MAX_NAME)),
+            resource_name: finding.name.as_deref().map(|name| shortened(name, NAME_MAX_CHARS)),
             provider: key.provider.to_string(),
             account: key.account.to_string(),
             region: key.region.to_string(),
@@ -184,7 +183,7 @@ pub fn finding(scan: &CloudScan, name: &str, record: &Record, currency: &str) ->
             id: key.id.to_string(),
             first_seen: finding.first_seen,
             since: Since { revision: revision(finding.revision.0), time: finding.since },
-            evidence: finding.evidence.iter().map(|e| shortened(e, MAX_EVIDENCE)).collect(),
+            evidence: finding.evidence.iter().map(|e| shortened(e, EVIDENCE_MAX_CHARS)).collect(),
         },
     )
 }
@@ -211,7 +210,7 @@ fn object(
     fit(object)
 }
 
-/// The one object that speaks for all findings over the cap.
+/// The single object that stands for all findings over the cap.
 pub fn more_findings(
     scan: &CloudScan,
     suppressed: &Suppressed,
@@ -227,7 +226,7 @@ pub fn more_findings(
     let labels = BTreeMap::from([label("kind", MORE), label("severity", severity)]);
     object(
         scan,
-        &format!("morefindings-{}", &hash[..HASH]),
+        &format!("morefindings-{}", &hash[..NAME_HASH_DIGITS]),
         labels,
         FindingStatus {
             kind: MORE.to_owned(),
@@ -245,7 +244,7 @@ pub fn more_findings(
             ),
             advice: shortened(
                 &format!("List them with elava findings --cloudscan {cloudscan}; raise maxOpen or exclude kinds"),
-                MAX_ADVICE,
+                ADVICE_MAX_CHARS,
             ),
             owner: None,
             monthly_cost: None,
@@ -264,7 +263,7 @@ pub fn more_findings(
     )
 }
 
-/// With the times of the one that stands.
+/// Keeps the times of the existing object.
 pub fn since_then(mut object: ResourceFinding, standing: &ResourceFinding) -> ResourceFinding {
     if let (Some(status), Some(before)) = (object.status.as_mut(), &standing.status) {
         status.first_seen = before.first_seen;
@@ -273,10 +272,10 @@ pub fn since_then(mut object: ResourceFinding, standing: &ResourceFinding) -> Re
     object
 }
 
-/// Long ids and names are rare; where all of it is too long, the evidence goes first: the store has it.
+/// Cuts the object to its maximum size. Long ids and names are rare. Evidence is removed first: the store has it.
 fn fit(mut object: ResourceFinding) -> ResourceFinding {
     let is_too_long =
-        |object: &ResourceFinding| serde_json::to_vec(object).map_or(0, |bytes| bytes.len()) > MAX_FINDING_BYTES;
+        |object: &ResourceFinding| serde_json::to_vec(object).map_or(0, |bytes| bytes.len()) > FINDING_MAX_BYTES;
     while is_too_long(&object) {
         let Some(status) = object.status.as_mut() else { break };
         let characters = status.message.chars().count();
@@ -305,7 +304,7 @@ pub fn revision(revision: u64) -> i64 {
     i64::try_from(revision).unwrap_or(i64::MAX)
 }
 
-/// By characters, with a sign that something was cut.
+/// Cut to `most` characters, ending in `…` if something was cut.
 pub fn shortened(text: &str, most: usize) -> String {
     if text.chars().count() <= most {
         return text.to_owned();
@@ -313,25 +312,25 @@ pub fn shortened(text: &str, most: usize) -> String {
     text.chars().take(most - 1).chain(['…']).collect()
 }
 
-/// Whether what stands is what is wanted, in all that the operator writes.
-pub fn is_as_wanted(standing: &ResourceFinding, wanted: &ResourceFinding) -> bool {
+/// Whether the existing object equals the desired one in all that the operator writes.
+pub fn is_up_to_date(standing: &ResourceFinding, desired: &ResourceFinding) -> bool {
     let labels = |object: &ResourceFinding| {
         let mut labels = object.labels().clone();
-        labels.retain(|key, _| wanted.labels().contains_key(key));
+        labels.retain(|key, _| desired.labels().contains_key(key));
         labels
     };
-    standing.status == wanted.status
-        && labels(standing) == *wanted.labels()
-        && wanted.owner_references().iter().all(|o| standing.owner_references().iter().any(|s| s.uid == o.uid))
+    standing.status == desired.status
+        && labels(standing) == *desired.labels()
+        && desired.owner_references().iter().all(|o| standing.owner_references().iter().any(|s| s.uid == o.uid))
 }
 
-/// The event of a transition. Its name follows from what it tells, so telling it again tells nothing.
+/// The event of a transition. Its name follows from its content, so publishing it again adds nothing.
 pub fn finding_event(
     scan: &CloudScan,
     object: &ResourceFinding,
     record: &Record,
     what: Transition,
-    told_at: Timestamp,
+    reported_at: Timestamp,
     instance: &str,
 ) -> Event {
     let kind = record.finding.kind.as_str();
@@ -339,7 +338,7 @@ pub fn finding_event(
     let (reason, note) = match (what, &record.state) {
         (Transition::Opened | Transition::Reopened, _) => (kind.to_owned(), message.clone()),
         (Transition::Resolved, State::Resolved { reason, .. }) => {
-            // What nobody mended is not called resolved.
+            // A finding that was not fixed is not called resolved.
             let how = match reason {
                 Resolution::Fixed | Resolution::FalseAlarm | Resolution::ResourceGone => "resolved",
                 Resolution::Expired | Resolution::NoLongerWatched | Resolution::Grouped | Resolution::Flapping => {
@@ -358,30 +357,31 @@ pub fn finding_event(
         }
         _ => (what.as_str().to_owned(), message.clone()),
     };
-    let asks = matches!(what, Transition::Opened | Transition::Reopened | Transition::ExemptionEnded);
-    let warning = asks && record.finding.severity > Severity::Low;
-    // Nothing of when it is told: told again after a crash it is the same event.
+    let requests = matches!(what, Transition::Opened | Transition::Reopened | Transition::ExemptionEnded);
+    let warning = requests && record.finding.severity > Severity::Low;
+    // Does not include the time of reporting: reported again after a crash, it is the same event.
     let known = record.acknowledged.as_ref().map(|known| &known.note);
-    let told = format!("{}\0{reason}\0{}\0{known:?}", object.uid().unwrap_or_default(), record.reopened);
+    let reported = format!("{}\0{reason}\0{}\0{known:?}", object.uid().unwrap_or_default(), record.reopened);
     let (regarding, related) = (object.object_ref(&()), scan.object_ref(&()));
-    event(regarding, Some(related), &told, &reason, warning, &note, what.as_str(), told_at, instance)
+    event(regarding, Some(related), &reported, &reason, warning, &note, what.as_str(), reported_at, instance)
 }
 
 /// The event of a condition that changed.
-pub fn condition_event(scan: &CloudScan, condition: &Condition, told_at: Timestamp, instance: &str) -> Event {
-    let told = format!("{}\0{}\0{}\0{}", condition.type_, condition.status, condition.reason, condition.message);
+pub fn condition_event(scan: &CloudScan, condition: &Condition, reported_at: Timestamp, instance: &str) -> Event {
+    let reported =
+        format!("{}\0{}\0{}\0{}", condition.type_, condition.status, condition.reason, condition.message);
     let warning = (condition.type_ == "Stalled") == (condition.status == "True");
     let note = format!("{}={}: {}", condition.type_, condition.status, condition.message);
-    event(scan.object_ref(&()), None, &told, &condition.reason, warning, &note, "Scan", told_at, instance)
+    event(scan.object_ref(&()), None, &reported, &condition.reason, warning, &note, "Scan", reported_at, instance)
 }
 
-/// Of an object that is there and can't be read.
+/// The event of an existing object that can't be read.
 pub fn unreadable_event(
     kind: &str,
     api_version: &str,
     metadata: &ObjectMeta,
     error: &str,
-    told_at: Timestamp,
+    reported_at: Timestamp,
     instance: &str,
 ) -> Event {
     let regarding = ObjectReference {
@@ -392,34 +392,40 @@ pub fn unreadable_event(
         uid: metadata.uid.clone(),
         ..ObjectReference::default()
     };
-    let told = format!("unreadable\0{:?}\0{:?}", metadata.uid, metadata.resource_version);
+    let reported = format!("unreadable\0{:?}\0{:?}", metadata.uid, metadata.resource_version);
     let note = format!("it can't be read, and is as if it were not there: {error}");
-    event(regarding, None, &told, "Unreadable", true, &note, "Read", told_at, instance)
+    event(regarding, None, &reported, "Unreadable", true, &note, "Read", reported_at, instance)
 }
 
 /// One event in place of many.
-pub fn summary_event(scan: &CloudScan, untold: usize, revision: u64, told_at: Timestamp, instance: &str) -> Event {
+pub fn summary_event(
+    scan: &CloudScan,
+    untold: usize,
+    revision: u64,
+    reported_at: Timestamp,
+    instance: &str,
+) -> Event {
     let note = format!(
         "{untold} more findings changed: kubectl get resourcefindings -n {}",
         scan.namespace().unwrap_or_default()
     );
-    let told = format!("summary\0{revision}\0{untold}");
-    event(scan.object_ref(&()), None, &told, "MoreFindings", false, &note, "Summarised", told_at, instance)
+    let reported = format!("summary\0{revision}\0{untold}");
+    event(scan.object_ref(&()), None, &reported, "MoreFindings", false, &note, "Summarised", reported_at, instance)
 }
 
-#[allow(clippy::too_many_arguments)] // an event has as many parts
+#[allow(clippy::too_many_arguments)] // an event has that many parts
 fn event(
     regarding: ObjectReference,
     related: Option<ObjectReference>,
-    told: &str,
+    reported: &str,
     reason: &str,
     warning: bool,
     note: &str,
     action: &str,
-    told_at: Timestamp,
+    reported_at: Timestamp,
     instance: &str,
 ) -> Event {
-    let hash = blake3::hash(told.as_bytes()).to_hex();
+    let hash = blake3::hash(reported.as_bytes()).to_hex();
     let name = regarding.name.clone().unwrap_or_default();
     let name = name.get(..name.len().min(200)).unwrap_or_default();
     Event {
@@ -428,13 +434,13 @@ fn event(
             namespace: regarding.namespace.clone(),
             ..ObjectMeta::default()
         },
-        event_time: Some(MicroTime(told_at.to_jiff())),
+        event_time: Some(MicroTime(reported_at.to_jiff())),
         reporting_controller: Some(format!("{GROUP}/operator")),
         reporting_instance: Some(instance.to_owned()),
         action: Some(action.to_owned()),
         reason: Some(reason.to_owned()),
         type_: Some(if warning { "Warning" } else { "Normal" }.to_owned()),
-        note: Some(shortened(note, MAX_NOTE / 4)),
+        note: Some(shortened(note, NOTE_MAX_CHARS / 4)),
         related,
         regarding: Some(regarding),
         ..Event::default()
@@ -465,7 +471,7 @@ mod tests {
             resource: format!("aws/111122223333/ap-southeast-2/AWS::EC2::NetworkInterface/{id}").parse().unwrap(),
             name: Some("n".repeat(256)),
             owner: Some(Owner { name: "o".repeat(256), source: crate::inventory::OwnerSource::Tags }),
-            is_noticed: false,
+            since_is_estimate: false,
             advice: "a".repeat(256),
             monthly_cost: None,
             exempted_by: None,
@@ -504,14 +510,14 @@ mod tests {
     fn a_finding_is_small_and_takes_nothing_of_its_scan_but_the_owner() {
         let record = record(&"i".repeat(255), &"m".repeat(5000));
         let object = finding(&scan(), "name", &record, "USD");
-        assert!(serde_json::to_vec(&object).unwrap().len() <= MAX_FINDING_BYTES, "even at the bounds");
+        assert!(serde_json::to_vec(&object).unwrap().len() <= FINDING_MAX_BYTES, "even at the bounds");
         assert!(object.labels().keys().all(|key| key.starts_with("elava.dev/")), "a GitOps tool would prune it");
         assert_eq!(object.owner_references()[0].uid, "u");
         assert_eq!(object.labels()["elava.dev/type"], "AWS.EC2.NetworkInterface");
-        assert!(is_as_wanted(&object, &object));
+        assert!(is_up_to_date(&object, &object));
         let mut other = object.clone();
         other.status.as_mut().unwrap().message.push('!');
-        assert!(!is_as_wanted(&other, &object));
+        assert!(!is_up_to_date(&other, &object));
     }
 
     #[test]
@@ -542,7 +548,7 @@ mod tests {
         let status = object.status.as_ref().unwrap();
         assert!(status.message.starts_with("5 more findings are open than the 2000"), "{}", status.message);
         assert!(status.message.ends_with("4 Untagged, 1 Orphaned"), "{}", status.message);
-        assert!(!is_as_wanted(&object, &later));
-        assert!(is_as_wanted(&object, &since_then(later, &object)));
+        assert!(!is_up_to_date(&object, &later));
+        assert!(is_up_to_date(&object, &since_then(later, &object)));
     }
 }

@@ -1,17 +1,17 @@
-//! What a CloudScan refers to: its Secret.
+//! Objects that a CloudScan references: its Secret.
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, ResourceExt};
 
-use super::{Context, ReconcileError, timely};
+use super::{Context, ReconcileError, with_deadline};
 use crate::api::CloudScan;
 use crate::cloud::Credentials;
 
-/// A session token of AWS has some thousand characters.
-const MAX_KEY: usize = 16 << 10;
+/// An AWS session token has about a thousand characters.
+const SECRET_KEY_MAX_BYTES: usize = 16 << 10;
 
-/// The credentials that it names. What only a user can mend is said in [`Credentials::Unavailable`];
-/// what passes is an error, and tried again.
+/// The credentials that the CloudScan names. Problems that only a user can fix are returned as
+/// [`Credentials::Unavailable`]; temporary ones are errors, and retried.
 pub(super) async fn credentials(scan: &CloudScan, context: &Context) -> Result<Credentials, ReconcileError> {
     let reference = scan.spec.provider.aws.as_ref().and_then(|aws| aws.credentials_secret_ref.as_ref());
     let Some(reference) = reference else { return Ok(Credentials::Chain) };
@@ -24,8 +24,8 @@ pub(super) async fn credentials(scan: &CloudScan, context: &Context) -> Result<C
     Ok(secret.map_or_else(Credentials::Unavailable, |secret| from_secret(&secret, &namespace)))
 }
 
-/// A Secret of the CloudScan's namespace. The inner error is for whoever wrote the CloudScan; where there is no such Secret
-/// it ends with `missing`.
+/// A Secret in the CloudScan's namespace. The inner error is for the author of the CloudScan; if the Secret does not
+/// exist, it ends with `missing`.
 pub(super) async fn secret(
     scan: &CloudScan,
     name: &str,
@@ -34,7 +34,7 @@ pub(super) async fn secret(
 ) -> Result<Result<Secret, String>, ReconcileError> {
     let namespace = scan.namespace().unwrap_or_default();
     let secrets: Api<Secret> = Api::namespaced(context.client.clone(), &namespace);
-    match timely(secrets.get_opt(name)).await {
+    match with_deadline(secrets.get_opt(name)).await {
         Ok(Some(secret)) => Ok(Ok(secret)),
         Ok(None) => Ok(Err(format!("there is no Secret {namespace}/{name}: {missing}"))),
         Err(ReconcileError::Api(kube::Error::Api(status))) if status.code == 403 => {
@@ -44,7 +44,7 @@ pub(super) async fn secret(
     }
 }
 
-/// How the operator is let read a Secret.
+/// How to allow the operator to read a Secret.
 fn not_allowed(namespace: &str, name: &str, context: &Context) -> String {
     let (account, role) = (&context.identity.service_account, &context.identity.credentials_role);
     format!(
@@ -56,17 +56,18 @@ fn not_allowed(namespace: &str, name: &str, context: &Context) -> String {
 fn from_secret(secret: &Secret, namespace: &str) -> Credentials {
     let value = |key: &str| {
         let bytes = secret.data.as_ref()?.get(key)?;
-        // A trailing newline is what `echo | base64` leaves; AWS would answer with a puzzle.
+        // `echo | base64` leaves a trailing newline, for which AWS returns a misleading error.
         let text = std::str::from_utf8(&bytes.0).ok()?.trim();
         (!text.is_empty()).then(|| text.to_owned())
     };
-    // They become part of headers, where anything else is no text: AWS's have letters, digits and +/=.
-    let is_key = |value: &String| value.len() <= MAX_KEY && value.bytes().all(|byte| byte.is_ascii_graphic());
+    // They become parts of headers, which must be text: AWS keys consist of letters, digits and +/=.
+    let is_key =
+        |value: &String| value.len() <= SECRET_KEY_MAX_BYTES && value.bytes().all(|byte| byte.is_ascii_graphic());
     for key in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"] {
         if value(key).is_some_and(|value| !is_key(&value)) {
             return Credentials::Unavailable(format!(
                 "the key {key} of the Secret {namespace}/{} holds what no key of AWS's holds, such as a space or a line \
-                 break, or is longer than {MAX_KEY} characters: copy it again",
+                 break, or is longer than {SECRET_KEY_MAX_BYTES} characters: copy it again",
                 secret.name_any()
             ));
         }
@@ -102,7 +103,7 @@ mod tests {
         let Credentials::Unavailable(why) = bad else { panic!("{bad:?}") };
         assert_eq!(why, "the Secret team-a/keys has no key AWS_SECRET_ACCESS_KEY");
         // The SDK panics on some of these.
-        let long = "x".repeat(MAX_KEY + 1);
+        let long = "x".repeat(SECRET_KEY_MAX_BYTES + 1);
         for bad in ["AKIA\nGOOD", "AKIA\0GOOD", "AKIA\u{7f}GOOD", "AKIA GOOD", "AKI\u{c4}", &long] {
             for key in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"] {
                 let mut pairs = vec![("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "key")];

@@ -1,4 +1,4 @@
-//! FindingExemptions: which are in force, and what they say of themselves.
+//! FindingExemptions: which are in force, and their status.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,27 +13,27 @@ use kube::{Api, ResourceExt};
 use tokio::sync::mpsc;
 
 use super::watched::{NAMESPACE_OBJECTS_MAX_BYTES, Unreadable, watched};
-use super::{Context, ReconcileError, apply, build, timely, unless_it_panics};
+use super::{Context, ReconcileError, apply, build, catch_panic, with_deadline};
 use crate::api::{FindingExemption, FindingExemptionStatus, SpecError};
 use crate::inventory::{Exemption, NAMESPACE_EXPRESSIONS_MAX_BYTES, Timestamp};
 
-/// So long before it ends, an exemption says so.
-const SOON: Duration = Duration::from_hours(7 * 24);
-/// How many findings one holds back is told this often.
-const RECOUNT: Duration = Duration::from_mins(1);
+/// How long before its end an exemption warns that it expires.
+const EXPIRY_WARNING_PERIOD: Duration = Duration::from_hours(7 * 24);
+/// Interval between updates of the number of findings that an exemption exempts.
+const COUNT_INTERVAL: Duration = Duration::from_mins(1);
 
-/// Those of a namespace that can be worked with. The rules leave out what has expired.
+/// The valid exemptions of a namespace. The rules skip expired ones.
 pub(super) fn of_namespace(namespace: Option<&str>, context: &Context) -> Vec<Exemption> {
     let mut exemptions: Vec<Exemption> =
         read(namespace, context).into_iter().filter_map(|(_, exemption)| exemption.ok()).collect();
-    // Where several fit, the same one speaks every time.
+    // If several match, the same one is named every time.
     exemptions.sort_by(|a, b| a.name.cmp(&b.name));
     exemptions
 }
 
 type Read = (Arc<FindingExemption>, Result<Exemption, SpecError>);
 
-/// Those of a namespace, the oldest first, with what is wrong with each.
+/// The exemptions of a namespace, the oldest first, each with its error if it is invalid.
 fn read(namespace: Option<&str>, context: &Context) -> Vec<Read> {
     let here = |exemption: &Arc<FindingExemption>| {
         exemption.namespace().as_deref() == namespace && exemption.metadata.deletion_timestamp.is_none()
@@ -41,7 +41,7 @@ fn read(namespace: Option<&str>, context: &Context) -> Vec<Read> {
     within_budget(context.exemptions.state().into_iter().filter(here).collect())
 }
 
-/// Their expressions have a budget together: the oldest keep theirs.
+/// Their expressions share a budget: the oldest keep theirs.
 fn within_budget(mut exemptions: Vec<Arc<FindingExemption>>) -> Vec<Read> {
     exemptions.sort_by_key(|e| (e.creation_timestamp(), e.name_any()));
     let over = || {
@@ -54,7 +54,7 @@ fn within_budget(mut exemptions: Vec<Arc<FindingExemption>>) -> Vec<Read> {
     };
     let (mut spent, mut is_spent) = (0, false);
     let mut one = |exemption: Arc<FindingExemption>| {
-        // Nor is any compiled that comes after the first that is over.
+        // Expressions after the first one over the budget are not compiled either.
         if is_spent && exemption.spec.selector.key_pattern.is_some() {
             return (exemption, Err(over()));
         }
@@ -80,7 +80,7 @@ pub(super) async fn run(
     let stream = stream.reflect(writer).applied_objects();
     Controller::for_stream(stream, exemptions)
         .graceful_shutdown_on(stop)
-        .run(reconcile, |_, _, _| Action::requeue(super::LONGEST_BACKOFF), context)
+        .run(reconcile, |_, _, _| Action::requeue(super::BACKOFF_MAX), context)
         .for_each(|result| async {
             if let Err(error) = result {
                 tracing::debug!("exemptions: {error}");
@@ -90,7 +90,7 @@ pub(super) async fn run(
 }
 
 async fn reconcile(exemption: Arc<FindingExemption>, context: Arc<Context>) -> Result<Action, ReconcileError> {
-    context.meters.measure("exemption", unless_it_panics(Box::pin(reconciled(&exemption, &context)))).await
+    context.meters.measure("exemption", catch_panic(Box::pin(reconciled(&exemption, &context)))).await
 }
 
 async fn reconciled(exemption: &FindingExemption, context: &Context) -> Result<Action, ReconcileError> {
@@ -108,9 +108,9 @@ async fn reconciled(exemption: &FindingExemption, context: &Context) -> Result<A
         let namespace = exemption.namespace().unwrap_or_default();
         let api: Api<FindingExemption> = Api::namespaced(context.client.clone(), &namespace);
         let params = PatchParams::apply(build::MANAGER).force();
-        timely(api.patch_status(&exemption.name_any(), &params, &Patch::Apply(&patch))).await?;
+        with_deadline(api.patch_status(&exemption.name_any(), &params, &Patch::Apply(&patch))).await?;
     }
-    Ok(Action::requeue(RECOUNT))
+    Ok(Action::requeue(COUNT_INTERVAL))
 }
 
 fn status(
@@ -149,7 +149,7 @@ fn status(
         (Ok(_), _) => condition("Active", true, "InForce", format!("it holds back what it names, {until}")),
     };
     let soon = match expires {
-        Some(at) if !is_over && at.since(now) <= SOON => condition(
+        Some(at) if !is_over && at.since(now) <= EXPIRY_WARNING_PERIOD => condition(
             "ExpiringSoon",
             true,
             "Expires",
@@ -182,17 +182,17 @@ mod tests {
             exemption.spec.expires_at = expires.map(day);
             exemption
         };
-        let told = |expires: Option<i64>, pattern: &str, now: i64| {
+        let reported = |expires: Option<i64>, pattern: &str, now: i64| {
             let exemption = with(expires, pattern);
             let conditions = status(&exemption, exemption.exemption(), 3, day(now)).conditions;
             conditions.iter().map(|c| format!("{}={} {}", c.type_, c.status, c.reason)).collect::<Vec<_>>()
         };
-        assert_eq!(told(None, "x", 1), ["Active=True InForce", "ExpiringSoon=False NotSoon"]);
-        assert_eq!(told(Some(9), "x", 1), ["Active=True InForce", "ExpiringSoon=False NotSoon"]);
-        assert_eq!(told(Some(8), "x", 1), ["Active=True InForce", "ExpiringSoon=True Expires"]);
-        assert_eq!(told(Some(1), "x", 1), ["Active=False Expired", "ExpiringSoon=False NotSoon"]);
-        assert_eq!(told(None, "a(", 1)[0], "Active=False InvalidSpec");
-        assert_eq!(told(None, r"\w{205}", 1)[0], "Active=False InvalidSpec", "too large");
+        assert_eq!(reported(None, "x", 1), ["Active=True InForce", "ExpiringSoon=False NotSoon"]);
+        assert_eq!(reported(Some(9), "x", 1), ["Active=True InForce", "ExpiringSoon=False NotSoon"]);
+        assert_eq!(reported(Some(8), "x", 1), ["Active=True InForce", "ExpiringSoon=True Expires"]);
+        assert_eq!(reported(Some(1), "x", 1), ["Active=False Expired", "ExpiringSoon=False NotSoon"]);
+        assert_eq!(reported(None, "a(", 1)[0], "Active=False InvalidSpec");
+        assert_eq!(reported(None, r"\w{205}", 1)[0], "Active=False InvalidSpec", "too large");
     }
 
     #[test]

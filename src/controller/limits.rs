@@ -1,5 +1,5 @@
-//! What the administrator lets one namespace take of the operator: everybody shares its memory, its volume and its
-//! calls. Where several CloudScans of a namespace compete, the older ones come first, so that a restart changes nothing.
+//! Limits on what one namespace may use of the operator: all namespaces share its memory, its volume and its calls. If
+//! several CloudScans of a namespace compete, older ones have priority, so that a restart changes nothing.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,23 +9,23 @@ use kube::ResourceExt;
 use super::validate::Refusal;
 use crate::api::CloudScan;
 
-/// Of each namespace by itself.
+/// The limits apply to each namespace separately.
 #[derive(Clone, Debug)]
 pub struct NamespaceLimits {
-    /// The shortest time between two listings of a type that a CloudScan may ask for.
+    /// The shortest time between two listings of a type that a CloudScan may request.
     pub min_interval: Duration,
     pub cloud_scans: usize,
     /// Accounts that its CloudScans name.
     pub accounts: usize,
-    /// Resources that its CloudScans record, one that two of them show counted twice.
+    /// Resources that its CloudScans record; a resource that two of them record counts twice.
     pub resources: usize,
-    /// ResourceFindings that are open as objects.
+    /// ResourceFindings that exist as open objects.
     pub open_findings: usize,
     /// Events that wait for the receivers of its webhooks.
     pub waiting_events: usize,
 }
 
-/// CloudScans of its namespace that come before one.
+/// CloudScans of the same namespace that have priority over this one.
 fn older(scan: &CloudScan, all: Vec<Arc<CloudScan>>) -> Vec<Arc<CloudScan>> {
     let age = |scan: &CloudScan| {
         let since = scan.metadata.creation_timestamp.as_ref().map(|time| time.0);
@@ -39,25 +39,25 @@ fn count(recorded: Option<i64>) -> usize {
     recorded.and_then(|count| usize::try_from(count).ok()).unwrap_or_default()
 }
 
-/// Resources that were recorded for a spec as it is: an edited one is measured by what its next listing shows.
+/// Resources recorded for the current spec: an edited spec is measured by what its next listing shows.
 fn resources(scan: &CloudScan) -> usize {
     let status = scan.status.as_ref();
     let status = status.filter(|status| status.observed_generation == scan.metadata.generation);
     count(status.and_then(|status| status.resources))
 }
 
-/// Those of an organization are counted as resources: they are its own, and their number is not the tenant's to choose.
+/// Accounts of an organization are not counted, only their resources: the tenant can't choose their number.
 fn accounts(scan: &CloudScan) -> usize {
     scan.spec.provider.aws.as_ref().map_or(0, |aws| aws.accounts.len().max(1))
 }
 
 impl NamespaceLimits {
-    /// The interval that is in force for one that was asked for.
-    pub fn interval(&self, wanted: Duration) -> Duration {
-        wanted.max(self.min_interval)
+    /// The interval in force for a requested one.
+    pub fn interval(&self, desired: Duration) -> Duration {
+        desired.max(self.min_interval)
     }
 
-    /// Whether a CloudScan finds room beside the older ones of its namespace.
+    /// Whether a CloudScan fits beside the older ones of its namespace.
     pub fn check(&self, scan: &CloudScan, all: Vec<Arc<CloudScan>>) -> Result<(), Refusal> {
         let namespace = scan.namespace().unwrap_or_default();
         let older = older(scan, all);
@@ -123,7 +123,7 @@ mod tests {
         waiting_events: 10,
     };
 
-    /// Made on a day of November, with so many resources and findings.
+    /// Created on this day of November, with these numbers of resources and findings.
     fn scan(namespace: &str, name: &str, day: u8, resources: i64, open: i64) -> Arc<CloudScan> {
         let object = json!({
             "apiVersion": "elava.dev/v1alpha1", "kind": "CloudScan", "spec": {"provider": {}},
@@ -174,7 +174,7 @@ mod tests {
         let all = [first.clone(), second.clone()];
         assert_eq!(refused(&first, &all), None);
         assert_eq!(refused(&second, &all), Some("TooManyAccounts"));
-        // One that names none looks at the one that its credentials answer for.
+        // A CloudScan that names no account scans the one that its credentials belong to.
         assert_eq!(refused(&naming("b", 2, 0), &all), None);
     }
 

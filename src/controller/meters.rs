@@ -1,4 +1,4 @@
-//! What reconciling measures of itself, and of the CloudScans that there are.
+//! Metrics of reconciling, and of the existing CloudScans.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -16,12 +16,12 @@ use crate::api::CloudScan;
 /// Doubling from 5 ms to 20 s.
 const RECONCILE_BUCKETS: u16 = 13;
 
-/// Copies count together.
+/// Clones share their counts.
 #[derive(Clone, Debug)]
 pub struct Meters {
     outcomes: Family<[(&'static str, &'static str); 2], Counter>,
     seconds: Histogram,
-    /// From when the controller runs.
+    /// Set once the controller runs.
     scans: Arc<OnceLock<Reflected<CloudScan>>>,
 }
 
@@ -40,7 +40,7 @@ impl Default for Meters {
 }
 
 impl Meters {
-    /// Reconciles, and counts how it ended and how long it took.
+    /// Reconciles, and counts the outcome and the duration.
     pub(super) async fn measure<T>(
         &self,
         controller: &'static str,
@@ -54,7 +54,7 @@ impl Meters {
         done
     }
 
-    /// These are counted at every scrape.
+    /// Sets the CloudScans that are counted at every scrape.
     pub(super) fn count(&self, scans: Reflected<CloudScan>) {
         self.scans.get_or_init(|| scans);
     }
@@ -75,7 +75,7 @@ impl Meters {
 
 fn register_scans<'a>(registry: &mut Registry, scans: impl Iterator<Item = &'a CloudScan>) {
     let by_suspended = Family::<[(&'static str, &'static str); 1], Gauge>::default();
-    // Both are there from the first scrape on, so that none is 0 and not absent.
+    // Both exist from the first scrape on, so that zero is reported as 0 and not as absent.
     for suspended in ["false", "true"] {
         drop(by_suspended.get_or_create(&[("suspended", suspended)]));
     }
@@ -83,7 +83,7 @@ fn register_scans<'a>(registry: &mut Registry, scans: impl Iterator<Item = &'a C
     for scan in scans {
         by_suspended.get_or_create(&[("suspended", if scan.spec.suspend { "true" } else { "false" })]).inc();
         for condition in scan.status.iter().flat_map(|status| &status.conditions) {
-            // Whoever may write a status may write others' words, too: these are no labels.
+            // A client that may write a status may write any type or value: unknown ones do not become labels.
             let type_ = status::TYPES.into_iter().find(|type_| *type_ == condition.type_);
             let value = ["True", "False", "Unknown"].into_iter().find(|value| *value == condition.status);
             if let (Some(type_), Some(value)) = (type_, value) {
@@ -92,7 +92,7 @@ fn register_scans<'a>(registry: &mut Registry, scans: impl Iterator<Item = &'a C
         }
     }
     registry.register("cloudscans", "CloudScans that there are", by_suspended);
-    registry.register("cloudscan_conditions", "CloudScans by what each condition says", by_condition);
+    registry.register("cloudscan_conditions", "CloudScans by the status of each condition", by_condition);
 }
 
 #[cfg(test)]
@@ -132,7 +132,7 @@ mod tests {
         encode(&mut text, &registry).unwrap();
         let mut lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
         lines.sort_unstable();
-        let wanted = [
+        let desired = [
             r#"cloudscan_conditions{condition="Ready",status="False"} 1"#,
             r#"cloudscan_conditions{condition="Ready",status="True"} 2"#,
             r#"cloudscan_conditions{condition="Stalled",status="False"} 2"#,
@@ -140,6 +140,6 @@ mod tests {
             r#"cloudscans{suspended="false"} 3"#,
             r#"cloudscans{suspended="true"} 1"#,
         ];
-        assert_eq!(lines, wanted);
+        assert_eq!(lines, desired);
     }
 }

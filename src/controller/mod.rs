@@ -1,9 +1,9 @@
-//! The reconcilers: from CloudScans to tasks, from the store to findings, events and status.
+//! The reconcilers: from CloudScans to scanner tasks, and from the store to findings, events and status.
 //!
-//! There are two of them. [`subscribe`] hands what a spec wants to the scanner ([`dereference`], [`validate`],
-//! [`build`]); it runs when a spec changes and when an account was looked at. [`publish`] brings findings, events and
-//! status to what the store says ([`build`], [`apply`], [`status`]); it runs after that, and when a finding is touched.
-//! The second is paced, and the first is not. The scanner runs on by itself while the API server is away.
+//! There are two controllers. [`subscribe`] passes what a spec requests to the scanner ([`dereference`], [`validate`],
+//! [`build`]). It runs when a spec changes and after each round of an account. [`publish`] brings findings, events and
+//! status in line with the store ([`build`], [`apply`], [`status`]). It runs after that, and when a finding changes.
+//! Only the second is rate limited. The scanner keeps running while the API server is unavailable.
 
 mod apply;
 pub mod assess;
@@ -38,7 +38,7 @@ use kube::{Client, ResourceExt};
 use tokio::sync::{mpsc, watch};
 
 use crate::api::{CloudScan, FindingExemption, ResourceFinding};
-use crate::inventory::Viewer;
+use crate::inventory::Subscriber;
 use crate::policy::{Evaluator, Prices};
 use crate::scanner::Fleet;
 use crate::store::{Store, StoreError};
@@ -47,30 +47,30 @@ pub use meters::Meters;
 pub use validate::{Allowed, RoleGrant};
 use watched::{NAMESPACE_OBJECTS_MAX_BYTES, UNBOUNDED, Unreadable, watched};
 
-/// CloudScans that are taken up at once. Most of the time of one is waiting: for a Secret, or a list of accounts.
-const SUBSCRIBING: u16 = 64;
-/// CloudScans whose findings are evaluated and written at once: they share the pace of writes.
-const PUBLISHING: u16 = 4;
-/// Several accounts of one CloudScan end their rounds together: one reconcile for all of them.
-const GATHERED: Duration = Duration::from_secs(1);
-/// What is told of one CloudScan in so short a time is told once. It must be shorter than [`GATHERED`]: whatever asks
-/// anew within it puts off the reconcile.
-const DEBOUNCE: Duration = Duration::from_millis(300);
-/// So many mentions are taken together; more are more chunks.
-const MOST_GATHERED: usize = 16_384;
-/// Client retries are on and its read timeout is none: without a deadline one call hangs a reconcile.
-const CALL_DEADLINE: Duration = Duration::from_secs(30);
-/// Time passes for grace periods and for what is kept, also where nothing is scanned.
-const RECHECK: Duration = Duration::from_mins(5);
+/// CloudScans that are reconciled concurrently. A reconcile mostly waits for a Secret or a list of accounts.
+const SUBSCRIBE_CONCURRENCY: u16 = 64;
+/// CloudScans whose findings are evaluated and written concurrently. They share the write rate.
+const PUBLISH_CONCURRENCY: u16 = 4;
+/// Several accounts of one CloudScan finish their rounds together: one reconcile serves them all.
+const GATHER_INTERVAL: Duration = Duration::from_secs(1);
+/// Requests for the same CloudScan within this time are merged into one. It must be shorter than [`GATHER_INTERVAL`]: a
+/// repeated request within it postpones the reconcile.
+const PUBLISH_DEBOUNCE: Duration = Duration::from_millis(300);
+/// Maximum number of requests in one chunk; more requests make more chunks.
+const REQUEST_CHUNK_MAX: usize = 16_384;
+/// The client retries and has no read timeout: without a deadline one call would block a reconcile for ever.
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Grace periods and retention depend on time, also where nothing is scanned.
+const RECHECK_INTERVAL: Duration = Duration::from_mins(5);
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
-const LONGEST_BACKOFF: Duration = Duration::from_mins(5);
+const BACKOFF_MAX: Duration = Duration::from_mins(5);
 
-/// Who the operator is, for messages that tell how to let it in.
+/// Identifies the operator in messages that explain how to grant it access.
 #[derive(Clone, Debug)]
 pub struct Identity {
-    /// `namespace:name`, as kubectl writes it.
+    /// `namespace:name`, the notation of kubectl.
     pub service_account: String,
-    /// The ClusterRole that allows reading credentials, to be bound per namespace.
+    /// The ClusterRole that allows reading credentials. It is bound per namespace.
     pub credentials_role: String,
     /// The pod's name.
     pub instance: String,
@@ -80,7 +80,7 @@ pub struct Identity {
 pub enum ReconcileError {
     #[error("the API server refused or failed")]
     Api(#[source] kube::Error),
-    #[error("the API server did not answer within {} s", CALL_DEADLINE.as_secs())]
+    #[error("the API server did not answer within {} s", CALL_TIMEOUT.as_secs())]
     Deadline,
     #[error("the store failed")]
     Store(#[from] StoreError),
@@ -105,10 +105,10 @@ struct Context {
     fleet: Arc<Fleet>,
     scans: reflector::Store<CloudScan>,
     subscriptions: subscribe::Subscriptions,
-    statuses: publish::Statuses,
+    statuses: publish::WrittenStatuses,
     findings: Arc<standing::Standing>,
     exemptions: reflector::Store<FindingExemption>,
-    evaluators: Mutex<BTreeMap<Viewer, Arc<Mutex<Evaluator>>>>,
+    evaluators: Mutex<BTreeMap<Subscriber, Arc<Mutex<Evaluator>>>>,
     prices: Arc<Prices>,
     notifiers: notify::Notifiers,
     pace: pace::Pace,
@@ -116,35 +116,33 @@ struct Context {
     allowed: Allowed,
     limits: NamespaceLimits,
     identity: Identity,
-    existing: watch::Receiver<Option<BTreeSet<Viewer>>>,
+    existing: watch::Receiver<Option<BTreeSet<Subscriber>>>,
     namespaces: Vec<String>,
     subscribing: Failures,
     publishing: Failures,
 }
 
-/// One object on which the program fails stops no other.
-async fn unless_it_panics<T>(
-    reconcile: impl Future<Output = Result<T, ReconcileError>>,
-) -> Result<T, ReconcileError> {
+/// A panic while reconciling one object does not stop the others.
+async fn catch_panic<T>(reconcile: impl Future<Output = Result<T, ReconcileError>>) -> Result<T, ReconcileError> {
     AssertUnwindSafe(reconcile).catch_unwind().await.unwrap_or(Err(ReconcileError::Panicked))
 }
 
-async fn timely<T>(call: impl Future<Output = kube::Result<T>>) -> Result<T, ReconcileError> {
-    match tokio::time::timeout(CALL_DEADLINE, call).await {
+async fn with_deadline<T>(call: impl Future<Output = kube::Result<T>>) -> Result<T, ReconcileError> {
+    match tokio::time::timeout(CALL_TIMEOUT, call).await {
         Ok(answer) => answer.map_err(ReconcileError::Api),
         Err(_) => Err(ReconcileError::Deadline),
     }
 }
 
-/// What the administrator of the operator settles.
+/// The operator's configuration, set by its administrator.
 pub struct Settings {
     pub allowed: Allowed,
     pub limits: NamespaceLimits,
-    /// URLs that a CloudScan's webhook may begin with.
+    /// URL prefixes that a CloudScan's webhook may use.
     pub webhooks: Vec<String>,
     pub prices: Prices,
     pub identity: Identity,
-    /// Those whose CloudScans are taken up; all where none is named.
+    /// Namespaces whose CloudScans are reconciled; all namespaces if empty.
     pub namespaces: Vec<String>,
     pub meters: Meters,
 }
@@ -154,7 +152,7 @@ pub async fn run(
     client: Client,
     store: Store,
     fleet: Arc<Fleet>,
-    mut finished: mpsc::Receiver<Viewer>,
+    mut finished: mpsc::Receiver<Subscriber>,
     settings: Settings,
     stop: impl Future<Output = ()> + Clone + Send + Sync + 'static,
 ) {
@@ -162,12 +160,12 @@ pub async fn run(
     let (scans, scan_writer) = reflector::store();
     let (listing, mut listed) = mpsc::unbounded_channel();
     let mut list = Existing { found: BTreeSet::new(), sender: existing_sender, listing };
-    // A change of status is our own doing.
+    // Status changes are the operator's own writes.
     let spec_or_request = predicates::generation.combine(predicates::annotations);
     let Settings { allowed, limits, webhooks, prices, identity, namespaces, meters } = settings;
     meters.count(scans.clone());
     let (unreadable, unread) = mpsc::unbounded_channel();
-    // One that can't be read exists all the same, and keeps what it had.
+    // An unreadable CloudScan still exists, and keeps its subscriptions.
     let guarded = watched::guarded::<CloudScan>(&client, &namespaces).inspect_ok(move |event| list.see(event));
     let scan_stream = watched::readable(guarded.boxed(), unreadable.clone(), NAMESPACE_OBJECTS_MAX_BYTES)
         .inspect_err(|error| tracing::warn!("watching CloudScans: {error}"))
@@ -181,30 +179,31 @@ pub async fn run(
         .inspect_ok(move |event| stand.see(event))
         .touched_objects();
     let (exemptions, exemption_writer) = reflector::store();
-    // One that is gone opens what it held back.
+    // A deleted exemption opens the findings that it exempted.
     let exemption_stream =
         watched::<FindingExemption>(&client, &namespaces, unreadable.clone(), NAMESPACE_OBJECTS_MAX_BYTES)
             .inspect_err(|error| tracing::warn!("watching FindingExemptions: {error}"))
             .reflect(exemption_writer)
             .touched_objects();
-    let (asking, mut asked) = mpsc::unbounded_channel();
-    let asked = futures::stream::poll_fn(move |context| asked.poll_recv(context)).map(|viewer| reference(&viewer));
+    let (requesting, mut publish_requests) = mpsc::unbounded_channel();
+    let publish_requests = futures::stream::poll_fn(move |context| publish_requests.poll_recv(context))
+        .map(|subscriber| reference(&subscriber));
     let listed = futures::stream::poll_fn(move |context| listed.poll_recv(context));
-    let looked_at = futures::stream::poll_fn(move |context| finished.poll_recv(context));
-    let to_take_up = gathered(futures::stream::select(looked_at, listed), GATHERED);
+    let swept = futures::stream::poll_fn(move |context| finished.poll_recv(context));
+    let to_take_up = debounced_chunks(futures::stream::select(swept, listed), GATHER_INTERVAL);
 
     let context = Arc::new(Context {
         client,
         store,
         fleet,
         scans: scans.clone(),
-        subscriptions: subscribe::Subscriptions::new(asking.clone()),
-        statuses: publish::Statuses::default(),
+        subscriptions: subscribe::Subscriptions::new(requesting.clone()),
+        statuses: publish::WrittenStatuses::default(),
         findings,
         exemptions,
         evaluators: Mutex::default(),
         prices: Arc::new(prices),
-        notifiers: notify::Notifiers::new(webhooks, asking),
+        notifiers: notify::Notifiers::new(webhooks, requesting),
         pace: pace::Pace::new(),
         meters,
         allowed,
@@ -222,12 +221,13 @@ pub async fn run(
     let reporting = tokio::spawn(report_unreadable(context.clone(), unread));
     let subscribing = Controller::for_stream(scan_stream, scans.clone())
         .reconcile_on(to_take_up)
-        // Not debounced: of hundreds of accounts one ends a round every moment, which would put it off for ever.
-        .with_config(Config::default().concurrency(SUBSCRIBING))
+        // Not debounced: with hundreds of accounts rounds end all the time, which would postpone the reconcile for
+        // ever.
+        .with_config(Config::default().concurrency(SUBSCRIBE_CONCURRENCY))
         .graceful_shutdown_on(stop.clone())
         .run(subscribe::reconcile, |scan, error, context| context.subscribing.again(&scan, error), context.clone())
-        .for_each(say);
-    // The other one watches for both.
+        .for_each(log_error);
+    // The other controller watches the CloudScans for both.
     let publishing = Controller::for_stream(futures::stream::pending(), scans)
         .owns_stream(finding_stream)
         .watches_stream(exemption_stream, move |exemption: FindingExemption| {
@@ -235,11 +235,11 @@ pub async fn run(
             let near = neighbours.state().into_iter().filter(move |scan| scan.namespace() == namespace);
             near.map(|scan| ObjectRef::from_obj(&*scan)).collect::<Vec<_>>()
         })
-        .reconcile_on(asked)
-        .with_config(Config::default().concurrency(PUBLISHING).debounce(DEBOUNCE))
+        .reconcile_on(publish_requests)
+        .with_config(Config::default().concurrency(PUBLISH_CONCURRENCY).debounce(PUBLISH_DEBOUNCE))
         .graceful_shutdown_on(stop)
         .run(publish::reconcile, |scan, error, context| context.publishing.again(&scan, error), context)
-        .for_each(say);
+        .for_each(log_error);
     tokio::join!(subscribing, publishing);
     resuming.abort();
     retaining.abort();
@@ -247,10 +247,10 @@ pub async fn run(
     reporting.abort();
 }
 
-/// Objects that can't be read of which it is remembered that they were reported; more are reported again.
-const MOST_REPORTED: usize = 10_000;
+/// Maximum number of unreadable objects remembered as reported; beyond it they are reported again.
+const REPORTED_OBJECTS_MAX: usize = 10_000;
 
-/// Once for each version of an object: whoever wrote it should hear of it.
+/// Once per version of an object: its author should learn of it.
 async fn report_unreadable(context: Arc<Context>, mut unread: mpsc::UnboundedReceiver<Unreadable>) {
     let mut reported: BTreeMap<String, Option<String>> = BTreeMap::new();
     while let Some(Unreadable { kind, api_version, object }) = unread.recv().await {
@@ -261,7 +261,7 @@ async fn report_unreadable(context: Arc<Context>, mut unread: mpsc::UnboundedRec
         if reported.get(&of) == Some(&metadata.resource_version) {
             continue;
         }
-        if reported.len() >= MOST_REPORTED {
+        if reported.len() >= REPORTED_OBJECTS_MAX {
             reported.clear();
         }
         reported.insert(of.clone(), metadata.resource_version.clone());
@@ -280,42 +280,43 @@ async fn report_unreadable(context: Arc<Context>, mut unread: mpsc::UnboundedRec
     }
 }
 
-async fn say<T>(result: Result<T, impl std::fmt::Display>) {
+async fn log_error<T>(result: Result<T, impl std::fmt::Display>) {
     if let Err(error) = result {
         tracing::debug!("controller: {error}");
     }
 }
 
-/// The first at once, and then each once in so long, however often it is named meanwhile.
-fn gathered(
-    viewers: impl Stream<Item = Viewer> + Send + Unpin + 'static,
+/// Passes on the first chunk at once. After that each CloudScan is passed on at most once per interval, however often
+/// it is named.
+fn debounced_chunks(
+    subscribers: impl Stream<Item = Subscriber> + Send + Unpin + 'static,
     every: Duration,
 ) -> impl Stream<Item = ObjectRef<CloudScan>> + Send + 'static {
     let chunks = futures::stream::unfold(
-        (viewers.ready_chunks(MOST_GATHERED), false),
+        (subscribers.ready_chunks(REQUEST_CHUNK_MAX), false),
         move |(mut chunks, waits)| async move {
             if waits {
                 tokio::time::sleep(every).await;
             }
-            let named: BTreeSet<Viewer> = chunks.next().await?.into_iter().collect();
-            Some((futures::stream::iter(named).map(|viewer| reference(&viewer)), (chunks, true)))
+            let named: BTreeSet<Subscriber> = chunks.next().await?.into_iter().collect();
+            Some((futures::stream::iter(named).map(|subscriber| reference(&subscriber)), (chunks, true)))
         },
     );
     chunks.flatten()
 }
 
-fn reference(viewer: &Viewer) -> ObjectRef<CloudScan> {
-    let (namespace, name) = viewer.as_str().split_once('/').unwrap_or_default();
+fn reference(subscriber: &Subscriber) -> ObjectRef<CloudScan> {
+    let (namespace, name) = subscriber.as_str().split_once('/').unwrap_or_default();
     ObjectRef::new(name).within(namespace)
 }
 
-/// The CloudScans that exist, from a complete list on.
+/// The existing CloudScans, known once a list is complete.
 struct Existing {
-    found: BTreeSet<Viewer>,
-    sender: watch::Sender<Option<BTreeSet<Viewer>>>,
-    /// Hears of all of them after each list. What a list brings asks for a reconcile before the list is complete, and
-    /// of one that comes too early the reflector does not know yet: it would come to nothing.
-    listing: mpsc::UnboundedSender<Viewer>,
+    found: BTreeSet<Subscriber>,
+    sender: watch::Sender<Option<BTreeSet<Subscriber>>>,
+    /// Receives every CloudScan after each complete list. Objects of a list trigger a reconcile before the list is
+    /// complete, and a reconcile that runs before the reflector knows its object does nothing.
+    listing: mpsc::UnboundedSender<Subscriber>,
 }
 
 impl Existing {
@@ -326,56 +327,57 @@ impl Existing {
                 return;
             }
             watcher::Event::InitApply(scan) => {
-                self.found.insert(build::viewer_of(scan));
+                self.found.insert(build::subscriber_of(scan));
                 return;
             }
             watcher::Event::InitDone => {
-                for viewer in &self.found {
-                    let _ = self.listing.send(viewer.clone());
+                for subscriber in &self.found {
+                    let _ = self.listing.send(subscriber.clone());
                 }
             }
-            // Most of these are statuses: then the list is as it was.
+            // Most of these are status changes, which leave the list as it is.
             watcher::Event::Apply(scan) => {
-                if !self.found.insert(build::viewer_of(scan)) {
+                if !self.found.insert(build::subscriber_of(scan)) {
                     return;
                 }
             }
             watcher::Event::Delete(scan) => {
-                self.found.remove(&build::viewer_of(scan));
+                self.found.remove(&build::subscriber_of(scan));
             }
         }
         self.sender.send_replace(Some(self.found.clone()));
     }
 }
 
-/// An API server that is away for so long at the start keeps nobody's cloud from being scanned.
-const RESUME_AFTER: Duration = Duration::from_secs(15);
+/// How long startup waits for the list of CloudScans. An API server that is unavailable does not stop scanning for
+/// longer.
+const RESUME_DELAY: Duration = Duration::from_secs(15);
 
-/// Has scanning go on as it did before the restart where the list of CloudScans can't be had. Not before: one that was
-/// suspended or deleted while the operator was down, or since the backup that was restored, has its credentials used no more.
+/// Resumes scanning as before the restart if the CloudScans can't be listed. Not earlier: the credentials of a
+/// CloudScan that was suspended or deleted while the operator was down, or since the restored backup, must not be used.
 async fn resume_unless_listed(context: Arc<Context>) {
     let mut existing = context.existing.clone();
     let listed = existing.wait_for(Option::is_some);
-    if tokio::time::timeout(RESUME_AFTER, listed).await.is_ok() {
+    if tokio::time::timeout(RESUME_DELAY, listed).await.is_ok() {
         return;
     }
     tracing::warn!("the API server has not listed the CloudScans: scanning goes on as before the restart");
     let resumed = tokio::task::spawn_blocking(move || {
         let endpoint = context.fleet.provider().default_endpoint();
-        context.fleet.resume(|subscription| context.allowed.is_remembered(subscription, &endpoint))
+        context.fleet.resume(|subscription| context.allowed.allows_remembered(subscription, &endpoint))
     });
     if let Ok(Err(error)) = resumed.await {
         tracing::error!(reason = error.reason(), "what was scanned before the restart can't be read: {error}");
     }
 }
 
-/// What belongs to CloudScans that are gone goes too, each time the complete list is another, and now and then: what
-/// failed is made up for, and so is what was written for one while it went.
+/// Removes the data of deleted CloudScans, each time the complete list changes and at intervals: that retries what
+/// failed, and removes what was written for a CloudScan during its deletion.
 async fn retain(context: Arc<Context>) {
     let mut existing = context.existing.clone();
-    let mut pause = RECHECK;
+    let mut pause = RECHECK_INTERVAL;
     while !matches!(tokio::time::timeout(pause, existing.changed()).await, Ok(Err(_))) {
-        pause = RECHECK;
+        pause = RECHECK_INTERVAL;
         let (fleet, list) = (context.fleet.clone(), existing.clone());
         let Some(exist) = list.borrow().clone() else { continue };
         lock(&context.evaluators).retain(|of, _| exist.contains(of));
@@ -388,41 +390,42 @@ async fn retain(context: Arc<Context>) {
             tokio::task::spawn_blocking(move || fleet.retain(|| list.borrow().clone().unwrap_or_default())).await;
         if let Ok(Err(error)) = retained {
             tracing::error!(reason = error.reason(), "scopes could not be closed: {error}");
-            pause = LONGEST_BACKOFF / 10;
+            pause = BACKOFF_MAX / 10;
         }
     }
 }
 
-fn exists(context: &Context, viewer: &Viewer) -> bool {
-    context.existing.borrow().as_ref().is_none_or(|existing| existing.contains(viewer))
+fn exists(context: &Context, subscriber: &Subscriber) -> bool {
+    context.existing.borrow().as_ref().is_none_or(|existing| existing.contains(subscriber))
 }
 
-/// How often in a row each CloudScan's reconcile has failed.
+/// Consecutive failures of each CloudScan's reconcile.
 #[derive(Default)]
-struct Failures(Mutex<BTreeMap<Viewer, u32>>);
+struct Failures(Mutex<BTreeMap<Subscriber, u32>>);
 
 impl Failures {
-    fn succeeded(&self, viewer: &Viewer) {
-        lock(&self.0).remove(viewer);
+    fn succeeded(&self, subscriber: &Subscriber) {
+        lock(&self.0).remove(subscriber);
     }
 
-    fn retain(&self, exists: impl Fn(&Viewer) -> bool) {
-        lock(&self.0).retain(|viewer, _| exists(viewer));
+    fn retain(&self, exists: impl Fn(&Subscriber) -> bool) {
+        lock(&self.0).retain(|subscriber, _| exists(subscriber));
     }
 
-    /// When it is tried again.
+    /// When to retry.
     fn again(&self, scan: &CloudScan, error: &ReconcileError) -> Action {
-        let viewer = build::viewer(scan);
+        let subscriber = build::subscriber(scan);
         let mut failures = lock(&self.0);
-        let failed = failures.entry(viewer.clone()).or_default();
+        let failed = failures.entry(subscriber.clone()).or_default();
         *failed += 1;
         let failed = *failed;
-        let backoff = FIRST_BACKOFF.saturating_mul(1 << (failed - 1).min(16)).min(LONGEST_BACKOFF);
+        let backoff = FIRST_BACKOFF.saturating_mul(1 << (failed - 1).min(16)).min(BACKOFF_MAX);
         let source = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
-        // Each look asks for a reconcile: while the API server is away for long, the log has more to tell.
+        // Every round requests a reconcile: logging each failure would flood the log while the API server is
+        // unavailable.
         if failed.is_power_of_two() {
             tracing::warn!(
-                cloudscan = %viewer, reason = error.reason(), failed, again_in_seconds = backoff.as_secs(),
+                cloudscan = %subscriber, reason = error.reason(), failed, again_in_seconds = backoff.as_secs(),
                 "{error}: {source}"
             );
         }
@@ -441,18 +444,18 @@ mod tests {
     #[tokio::test]
     async fn whoever_is_named_again_and_again_is_looked_after_all_the_same() {
         let (naming, mut named) = mpsc::unbounded_channel();
-        let viewers = futures::stream::poll_fn(move |context| named.poll_recv(context));
-        let mut gathered = std::pin::pin!(gathered(viewers, Duration::from_millis(1)));
-        let name = |name: &str| naming.send(Viewer::new(format!("team-a/{name}"))).unwrap();
+        let subscribers = futures::stream::poll_fn(move |context| named.poll_recv(context));
+        let mut debounced_chunks = std::pin::pin!(debounced_chunks(subscribers, Duration::from_millis(1)));
+        let name = |name: &str| naming.send(Subscriber::new(format!("team-a/{name}"))).unwrap();
         name("one");
-        assert_eq!(gathered.next().await.unwrap().name, "one");
+        assert_eq!(debounced_chunks.next().await.unwrap().name, "one");
         for _ in 0..100 {
             name("one");
             name("two");
         }
         drop(naming);
-        // A chunk ends where tokio has a task yield: not quite each once.
-        let rest: Vec<_> = gathered.map(|reference| reference.name).collect().await;
+        // A chunk ends where tokio makes the task yield, so a name may occur more than once.
+        let rest: Vec<_> = debounced_chunks.map(|reference| reference.name).collect().await;
         assert!(rest.starts_with(&["one".to_owned(), "two".to_owned()]) && rest.len() < 10, "{rest:?}");
     }
 
@@ -467,16 +470,19 @@ mod tests {
         list.see(&watcher::Event::InitApply(DeserializeGuard(Ok(scan("two")))));
         assert!(listed.try_recv().is_err() && existing.borrow_and_update().is_none(), "the list is not complete");
         list.see(&watcher::Event::InitDone);
-        let all = BTreeSet::from([build::viewer(&scan("one")), build::viewer(&scan("two"))]);
+        let all = BTreeSet::from([build::subscriber(&scan("one")), build::subscriber(&scan("two"))]);
         assert_eq!(BTreeSet::from([listed.try_recv().unwrap(), listed.try_recv().unwrap()]), all);
         assert_eq!(existing.borrow_and_update().as_ref(), Some(&all));
         list.see(&watcher::Event::Apply(DeserializeGuard(Ok(scan("one")))));
         assert!(!existing.has_changed().unwrap() && listed.try_recv().is_err());
         list.see(&watcher::Event::Delete(DeserializeGuard(Ok(scan("one")))));
-        assert_eq!(existing.borrow_and_update().as_ref(), Some(&BTreeSet::from([build::viewer(&scan("two"))])));
-        // One that can't be read keeps what it had.
+        assert_eq!(
+            existing.borrow_and_update().as_ref(),
+            Some(&BTreeSet::from([build::subscriber(&scan("two"))]))
+        );
+        // An unreadable CloudScan keeps its subscriptions.
         let unreadable = serde_json::json!({"metadata": {"name": "three"}, "spec": 7});
         list.see(&watcher::Event::Apply(serde_json::from_value(unreadable).unwrap()));
-        assert!(existing.borrow().as_ref().unwrap().contains(&Viewer::new("/three")));
+        assert!(existing.borrow().as_ref().unwrap().contains(&Subscriber::new("/three")));
     }
 }

@@ -1,7 +1,8 @@
 //! A CloudScan's webhook: CloudEvents over HTTP, signed, in order, at least once.
 //!
-//! What is to be told is queued in the store no later than the records that it follows from, and leaves the queue when the receiver has taken it. So a receiver that is away, or an operator that is
-//! killed, loses nothing; an event that is told twice has the same id both times.
+//! Events are queued in the store no later than the records that they follow from, and leave the queue once the
+//! receiver has accepted them. So no event is lost while the receiver is unavailable, or when the operator is killed.
+//! An event that is delivered twice has the same id both times.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -23,29 +24,29 @@ use tokio::sync::{Notify, mpsc};
 
 use super::{Context, ReconcileError, build, dereference, lock, post};
 use crate::api::{CloudScan, ResourceFinding, Webhook};
-use crate::inventory::{Revision, Timestamp, Viewer};
+use crate::inventory::{Revision, Subscriber, Timestamp};
 use crate::policy::lifecycle::{Record, Transition};
 use crate::store::{Store, StoreError};
 
-/// The prefix of the notes that wait to be delivered, in their order.
+/// The prefix of the notes that wait for delivery, in their order.
 const OUTBOX: &str = "outbox/";
-/// Events that are read from the store at once: a finding is 2 KB.
-const BATCH: usize = 100;
+/// Events that are read from the store at once: a finding has 2 KB.
+const BATCH_MAX_EVENTS: usize = 100;
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
-const LONGEST_BACKOFF: Duration = Duration::from_mins(1);
-/// The key of the Secret that signs.
+const BACKOFF_MAX: Duration = Duration::from_mins(1);
+/// The Secret's key that holds the signing key.
 const SIGNING_KEY: &str = "signing-key";
-/// The key of the Secret that says where to, where that is nothing for everybody to read.
+/// The Secret's key that holds the receiver's URL, if the URL is confidential.
 const ADDRESS: &str = "address";
 
-/// It follows no redirect: who is allowed is who is named.
+/// Follows no redirects: only the receiver that is named is allowed.
 type Http = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 
 /// CloudEvents 1.0, structured mode: <https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md>.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CloudEvent {
     pub specversion: String,
-    /// The same for the same transition, however often it is told.
+    /// The same for the same transition, however often it is delivered.
     pub id: String,
     /// The path of the CloudScan in the Kubernetes API.
     pub source: String,
@@ -56,11 +57,11 @@ pub struct CloudEvent {
     pub subject: String,
     pub time: Timestamp,
     pub datacontenttype: String,
-    /// The ResourceFinding as it is from then on.
+    /// The ResourceFinding after the transition.
     pub data: serde_json::Value,
 }
 
-/// What tells of one transition.
+/// The event of one transition.
 pub(super) fn message(
     scan: &CloudScan,
     name: &str,
@@ -75,10 +76,10 @@ pub(super) fn message(
         scan.name_any()
     );
     let note = record.acknowledged.as_ref().map_or("", |known| known.note.as_str());
-    // Nothing of when it is told: a crash between telling and noting must not make it another event.
+    // Does not include the time of reporting: a crash between delivering and recording must not make it another event.
     let finding = &record.finding;
-    let since = (!finding.is_noticed).then_some(finding.since);
-    let told = format!(
+    let since = (!finding.since_is_estimate).then_some(finding.since);
+    let reported = format!(
         "{source}\0{name}\0{}\0{}\0{}\0{since:?}\0{note}",
         what.as_str(),
         record.reopened,
@@ -90,7 +91,7 @@ pub(super) fn message(
     }
     CloudEvent {
         specversion: "1.0".to_owned(),
-        id: blake3::hash(told.as_bytes()).to_hex()[..32].to_owned(),
+        id: blake3::hash(reported.as_bytes()).to_hex()[..32].to_owned(),
         source,
         kind: format!("dev.elava.finding.{}", what.as_str().to_ascii_lowercase()),
         subject: name.to_owned(),
@@ -100,8 +101,7 @@ pub(super) fn message(
     }
 }
 
-/// The events that find room beside those of the namespace that wait already: the newest are given up, and the log says
-/// so.
+/// The events that fit beside the waiting events of the namespace: the newest are dropped, and the log records it.
 pub(super) async fn within_limit(
     scan: &CloudScan,
     mut events: Vec<CloudEvent>,
@@ -111,25 +111,25 @@ pub(super) async fn within_limit(
         return Ok(events);
     }
     let neighbours = context.scans.state().into_iter().filter(|other| other.namespace() == scan.namespace());
-    let (store, viewers) =
-        (context.store.clone(), neighbours.map(|other| build::viewer(&other)).collect::<Vec<_>>());
-    let waiting = tokio::task::spawn_blocking(move || waiting(&store, viewers)).await;
+    let (store, subscribers) =
+        (context.store.clone(), neighbours.map(|other| build::subscriber(&other)).collect::<Vec<_>>());
+    let waiting = tokio::task::spawn_blocking(move || waiting(&store, subscribers)).await;
     let waiting = waiting.map_err(|_| ReconcileError::Store(StoreError::Poisoned))??;
     let room = context.limits.waiting_events.saturating_sub(waiting);
     if events.len() > room {
         let dropped = events.len() - room;
-        tracing::error!(cloudscan = %build::viewer(scan), dropped, "more waits for webhooks of its namespace than is kept");
+        tracing::error!(cloudscan = %build::subscriber(scan), dropped, "more waits for webhooks of its namespace than is kept");
         events.truncate(room);
     }
     Ok(events)
 }
 
-/// The notes that put events into the queue, in the order of their revisions.
+/// The notes that queue events, in the order of their revisions.
 pub(super) fn queued(
     events: impl IntoIterator<Item = CloudEvent>,
     revision: Revision,
 ) -> impl Iterator<Item = (String, Option<Vec<u8>>)> {
-    // Rounds without a new revision may resolve things too: time tells them apart.
+    // Rounds without a new revision may resolve findings too: the time distinguishes them.
     let at = jiff::Timestamp::now().as_nanosecond();
     events.into_iter().enumerate().map(move |(i, event)| {
         let bytes = serde_json::to_vec(&event).expect("an event is JSON");
@@ -137,7 +137,7 @@ pub(super) fn queued(
     })
 }
 
-/// How the last try went.
+/// The result of the last attempt.
 #[derive(Clone, Debug, Default)]
 pub struct Delivery {
     pub waiting: usize,
@@ -158,28 +158,28 @@ impl Drop for Notifier {
     }
 }
 
-/// Whom to tell.
+/// Where to deliver.
 #[derive(Clone, PartialEq, Eq)]
 struct Receiver {
     url: String,
     key: Option<Vec<u8>>,
 }
 
-/// Everybody's.
+/// The notifiers of all CloudScans.
 pub(super) struct Notifiers {
-    running: Mutex<BTreeMap<Viewer, Notifier>>,
+    running: Mutex<BTreeMap<Subscriber, Notifier>>,
     http: OnceLock<Http>,
-    /// Told when a delivery begins to fail or works again.
-    changed: mpsc::UnboundedSender<Viewer>,
+    /// Notified when delivery begins to fail or works again.
+    changed: mpsc::UnboundedSender<Subscriber>,
     allowed: Vec<String>,
 }
 
 impl Notifiers {
-    pub fn new(allowed: Vec<String>, changed: mpsc::UnboundedSender<Viewer>) -> Self {
+    pub fn new(allowed: Vec<String>, changed: mpsc::UnboundedSender<Subscriber>) -> Self {
         Self { running: Mutex::default(), http: OnceLock::new(), changed, allowed }
     }
 
-    /// Made when somebody is to be told: without root certificates that is a webhook's trouble alone.
+    /// Created on first use: missing root certificates then affect webhooks only.
     fn http(&self) -> Result<Http, String> {
         if let Some(http) = self.http.get() {
             return Ok(http.clone());
@@ -191,7 +191,7 @@ impl Notifiers {
     }
 
     fn is_allowed(&self, url: &str) -> bool {
-        // A receiver would take a step back from what is allowed.
+        // A receiver would resolve these segments to a URL outside of the allowed one.
         let path = url.split('?').next().unwrap_or_default().to_ascii_lowercase().replace("%2e", ".");
         if path.split(['/', '\\']).any(|segment| segment == "." || segment == "..") || path.contains("%2f") {
             return false;
@@ -203,20 +203,20 @@ impl Notifiers {
         self.allowed.iter().any(begins)
     }
 
-    pub fn retain(&self, keep: impl Fn(&Viewer) -> bool) {
-        lock(&self.running).retain(|viewer, _| keep(viewer));
+    pub fn retain(&self, keep: impl Fn(&Subscriber) -> bool) {
+        lock(&self.running).retain(|subscriber, _| keep(subscriber));
     }
 }
 
-/// Sees to it that what waits is delivered. None where nobody is to be told.
+/// Has the waiting events delivered. None if there is no webhook.
 pub(super) async fn deliver(scan: &CloudScan, context: &Context) -> Result<Option<Delivery>, ReconcileError> {
-    let viewer = build::viewer(scan);
+    let subscriber = build::subscriber(scan);
     let notifiers = &context.notifiers;
     let Some(webhook) = scan.spec.findings.webhook.clone() else {
-        if lock(&notifiers.running).remove(&viewer).is_some() {
-            // Nobody is to be told any more.
+        if lock(&notifiers.running).remove(&subscriber).is_some() {
+            // The webhook was removed.
             let store = context.store.clone();
-            let done = tokio::task::spawn_blocking(move || store.drop_notes(&viewer, OUTBOX)).await;
+            let done = tokio::task::spawn_blocking(move || store.drop_notes(&subscriber, OUTBOX)).await;
             done.map_err(|_| ReconcileError::Store(StoreError::Poisoned))??;
         }
         return Ok(None);
@@ -224,20 +224,20 @@ pub(super) async fn deliver(scan: &CloudScan, context: &Context) -> Result<Optio
     let (receiver, http) = match prepared(scan, &webhook, context).await? {
         Ok(prepared) => prepared,
         Err(why) => {
-            lock(&notifiers.running).remove(&viewer);
+            lock(&notifiers.running).remove(&subscriber);
             let store = context.store.clone();
-            let waits = tokio::task::spawn_blocking(move || store.count_notes(&viewer, OUTBOX)).await;
+            let waits = tokio::task::spawn_blocking(move || store.count_notes(&subscriber, OUTBOX)).await;
             let waiting = waits.map_err(|_| ReconcileError::Store(StoreError::Poisoned))??;
             return Ok(Some(Delivery { waiting, error: Some(why) }));
         }
     };
     let mut running = lock(&notifiers.running);
     let is_same = |n: &Notifier| n.receiver == receiver && !n.task.is_finished();
-    if !running.get(&viewer).is_some_and(is_same) {
+    if !running.get(&subscriber).is_some_and(is_same) {
         let (state, wake) = (Arc::new(Mutex::new(Delivery::default())), Arc::new(Notify::new()));
         let sender = Sender {
             store: context.store.clone(),
-            viewer: viewer.clone(),
+            subscriber: subscriber.clone(),
             http,
             url: receiver.url.clone(),
             key: receiver.key.as_ref().map(|key| hmac::Key::new(hmac::HMAC_SHA256, key)),
@@ -246,14 +246,14 @@ pub(super) async fn deliver(scan: &CloudScan, context: &Context) -> Result<Optio
             changed: notifiers.changed.clone(),
         };
         let task = tokio::spawn(sender.run());
-        running.insert(viewer.clone(), Notifier { receiver, state, wake, task });
+        running.insert(subscriber.clone(), Notifier { receiver, state, wake, task });
     }
-    let notifier = &running[&viewer];
+    let notifier = &running[&subscriber];
     notifier.wake.notify_one();
     Ok(Some(lock(&notifier.state).clone()))
 }
 
-/// What it takes to tell somebody. The inner error is for whoever wrote the CloudScan.
+/// What delivery needs. The inner error is for the author of the CloudScan.
 async fn prepared(
     scan: &CloudScan,
     webhook: &Webhook,
@@ -275,7 +275,7 @@ async fn prepared(
     }))
 }
 
-/// An address from a Secret is not repeated.
+/// A URL from a Secret is not repeated.
 fn not_allowed(webhook: &Webhook, receiver: &Receiver) -> String {
     match &webhook.url {
         Some(url) if *url == receiver.url => format!(
@@ -290,16 +290,16 @@ fn not_allowed(webhook: &Webhook, receiver: &Receiver) -> String {
     }
 }
 
-/// Events of all CloudScans that wait for their receivers.
+/// Waiting events of all CloudScans.
 pub fn all_waiting(store: &Store) -> Result<usize, StoreError> {
-    waiting(store, store.note_viewers()?)
+    waiting(store, store.subscribers_with_notes()?)
 }
 
-fn waiting(store: &Store, of: impl IntoIterator<Item = Viewer>) -> Result<usize, StoreError> {
-    of.into_iter().map(|viewer| store.count_notes(&viewer, OUTBOX)).sum()
+fn waiting(store: &Store, of: impl IntoIterator<Item = Subscriber>) -> Result<usize, StoreError> {
+    of.into_iter().map(|subscriber| store.count_notes(&subscriber, OUTBOX)).sum()
 }
 
-/// Where to, and signed with what.
+/// The receiver's URL and signing key.
 fn receiver(webhook: &Webhook, secret: Option<&Secret>) -> Result<Receiver, String> {
     let value = |key: &str| secret?.data.as_ref()?.get(key).map(|bytes| bytes.0.clone());
     let of_secret = || {
@@ -342,7 +342,7 @@ fn receiver(webhook: &Webhook, secret: Option<&Secret>) -> Result<Receiver, Stri
     Ok(Receiver { url, key })
 }
 
-/// As Standard Webhooks writes keys: `whsec_` and base64; anything else is taken as it is.
+/// Standard Webhooks writes keys as `whsec_` and base64; anything else is used as it is.
 fn key_of(bytes: Vec<u8>) -> Option<Vec<u8>> {
     let trimmed = bytes.trim_ascii();
     match trimmed.strip_prefix(b"whsec_") {
@@ -361,13 +361,13 @@ fn signature(key: &hmac::Key, id: &str, seconds: i64, body: &[u8]) -> String {
 
 struct Sender {
     store: Store,
-    viewer: Viewer,
+    subscriber: Subscriber,
     http: Http,
     url: String,
     key: Option<hmac::Key>,
     state: Arc<Mutex<Delivery>>,
     wake: Arc<Notify>,
-    changed: mpsc::UnboundedSender<Viewer>,
+    changed: mpsc::UnboundedSender<Subscriber>,
 }
 
 impl Sender {
@@ -375,9 +375,9 @@ impl Sender {
         let mut backoff = FIRST_BACKOFF;
         loop {
             if let Err(error) = self.deliver_all().await {
-                self.say(Some(error));
+                self.set_error(Some(error));
                 tokio::time::sleep(backoff).await;
-                backoff = (backoff * 2).min(LONGEST_BACKOFF);
+                backoff = (backoff * 2).min(BACKOFF_MAX);
             } else {
                 backoff = FIRST_BACKOFF;
                 self.wake.notified().await;
@@ -385,40 +385,43 @@ impl Sender {
         }
     }
 
-    fn say(&self, error: Option<String>) {
+    fn set_error(&self, error: Option<String>) {
         let mut state = lock(&self.state);
         let is_news = state.error.is_some() != error.is_some();
         if is_news {
             if let Some(error) = &error {
-                tracing::warn!(cloudscan = %self.viewer, "a webhook can't be told: {error}");
+                tracing::warn!(cloudscan = %self.subscriber, "a webhook can't be called: {error}");
             } else {
-                tracing::info!(cloudscan = %self.viewer, "the webhook takes what it is told again");
+                tracing::info!(cloudscan = %self.subscriber, "the webhook accepts events again");
             }
         }
         state.error = error;
         drop(state);
         if is_news {
-            let _ = self.changed.send(self.viewer.clone());
+            let _ = self.changed.send(self.subscriber.clone());
         }
     }
 
-    /// In order: the first that is refused stops the rest.
+    /// In order: the first failure stops the rest.
     async fn deliver_all(&self) -> Result<(), String> {
         loop {
-            // In this order: more may be queued meanwhile, and nobody else takes any.
+            // In this order: more events may be queued meanwhile, and no other task removes any.
             let (batch, waiting) = self
-                .stored(|store, viewer| {
-                    Ok((store.first_notes(viewer, OUTBOX, BATCH)?, store.count_notes(viewer, OUTBOX)?))
+                .stored(|store, subscriber| {
+                    Ok((
+                        store.first_notes(subscriber, OUTBOX, BATCH_MAX_EVENTS)?,
+                        store.count_notes(subscriber, OUTBOX)?,
+                    ))
                 })
                 .await?;
             lock(&self.state).waiting = waiting;
             if batch.is_empty() {
-                self.say(None);
+                self.set_error(None);
                 return Ok(());
             }
             for (name, body) in batch {
                 self.post(body).await?;
-                self.stored(move |store, viewer| store.write_notes(viewer, &[(name, None)])).await?;
+                self.stored(move |store, subscriber| store.write_notes(subscriber, &[(name, None)])).await?;
                 lock(&self.state).waiting -= 1;
             }
         }
@@ -426,17 +429,17 @@ impl Sender {
 
     async fn stored<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Store, &Viewer) -> Result<T, StoreError> + Send + 'static,
+        work: impl FnOnce(&Store, &Subscriber) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, String> {
-        let (store, viewer) = (self.store.clone(), self.viewer.clone());
-        let done = tokio::task::spawn_blocking(move || work(&store, &viewer)).await;
+        let (store, subscriber) = (self.store.clone(), self.subscriber.clone());
+        let done = tokio::task::spawn_blocking(move || work(&store, &subscriber)).await;
         done.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
     }
 
     async fn post(&self, body: Vec<u8>) -> Result<(), String> {
         let id = serde_json::from_slice::<CloudEvent>(&body).map(|event| event.id).unwrap_or_default();
         let seconds = jiff::Timestamp::now().as_second();
-        // Nothing that is said of it names the URL: it may hold a token.
+        // No message about it names the URL: it may contain a token.
         let mut request = hyper::Request::post(&self.url)
             .header("content-type", "application/cloudevents+json; charset=utf-8")
             .header("user-agent", concat!("elava/", env!("CARGO_PKG_VERSION")))
@@ -477,13 +480,13 @@ mod tests {
         };
         let webhook = |url: Option<&str>| Webhook { url: url.map(str::to_owned), secret_ref: None };
         let (url, token) = ("https://hooks.example.com/elava", "https://hooks.example.com/elava/T0K3N");
-        let told = |url: Option<&str>, entries: &[(&str, &str)]| {
+        let reported = |url: Option<&str>, entries: &[(&str, &str)]| {
             receiver(&webhook(url), Some(&secret(entries))).map(|receiver| (receiver.url, receiver.key.is_some()))
         };
         assert_eq!(receiver(&webhook(Some(url)), None).map(|receiver| receiver.url), Ok(url.to_owned()));
-        assert_eq!(told(None, &[("address", &format!("{token}\n"))]), Ok((token.to_owned(), false)));
-        assert_eq!(told(Some(url), &[("address", token), ("signing-key", "k")]), Ok((token.to_owned(), true)));
-        assert_eq!(told(Some(url), &[("signing-key", "k")]), Ok((url.to_owned(), true)));
+        assert_eq!(reported(None, &[("address", &format!("{token}\n"))]), Ok((token.to_owned(), false)));
+        assert_eq!(reported(Some(url), &[("address", token), ("signing-key", "k")]), Ok((token.to_owned(), true)));
+        assert_eq!(reported(Some(url), &[("signing-key", "k")]), Ok((url.to_owned(), true)));
         for (url, entries, what) in [
             (Some(url), vec![("signing-key", "")], "is empty"),
             (Some(url), vec![("signing-key", "whsec_%")], "no base64"),
@@ -492,7 +495,7 @@ mod tests {
             (None, vec![("address", "ftp://hooks/SECRET")], "not an http"),
             (None, vec![("address", "SECRET of somebody")], "not an http"),
         ] {
-            let why = told(url, &entries).unwrap_err();
+            let why = reported(url, &entries).unwrap_err();
             assert!(why.contains(what) && why.contains("team-a/hook") && !why.contains("SECRET"), "{why}");
         }
         let hidden = Receiver { url: token.to_owned(), key: None };
@@ -503,7 +506,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_listed_is_told() {
+    fn only_what_is_listed_is_delivered() {
         let (sender, _receiver) = mpsc::unbounded_channel();
         let notifiers = Notifiers::new(vec!["https://hooks.example.com/elava".to_owned()], sender);
         for (url, expected) in [

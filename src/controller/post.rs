@@ -1,5 +1,5 @@
-//! One POST to a receiver that somebody named, who may answer anything. Of itself alone, so that it is fuzzed without the
-//! rest.
+//! One POST to a receiver that a user configured and that may answer anything. A separate module, so that it can be
+//! fuzzed alone.
 
 use std::time::Duration;
 
@@ -8,17 +8,18 @@ use hyper::body::Bytes;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::Connect;
 
-/// Until when it must have answered.
-pub const DEADLINE: Duration = Duration::from_secs(10);
+/// Deadline for the answer.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What it answers beside its status is not read, and never shown: whoever names a receiver would read inner services by
-/// it. No redirect is followed.
+/// Only the status of the answer is read. Its body is never read or shown: otherwise a user could read internal
+/// services by naming them as the receiver. Redirects are not followed.
 pub async fn post<C>(http: &Client<C, Full<Bytes>>, request: hyper::Request<Full<Bytes>>) -> Result<(), String>
 where
     C: Connect + Clone + Send + Sync + 'static,
 {
-    let answered = tokio::time::timeout(DEADLINE, http.request(request)).await;
-    let answer = answered.map_err(|_| format!("the receiver did not answer within {} s", DEADLINE.as_secs()))?;
+    let answered = tokio::time::timeout(REQUEST_TIMEOUT, http.request(request)).await;
+    let answer =
+        answered.map_err(|_| format!("the receiver did not answer within {} s", REQUEST_TIMEOUT.as_secs()))?;
     let answer = answer.map_err(|error| {
         let causes = std::iter::successors(std::error::Error::source(&error), |cause| cause.source());
         let last = causes.last().map(ToString::to_string);

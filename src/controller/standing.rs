@@ -1,4 +1,4 @@
-//! The findings that stand in the API server, by their CloudScan: each of a thousand looks at its own, not at all.
+//! The findings that exist in the API server, by CloudScan: each of a thousand CloudScans reads only its own.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -12,13 +12,13 @@ use crate::api::ResourceFinding;
 
 pub(super) type Findings = BTreeMap<String, Arc<ResourceFinding>>;
 
-/// Namespace and name of a CloudScan. A finding goes on under another CloudScan of the same name.
+/// Namespace and name of a CloudScan. A finding continues under another CloudScan of the same name.
 type Owner = (String, String);
 
 #[derive(Default)]
 struct Known {
     by_owner: BTreeMap<Owner, Findings>,
-    /// A complete list that is under way.
+    /// Collected from a list that is not complete yet.
     listing: BTreeMap<Owner, Findings>,
 }
 
@@ -26,9 +26,10 @@ struct Known {
 pub(super) struct Standing(Mutex<Known>, watch::Sender<bool>);
 
 impl Standing {
-    /// Until a list was complete: before, what stands would be written again, and what is gone be taken for there.
+    /// Waits for a complete list: before it, existing findings would be written again, and deleted ones taken for
+    /// existing.
     pub async fn complete(&self) {
-        // The sender lives as long as this.
+        // The sender lives as long as `self`.
         let _ = self.1.subscribe().wait_for(|is_complete| *is_complete).await;
     }
 
@@ -45,7 +46,7 @@ impl Standing {
                 let is_known = owner(finding).is_some_and(|owner| {
                     known.by_owner.get(&owner).is_some_and(|findings| findings.contains_key(&finding.name_any()))
                 });
-                // Somebody may have given it another owner, or none.
+                // A client may have given it another owner, or none.
                 if !is_known {
                     take(&mut known.by_owner, finding);
                 }
@@ -55,7 +56,7 @@ impl Standing {
         }
     }
 
-    /// Those of the CloudScan with this uid.
+    /// The findings of the CloudScan with this uid.
     pub fn of(&self, namespace: &str, scan: &str, uid: Option<&str>) -> Findings {
         let known = lock(&self.0);
         let Some(findings) = known.by_owner.get(&(namespace.to_owned(), scan.to_owned())) else {
@@ -65,7 +66,7 @@ impl Standing {
         findings.iter().filter(|(_, f)| is_mine(f)).map(|(name, f)| (name.clone(), f.clone())).collect()
     }
 
-    /// How many of a namespace are like this.
+    /// How many findings of a namespace match.
     pub fn count(&self, namespace: &str, is_it: impl Fn(&ResourceFinding) -> bool) -> usize {
         let known = lock(&self.0);
         let here = known.by_owner.iter().filter(|((of, _), _)| of == namespace);
@@ -124,7 +125,7 @@ mod tests {
             (names("one", "1"), names("two", "2")),
             (vec!["a".to_owned(), "c".to_owned()], vec!["b".to_owned()])
         );
-        // Deleted and made again under its name, the CloudScan takes over what stands.
+        // A CloudScan that was deleted and created again under its name takes over the existing findings.
         standing.see(&Event::Apply(finding("a", Some(("one", "9")))));
         assert_eq!((names("one", "1"), names("one", "9")), (vec!["c".to_owned()], vec!["a".to_owned()]));
         standing.see(&Event::Apply(finding("c", None)));

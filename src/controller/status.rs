@@ -1,4 +1,4 @@
-//! One function makes the whole status, from what the steps before it found. Pure.
+//! Builds the whole status in one function, from the results of the earlier steps. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -9,8 +9,8 @@ use super::build::{revision, shortened};
 use super::notify::Delivery;
 use super::validate::Refusal;
 use crate::api::{
-    AccountStatus, CloudScan, CloudScanStatus, FindingCounts, KindCount, LastScan, MAX_ACCOUNTS_IN_STATUS,
-    PartCount, RELEASE_HELD,
+    AccountStatus, CloudScan, CloudScanStatus, FindingCounts, GroupCount, KindCount, LastScan,
+    MAX_ACCOUNTS_IN_STATUS, RELEASE_HELD,
 };
 use crate::cloud::CloudError;
 use crate::inventory::{
@@ -19,31 +19,31 @@ use crate::inventory::{
 use crate::policy::{Finding, MonthlyCost};
 use crate::scanner::AccountReport;
 
-/// A condition's message is for people: longer ones are cut.
-const MAX_MESSAGE: usize = 1024;
-/// Problems that one message tells; the rest is counted.
-const PROBLEMS_TOLD: usize = 5;
+/// Maximum length of a condition's message, which people read: longer ones are cut.
+const MESSAGE_MAX_CHARS: usize = 1024;
+/// Problems that one message names; the rest is counted.
+const PROBLEMS_SHOWN_MAX: usize = 5;
 
-/// What one reconcile found out.
-pub struct Found<'a> {
+/// The results of one reconcile.
+pub struct StatusInputs<'a> {
     pub scan: &'a CloudScan,
-    /// The spec can't be worked with.
+    /// The spec is invalid.
     pub refusal: Option<&'a Refusal>,
-    /// The account that the credentials answer for can't be told.
+    /// The account of the credentials can't be determined.
     pub unconnected: Option<&'a CloudError>,
-    /// The accounts of the organization can't be listed: the last complete list stands.
+    /// The accounts of the organization can't be listed: the last complete list stays in use.
     pub unlisted: Option<&'a CloudError>,
-    /// How many more accounts of the organization are suspended or closed.
+    /// Number of further accounts of the organization that are suspended or closed.
     pub inactive: usize,
-    /// How many accounts are wanted.
+    /// Number of desired accounts.
     pub accounts: usize,
-    /// The interval in force: the administrator may have set a floor.
+    /// The interval in force: the administrator may have set a minimum.
     pub interval: Duration,
     pub reports: &'a [AccountReport],
     pub counts: Option<Counts>,
-    /// How the webhook takes what it is told, where there is one.
+    /// The state of webhook delivery, if there is a webhook.
     pub delivery: Option<Delivery>,
-    /// By how much our clock lies behind what the store holds already.
+    /// How far the operator's clock lags behind the newest time in the store.
     pub clock_lag: Duration,
     pub now: Timestamp,
 }
@@ -58,17 +58,17 @@ pub struct Counts {
     pub suppressed: usize,
     pub acknowledged: usize,
     pub exempted: usize,
-    /// The open ones, those over the cap too.
+    /// The open findings, including those over the cap.
     pub by_kind: BTreeMap<FindingKind, Sum>,
     /// The same, by account and by owner.
     pub open_by_account: BTreeMap<String, Sum>,
     pub open_by_owner: BTreeMap<String, Sum>,
     pub currency: String,
-    /// Of how many resources of a type a rule could not decide.
+    /// Number of resources of a type for which a rule could not decide.
     pub undecided: BTreeMap<(FindingKind, ResourceType), usize>,
 }
 
-/// How many findings, and what they cost as far as that is known.
+/// Number of findings, and their cost as far as it is known.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sum {
     open: usize,
@@ -88,34 +88,34 @@ impl Sum {
         };
     }
 
-    fn part(&self, name: &str) -> PartCount {
-        let name = shortened(name, MAX_PART_NAME);
-        PartCount { name, open: count(self.open), monthly_cost: self.cost.map(|cost| cost.to_string()) }
+    fn part(&self, name: &str) -> GroupCount {
+        let name = shortened(name, PART_NAME_MAX_CHARS);
+        GroupCount { name, open: count(self.open), monthly_cost: self.cost.map(|cost| cost.to_string()) }
     }
 }
 
-/// Parts that a status names; a status must not grow with the cloud.
-const MAX_PARTS: usize = 20;
-const MAX_PART_NAME: usize = 256;
-/// What stands for the rest of them.
+/// Maximum number of parts that a status names: a status must not grow with the cloud.
+const PARTS_MAX: usize = 20;
+const PART_NAME_MAX_CHARS: usize = 256;
+/// Stands for the rest of them.
 const OTHERS: &str = "(others)";
 
-/// The dearest first, then those with the most; the last stands for all that are left.
-fn parts(sums: &BTreeMap<String, Sum>) -> Vec<PartCount> {
+/// The most expensive first, then those with the most findings; the last stands for the rest.
+fn parts(sums: &BTreeMap<String, Sum>) -> Vec<GroupCount> {
     let mut sums: Vec<(&String, Sum)> = sums.iter().map(|(name, sum)| (name, *sum)).collect();
     let amount = |sum: &Sum| sum.cost.map_or(0.0, MonthlyCost::amount);
     sums.sort_by(|(_, a), (_, b)| amount(b).total_cmp(&amount(a)).then(b.open.cmp(&a.open)));
-    if sums.len() <= MAX_PARTS {
+    if sums.len() <= PARTS_MAX {
         return sums.iter().map(|(name, sum)| sum.part(name)).collect();
     }
     let mut others = Sum::default();
-    sums[MAX_PARTS - 1..].iter().for_each(|(_, sum)| others.plus(*sum));
-    let named = sums[..MAX_PARTS - 1].iter().map(|(name, sum)| sum.part(name));
+    sums[PARTS_MAX - 1..].iter().for_each(|(_, sum)| others.plus(*sum));
+    let named = sums[..PARTS_MAX - 1].iter().map(|(name, sum)| sum.part(name));
     named.chain([others.part(OTHERS)]).collect()
 }
 
 impl Counts {
-    fn told(&self) -> FindingCounts {
+    fn update(&self) -> FindingCounts {
         let sum = self.by_kind.values().filter_map(|sum| sum.cost).reduce(MonthlyCost::plus);
         let kind = |(kind, sum): (&FindingKind, &Sum)| KindCount {
             kind: kind.to_string(),
@@ -136,7 +136,7 @@ impl Counts {
     }
 }
 
-pub fn summarize(found: &Found) -> CloudScanStatus {
+pub fn summarize(found: &StatusInputs) -> CloudScanStatus {
     let before = found.scan.status.clone().unwrap_or_default();
     let generation = found.scan.metadata.generation;
     let mut status = CloudScanStatus { observed_generation: generation, ..before.clone() };
@@ -144,7 +144,7 @@ pub fn summarize(found: &Found) -> CloudScanStatus {
         status.revision = Some(revision(counts.revision.0));
         status.resources = Some(count(counts.by_account.values().sum()));
         status.awaiting_confirmation = Some(count(counts.suspects));
-        status.findings = Some(counts.told());
+        status.findings = Some(counts.update());
     }
     if !found.reports.is_empty() {
         let reports = found.reports;
@@ -162,7 +162,7 @@ pub fn summarize(found: &Found) -> CloudScanStatus {
                 reports.iter().filter_map(handled).min().or(status.last_handled_reconcile_at);
         }
         status.accounts = accounts(found);
-        let unread = reports.iter().flat_map(|r| r.scopes.values()).flat_map(|look| &look.unread);
+        let unread = reports.iter().flat_map(|r| r.scopes.values()).flat_map(|sweep| &sweep.unread);
         let tags = unread.filter(|(unread, _)| unread.part == Part::Tags).map(|(_, count)| count);
         status.tags_unknown = Some(count(tags.sum()));
     }
@@ -178,14 +178,14 @@ pub fn summarize(found: &Found) -> CloudScanStatus {
         clock_skew(found),
     ];
     let conditions = conditions.into_iter().chain(findings_decided(found)).chain(webhook_delivered(found));
-    status.conditions = conditions.map(|told| told.into_condition(&before, generation, found.now)).collect();
-    // Revisions come from all CloudScans: to say the same of a newer one would be a patch for nothing.
+    status.conditions = conditions.map(|update| update.into_condition(&before, generation, found.now)).collect();
+    // Revisions come from all CloudScans: a status that differs only in its revision would be a needless patch.
     let of_the_older = CloudScanStatus { revision: before.revision, ..status.clone() };
     if of_the_older == before { before } else { status }
 }
 
-/// What the calls so far come to in thirty days, once an hour of them is known.
-fn calls_per_month(found: &Found) -> Option<i64> {
+/// The calls so far, extrapolated to thirty days, once they span an hour.
+fn calls_per_month(found: &StatusInputs) -> Option<i64> {
     const MONTH: Duration = Duration::from_hours(30 * 24);
     let rate = |report: &AccountReport| {
         let span = found.now.since(report.counted_since?);
@@ -193,17 +193,17 @@ fn calls_per_month(found: &Found) -> Option<i64> {
         (span >= Duration::from_hours(1)).then(|| report.calls as f64 * (MONTH.as_secs_f64() / span.as_secs_f64()))
     };
     let rates: Vec<f64> = found.reports.iter().filter_map(rate).collect();
-    // Two digits are known, and a status that changes for less is a patch for nothing.
+    // The estimate is precise to two digits, and a status that changes for less would be a needless patch.
     let sum: f64 = rates.iter().sum();
     let digits = 10_f64.powf(sum.max(1.0).log10().floor() - 1.0).max(1.0);
     #[allow(clippy::cast_possible_truncation)] // It saturates.
     (!rates.is_empty()).then(|| ((sum / digits).round() * digits) as i64)
 }
 
-/// The conditions that are another statement than before: each is one event. What merely goes on, and
-/// a first "not yet", is none.
-pub fn newly_told<'a>(before: Option<&CloudScanStatus>, after: &'a CloudScanStatus) -> Vec<&'a Condition> {
-    const TOLD: [&str; 7] = [
+/// The conditions whose statement changed: each is one event. A condition that stays the same, and a first "not yet",
+/// is none.
+pub fn changed_conditions<'a>(before: Option<&CloudScanStatus>, after: &'a CloudScanStatus) -> Vec<&'a Condition> {
+    const WITH_EVENT: [&str; 7] = [
         "Stalled",
         "CredentialsValid",
         "InventoryComplete",
@@ -220,7 +220,7 @@ pub fn newly_told<'a>(before: Option<&CloudScanStatus>, after: &'a CloudScanStat
     after
         .conditions
         .iter()
-        .filter(|c| TOLD.contains(&c.type_.as_str()))
+        .filter(|c| WITH_EVENT.contains(&c.type_.as_str()))
         .filter(|c| match was(&c.type_) {
             None => !good(c),
             Some(was) => (good(was), &was.reason) != (good(c), &c.reason) && !(good(was) && good(c)),
@@ -228,7 +228,7 @@ pub fn newly_told<'a>(before: Option<&CloudScanStatus>, after: &'a CloudScanStat
         .collect()
 }
 
-/// Every type of condition that is told.
+/// All condition types that are reported.
 pub const TYPES: [&str; 11] = [
     "Ready",
     "Reconciling",
@@ -243,26 +243,26 @@ pub const TYPES: [&str; 11] = [
     "FindingsDecided",
 ];
 
-struct Told {
+struct ConditionUpdate {
     type_: &'static str,
     status: &'static str,
     reason: String,
     message: String,
 }
 
-fn told(type_: &'static str, status: &'static str, reason: &str, message: impl Into<String>) -> Told {
+fn update(type_: &'static str, status: &'static str, reason: &str, message: impl Into<String>) -> ConditionUpdate {
     debug_assert!(TYPES.contains(&type_), "{type_} is one of TYPES");
-    Told { type_, status, reason: reason.to_owned(), message: message.into() }
+    ConditionUpdate { type_, status, reason: reason.to_owned(), message: message.into() }
 }
 
-impl Told {
+impl ConditionUpdate {
     fn into_condition(self, before: &CloudScanStatus, generation: Option<i64>, now: Timestamp) -> Condition {
         let was = before.conditions.iter().find(|c| c.type_ == self.type_ && c.status == self.status);
         Condition {
             type_: self.type_.to_owned(),
             status: self.status.to_owned(),
             reason: self.reason,
-            message: shortened(&self.message, MAX_MESSAGE),
+            message: shortened(&self.message, MESSAGE_MAX_CHARS),
             observed_generation: generation,
             last_transition_time: was.map_or_else(|| Time(now.to_jiff()), |c| c.last_transition_time.clone()),
         }
@@ -273,18 +273,18 @@ fn count(n: usize) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 
-/// Every account had a round that was made from this generation of the spec.
-fn taken_up(found: &Found) -> bool {
+/// Whether every account had a round with this generation of the spec.
+fn taken_up(found: &StatusInputs) -> bool {
     let generation = found.scan.metadata.generation.unwrap_or_default();
     found.reports.len() >= found.accounts && found.reports.iter().all(|r| r.generation >= generation)
 }
 
-fn working(found: &Found) -> usize {
+fn working(found: &StatusInputs) -> usize {
     found.reports.iter().filter(|r| matches!(r.credentials, Some(Ok(_)))).count()
 }
 
-/// Each account whose credentials don't work, with why.
-fn locked_out<'a>(found: &Found<'a>) -> Vec<(String, &'a CloudError)> {
+/// Each account whose credentials don't work, with the reason.
+fn accounts_without_access<'a>(found: &StatusInputs<'a>) -> Vec<(String, &'a CloudError)> {
     let by_report = found.reports.iter().filter_map(|r| match (&r.account, &r.credentials) {
         (Some(account), Some(Err(error))) => Some((format!("account {account}: {error}"), error)),
         _ => None,
@@ -292,8 +292,8 @@ fn locked_out<'a>(found: &Found<'a>) -> Vec<(String, &'a CloudError)> {
     found.unconnected.map(|error| (error.to_string(), error)).into_iter().chain(by_report).collect()
 }
 
-/// What stands in the way for good: neither time nor another try mends it.
-fn is_for_the_user(error: &CloudError) -> bool {
+/// A permanent obstacle: neither time nor a retry resolves it.
+fn needs_user_action(error: &CloudError) -> bool {
     matches!(
         error.reason,
         Reason::InvalidCredentials
@@ -304,60 +304,60 @@ fn is_for_the_user(error: &CloudError) -> bool {
     )
 }
 
-/// The accounts whose regions can't be told, with why.
-fn regionless<'a>(found: &Found<'a>) -> Vec<(String, &'a CloudError)> {
+/// The accounts whose regions can't be determined, with the reason.
+fn accounts_without_regions<'a>(found: &StatusInputs<'a>) -> Vec<(String, &'a CloudError)> {
     let with_error = |r: &'a AccountReport| Some((r.account.as_ref()?, r.regions_error.as_ref()?));
     found.reports.iter().filter_map(with_error).map(|(a, e)| (format!("account {a}: {e}"), e)).collect()
 }
 
-fn all_stuck(found: &Found<'_>) -> Option<(&'static str, String)> {
+fn stalled_reason(found: &StatusInputs<'_>) -> Option<(&'static str, String)> {
     if let Some(refusal) = found.refusal {
         return Some((refusal.reason, refusal.message.clone()));
     }
-    let mut stuck = locked_out(found);
-    stuck.extend(regionless(found));
+    let mut stuck = accounts_without_access(found);
+    stuck.extend(accounts_without_regions(found));
     let every_account = stuck.len() >= found.accounts && found.accounts > 0;
-    if every_account && stuck.iter().all(|(_, error)| is_for_the_user(error)) {
+    if every_account && stuck.iter().all(|(_, error)| needs_user_action(error)) {
         let reason = stuck[0].1.reason.as_str();
         return Some((reason, list(stuck.into_iter().map(|(text, _)| text))));
     }
     None
 }
 
-fn ready(found: &Found) -> Told {
+fn ready(found: &StatusInputs) -> ConditionUpdate {
     const TYPE: &str = "Ready";
-    if let Some((reason, message)) = all_stuck(found) {
-        return told(TYPE, "False", reason, message);
+    if let Some((reason, message)) = stalled_reason(found) {
+        return update(TYPE, "False", reason, message);
     }
     if found.scan.spec.suspend {
-        return told(TYPE, "True", "Suspended", "suspended: nothing is looked at, and what is known goes stale");
+        return update(TYPE, "True", "Suspended", "suspended: nothing is scanned, and what is known goes stale");
     }
     if working(found) > 0 {
         let stored = found.reports.iter().find_map(|r| r.store_error.as_ref());
         if let Some(error) = stored {
             let message = format!("what was seen could not be recorded: {}", error.message);
-            return told(TYPE, "False", error.reason, message);
+            return update(TYPE, "False", error.reason, message);
         }
         let message = match found.accounts {
-            1 => "looking at the account".to_owned(),
-            n => format!("looking at {} of {n} accounts", working(found)),
+            1 => "scanning the account".to_owned(),
+            n => format!("scanning {} of {n} accounts", working(found)),
         };
-        return told(TYPE, "True", "Scanning", message + &raised(found));
+        return update(TYPE, "True", "Scanning", message + &raised_interval_note(found));
     }
-    let out = locked_out(found);
+    let out = accounts_without_access(found);
     match out.first() {
         Some((_, error)) => {
             let reason = error.reason.as_str();
-            told(TYPE, "False", reason, list(out.into_iter().map(|(text, _)| text)))
+            update(TYPE, "False", reason, list(out.into_iter().map(|(text, _)| text)))
         }
-        None => told(TYPE, "Unknown", "Progressing", "no account was looked at yet since the operator started"),
+        None => update(TYPE, "Unknown", "Progressing", "no account was scanned yet since the operator started"),
     }
 }
 
-/// That the interval is longer than the spec asks for, where it is.
-fn raised(found: &Found) -> String {
+/// States that the interval is longer than the spec requests, if it is.
+fn raised_interval_note(found: &StatusInputs) -> String {
     match found.scan.spec.interval() {
-        Ok(wanted) if wanted < found.interval => format!(
+        Ok(desired) if desired < found.interval => format!(
             " every {}, the shortest interval that the operator's administrator allows (spec.interval is {})",
             humantime::format_duration(found.interval),
             found.scan.spec.interval
@@ -366,27 +366,27 @@ fn raised(found: &Found) -> String {
     }
 }
 
-fn reconciling(found: &Found) -> Told {
+fn reconciling(found: &StatusInputs) -> ConditionUpdate {
     const TYPE: &str = "Reconciling";
     if found.refusal.is_some() {
-        told(TYPE, "False", "Refused", "the spec was refused and is not in force: see Stalled")
-    } else if all_stuck(found).is_some() {
-        told(TYPE, "False", "UpToDate", "the spec was taken up, but no account can be looked at: see Stalled")
+        update(TYPE, "False", "Refused", "the spec was refused and is not in force: see Stalled")
+    } else if stalled_reason(found).is_some() {
+        update(TYPE, "False", "UpToDate", "the spec was taken up, but no account can be scanned: see Stalled")
     } else if found.scan.spec.suspend {
-        told(TYPE, "False", "UpToDate", "the spec was taken up, and is suspended")
+        update(TYPE, "False", "UpToDate", "the spec was taken up, and is suspended")
     } else if taken_up(found) {
-        told(TYPE, "False", "UpToDate", "the spec is in force")
+        update(TYPE, "False", "UpToDate", "the spec is in force")
     } else {
-        told(TYPE, "True", "Progressing", "the spec is being taken up: it is in force after the next scan")
+        update(TYPE, "True", "Progressing", "the spec is being taken up: it is in force after the next scan")
     }
 }
 
-fn stalled(found: &Found) -> Told {
+fn stalled(found: &StatusInputs) -> ConditionUpdate {
     const TYPE: &str = "Stalled";
-    if let Some((reason, message)) = all_stuck(found) {
-        return told(TYPE, "True", reason, message);
+    if let Some((reason, message)) = stalled_reason(found) {
+        return update(TYPE, "True", reason, message);
     }
-    let message = match locked_out(found).len() {
+    let message = match accounts_without_access(found).len() {
         0 => "scanning goes on".to_owned(),
         out => format!(
             "scanning goes on for {} of {} accounts: CredentialsValid names the {out} others",
@@ -394,52 +394,51 @@ fn stalled(found: &Found) -> Told {
             found.accounts
         ),
     };
-    told(TYPE, "False", "NotStalled", message)
+    update(TYPE, "False", "NotStalled", message)
 }
 
-fn first_scan_complete(found: &Found, before: &CloudScanStatus) -> Told {
+fn first_scan_complete(found: &StatusInputs, before: &CloudScanStatus) -> ConditionUpdate {
     const TYPE: &str = "FirstScanComplete";
-    // Once true it stays: a restart of the operator is no new first time.
+    // Once true it stays true: a restart of the operator is not another first scan.
     let was = before.conditions.iter().any(|c| c.type_ == TYPE && c.status == "True");
-    let looked = found.reports.iter().filter(|r| r.is_first_scan_complete()).count();
-    // Where nobody got in nothing was looked at.
-    if was || (working(found) > 0 && looked >= found.accounts) {
-        return told(TYPE, "True", "Complete", "every scope was looked at once");
+    let swept = found.reports.iter().filter(|r| r.is_first_scan_complete()).count();
+    // If no credentials work, nothing was scanned.
+    if was || (working(found) > 0 && swept >= found.accounts) {
+        return update(TYPE, "True", "Complete", "every scope was swept once");
     }
     let scopes: usize = found.reports.iter().map(|r| r.scopes.len()).sum();
-    told(
+    update(
         TYPE,
         "False",
         "Scanning",
-        format!("{looked} of {} accounts and {scopes} scopes were looked at so far", found.accounts),
+        format!("{swept} of {} accounts and {scopes} scopes were swept so far", found.accounts),
     )
 }
 
-fn credentials_valid(found: &Found) -> Told {
+fn credentials_valid(found: &StatusInputs) -> ConditionUpdate {
     const TYPE: &str = "CredentialsValid";
-    let out = locked_out(found);
+    let out = accounts_without_access(found);
     match out.first() {
         Some((_, error)) => {
             let reason = error.reason.as_str();
-            told(TYPE, "False", reason, list(out.into_iter().map(|(text, _)| text)))
+            update(TYPE, "False", reason, list(out.into_iter().map(|(text, _)| text)))
         }
         None if found.accounts > 0 && working(found) >= found.accounts => {
-            told(TYPE, "True", "Valid", "every account answers to its credentials")
+            update(TYPE, "True", "Valid", "every account answers to its credentials")
         }
-        None => told(TYPE, "Unknown", "NotTried", "not every account was tried yet"),
+        None => update(TYPE, "Unknown", "NotTried", "not every account was tried yet"),
     }
 }
 
-/// A scope that is denied by the organisation's policy, or lies in a region that is switched off, is
-/// nobody's gap: it is counted apart.
-fn is_set_apart(reason: Option<Reason>) -> bool {
+/// A scope that the organization's policy denies, or in a disabled region, is not a gap: it is counted separately.
+fn is_excluded_from_completeness(reason: Option<Reason>) -> bool {
     matches!(reason, Some(Reason::DeniedByPolicy | Reason::RegionDisabled))
 }
 
-fn inventory_complete(found: &Found) -> Told {
+fn inventory_complete(found: &StatusInputs) -> ConditionUpdate {
     const TYPE: &str = "InventoryComplete";
     let mut problems: Vec<(&'static str, String)> = Vec::new();
-    for (text, error) in locked_out(found).into_iter().chain(regionless(found)) {
+    for (text, error) in accounts_without_access(found).into_iter().chain(accounts_without_regions(found)) {
         problems.push((error.reason.as_str(), text));
     }
     if let Some(error) = found.unlisted {
@@ -451,30 +450,31 @@ fn inventory_complete(found: &Found) -> Told {
     let mut apart = 0;
     for report in found.reports {
         let Some(account) = &report.account else { continue };
-        // One line for each cause, with how many scopes it hides.
+        // One line per cause, with the number of scopes that it affects.
         let mut causes: BTreeMap<(&'static str, String), Vec<String>> = BTreeMap::new();
-        for (scope, look) in &report.scopes {
+        for (scope, sweep) in &report.scopes {
             scopes += 1;
             let place = format!("{} in {}", scope.resource_type, scope.region);
-            match look.outcome.reason() {
-                reason if is_set_apart(reason) => apart += 1,
+            match sweep.outcome.reason() {
+                reason if is_excluded_from_completeness(reason) => apart += 1,
                 Some(reason) => {
-                    let action = look.error.as_ref().and_then(|e| e.action.clone());
-                    let what = match (reason, action, &look.error) {
+                    let action = sweep.error.as_ref().and_then(|e| e.action.clone());
+                    let what = match (reason, action, &sweep.error) {
                         (Reason::Denied, Some(action), _) => format!("{action} is denied: allow it"),
                         (_, _, Some(error)) => error.to_string(),
                         (_, _, None) => reason.as_str().to_owned(),
                     };
                     causes.entry((reason.as_str(), what)).or_default().push(place);
                 }
-                None if look.held => {
-                    let what = if look.awaits_release {
+                None if sweep.held => {
+                    let what = if sweep.awaits_release {
                         format!(
-                            "all over the account much is missing that nothing can be asked about: if it is gone, annotate \
+                            "many resources all over the account are missing that cannot be read by id: if they are gone, annotate \
                              the CloudScan with {RELEASE_HELD}={account}"
                         )
                     } else {
-                        "so much was missing at once that the look is doubted; the next one decides".to_owned()
+                        "so many resources were missing at once that the sweep is doubted; the next one decides"
+                            .to_owned()
                     };
                     causes.entry(("MassLossHeld", what)).or_default().push(place);
                 }
@@ -491,12 +491,12 @@ fn inventory_complete(found: &Found) -> Told {
         }
     }
     if let Some((reason, _)) = problems.first() {
-        return told(TYPE, "False", reason, list(problems.iter().map(|(_, text)| text.clone())));
+        return update(TYPE, "False", reason, list(problems.iter().map(|(_, text)| text.clone())));
     }
     let first = found.accounts > 0
         && found.reports.iter().filter(|r| r.is_first_scan_complete()).count() >= found.accounts;
     if !first {
-        return told(TYPE, "Unknown", "Scanning", "not every scope was looked at yet");
+        return update(TYPE, "Unknown", "Scanning", "not every scope was swept yet");
     }
     let mut message = format!("all of {scopes} scopes were listed whole");
     if apart > 0 {
@@ -512,17 +512,17 @@ fn inventory_complete(found: &Found) -> Told {
             found.inactive
         );
     }
-    told(TYPE, "True", "Complete", message)
+    update(TYPE, "True", "Complete", message)
 }
 
-/// What was listed and could not be read: it is there, and that is all that anybody knows of it.
-fn readable(found: &Found, type_: &'static str, part: Part) -> Told {
-    // Resources by account and by what stands in the way, with the types that they are of.
+/// Resources that were listed but could not be read: only their existence is known.
+fn readable(found: &StatusInputs, type_: &'static str, part: Part) -> ConditionUpdate {
+    // Resources by account and by cause, with their types.
     let mut causes: BTreeMap<(&AccountId, &Unread), (usize, BTreeSet<&str>)> = BTreeMap::new();
     for report in found.reports {
         let Some(account) = &report.account else { continue };
-        for (scope, look) in &report.scopes {
-            for (unread, resources) in look.unread.iter().filter(|(unread, _)| unread.part == part) {
+        for (scope, sweep) in &report.scopes {
+            for (unread, resources) in sweep.unread.iter().filter(|(unread, _)| unread.part == part) {
                 let (count, types) = causes.entry((account, unread)).or_default();
                 *count += resources;
                 types.insert(scope.resource_type.as_str());
@@ -544,15 +544,15 @@ fn readable(found: &Found, type_: &'static str, part: Part) -> Told {
             let types = types.iter().copied().collect::<Vec<_>>().join(", ");
             format!("account {account}: {why} (the {what} of {count} resources of {types} could not be read)")
         };
-        return told(type_, "False", reason, list(causes.iter().map(text)));
+        return update(type_, "False", reason, list(causes.iter().map(text)));
     }
     if found.reports.iter().all(|report| report.scopes.is_empty()) {
-        return told(type_, "Unknown", "Scanning", "nothing was listed yet");
+        return update(type_, "Unknown", "Scanning", "nothing was listed yet");
     }
-    told(type_, "True", "Readable", format!("the {what} of all that was listed were read"))
+    update(type_, "True", "Readable", format!("the {what} of all that was listed were read"))
 }
 
-fn clock_skew(found: &Found) -> Told {
+fn clock_skew(found: &StatusInputs) -> ConditionUpdate {
     const TYPE: &str = "ClockSkew";
     if found.clock_lag > CLOCK_TOLERANCE {
         let message = format!(
@@ -560,7 +560,7 @@ fn clock_skew(found: &Found) -> Told {
              dated later than that",
             humantime::format_duration(Duration::from_secs(found.clock_lag.as_secs()))
         );
-        return told(TYPE, "True", "BehindStore", message);
+        return update(TYPE, "True", "BehindStore", message);
     }
     let skewed = found.reports.iter().find(|r| r.skew_millis != 0);
     match skewed {
@@ -572,49 +572,50 @@ fn clock_skew(found: &Found) -> Told {
                 "the operator's clock is {by} {way} the cloud's: set the node's clock; until then ends are dated no more \
                  precisely than both allow"
             );
-            told(TYPE, "True", "DiffersFromCloud", message)
+            update(TYPE, "True", "DiffersFromCloud", message)
         }
-        None => told(TYPE, "False", "InStep", "the clocks of the operator, its store and the cloud agree"),
+        None => update(TYPE, "False", "InStep", "the clocks of the operator, its store and the cloud agree"),
     }
 }
 
-/// Only where there is a webhook.
-fn webhook_delivered(found: &Found) -> Option<Told> {
+/// Only if there is a webhook.
+fn webhook_delivered(found: &StatusInputs) -> Option<ConditionUpdate> {
     const TYPE: &str = "WebhookDelivered";
     let Delivery { waiting, error } = found.delivery.as_ref()?;
     Some(match error {
-        Some(error) => told(TYPE, "False", "NotDelivered", format!("{waiting} events wait to be told: {error}")),
-        None => told(TYPE, "True", "Delivered", "the webhook took all that it was told"),
+        Some(error) => {
+            update(TYPE, "False", "NotDelivered", format!("{waiting} events wait for delivery: {error}"))
+        }
+        None => update(TYPE, "True", "Delivered", "the webhook accepted all events"),
     })
 }
 
-/// Once there was something to decide on.
-fn findings_decided(found: &Found) -> Option<Told> {
+/// Only once there was something to decide.
+fn findings_decided(found: &StatusInputs) -> Option<ConditionUpdate> {
     const TYPE: &str = "FindingsDecided";
     let Counts { undecided, by_account, .. } = found.counts.as_ref()?;
     if by_account.is_empty() && working(found) == 0 {
         return None;
     }
     if undecided.is_empty() {
-        return Some(told(TYPE, "True", "Decided", "every rule could be decided for every resource"));
+        return Some(update(TYPE, "True", "Decided", "every rule could be decided for every resource"));
     }
     let each = undecided.iter().map(|((kind, resource_type), n)| format!("{kind} of {n} {resource_type}"));
     let message = format!(
-        "can't tell yet: {}. What is concluded from absence takes two whole looks at all that could be there, and tags \
-         that can be read; InventoryComplete says what is missing. Until then nothing of it opens or resolves",
+        "undecided: {}. A conclusion from absence takes two complete sweeps of everything that could exist, and tags that can be read; InventoryComplete names what is missing. Until then nothing of it opens or resolves",
         list(each)
     );
-    Some(told(TYPE, "False", "Undecided", message))
+    Some(update(TYPE, "False", "Undecided", message))
 }
 
 fn list(texts: impl Iterator<Item = String>) -> String {
     let texts: Vec<String> = texts.collect();
-    let more = texts.len().saturating_sub(PROBLEMS_TOLD);
-    let told = texts.into_iter().take(PROBLEMS_TOLD).collect::<Vec<_>>().join("; ");
-    if more > 0 { format!("{told}; and {more} more") } else { told }
+    let more = texts.len().saturating_sub(PROBLEMS_SHOWN_MAX);
+    let update = texts.into_iter().take(PROBLEMS_SHOWN_MAX).collect::<Vec<_>>().join("; ");
+    if more > 0 { format!("{update}; and {more} more") } else { update }
 }
 
-fn accounts(found: &Found) -> Vec<AccountStatus> {
+fn accounts(found: &StatusInputs) -> Vec<AccountStatus> {
     let mut accounts: Vec<AccountStatus> = found
         .reports
         .iter()
@@ -623,16 +624,18 @@ fn accounts(found: &Found) -> Vec<AccountStatus> {
             let incomplete = report
                 .scopes
                 .values()
-                .filter(|look| !look.outcome.is_complete() && !is_set_apart(look.outcome.reason()))
+                .filter(|sweep| {
+                    !sweep.outcome.is_complete() && !is_excluded_from_completeness(sweep.outcome.reason())
+                })
                 .count();
             let error =
                 report.credentials.as_ref().and_then(|c| c.as_ref().err()).or(report.regions_error.as_ref());
             Some(AccountStatus {
                 id: id.to_string(),
                 resources: count(found.counts.as_ref().and_then(|c| c.by_account.get(id)).copied().unwrap_or(0)),
-                scopes: count(report.scopes_wanted),
+                scopes: count(report.scopes_desired),
                 incomplete_scopes: count(incomplete),
-                message: error.map(|e| shortened(&e.to_string(), MAX_MESSAGE)),
+                message: error.map(|e| shortened(&e.to_string(), MESSAGE_MAX_CHARS)),
             })
         })
         .collect();
@@ -670,7 +673,7 @@ mod tests {
             region: Region::new(format!("eu-west-{i}")),
             resource_type: ResourceType::new("AWS::EC2::Volume"),
         };
-        let look = |outcome: &Outcome| ScopeReport {
+        let sweep = |outcome: &Outcome| ScopeReport {
             outcome: *outcome,
             error: outcome.reason().map(|reason| CloudError {
                 reason,
@@ -690,8 +693,8 @@ mod tests {
                 partition: "aws".into(),
                 arn: String::new(),
             })),
-            scopes: outcomes.iter().enumerate().map(|(i, o)| (scope(i), look(o))).collect(),
-            scopes_wanted: outcomes.len(),
+            scopes: outcomes.iter().enumerate().map(|(i, o)| (scope(i), sweep(o))).collect(),
+            scopes_desired: outcomes.len(),
             rounds: 1,
             generation: 2,
             ..AccountReport::default()
@@ -705,8 +708,8 @@ mod tests {
         }
     }
 
-    /// The conditions as `type=status reason`, after the rules of kstatus were checked on them.
-    fn told(found: &Found) -> Vec<String> {
+    /// The conditions as `type=status reason`. The rules of kstatus are checked on them.
+    fn update(found: &StatusInputs) -> Vec<String> {
         let status = summarize(found);
         let is = |type_: &str| status.conditions.iter().any(|c| c.type_ == type_ && c.status == "True");
         assert!(!(is("Ready") && is("Stalled")), "what is ready waits for nobody");
@@ -719,9 +722,9 @@ mod tests {
         status.conditions.iter().map(|c| format!("{}={} {}", c.type_, c.status, c.reason)).collect()
     }
 
-    fn found<'a>(scan: &'a CloudScan, accounts: usize, reports: &'a [AccountReport]) -> Found<'a> {
+    fn found<'a>(scan: &'a CloudScan, accounts: usize, reports: &'a [AccountReport]) -> StatusInputs<'a> {
         let now = Timestamp::from_millis(5);
-        Found {
+        StatusInputs {
             scan,
             refusal: None,
             unconnected: None,
@@ -741,10 +744,10 @@ mod tests {
     fn a_status_names_the_dearest_parts_and_counts_the_rest() {
         let sum = |open, millions: u64| Sum { open, cost: Some(MonthlyCost(millions * 1_000_000)) };
         let sums: BTreeMap<String, Sum> = (0..30).map(|n| (format!("team-{n:02}"), sum(1, n))).collect();
-        let told = parts(&sums);
-        assert_eq!(told.len(), MAX_PARTS);
-        assert_eq!((told[0].name.as_str(), told[0].monthly_cost.as_deref()), ("team-29", Some("29.00")));
-        let others = told.last().unwrap();
+        let update = parts(&sums);
+        assert_eq!(update.len(), PARTS_MAX);
+        assert_eq!((update[0].name.as_str(), update[0].monthly_cost.as_deref()), ("team-29", Some("29.00")));
+        let others = update.last().unwrap();
         assert_eq!((others.name.as_str(), others.open), (OTHERS, 11));
         assert_eq!(others.monthly_cost.as_deref(), Some("55.00"));
         let few = BTreeMap::from([("b".to_owned(), Sum { open: 3, cost: None }), ("a".to_owned(), sum(1, 1))]);
@@ -755,10 +758,10 @@ mod tests {
     fn what_was_listed_and_could_not_be_read_is_told_with_the_permission_and_how_much_it_hides() {
         let scan = scan();
         let mut report = report("1", &[Outcome::Complete]);
-        for look in report.scopes.values_mut() {
+        for sweep in report.scopes.values_mut() {
             let unread = |part, reason, action: &str| Unread { part, reason, action: action.to_owned() };
-            look.unread.insert(unread(Part::Tags, Reason::Denied, "dynamodb:ListTagsOfResource"), 3);
-            look.unread.insert(unread(Part::Attributes, Reason::DeniedByPolicy, "kms:DescribeKey"), 2);
+            sweep.unread.insert(unread(Part::Tags, Reason::Denied, "dynamodb:ListTagsOfResource"), 3);
+            sweep.unread.insert(unread(Part::Attributes, Reason::DeniedByPolicy, "kms:DescribeKey"), 2);
         }
         let reports = [report];
         let status = summarize(&found(&scan, 1, &reports));
@@ -781,7 +784,7 @@ mod tests {
     fn each_situation_has_its_words() {
         use Outcome::{Complete, Failed, Partial};
         let scan = scan();
-        let fresh = told(&found(&scan, 1, &[]));
+        let fresh = update(&found(&scan, 1, &[]));
         assert_eq!(fresh[..2], ["Ready=Unknown Progressing", "Reconciling=True Progressing"]);
         assert_eq!(
             fresh[3..],
@@ -795,7 +798,7 @@ mod tests {
             ]
         );
 
-        let good = told(&found(&scan, 1, &[report("1", &[Complete, Complete])]));
+        let good = update(&found(&scan, 1, &[report("1", &[Complete, Complete])]));
         assert_eq!(
             good,
             [
@@ -811,19 +814,19 @@ mod tests {
             ]
         );
         let one_locked = [report("1", &[Complete]), locked("2", Reason::InvalidCredentials)];
-        let mixed = told(&found(&scan, 2, &one_locked));
+        let mixed = update(&found(&scan, 2, &one_locked));
         assert_eq!((mixed[0].as_str(), mixed[2].as_str()), ("Ready=True Scanning", "Stalled=False NotStalled"));
         assert_eq!(
             mixed[4..6],
             ["CredentialsValid=False InvalidCredentials", "InventoryComplete=False InvalidCredentials"]
         );
-        let stuck = told(&found(&scan, 1, &[locked("2", Reason::InvalidCredentials)]));
+        let stuck = update(&found(&scan, 1, &[locked("2", Reason::InvalidCredentials)]));
         assert_eq!(
             (stuck[0].as_str(), stuck[2].as_str()),
             ("Ready=False InvalidCredentials", "Stalled=True InvalidCredentials")
         );
         assert_eq!(stuck[3], "FirstScanComplete=False Scanning", "nobody got in");
-        let away = told(&found(&scan, 1, &[locked("2", Reason::Unreachable)]));
+        let away = update(&found(&scan, 1, &[locked("2", Reason::Unreachable)]));
         assert_eq!(
             (away[0].as_str(), away[2].as_str()),
             ("Ready=False Unreachable", "Stalled=False NotStalled"),
@@ -837,7 +840,7 @@ mod tests {
             message,
             "account 1: ec2:DescribeVolumes is denied: allow it (2 scopes, such as AWS::EC2::Volume in eu-west-1)"
         );
-        let partial = told(&found(&scan, 1, &[report("1", &[Partial(Reason::Throttled)])]));
+        let partial = update(&found(&scan, 1, &[report("1", &[Partial(Reason::Throttled)])]));
         assert_eq!(partial[5], "InventoryComplete=False Throttled");
         let apart = summarize(&found(&scan, 1, &[report("1", &[Complete, Failed(Reason::DeniedByPolicy)])]));
         let complete = apart.conditions.iter().find(|c| c.type_ == "InventoryComplete").unwrap();
@@ -850,19 +853,19 @@ mod tests {
         let scan = scan();
         let reports = [report("1", &[Outcome::Complete])];
         let condition = |counts: Option<Counts>| {
-            let status = summarize(&Found { counts, ..found(&scan, 1, &reports) });
+            let status = summarize(&StatusInputs { counts, ..found(&scan, 1, &reports) });
             status.conditions.into_iter().find(|c| c.type_ == "FindingsDecided").map(|c| (c.status, c.message))
         };
         assert_eq!(condition(None), None, "nobody asked the rules");
         assert_eq!(condition(Some(Counts::default())).unwrap().0, "True");
         let nobody = [locked("1", Reason::InvalidCredentials)];
-        let status = summarize(&Found { counts: Some(Counts::default()), ..found(&scan, 1, &nobody) });
+        let status = summarize(&StatusInputs { counts: Some(Counts::default()), ..found(&scan, 1, &nobody) });
         assert!(status.conditions.iter().all(|c| c.type_ != "FindingsDecided"), "there is nothing to decide on");
         let nat = ResourceType::new("AWS::EC2::NatGateway");
         let undecided = BTreeMap::from([((FindingKind::Orphaned, nat), 3)]);
         let (status, message) = condition(Some(Counts { undecided, ..Counts::default() })).unwrap();
         assert_eq!(status, "False");
-        assert!(message.starts_with("can't tell yet: Orphaned of 3 AWS::EC2::NatGateway."), "{message}");
+        assert!(message.starts_with("undecided: Orphaned of 3 AWS::EC2::NatGateway."), "{message}");
     }
 
     #[test]
@@ -870,16 +873,16 @@ mod tests {
         let mut scan = scan();
         let reports = [report("1", &[Outcome::Complete])];
         scan.metadata.generation = Some(3);
-        assert_eq!(told(&found(&scan, 1, &reports))[1], "Reconciling=True Progressing");
+        assert_eq!(update(&found(&scan, 1, &reports))[1], "Reconciling=True Progressing");
         let taken_up = [AccountReport { generation: 3, ..reports[0].clone() }];
-        assert_eq!(told(&found(&scan, 1, &taken_up))[1], "Reconciling=False UpToDate");
+        assert_eq!(update(&found(&scan, 1, &taken_up))[1], "Reconciling=False UpToDate");
     }
 
     #[test]
     fn clocks_that_differ_are_a_condition_that_says_which_way_and_an_event_each_way() {
         let scan = scan();
         let skew = |millis| [AccountReport { skew_millis: millis, ..report("1", &[Outcome::Complete]) }];
-        let clock = |found: &Found| {
+        let clock = |found: &StatusInputs| {
             let status = summarize(found);
             let condition = status.conditions.iter().find(|c| c.type_ == "ClockSkew").unwrap().clone();
             (condition.reason, condition.message, status)
@@ -889,12 +892,13 @@ mod tests {
         assert!(message.contains("is 1h behind the cloud's"), "{message}");
         assert!(clock(&found(&scan, 1, &skew(-600_000))).1.contains("is 10m ahead of the cloud's"));
         let in_step = skew(0);
-        let lagging = Found { clock_lag: Duration::from_mins(6), ..found(&scan, 1, &in_step) };
+        let lagging = StatusInputs { clock_lag: Duration::from_mins(6), ..found(&scan, 1, &in_step) };
         assert_eq!(clock(&lagging).0, "BehindStore");
         let good = clock(&found(&scan, 1, &in_step)).2;
         for (before, after, events) in [(None, &good, 0), (Some(&good), &behind, 1), (Some(&behind), &good, 1)] {
-            let told: Vec<_> = newly_told(before, after).into_iter().filter(|c| c.type_ == "ClockSkew").collect();
-            assert_eq!(told.len(), events);
+            let update: Vec<_> =
+                changed_conditions(before, after).into_iter().filter(|c| c.type_ == "ClockSkew").collect();
+            assert_eq!(update.len(), events);
         }
     }
 
@@ -903,24 +907,26 @@ mod tests {
         let mut scan = scan();
         let good = [report("1", &[Outcome::Complete])];
         let first = summarize(&found(&scan, 1, &good));
-        assert!(newly_told(None, &first).is_empty(), "that all is well is no event");
+        assert!(changed_conditions(None, &first).is_empty(), "that all is well is no event");
         scan.status = Some(first.clone());
-        let later = summarize(&Found { now: Timestamp::from_millis(9), ..found(&scan, 1, &good) });
+        let later = summarize(&StatusInputs { now: Timestamp::from_millis(9), ..found(&scan, 1, &good) });
         assert_eq!(later, first, "nothing changes while nothing happens");
         let at = |revision| Some(Counts { revision: Revision(revision), ..Counts::default() });
-        scan.status = Some(summarize(&Found { counts: at(7), ..found(&scan, 1, &good) }));
-        let of_others = summarize(&Found { counts: at(8), ..found(&scan, 1, &good) });
+        scan.status = Some(summarize(&StatusInputs { counts: at(7), ..found(&scan, 1, &good) }));
+        let of_others = summarize(&StatusInputs { counts: at(8), ..found(&scan, 1, &good) });
         assert_eq!(Some(of_others), scan.status, "what others' looks recorded is nothing to say");
         let more = [report("1", &[Outcome::Complete]), report("2", &[Outcome::Complete])];
-        let changed = summarize(&Found { counts: at(9), ..found(&scan, 2, &more) });
+        let changed = summarize(&StatusInputs { counts: at(9), ..found(&scan, 2, &more) });
         assert_eq!(changed.revision, Some(9), "what is said anew is of the revision that it was read at");
         scan.status = Some(first.clone());
         let bad = [report("1", &[Outcome::Failed(Reason::Denied)])];
-        let broken = summarize(&Found { now: Timestamp::from_millis(9), ..found(&scan, 1, &bad) });
-        let told: Vec<&str> = newly_told(Some(&first), &broken).iter().map(|c| c.reason.as_str()).collect();
-        assert_eq!(told, ["Denied"]);
-        assert!(newly_told(Some(&broken), &broken).is_empty());
-        let healed: Vec<&str> = newly_told(Some(&broken), &first).iter().map(|c| c.reason.as_str()).collect();
+        let broken = summarize(&StatusInputs { now: Timestamp::from_millis(9), ..found(&scan, 1, &bad) });
+        let update: Vec<&str> =
+            changed_conditions(Some(&first), &broken).iter().map(|c| c.reason.as_str()).collect();
+        assert_eq!(update, ["Denied"]);
+        assert!(changed_conditions(Some(&broken), &broken).is_empty());
+        let healed: Vec<&str> =
+            changed_conditions(Some(&broken), &first).iter().map(|c| c.reason.as_str()).collect();
         assert_eq!(healed, ["Complete"]);
     }
 
@@ -933,7 +939,7 @@ mod tests {
         }
         let after = |minutes: u64| {
             let now = Timestamp::from_millis(0).plus(Duration::from_mins(minutes));
-            summarize(&Found { now, ..found(&scan, 2, &reports) }).api_calls_per_month
+            summarize(&StatusInputs { now, ..found(&scan, 2, &reports) }).api_calls_per_month
         };
         assert_eq!(after(59), None);
         // 2 x 1234 x 360
@@ -944,17 +950,17 @@ mod tests {
     fn accounts_that_let_nobody_in_any_more_are_counted_apart_and_a_list_that_fails_is_told() {
         let scan = scan();
         let good = [report("1", &[Outcome::Complete])];
-        let told = |found: &Found| {
+        let update = |found: &StatusInputs| {
             summarize(found).conditions.into_iter().find(|c| c.type_ == "InventoryComplete").unwrap()
         };
-        let complete = told(&Found { inactive: 3, ..found(&scan, 1, &good) });
+        let complete = update(&StatusInputs { inactive: 3, ..found(&scan, 1, &good) });
         assert_eq!(complete.status, "True");
         assert!(
             complete.message.contains("3 accounts of the organization are suspended or closed"),
             "{complete:?}"
         );
         let error = CloudError::new(Reason::Denied, "no");
-        let unlisted = told(&Found { unlisted: Some(&error), ..found(&scan, 1, &good) });
+        let unlisted = update(&StatusInputs { unlisted: Some(&error), ..found(&scan, 1, &good) });
         assert_eq!((unlisted.status.as_str(), unlisted.reason.as_str()), ("False", "Denied"));
         assert!(unlisted.message.contains("the last complete list stands"), "{unlisted:?}");
     }

@@ -1,5 +1,5 @@
-//! From specs to what the scanner looks at. It waits for nobody's findings: a CloudScan is looked at once it is applied,
-//! whatever there is to write for others.
+//! From specs to what the scanner scans. It does not wait for findings: a CloudScan is scanned once it is applied,
+//! however much is to be written for others.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -10,71 +10,74 @@ use tokio::sync::mpsc;
 
 use super::validate::{Refusal, Valid, validate};
 use super::{
-    Context, LONGEST_BACKOFF, RECHECK, ReconcileError, build, dereference, exists, lock, timely, unless_it_panics,
+    BACKOFF_MAX, Context, RECHECK_INTERVAL, ReconcileError, build, catch_panic, dereference, exists, lock,
+    with_deadline,
 };
 use crate::api::{CloudScan, RECONCILE_REQUESTED_AT, namespace_uid};
 use crate::cloud::{CloudError, Credentials};
-use crate::inventory::{AccountId, NAMESPACE_EXPRESSIONS_MAX_BYTES, Reason, Viewer};
+use crate::inventory::{AccountId, NAMESPACE_EXPRESSIONS_MAX_BYTES, Reason, Subscriber};
 use crate::store::StoreError;
 
-/// What became of a spec.
-pub(super) struct Subscribed {
+/// The result of processing a spec.
+pub(super) struct ProcessedSpec {
     uid: Option<String>,
-    /// The UID of its namespace; empty where that could not be told.
+    /// The UID of its namespace; empty if it could not be determined.
     tenant: String,
     generation: Option<i64>,
     pub valid: Result<Valid, Refusal>,
-    pub wanted: Wanted,
+    pub resolved: Resolved,
 }
 
 #[derive(Default)]
-pub(super) struct Wanted {
-    /// Accounts to look at.
+pub(super) struct Resolved {
+    /// Number of accounts to scan.
     pub accounts: usize,
-    /// Those that their organisation has suspended or closed.
+    /// Accounts that their organization has suspended or closed.
     pub inactive: BTreeSet<AccountId>,
-    /// Why nothing is looked at, or what was wanted before.
+    /// Why nothing is scanned, or why the earlier subscriptions stay in force.
     pub unconnected: Option<CloudError>,
-    /// Why an older list of an organisation's accounts stands.
+    /// Why an older list of an organization's accounts is still used.
     pub unlisted: Option<CloudError>,
 }
 
-/// What became of each spec last, and who is told when that is known.
+/// The last result for each spec, and the channel that is notified of a new one.
 pub(super) struct Subscriptions {
-    by_viewer: Mutex<BTreeMap<Viewer, Arc<Subscribed>>>,
-    told: mpsc::UnboundedSender<Viewer>,
+    by_subscriber: Mutex<BTreeMap<Subscriber, Arc<ProcessedSpec>>>,
+    taken_up: mpsc::UnboundedSender<Subscriber>,
 }
 
 impl Subscriptions {
-    pub fn new(told: mpsc::UnboundedSender<Viewer>) -> Self {
-        Self { by_viewer: Mutex::default(), told }
+    pub fn new(taken_up: mpsc::UnboundedSender<Subscriber>) -> Self {
+        Self { by_subscriber: Mutex::default(), taken_up }
     }
 
-    /// Of the spec as it is: none where it is not taken up yet. Whoever does so tells then.
-    pub fn of(&self, scan: &CloudScan) -> Option<Arc<Subscribed>> {
-        let subscribed = lock(&self.by_viewer).get(&build::viewer(scan)).cloned();
+    /// The result for the current spec: none if it is not processed yet. Processing it sends a notification.
+    pub fn of(&self, scan: &CloudScan) -> Option<Arc<ProcessedSpec>> {
+        let subscribed = lock(&self.by_subscriber).get(&build::subscriber(scan)).cloned();
         subscribed.filter(|s| (&s.uid, s.generation) == (&scan.metadata.uid, scan.metadata.generation))
     }
 
-    /// Whose this object, as opposed to another of its name, was found to be.
-    fn tenant_of(&self, viewer: &Viewer, uid: Option<&String>) -> Option<String> {
-        let by_viewer = lock(&self.by_viewer);
-        let known = by_viewer.get(viewer).filter(|known| known.uid.as_ref() == uid && !known.tenant.is_empty())?;
+    /// The tenant that was found for this object, as opposed to another object of its name.
+    fn tenant_of(&self, subscriber: &Subscriber, uid: Option<&String>) -> Option<String> {
+        let by_subscriber = lock(&self.by_subscriber);
+        let known =
+            by_subscriber.get(subscriber).filter(|known| known.uid.as_ref() == uid && !known.tenant.is_empty())?;
         Some(known.tenant.clone())
     }
 
-    pub fn retain(&self, exists: impl Fn(&Viewer) -> bool) {
-        lock(&self.by_viewer).retain(|viewer, _| exists(viewer));
+    pub fn retain(&self, exists: impl Fn(&Subscriber) -> bool) {
+        lock(&self.by_subscriber).retain(|subscriber, _| exists(subscriber));
     }
 
-    /// The expressions of all CloudScans of a namespace have a budget: those that were taken up first keep theirs.
-    fn within_budget(&self, viewer: &Viewer, valid: Valid) -> Result<Valid, Refusal> {
+    /// The expressions of all CloudScans of a namespace share a budget: those processed first keep theirs.
+    fn within_budget(&self, subscriber: &Subscriber, valid: Valid) -> Result<Valid, Refusal> {
         let own = valid.rules.expression_bytes();
-        let namespace = |viewer: &Viewer| viewer.as_str().split('/').next().unwrap_or_default().to_owned();
-        let here = namespace(viewer);
-        let others: usize = lock(&self.by_viewer)
+        let namespace =
+            |subscriber: &Subscriber| subscriber.as_str().split('/').next().unwrap_or_default().to_owned();
+        let here = namespace(subscriber);
+        let others: usize = lock(&self.by_subscriber)
             .iter()
-            .filter(|(other, _)| *other != viewer && namespace(other) == here)
+            .filter(|(other, _)| *other != subscriber && namespace(other) == here)
             .filter_map(|(_, subscribed)| subscribed.valid.as_ref().ok())
             .map(|valid| valid.rules.expression_bytes())
             .sum();
@@ -89,57 +92,60 @@ impl Subscriptions {
         Err(Refusal { reason: "TooManyExpressions", message })
     }
 
-    fn take(&self, viewer: &Viewer, subscribed: Subscribed) {
-        lock(&self.by_viewer).insert(viewer.clone(), Arc::new(subscribed));
-        let _ = self.told.send(viewer.clone());
+    fn take(&self, subscriber: &Subscriber, subscribed: ProcessedSpec) {
+        lock(&self.by_subscriber).insert(subscriber.clone(), Arc::new(subscribed));
+        let _ = self.taken_up.send(subscriber.clone());
     }
 }
 
 pub(super) async fn reconcile(scan: Arc<CloudScan>, context: Arc<Context>) -> Result<Action, ReconcileError> {
-    context.meters.measure("subscription", unless_it_panics(Box::pin(reconciled(&scan, &context)))).await
+    context.meters.measure("subscription", catch_panic(Box::pin(reconciled(&scan, &context)))).await
 }
 
-#[tracing::instrument(name = "subscribe", skip_all, fields(cloudscan = %build::viewer(scan)))]
+#[tracing::instrument(name = "subscribe", skip_all, fields(cloudscan = %build::subscriber(scan)))]
 async fn reconciled(scan: &CloudScan, context: &Context) -> Result<Action, ReconcileError> {
     if scan.metadata.deletion_timestamp.is_some() {
         return Ok(Action::await_change());
     }
-    let viewer = build::viewer(scan);
+    let subscriber = build::subscriber(scan);
     let namespace = scan.namespace().unwrap_or_default();
-    // Before anything of its predecessor's is gone on with, once for each object: a namespace that was made again has others.
-    let tenant = match context.subscriptions.tenant_of(&viewer, scan.metadata.uid.as_ref()) {
+    // Before anything of its predecessor continues, once per object: a namespace that was created again has another
+    // UID.
+    let tenant = match context.subscriptions.tenant_of(&subscriber, scan.metadata.uid.as_ref()) {
         Some(tenant) => tenant,
-        None => take_over(context, &namespace).await?,
+        None => claim_namespace(context, &namespace).await?,
     };
     let valid = validate(&scan.spec, &namespace, &context.fleet.provider().types(), &context.allowed);
-    let valid = valid.and_then(|valid| context.subscriptions.within_budget(&viewer, valid));
+    let valid = valid.and_then(|valid| context.subscriptions.within_budget(&subscriber, valid));
     let valid = valid.and_then(|valid| {
         context.limits.check(scan, context.scans.state())?;
         Ok(Valid { interval: context.limits.interval(valid.interval), ..valid })
     });
-    let wanted = if let Ok(valid) = &valid {
+    let resolved = if let Ok(valid) = &valid {
         subscribe(scan, valid, &tenant, context).await?
     } else {
-        // What was looked at under a spec that was accepted is not gone on with. What was seen stays seen.
-        context.fleet.refuse(&viewer).await;
-        Wanted::default()
+        // Scanning for the last accepted spec stops. What was visible stays visible.
+        context.fleet.refuse(&subscriber).await;
+        Resolved::default()
     };
-    if !exists(context, &viewer) {
-        // Deleted while this ran: what was just set would be nobody's.
-        let _ = context.fleet.set(&viewer, Vec::new()).await;
+    if !exists(context, &subscriber) {
+        // Deleted while this ran: what was just set would have no owner.
+        let _ = context.fleet.set(&subscriber, Vec::new()).await;
         return Ok(Action::await_change());
     }
-    let again = if wanted.unconnected.is_some() { LONGEST_BACKOFF / 10 } else { RECHECK };
+    let again = if resolved.unconnected.is_some() { BACKOFF_MAX / 10 } else { RECHECK_INTERVAL };
     let (uid, generation) = (scan.metadata.uid.clone(), scan.metadata.generation);
-    context.subscriptions.take(&viewer, Subscribed { uid, tenant, generation, valid, wanted });
-    context.subscribing.succeeded(&viewer);
+    context.subscriptions.take(&subscriber, ProcessedSpec { uid, tenant, generation, valid, resolved });
+    context.subscribing.succeeded(&subscriber);
     Ok(Action::requeue(again))
 }
 
-/// Has the store know whose a namespace is: one that was made again sees nothing of its predecessor's. Returns its UID.
-async fn take_over(context: &Context, namespace: &str) -> Result<String, ReconcileError> {
-    let uid = match timely(namespace_uid(&context.client, namespace)).await {
-        // A role of before this was asked for: the query API answers nobody then, and looking goes on.
+/// Registers the UID of a namespace in the store: a namespace that was created again sees nothing of its predecessor.
+/// Returns the UID.
+async fn claim_namespace(context: &Context, namespace: &str) -> Result<String, ReconcileError> {
+    let uid = match with_deadline(namespace_uid(&context.client, namespace)).await {
+        // A ClusterRole from before this permission was required: the query API then serves no client, and scanning
+        // continues.
         Err(ReconcileError::Api(kube::Error::Api(status))) if status.code == 403 => {
             tracing::warn!(
                 "the operator may not get the namespace {namespace}: its ClusterRole is older than it is"
@@ -148,60 +154,60 @@ async fn take_over(context: &Context, namespace: &str) -> Result<String, Reconci
         }
         uid => uid?,
     };
-    // One that is gone takes its CloudScans with it.
+    // A deleted namespace takes its CloudScans with it.
     let Some(uid) = uid else { return Ok(String::new()) };
     let (store, namespace, tenant) = (context.store.clone(), namespace.to_owned(), uid.clone());
-    let since = tokio::task::spawn_blocking(move || store.tenant_since(&namespace, &tenant)).await;
+    let since = tokio::task::spawn_blocking(move || store.claim_tenant(&namespace, &tenant)).await;
     since.unwrap_or(Err(StoreError::Poisoned))?;
     Ok(uid)
 }
 
-/// Hands what a CloudScan wants to the fleet.
+/// Passes the subscriptions of a CloudScan to the fleet.
 async fn subscribe(
     scan: &CloudScan,
     valid: &Valid,
     tenant: &str,
     context: &Context,
-) -> Result<Wanted, ReconcileError> {
-    let viewer = build::viewer(scan);
+) -> Result<Resolved, ReconcileError> {
+    let subscriber = build::subscriber(scan);
     let credentials = dereference::credentials(scan, context).await?;
     if let Credentials::Unavailable(why) = &credentials {
-        // Thousands of accounts would be tried in vain. What was seen stays seen, as long as a proof lasts.
-        context.fleet.refuse(&viewer).await;
+        // Thousands of accounts would be tried in vain. What was visible stays visible until its proof expires.
+        context.fleet.refuse(&subscriber).await;
         let error = CloudError::new(Reason::InvalidCredentials, why.clone());
-        return Ok(Wanted { accounts: 1, unconnected: Some(error), ..Wanted::default() });
+        return Ok(Resolved { accounts: 1, unconnected: Some(error), ..Resolved::default() });
     }
     let endpoint = context.fleet.provider().default_endpoint();
-    let mut wanted = Wanted::default();
+    let mut resolved = Resolved::default();
     let mut members = None;
     if let Some(lister) = build::lister(&valid.aws, &credentials, &endpoint) {
         let units = valid.aws.organization.as_ref().map(|o| o.units.as_slice()).unwrap_or_default();
         let requested_at = scan.annotations().get(RECONCILE_REQUESTED_AT).map(String::as_str);
-        match context.fleet.members(&viewer, &lister, units, requested_at).await {
-            Ok((list, error)) => (members, wanted.unlisted) = (Some(list), error),
-            // Without any list nobody knows what is wanted: what was wanted before goes on.
-            Err(error) => return Ok(Wanted { unconnected: Some(error), ..wanted }),
+        match context.fleet.members(&subscriber, &lister, units, requested_at).await {
+            Ok((list, error)) => (members, resolved.unlisted) = (Some(list), error),
+            // Without any list the desired accounts are unknown: the earlier subscriptions stay in force.
+            Err(error) => return Ok(Resolved { unconnected: Some(error), ..resolved }),
         }
     }
     if let Some(members) = &members {
         let chosen = build::chosen(&valid.aws, members);
-        wanted.inactive = chosen.filter(|m| !m.is_active).map(|m| m.account.clone()).collect();
+        resolved.inactive = chosen.filter(|m| !m.is_active).map(|m| m.account.clone()).collect();
     }
     let mut subscriptions = build::subscriptions(scan, valid, &credentials, &endpoint, members.as_ref());
     for subscription in &mut subscriptions {
         subscription.tenant = tenant.into();
     }
-    wanted.accounts = subscriptions.len() - wanted.inactive.len();
-    match context.fleet.set(&viewer, subscriptions).await {
-        Ok(()) => forget_other_accounts(context, &viewer).await?,
-        Err(error) => wanted.unconnected = Some(error),
+    resolved.accounts = subscriptions.len() - resolved.inactive.len();
+    match context.fleet.set(&subscriber, subscriptions).await {
+        Ok(()) => forget_other_accounts(context, &subscriber).await?,
+        Err(error) => resolved.unconnected = Some(error),
     }
-    Ok(wanted)
+    Ok(resolved)
 }
 
-async fn forget_other_accounts(context: &Context, viewer: &Viewer) -> Result<(), ReconcileError> {
-    let (fleet, viewer) = (context.fleet.clone(), viewer.clone());
-    let forgotten = tokio::task::spawn_blocking(move || fleet.forget_other_accounts(&viewer)).await;
+async fn forget_other_accounts(context: &Context, subscriber: &Subscriber) -> Result<(), ReconcileError> {
+    let (fleet, subscriber) = (context.fleet.clone(), subscriber.clone());
+    let forgotten = tokio::task::spawn_blocking(move || fleet.forget_other_accounts(&subscriber)).await;
     Ok(forgotten.unwrap_or(Err(StoreError::Poisoned))?)
 }
 
@@ -211,25 +217,25 @@ mod tests {
 
     #[test]
     fn a_spec_that_was_not_taken_up_is_not_spoken_of_and_whoever_takes_it_up_tells() {
-        let (told, mut hears) = mpsc::unbounded_channel();
-        let subscriptions = Subscriptions::new(told);
+        let (taken_up, mut hears) = mpsc::unbounded_channel();
+        let subscriptions = Subscriptions::new(taken_up);
         let mut scan = CloudScan::new("one", serde_json::from_str(r#"{"provider": {}}"#).unwrap());
         (scan.metadata.uid, scan.metadata.generation) = (Some("a".to_owned()), Some(1));
-        let viewer = build::viewer(&scan);
+        let subscriber = build::subscriber(&scan);
         let take = |scan: &CloudScan| {
             let refusal = Refusal { reason: "InvalidSpec", message: String::new() };
             let (uid, generation) = (scan.metadata.uid.clone(), scan.metadata.generation);
             let tenant = String::new();
             subscriptions.take(
-                &viewer,
-                Subscribed { uid, tenant, generation, valid: Err(refusal), wanted: Wanted::default() },
+                &subscriber,
+                ProcessedSpec { uid, tenant, generation, valid: Err(refusal), resolved: Resolved::default() },
             );
         };
         assert!(subscriptions.of(&scan).is_none());
         take(&scan);
         assert!(subscriptions.of(&scan).is_some());
-        assert_eq!(hears.try_recv().as_ref(), Ok(&viewer));
-        // Edited, and made anew under the same name.
+        assert_eq!(hears.try_recv().as_ref(), Ok(&subscriber));
+        // Edited, and created again under the same name.
         scan.metadata.generation = Some(2);
         assert!(subscriptions.of(&scan).is_none());
         take(&scan);

@@ -1,4 +1,4 @@
-//! Is the spec one that can be worked with? Pure.
+//! Checks whether a spec is valid. Pure.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use crate::cloud::TypeInfo;
 use crate::inventory::{LossLimits, RuleSettings};
 use crate::scanner::Subscription;
 
-/// A spec that makes sense, in the words of the scanner and the rules.
+/// A valid spec, in the types of the scanner and the rules.
 #[derive(Clone, Debug)]
 pub struct Valid {
     pub interval: Duration,
@@ -19,11 +19,11 @@ pub struct Valid {
     pub aws: AwsProvider,
 }
 
-/// Only a change of the spec, or of the operator's settings, mends it.
+/// A spec that is refused. Only a change of the spec, or of the operator's settings, resolves it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Refusal {
-    /// A bounded name, for the condition.
+    /// One of a fixed set of names, for the condition.
     pub reason: &'static str,
     pub message: String,
 }
@@ -34,10 +34,10 @@ impl From<SpecError> for Refusal {
     }
 }
 
-/// What the administrator of the operator lets CloudScans use. Nothing that is not named is allowed.
+/// What the operator's administrator allows CloudScans to use. Anything not named is denied.
 #[derive(Clone, Debug)]
 pub enum Allowed {
-    /// For `elava scan`: whoever runs it has the credentials, and could send them anywhere anyway.
+    /// For `elava scan`: its user has the credentials, and could send them anywhere anyway.
     Anything,
     These {
         /// Endpoints in place of AWS's own.
@@ -46,13 +46,14 @@ pub enum Allowed {
     },
 }
 
-/// The CloudScans of a namespace may have the operator's own credentials assume a role, or use them as they are.
+/// Allows the CloudScans of a namespace to have the operator's own credentials assume a role, or to use them as they
+/// are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RoleGrant {
-    /// `*` for every one.
+    /// `*` for every namespace.
     pub namespace: String,
-    /// An ARN, the beginning of one with `*` at its end, `arn:aws:iam::*:role/NAME` for the role NAME of any account, or
-    /// [`OWN`].
+    /// An ARN, the beginning of an ARN with `*` at its end, `arn:aws:iam::*:role/NAME` for the role NAME of any
+    /// account, or [`OWN`].
     pub role: String,
 }
 
@@ -63,9 +64,9 @@ impl std::str::FromStr for RoleGrant {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let is_role = |role: &str| role == OWN || role == "*" || role.starts_with("arn:");
+        let allows_role = |role: &str| role == OWN || role == "*" || role.starts_with("arn:");
         match text.split_once('=') {
-            Some((namespace, role)) if !namespace.is_empty() && is_role(role) => {
+            Some((namespace, role)) if !namespace.is_empty() && allows_role(role) => {
                 Ok(Self { namespace: namespace.to_owned(), role: role.to_owned() })
             }
             _ => Err(
@@ -78,12 +79,12 @@ impl std::str::FromStr for RoleGrant {
 }
 
 impl RoleGrant {
-    fn covers(&self, namespace: &str, role: &str) -> bool {
-        (self.namespace == "*" || self.namespace == namespace) && is_role_covered(&self.role, role)
+    fn allows(&self, namespace: &str, role: &str) -> bool {
+        (self.namespace == "*" || self.namespace == namespace) && is_role_granted(&self.role, role)
     }
 }
 
-/// Without the partition: credentials of one get in nowhere else, and a role of an organization names none.
+/// Removes the partition: credentials are valid in one partition only, and a role of an organization names none.
 fn without_partition(role: &str) -> String {
     match role.split_once(":iam::") {
         Some((partition, rest)) if partition.starts_with("arn:") => format!("arn:iam::{rest}"),
@@ -91,14 +92,14 @@ fn without_partition(role: &str) -> String {
     }
 }
 
-/// `role` is an ARN, one with `*` in place of the account where that is each of an organization, or [`OWN`].
-fn is_role_covered(allowed: &str, role: &str) -> bool {
+/// `role` is an ARN, an ARN with `*` in place of the account (the role in each account of an organization), or [`OWN`].
+fn is_role_granted(allowed: &str, role: &str) -> bool {
     let (allowed, role) = (&without_partition(allowed), &without_partition(role));
     let begins = |allowed: &str, role: &str| match allowed.strip_suffix('*') {
         Some(beginning) => role.starts_with(beginning),
         None => role == allowed,
     };
-    // Of any account: what comes before the account and behind it.
+    // Any account: compares what precedes and what follows the account.
     if let Some((partition, name)) = allowed.split_once(":iam::*:")
         && let Some((of, rest)) = role.split_once(":iam::")
         && let Some((account, named)) = rest.split_once(':')
@@ -111,23 +112,24 @@ fn is_role_covered(allowed: &str, role: &str) -> bool {
 
 impl Allowed {
     /// Whether a CloudScan of a namespace may have this role assumed, or use the operator's credentials as they are.
-    pub fn is_role(&self, namespace: &str, role: Option<&str>) -> bool {
+    pub fn allows_role(&self, namespace: &str, role: Option<&str>) -> bool {
         match self {
             Allowed::Anything => true,
-            Allowed::These { roles, .. } => roles.iter().any(|grant| grant.covers(namespace, role.unwrap_or(OWN))),
+            Allowed::These { roles, .. } => roles.iter().any(|grant| grant.allows(namespace, role.unwrap_or(OWN))),
         }
     }
 
-    /// Whether what is remembered would be accepted today, where the environment names an endpoint by itself.
-    pub fn is_remembered(&self, subscription: &Subscription, default_endpoint: &str) -> bool {
+    /// Whether a remembered subscription would be accepted today. `default_endpoint` comes from the operator's
+    /// environment and is always allowed.
+    pub fn allows_remembered(&self, subscription: &Subscription, default_endpoint: &str) -> bool {
         let target = &subscription.target;
-        let (namespace, _) = subscription.viewer.as_str().split_once('/').unwrap_or_default();
-        (*target.endpoint == *default_endpoint || self.is_endpoint(&target.endpoint))
-            && self.is_role(namespace, target.role_arn.as_deref())
+        let (namespace, _) = subscription.subscriber.as_str().split_once('/').unwrap_or_default();
+        (*target.endpoint == *default_endpoint || self.allows_endpoint(&target.endpoint))
+            && self.allows_role(namespace, target.role_arn.as_deref())
     }
 
-    /// Whether credentials may be sent there.
-    pub fn is_endpoint(&self, endpoint: &str) -> bool {
+    /// Whether credentials may be sent to this endpoint.
+    pub fn allows_endpoint(&self, endpoint: &str) -> bool {
         match self {
             Allowed::Anything => true,
             Allowed::These { endpoints, .. } => endpoints.contains(endpoint.trim_end_matches('/')),
@@ -135,7 +137,7 @@ impl Allowed {
     }
 }
 
-/// The roles that the operator is to assume by its own credentials: none where the CloudScan has credentials of its own.
+/// The roles that the operator would assume with its own credentials: none if the CloudScan has credentials of its own.
 fn roles(aws: &AwsProvider) -> Vec<Option<String>> {
     if aws.credentials_secret_ref.is_some() {
         return Vec::new();
@@ -150,8 +152,8 @@ fn roles(aws: &AwsProvider) -> Vec<Option<String>> {
     }
 }
 
-/// The same as the administrator writes them.
-pub fn wanted_roles(aws: &AwsProvider) -> BTreeSet<String> {
+/// The same, in the notation of the administrator's settings.
+pub fn roles_needed(aws: &AwsProvider) -> BTreeSet<String> {
     roles(aws).into_iter().map(|role| role.unwrap_or_else(|| OWN.to_owned())).collect()
 }
 
@@ -162,10 +164,10 @@ pub fn validate(
     allowed: &Allowed,
 ) -> Result<Valid, Refusal> {
     let Some(aws) = &spec.provider.aws else {
-        return Err(SpecError::new("spec.provider", "name the cloud to look at: set spec.provider.aws").into());
+        return Err(SpecError::new("spec.provider", "name the cloud to scan: set spec.provider.aws").into());
     };
     if let Some(endpoint) = &aws.endpoint_url
-        && !allowed.is_endpoint(endpoint)
+        && !allowed.allows_endpoint(endpoint)
     {
         return Err(Refusal {
             reason: "EndpointNotAllowed",
@@ -176,7 +178,7 @@ pub fn validate(
             ),
         });
     }
-    if let Some(role) = roles(aws).into_iter().find(|role| !allowed.is_role(namespace, role.as_deref())) {
+    if let Some(role) = roles(aws).into_iter().find(|role| !allowed.allows_role(namespace, role.as_deref())) {
         let role = role.as_deref().unwrap_or(OWN);
         let what =
             if role == OWN { "the operator's own credentials".to_owned() } else { format!("the role {role}") };
@@ -199,7 +201,7 @@ pub fn validate(
     })
 }
 
-/// The names that are most like one that is not known.
+/// The known names that are most similar to an unknown one.
 fn nearest(name: &str, known: &BTreeSet<&'static str>) -> Vec<&'static str> {
     let mut names: Vec<&'static str> = known.iter().copied().collect();
     let likeness = |other: &str| strsim::jaro_winkler(&name.to_lowercase(), &other.to_lowercase());
@@ -228,13 +230,13 @@ fn chosen_types(spec: &CloudScanSpec, types: &[TypeInfo]) -> Result<Vec<&'static
         }
     }
     let selection = &spec.resource_types;
-    let wanted = |name: &&'static str| {
+    let desired = |name: &&'static str| {
         let named = |list: &[String]| list.iter().any(|n| n == name);
         (selection.include.is_empty() || named(&selection.include)) && !named(&selection.exclude)
     };
-    let chosen: Vec<&'static str> = known.into_iter().filter(wanted).collect();
+    let chosen: Vec<&'static str> = known.into_iter().filter(desired).collect();
     if chosen.is_empty() {
-        return Err(SpecError::new("spec.resourceTypes", "exclude leaves none of the included types to look at"));
+        return Err(SpecError::new("spec.resourceTypes", "exclude leaves none of the included types to scan"));
     }
     Ok(chosen)
 }
@@ -305,16 +307,16 @@ mod tests {
         for bad in ["own", "=own", "team-a=", "team-a=elava", "team-a"] {
             assert!(bad.parse::<RoleGrant>().is_err(), "{bad}");
         }
-        // What a restart remembers names each account.
+        // A remembered subscription names each account.
         let allowed = these(&[], &[any]);
-        assert!(allowed.is_role("team-a", Some(&role(b))));
+        assert!(allowed.allows_role("team-a", Some(&role(b))));
         assert!(
-            allowed.is_role("team-a", Some("arn:aws-cn:iam::444455556666:role/elava")),
+            allowed.allows_role("team-a", Some("arn:aws-cn:iam::444455556666:role/elava")),
             "of an organization in China"
         );
         assert!(
-            !allowed.is_role("team-a", Some("arn:aws:iam::x:role/elava"))
-                && !allowed.is_role("team-b", Some(&role(b)))
+            !allowed.allows_role("team-a", Some("arn:aws:iam::x:role/elava"))
+                && !allowed.allows_role("team-b", Some(&role(b)))
         );
     }
 
@@ -330,7 +332,7 @@ mod tests {
         let pattern = refused(json!({"provider": {"aws": {}}, "tagPolicy": policy}), &any);
         assert!(pattern.message.starts_with("spec.tagPolicy.required[0].pattern: 'a('"), "{pattern}");
 
-        // 1.9 KB that compiled to 1.2 GiB once.
+        // A pattern of 1.9 KB once compiled to 1.2 GiB.
         let large = |pattern: &str| {
             let required: Vec<_> =
                 (0..50).map(|i| json!({"key": format!("t{i}"), "pattern": format!("{pattern}|{i}")})).collect();

@@ -1,6 +1,6 @@
-//! Watches over all namespaces, or over some as if it were one watch, object by object: one that can't be read is reported
-//! and skipped, and stops no other. Nor does a namespace fill the memory that all share: of each object is held what the
-//! operator reads, and of the objects of a namespace so much.
+//! Watches all namespaces, or several as if they were one watch, object by object. An unreadable object is reported and
+//! skipped, and does not affect others. No namespace can fill the shared memory: only what the operator reads of each
+//! object is kept, and the total size per namespace is limited.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
@@ -20,17 +20,17 @@ use tokio::sync::mpsc;
 
 use crate::api::GROUP;
 
-/// What the objects of a kind that tenants write may take in a namespace, as JSON: a CloudScan of a hundred accounts takes
-/// 12 KiB.
+/// Maximum size, as JSON, of the objects of one tenant-written kind in a namespace: a CloudScan with a hundred accounts
+/// has 12 KiB.
 pub(super) const NAMESPACE_OBJECTS_MAX_BYTES: usize = 8 << 20;
-/// Of what the operator writes by itself, whose number has a limit of its own.
+/// For objects that the operator writes: their number has its own limit.
 pub(super) const UNBOUNDED: usize = usize::MAX;
-/// Objects of one page of a list: each may take as much as the API server lets through, 1.5 MiB.
-const PAGE: u32 = 50;
-/// Of the values of our annotations so much is read.
+/// Objects per page of a list: each may have the maximum size that the API server allows, 1.5 MiB.
+const LIST_PAGE_SIZE: u32 = 50;
+/// Maximum characters kept of the value of an Elava annotation.
 const ANNOTATION_MAX_CHARS: usize = 4096;
 
-/// An object that is there and can't be read: it was written under another version of its kind.
+/// An existing object that can't be read: it was written under another version of its kind.
 #[derive(Clone, Debug)]
 pub(super) struct Unreadable {
     pub kind: String,
@@ -38,9 +38,9 @@ pub(super) struct Unreadable {
     pub object: InvalidObject,
 }
 
-/// The objects of a kind in these namespaces, in all where none is named: a complete list, then each change. What can't
-/// be read goes to `unreadable` instead; of one that could be read before, that goes on. So does what is over
-/// `most_bytes` in its namespace.
+/// The objects of a kind in these namespaces, or in all if none is named: a complete list, then each change. Unreadable
+/// objects are sent to `unreadable` instead; the last readable version stays in force. The same holds for objects that
+/// exceed `most_bytes` in their namespace.
 pub(super) fn watched<K>(
     client: &Client,
     namespaces: &[String],
@@ -54,7 +54,7 @@ where
     readable(guarded(client, namespaces), unreadable, most_bytes)
 }
 
-/// What of these events can be read.
+/// Passes on the events of readable objects.
 pub(super) fn readable<K>(
     events: BoxStream<'static, watcher::Result<Event<DeserializeGuard<K>>>>,
     unreadable: mpsc::UnboundedSender<Unreadable>,
@@ -68,7 +68,7 @@ where
     events.filter_map(move |result| std::future::ready(result.map(|event| reader.see(event)).transpose())).boxed()
 }
 
-/// Bytes of the objects that are held, by namespace.
+/// Sizes of the held objects, by namespace.
 #[derive(Default)]
 struct Held(HashMap<String, InNamespace>);
 
@@ -79,7 +79,7 @@ struct InNamespace {
 }
 
 impl Held {
-    /// Whether there is room for it in its namespace.
+    /// Adds the object if its namespace has room, and returns whether it was added.
     fn put(&mut self, metadata: &ObjectMeta, bytes: usize, most: usize) -> bool {
         let (namespace, name) =
             (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default());
@@ -107,7 +107,7 @@ struct Reader {
     unreadable: mpsc::UnboundedSender<Unreadable>,
     most_bytes: usize,
     held: Held,
-    /// By a complete list that is under way.
+    /// Collected from a list that is not complete yet.
     listing: Held,
 }
 
@@ -167,8 +167,8 @@ impl Reader {
     }
 }
 
-/// Without what nobody here reads: who set which field is half of an object, and what others write into annotations may be
-/// a quarter of a megabyte.
+/// Removes what the operator does not read: managed fields are half of an object, and annotations of others may take a
+/// quarter of a megabyte.
 fn strip(object: &mut impl ResourceExt) {
     object.managed_fields_mut().clear();
     object.annotations_mut().retain(|key, value| {
@@ -179,7 +179,7 @@ fn strip(object: &mut impl ResourceExt) {
     });
 }
 
-/// As they come, with what can't be read.
+/// All objects as they arrive, including unreadable ones.
 pub(super) fn guarded<K>(
     client: &Client,
     namespaces: &[String],
@@ -189,7 +189,7 @@ where
     K::DynamicType: Default,
 {
     let one = move |api: Api<DeserializeGuard<K>>| {
-        watch(api, watcher::Config::default().page_size(PAGE)).default_backoff().modify(strip)
+        watch(api, watcher::Config::default().page_size(LIST_PAGE_SIZE)).default_backoff().modify(strip)
     };
     if namespaces.is_empty() {
         return one(Api::all(client.clone())).boxed();
@@ -208,13 +208,14 @@ where
 }
 
 struct Part<K> {
-    /// None until the first list was complete.
+    /// None until the first list is complete.
     objects: Option<BTreeMap<String, K>>,
-    /// A list that is under way.
+    /// Collected from a list that is not complete yet.
     listing: BTreeMap<String, K>,
 }
 
-/// Several watches as one: nothing is told before each has a complete list, and a list that is told is one of all.
+/// Several watches as one: nothing is passed on before every part has a complete list, and a list always contains all
+/// parts.
 struct Merged<K> {
     parts: Vec<Part<K>>,
 }
@@ -279,7 +280,7 @@ mod tests {
         object
     }
 
-    fn told(events: Vec<Event<ConfigMap>>) -> Vec<String> {
+    fn kinds_of(events: Vec<Event<ConfigMap>>) -> Vec<String> {
         let each = |event: Event<ConfigMap>| match event {
             Event::Init => "init".to_owned(),
             Event::InitApply(object) => format!("has {}", object.name_any()),
@@ -306,7 +307,7 @@ mod tests {
         ];
         let (report, mut reported) = mpsc::unbounded_channel();
         let events = readable(stream::iter(events).map(Ok).boxed(), report, UNBOUNDED);
-        let read: Vec<_> = events.map(|event| told(vec![event.unwrap()]).remove(0)).collect().await;
+        let read: Vec<_> = events.map(|event| kinds_of(vec![event.unwrap()]).remove(0)).collect().await;
         assert_eq!(read, ["init", "has a", "done", "apply b"]);
         let first = reported.recv().await.unwrap();
         assert_eq!((first.kind.as_str(), first.object.metadata.name.as_deref()), ("ConfigMap", Some("bad")));
@@ -328,12 +329,12 @@ mod tests {
             Event::InitApply(sized("team-b", "first", half)),
             Event::InitApply(sized("team-a", "small", 100)),
             Event::InitDone,
-            // One that is held may be written again, and grow into the room that there is.
+            // A held object may be written again, and grow into the free room.
             Event::Apply(sized("team-a", "first", half + 100)),
             Event::Apply(sized("team-a", "first", 2 * half)),
             Event::Delete(sized("team-a", "first", half)),
             Event::Apply(sized("team-a", "too-large", half)),
-            // A list begins anew.
+            // A new list starts from zero.
             Event::Init,
             Event::InitApply(sized("team-a", "first", half)),
             Event::InitDone,
@@ -341,7 +342,7 @@ mod tests {
         ];
         let (report, mut reported) = mpsc::unbounded_channel();
         let events = readable(stream::iter(events).map(Ok).boxed(), report, NAMESPACE_OBJECTS_MAX_BYTES);
-        let read: Vec<_> = events.map(|event| told(vec![event.unwrap()]).remove(0)).collect().await;
+        let read: Vec<_> = events.map(|event| kinds_of(vec![event.unwrap()]).remove(0)).collect().await;
         let first = ["init", "has first", "has first", "has small", "done"];
         let then = ["apply first", "delete first", "apply too-large", "init", "has first", "done"];
         assert_eq!(read, [&first[..], &then].concat());
@@ -352,7 +353,7 @@ mod tests {
         }
         assert_eq!(names, ["too-large", "first", "too-large"]);
 
-        // What the operator writes by itself is all held.
+        // Objects that the operator writes are all held.
         let events = ["first", "second", "third"].map(|name| Event::Apply(sized("team-a", name, half)));
         let (report, mut reported) = mpsc::unbounded_channel();
         let events = readable(stream::iter(events).map(Ok).boxed(), report, UNBOUNDED);
@@ -376,7 +377,7 @@ mod tests {
     #[test]
     fn nothing_is_told_before_every_list_is_complete_and_a_new_list_is_one_of_all() {
         let mut merged = Merged::new(2);
-        let mut see = |i, event| told(merged.see(i, event));
+        let mut see = |i, event| kinds_of(merged.see(i, event));
         assert!(see(0, Event::Init).is_empty());
         assert!(see(0, Event::InitApply(object("a"))).is_empty());
         assert!(see(0, Event::InitDone).is_empty(), "the other namespace may hold more");
@@ -386,7 +387,8 @@ mod tests {
         assert_eq!(see(1, Event::InitDone), ["init", "has a", "has b", "has c", "done"]);
         assert_eq!(see(1, Event::Delete(object("c"))), ["delete c"]);
         assert_eq!(see(0, Event::Apply(object("d"))), ["apply d"]);
-        // A watch that was cut off lists again: what it no longer has is gone, what the other has is not.
+        // A watch that was interrupted lists again: objects missing from its list are gone, those of the other watch
+        // are not.
         assert!(see(0, Event::Init).is_empty());
         assert!(see(0, Event::InitApply(object("d"))).is_empty());
         assert_eq!(see(1, Event::Apply(object("e"))), ["apply e"]);

@@ -1,5 +1,5 @@
-//! Regular expressions that people write, of whole values. What one takes of memory is known and bounded: `\w{205}` alone
-//! is megabytes, and an operator reads what every team writes.
+//! User-supplied regular expressions that match whole values. The memory of each is known and bounded: `\w{205}`
+//! alone takes megabytes, and the operator reads what every team writes.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -8,20 +8,20 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use regex_automata::meta::{BuildError, Config, Regex};
 use regex_automata::nfa::thompson::WhichCaptures;
 
-/// What one may take when it is compiled.
+/// The maximum size of one compiled expression.
 pub const EXPRESSION_MAX_BYTES: usize = 2 << 20;
-/// What those of one object may take,
+/// The maximum size of all compiled expressions of one object.
 pub const OBJECT_EXPRESSIONS_MAX_BYTES: usize = 2 * EXPRESSION_MAX_BYTES;
-/// and what those of a kind of objects may take in a namespace.
+/// The maximum size of all compiled expressions of one kind of object in a namespace.
 pub const NAMESPACE_EXPRESSIONS_MAX_BYTES: usize = 8 * EXPRESSION_MAX_BYTES;
-/// What is compiled is kept for the next that writes the same, as much as this.
+/// The maximum size of the cache that shares compiled expressions with the same text.
 const CACHE_MAX_BYTES: usize = 64 << 20;
 
 #[derive(Clone)]
 pub struct Expression(Arc<Compiled>);
 
 struct Compiled {
-    /// As somebody wrote it.
+    /// The expression as the user wrote it.
     text: String,
     regex: Regex,
     bytes: usize,
@@ -39,7 +39,7 @@ pub enum ExpressionError {
 }
 
 impl Expression {
-    /// Of a whole value: an unanchored expression would let `xteam-a` pass for `team-a`.
+    /// Matches the whole value: an unanchored expression would accept `xteam-a` for `team-a`.
     pub fn whole(text: &str) -> Result<Self, ExpressionError> {
         static CACHE: LazyLock<Mutex<Cache>> = LazyLock::new(Mutex::default);
         if let Some(known) = lock(&CACHE).expressions.get(text) {
@@ -65,15 +65,15 @@ impl Expression {
         &self.0.text
     }
 
-    /// What it takes of memory.
+    /// The memory that the compiled expression takes.
     pub fn bytes(&self) -> usize {
         self.0.bytes
     }
 }
 
 fn compiled(text: &str) -> Result<Regex, ExpressionError> {
-    // Without the lazy automaton, whose cache each thread would have for each expression.
-    // Nor with room for groups that nobody asks for, in each thread that searches.
+    // Without the lazy DFA, whose cache would exist per thread and expression, and without capture groups, which
+    // are unused and take memory in each thread that searches.
     let config = Config::new()
         .nfa_size_limit(Some(EXPRESSION_MAX_BYTES))
         .dfa(false)
@@ -85,7 +85,7 @@ fn compiled(text: &str) -> Result<Regex, ExpressionError> {
     })
 }
 
-/// The parser draws a picture first; what is wrong comes last.
+/// The parser prints the expression with markers first; the last line contains the error.
 fn why(error: &BuildError) -> String {
     let text = error.syntax_error().map_or_else(|| error.to_string(), ToString::to_string);
     text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()
@@ -99,7 +99,7 @@ impl fmt::Debug for Expression {
 
 #[derive(Default)]
 struct Cache {
-    /// None is too large: that is known by compiling as well.
+    /// `None`: the expression is too large, which is known only by compiling it.
     expressions: HashMap<String, Option<Expression>>,
     bytes: usize,
 }
@@ -108,7 +108,7 @@ impl Cache {
     fn keep(&mut self, text: &str, expression: Option<&Expression>) {
         let bytes = text.len() + expression.map_or(0, Expression::bytes);
         if self.bytes + bytes > CACHE_MAX_BYTES {
-            // Those that are in use are held by who uses them.
+            // Expressions in use are kept alive by their users.
             *self = Self::default();
         }
         self.bytes += bytes;

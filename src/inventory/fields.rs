@@ -1,11 +1,11 @@
-//! What changed between two documents, field by field.
+//! The difference between two documents, field by field.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// One changed field. The path is written as in a JSON path: `State.Name`, `BlockDeviceMappings[0].Ebs`.
+/// One changed field. The path is written like a JSON path: `State.Name`, `BlockDeviceMappings[0].Ebs`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FieldChange {
     pub path: String,

@@ -1,11 +1,11 @@
-//! What people must act on: the names of it.
+//! The kinds and severities of findings.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// What is wrong. Each has one rule, one file of `policy/` and one section of docs/findings.md.
+/// The kind of a finding. Each kind has one rule, one file in `policy/` and one section in docs/findings.md.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum FindingKind {
     Disappeared,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-/// What is listed account-wide (buckets, later IAM) has this region.
+/// The region of resources that are listed account-wide (buckets, IAM).
 pub const GLOBAL_REGION: &str = "global";
 
 macro_rules! text_newtype {
@@ -45,7 +45,7 @@ macro_rules! text_newtype {
 }
 
 text_newtype!(
-    /// The cloud's own name of an account: twelve digits in AWS.
+    /// The cloud's own identifier of an account: twelve digits in AWS.
     AccountId
 );
 text_newtype!(
@@ -57,9 +57,9 @@ text_newtype!(
     ResourceType
 );
 text_newtype!(
-    /// Who looks at the store: an opaque string that the caller chooses (`namespace/name` of a
-    /// CloudScan). Only a viewer that has proven its own credentials on a scope sees that scope.
-    Viewer
+    /// The identity of a CloudScan in the store: an opaque string that the caller chooses (`namespace/name`). A
+    /// subscriber sees a scope only if it has proven its own credentials on it.
+    Subscriber
 );
 
 impl Region {
@@ -68,7 +68,7 @@ impl Region {
     }
 }
 
-/// The unit that one listing covers. Two scopes that differ in partition or endpoint share nothing.
+/// The unit of one listing. Two scopes that differ in partition or endpoint share nothing.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Scope {
     pub provider: Arc<str>,
@@ -103,8 +103,8 @@ impl fmt::Display for Scope {
     }
 }
 
-/// What a resource is called everywhere: `aws/111122223333/eu-west-1/AWS::EC2::Volume/vol-1`.
-/// The id comes last and unescaped: it may hold `/` and `:`.
+/// The identifier of a resource everywhere: `aws/111122223333/eu-west-1/AWS::EC2::Volume/vol-1`.
+/// The id comes last and unescaped: it may contain `/` and `:`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ResourceKey {
     pub provider: Arc<str>,
@@ -129,7 +129,7 @@ impl fmt::Display for ResourceKey {
 }
 
 impl ResourceKey {
-    /// What of the id may stand in the name of a Kubernetes object.
+    /// The part of the id that is valid in the name of a Kubernetes object.
     pub fn slug(&self) -> String {
         let letter = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
         let clean: String = self.id.chars().map(letter).collect();

@@ -1,7 +1,7 @@
-//! The vocabulary of Elava as types. Pure: no I/O, no clock, nothing of Kubernetes or of a cloud.
+//! The domain types of Elava. Pure: no I/O, no clock, nothing specific to Kubernetes or a cloud.
 //!
-//! Everything else in the crate is written in these words, so a word that means two things here
-//! becomes a bug everywhere. `store` implements the read traits of [`read`]; `policy` reads them.
+//! The rest of the crate is written in these terms, so a term with two meanings here becomes a bug everywhere.
+//! `store` implements the read traits of [`read`]; `policy` uses them.
 
 mod expression;
 mod fields;
@@ -19,19 +19,19 @@ pub use expression::{
 };
 pub use fields::{FieldChange, field_changes};
 pub use finding::{FindingKind, KindError, Severity};
-pub use key::{AccountId, GLOBAL_REGION, KeyError, Region, ResourceKey, ResourceType, Scope, Viewer};
+pub use key::{AccountId, GLOBAL_REGION, KeyError, Region, ResourceKey, ResourceType, Scope, Subscriber};
 pub use read::{
-    Change, ChangeKind, Cover, Diff, End, EndCause, Filter, History, KeptMoment, Looks, Milestone, MilestoneKind,
-    Moment, Presence, Resource, ScopeStatus, ScopeView, Snapshot, Suspect, Version, Watermark, is_untagged,
-    shared_by,
+    Change, ChangeKind, CompleteSweeps, Diff, End, EndCause, Filter, History, Milestone, MilestoneKind, Moment,
+    Presence, Resource, RetainedMoment, ScopeStatus, ScopeView, Snapshot, Suspect, Version, Visibility, Watermark,
+    is_untagged, shared_by,
 };
 pub use settings::{
     Exemption, FindingSettings, LossLimits, OwnerSource, OwnershipSettings, RequiredTag, RuleSettings, Selector,
     TagMatch,
 };
 pub use sweep::{
-    Absence, CLOCK_TOLERANCE, Confirmation, Document, IdReuse, Observation, Outcome, Part, Reason, SWEEPS_APART,
-    Sweep, Unread,
+    Absence, CLOCK_TOLERANCE, CONFIRMATION_SPACING_MIN, Confirmation, Document, IdReuse, Observation, Outcome,
+    Part, Reason, Sweep, Unread,
 };
 pub use tags::{TagSet, Tags};
 pub use time::{Revision, Timestamp, TimestampError};

@@ -1,4 +1,4 @@
-//! What can be asked of the past: the answers, and the traits that `store` implements and `policy` reads.
+//! Queries about the past: the types of the answers, and the traits that `store` implements and `policy` uses.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -9,9 +9,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{AccountId, ResourceKey, Revision, Scope, Tags, Timestamp, TimestampError, Viewer};
+use super::{AccountId, ResourceKey, Revision, Scope, Subscriber, Tags, Timestamp, TimestampError};
 
-/// A moment that somebody asks about. "At T" means the last revision with time <= T.
+/// The moment of a query. "At T" means the last revision with time <= T.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
     Now,
@@ -34,8 +34,8 @@ impl FromStr for Moment {
 }
 
 impl Moment {
-    /// As people write it: what [`Moment::from_str`] reads, and how long before `now`, such as `2h`, `3 days ago`
-    /// or `yesterday`.
+    /// Parses user input: what [`Moment::from_str`] accepts, or a time before `now`, such as `2h`, `3 days ago` or
+    /// `yesterday`.
     pub fn read(text: &str, now: Timestamp) -> Result<Self, TimestampError> {
         let text = text.trim();
         if let Ok(moment) = text.parse() {
@@ -59,21 +59,21 @@ impl fmt::Display for Moment {
     }
 }
 
-/// A moment that is kept where others are not any more.
+/// A moment that is retained although its neighbours are not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KeptMoment {
+pub struct RetainedMoment {
     pub revision: Revision,
     pub time: Timestamp,
 }
 
-impl fmt::Display for KeptMoment {
+impl fmt::Display for RetainedMoment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "revision {} ({})", self.revision, self.time)
     }
 }
 
-/// End of the last complete sweep at or before a moment: a bracket where the moment lies inside a run
-/// of unchanged sweeps, of which only the longest gap is kept.
+/// The end of the last complete sweep at or before a moment. It is a range if the moment lies inside a run of
+/// unchanged sweeps, of which only the longest gap is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Watermark {
     pub from: Timestamp,
@@ -84,9 +84,9 @@ pub struct Watermark {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ScopeStatus {
     Current,
-    /// The last complete sweep lies more than three cadences back.
+    /// The last complete sweep is more than three cadences ago.
     Stale,
-    NeverLooked,
+    NeverScanned,
     NotWatched,
 }
 
@@ -108,17 +108,17 @@ pub enum Presence {
 /// How a life ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EndCause {
-    /// Listed in this end state.
+    /// It was listed in this end state.
     Listed(String),
-    /// Missed by a complete sweep, and confirmed.
+    /// A complete sweep missed it, and its absence was confirmed.
     Absent,
-    /// Another birth under the same id.
+    /// Another resource was created under the same id.
     Replaced,
-    /// An id that is never reused, which is seen as this one now.
+    /// Its id is never reused, and now belongs to this resource.
     Moved(ResourceKey),
 }
 
-/// A tombstone. People are told "between last seen and first missed".
+/// A tombstone. Users see "between last seen and first missed".
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct End {
     pub cause: EndCause,
@@ -126,12 +126,12 @@ pub struct End {
     pub last_seen: Timestamp,
     #[serde(rename = "firstMissed")]
     pub first_missed: Timestamp,
-    /// When it was concluded, and in which revision.
+    /// When the end was concluded, and in which revision.
     pub concluded: Timestamp,
     pub revision: Revision,
 }
 
-/// Missed by a complete sweep, and nothing has confirmed yet that it is gone.
+/// A resource that a complete sweep missed and that is not yet confirmed as gone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Suspect {
     #[serde(rename = "lastSeen")]
@@ -139,18 +139,18 @@ pub struct Suspect {
     #[serde(rename = "firstMissed")]
     pub first_missed: Timestamp,
     pub misses: u32,
-    /// Held by the mass-loss breaker.
+    /// The mass-loss breaker holds it.
     pub held: bool,
 }
 
-/// One resource at a moment. Its document is read apart: [`Snapshot::attributes`].
+/// One resource at a moment. Its document is read separately: [`Snapshot::attributes`].
 #[derive(Clone, Debug)]
 pub struct Resource {
     pub key: ResourceKey,
     pub scope: Arc<Scope>,
     pub presence: Presence,
     pub tags: Tags,
-    /// When this life was first seen, and whether it existed before we first looked.
+    /// When this life was first seen, and whether it existed before the first scan.
     pub first_seen: Timestamp,
     pub baseline: bool,
     pub birth: Option<Timestamp>,
@@ -158,18 +158,19 @@ pub struct Resource {
     pub changed: Revision,
     pub suspect: Option<Suspect>,
     pub end: Option<End>,
-    /// The end was taken back: it came again as the same life.
+    /// The end was retracted: the resource was seen again as the same life.
     pub retracted: bool,
 }
 
-/// The account that a described object belongs to, where that is another than the one that lists it: it is shared by AWS
-/// Resource Access Manager, or both accounts are part of it. Its tags are not shown here, and it is the other's to act on.
+/// The account that owns a described object, if it is not the account that lists it: the object is shared by AWS
+/// Resource Access Manager, or both accounts take part in it. Its tags are not visible here, and acting on it is
+/// up to the owner.
 pub fn shared_by<'a>(object: &'a Value, account: &AccountId) -> Option<&'a str> {
     let text = |field: &str| object.get(field).and_then(Value::as_str);
-    // A placement group names its owner in its ARN alone.
+    // A placement group states its owner only in its ARN.
     let in_arn = || text("GroupArn")?.split(':').nth(4);
     let owner = text("ResourceOwnerId").or_else(|| text("OwnerId")).or_else(in_arn)?;
-    // `amazon` and the like stand there as well.
+    // The field may also contain a name such as `amazon`.
     let is_account = owner.len() == 12 && owner.bytes().all(|byte| byte.is_ascii_digit());
     (is_account && owner != account.as_str()).then_some(owner)
 }
@@ -180,7 +181,7 @@ impl Resource {
     }
 }
 
-/// Which resources an answer holds. Empty means all that live.
+/// Selects the resources of an answer. Empty selects all live resources.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
     pub account: Option<String>,
@@ -190,19 +191,19 @@ pub struct Filter {
     /// `key` or `key=value`.
     pub tags: Vec<(String, Option<String>)>,
     pub untagged: bool,
-    /// The last life of each id too, where that ended at or after this moment.
+    /// Also the last life of each id, if it ended at or after this moment.
     pub ended_since: Option<Timestamp>,
-    /// Scopes that are no longer watched too.
+    /// Also scopes that are no longer watched.
     pub include_unwatched: bool,
-    /// Only what this viewer's cover shows.
-    pub viewer: Option<Viewer>,
+    /// Only what is visible to this subscriber.
+    pub subscriber: Option<Subscriber>,
     /// Only these scopes.
     pub scopes: Option<Arc<BTreeSet<Scope>>>,
 }
 
 impl Filter {
     pub fn matches_key(&self, key: &ResourceKey) -> bool {
-        let same = |wanted: &Option<String>, value: &str| wanted.as_deref().is_none_or(|w| w == value);
+        let same = |desired: &Option<String>, value: &str| desired.as_deref().is_none_or(|w| w == value);
         same(&self.account, key.account.as_str())
             && same(&self.region, key.region.as_str())
             && same(&self.resource_type, key.resource_type.as_str())
@@ -210,14 +211,14 @@ impl Filter {
     }
 
     pub fn matches_scope(&self, scope: &Scope) -> bool {
-        let same = |wanted: &Option<String>, value: &str| wanted.as_deref().is_none_or(|w| w == value);
+        let same = |desired: &Option<String>, value: &str| desired.as_deref().is_none_or(|w| w == value);
         same(&self.account, scope.account.as_str())
             && same(&self.region, scope.region.as_str())
             && same(&self.resource_type, scope.resource_type.as_str())
             && self.scopes.as_ref().is_none_or(|scopes| scopes.contains(scope))
     }
 
-    /// Whether it leaves out anything that lives.
+    /// Whether it leaves out any live resource.
     pub fn is_narrow(&self) -> bool {
         let named = [&self.account, &self.region, &self.resource_type, &self.id];
         named.iter().any(|f| f.is_some()) || !self.tags.is_empty() || self.untagged
@@ -231,7 +232,7 @@ impl Filter {
     }
 }
 
-/// No tag besides those that AWS itself sets (`aws:*` can be neither added nor removed by users).
+/// No tag except those that AWS itself sets (users can neither add nor remove `aws:*`).
 pub fn is_untagged(set: &super::TagSet) -> bool {
     set.keys().all(|key| key.starts_with("aws:"))
 }
@@ -243,15 +244,15 @@ pub enum ChangeKind {
     Disappeared,
 }
 
-/// One step of a resource, or its net difference between two moments.
+/// One change of a resource, or its net difference between two moments.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[allow(clippy::struct_excessive_bools)] // flags of an answer, each on its own
+#[allow(clippy::struct_excessive_bools)] // independent flags of an answer
 pub struct Change {
     pub change: ChangeKind,
     pub resource: ResourceKey,
     pub revision: Revision,
     pub time: Timestamp,
-    /// It existed before we first looked.
+    /// It existed before the first scan.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub baseline: bool,
     /// One of the two entries of a replacement under the same id.
@@ -260,10 +261,10 @@ pub struct Change {
     /// One of the two entries of a move: the same id in another account or region.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub moved: bool,
-    /// Where it was before, on the entry that says it appeared.
+    /// Where it was before; set on the `Appeared` entry.
     #[serde(default, rename = "movedFrom", skip_serializing_if = "Option::is_none")]
     pub moved_from: Option<ResourceKey>,
-    /// A disappearance was taken back.
+    /// A disappearance was retracted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub retracted: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -273,7 +274,7 @@ pub struct Change {
 }
 
 impl Change {
-    /// With nothing said yet but what, when and of which resource.
+    /// A change with only its kind, resource, revision and time.
     pub fn new(change: ChangeKind, resource: ResourceKey, revision: Revision, time: Timestamp) -> Self {
         Self {
             change,
@@ -290,7 +291,7 @@ impl Change {
         }
     }
 
-    /// What there is to say of it beside its kind, for people.
+    /// The details beside the kind of change, for people.
     pub fn remark(&self) -> String {
         if let Some(end) = &self.end {
             return match &end.cause {
@@ -304,14 +305,14 @@ impl Change {
             return format!("moved: it was {from} before");
         }
         match (self.change, self.baseline, self.replaced, self.retracted) {
-            (ChangeKind::Appeared, true, ..) => "was there before the first look".to_owned(),
+            (ChangeKind::Appeared, true, ..) => "existed before the first scan".to_owned(),
             (ChangeKind::Appeared, _, true, _) => "replaces another under the same id".to_owned(),
             (ChangeKind::Appeared, _, _, true) => "seen again: it had not disappeared".to_owned(),
             _ => self.fields.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
         }
     }
 
-    /// It ended so.
+    /// Adds how the resource ended.
     #[must_use]
     pub fn ended(self, end: End) -> Self {
         let replaced = end.cause == EndCause::Replaced;
@@ -320,7 +321,7 @@ impl Change {
     }
 }
 
-/// What differs between two moments, and what can't be said.
+/// The differences between two moments, and the scopes for which they are unknown.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Diff {
     pub from: Revision,
@@ -338,7 +339,7 @@ pub enum MilestoneKind {
     Retracted,
 }
 
-/// A moment that is kept exactly and for ever.
+/// A moment that is kept exactly and forever.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Milestone {
     pub revision: Revision,
@@ -348,36 +349,36 @@ pub struct Milestone {
     pub tags: Tags,
 }
 
-/// Since when a viewer sees a scope.
+/// Since when a scope is visible to a subscriber, and when that was last proven.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Cover {
+pub struct Visibility {
     pub from: Revision,
     pub proven: Timestamp,
 }
 
 /// The newest run of complete sweeps of a scope: when the first and the last of them began.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Looks {
+pub struct CompleteSweeps {
     pub first: Timestamp,
     pub last: Timestamp,
     pub longest_gap: Duration,
-    /// When complete sweeps of the runs before it began, as far as each is known: a scope that is looked at
-    /// less and less often has a run for each.
+    /// When complete sweeps of earlier runs began, as far as known: a scope that is swept less and less often has
+    /// a run for each cadence.
     pub earlier: Vec<Timestamp>,
 }
 
-impl Looks {
-    /// What is not seen twice is not there: a complete sweep began after `moment`, and another one at least
-    /// `apart` later. Of the sweeps within a run only the longest gap is known, so this may say so one look
-    /// too late.
-    pub fn twice_since(&self, moment: Timestamp, apart: Duration) -> bool {
+impl CompleteSweeps {
+    /// Whether two sweeps could have seen the resource: a complete sweep began after `moment`, and another one at
+    /// least `apart` later. Within a run only the longest gap is known, so the result may turn true one sweep too
+    /// late.
+    pub fn has_two_sweeps_since(&self, moment: Timestamp, apart: Duration) -> bool {
         let first = if self.first > moment { self.first } else { moment.plus(self.longest_gap) };
         let first = self.earlier.iter().copied().filter(|began| *began > moment).fold(first, Timestamp::min);
         self.last >= first.plus(apart)
     }
 }
 
-/// A document of one resource, as it was from a revision on.
+/// The document of one resource from a revision on.
 #[derive(Clone, Debug)]
 pub struct Version {
     pub revision: Revision,
@@ -390,16 +391,16 @@ pub trait Snapshot {
     type Error;
 
     fn revision(&self) -> Revision;
-    /// The moment that it answers for.
+    /// The moment of the snapshot.
     fn time(&self) -> Timestamp;
     fn scopes(&self) -> Vec<ScopeView>;
-    /// In the order of their keys.
+    /// Sorted by key.
     fn resources(&self, filter: &Filter) -> Result<Vec<Resource>, Self::Error>;
     fn attributes(&self, resource: &Resource) -> Result<Value, Self::Error>;
-    /// Scopes that the viewer has proven its own credentials on, with the revision since when.
-    fn covered(&self, viewer: &Viewer) -> std::collections::BTreeMap<Scope, Cover>;
-    /// None unless the scope is current.
-    fn looks(&self, scope: &Scope) -> Option<Looks>;
+    /// The scopes that the subscriber has proven its own credentials on, with the revision since when.
+    fn visible(&self, subscriber: &Subscriber) -> std::collections::BTreeMap<Scope, Visibility>;
+    /// `None` unless the scope is current.
+    fn complete_sweeps(&self, scope: &Scope) -> Option<CompleteSweeps>;
     fn time_of(&self, revision: Revision) -> Result<Timestamp, Self::Error>;
 
     /// The scopes whose part of the answer is unknown.
@@ -408,13 +409,13 @@ pub trait Snapshot {
     }
 }
 
-/// The past of one resource.
+/// The history of one resource.
 pub trait History {
     type Error;
 
-    /// Oldest first, up to the moment of the snapshot it is asked of.
+    /// Oldest first, up to the moment of the snapshot.
     fn milestones(&self, resource: &Resource) -> Result<Vec<Milestone>, Self::Error>;
-    /// The documents of this life that are kept, newest first, for as long as `more` wants another.
+    /// The retained documents of this life, newest first, as long as `more` returns true.
     fn versions(&self, resource: &Resource, more: &mut dyn FnMut(Version) -> bool) -> Result<(), Self::Error>;
 }
 
@@ -425,7 +426,7 @@ mod tests {
     #[test]
     fn moments_are_read_as_people_write_them() {
         let now: Timestamp = "2026-11-24T08:30:00Z".parse().unwrap();
-        for (text, wanted) in [
+        for (text, desired) in [
             ("now", Moment::Now),
             ("41", Moment::Revision(Revision(41))),
             ("2026-11-24T08:30:00Z", Moment::Time(now)),
@@ -435,7 +436,7 @@ mod tests {
             ("yesterday", Moment::Time("2026-11-23T08:30:00Z".parse().unwrap())),
             ("3d", Moment::Time("2026-11-21T08:30:00Z".parse().unwrap())),
         ] {
-            assert_eq!(Moment::read(text, now).unwrap(), wanted, "{text}");
+            assert_eq!(Moment::read(text, now).unwrap(), desired, "{text}");
         }
         for bad in ["", "soon", "2 months", "-", "2026-11-24"] {
             assert!(Moment::read(bad, now).is_err(), "{bad}");
@@ -459,26 +460,26 @@ mod tests {
     #[test]
     fn twice_is_two_looks_an_interval_apart_that_both_began_after_the_moment() {
         let at = |seconds: i64| Timestamp::from_millis(seconds * 1000);
-        let looks = |first, last, gap: u64| Looks {
+        let complete_sweeps = |first, last, gap: u64| CompleteSweeps {
             first: at(first),
             last: at(last),
             longest_gap: Duration::from_secs(gap),
             earlier: Vec::new(),
         };
-        for (looks, moment, expected) in [
-            (looks(100, 100, 0), 50, false), // one look
-            (looks(100, 399, 299), 50, false),
-            (looks(100, 400, 300), 50, true),
-            (looks(100, 400, 300), 100, false), // the first began no later than the moment
-            (looks(100, 700, 300), 100, true),
-            (looks(100, 100_000, 300), 99_500, false),
+        for (complete_sweeps, moment, expected) in [
+            (complete_sweeps(100, 100, 0), 50, false), // one sweep
+            (complete_sweeps(100, 399, 299), 50, false),
+            (complete_sweeps(100, 400, 300), 50, true),
+            (complete_sweeps(100, 400, 300), 100, false), // the first began no later than the moment
+            (complete_sweeps(100, 700, 300), 100, true),
+            (complete_sweeps(100, 100_000, 300), 99_500, false),
         ] {
-            let twice = looks.twice_since(at(moment), Duration::from_mins(5));
-            assert_eq!(twice, expected, "{looks:?} since {moment}");
+            let twice = complete_sweeps.has_two_sweeps_since(at(moment), Duration::from_mins(5));
+            assert_eq!(twice, expected, "{complete_sweeps:?} since {moment}");
         }
-        // Runs of one look each: that of a scope whose cadence changes every time.
-        let rare = Looks { earlier: vec![at(100), at(400)], ..looks(1000, 1000, 0) };
-        let twice = |moment| rare.twice_since(at(moment), Duration::from_mins(5));
+        // Runs of one sweep each: a scope whose cadence changes every time.
+        let rare = CompleteSweeps { earlier: vec![at(100), at(400)], ..complete_sweeps(1000, 1000, 0) };
+        let twice = |moment| rare.has_two_sweeps_since(at(moment), Duration::from_mins(5));
         assert_eq!((twice(50), twice(399), twice(400)), (true, true, false));
     }
 }

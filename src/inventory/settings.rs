@@ -1,4 +1,4 @@
-//! The plain settings of the rules: what `api` converts a CloudScan's policy into.
+//! The plain settings of the rules: `api` converts the policy of a CloudScan into these.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -7,29 +7,29 @@ use serde::{Deserialize, Serialize};
 
 use super::{Expression, FindingKind, ResourceKey, TagSet, Tags, Timestamp};
 
-/// A tag key that must be there, under its own name or an alias.
+/// A tag key that must be present, under its own name or an alias.
 #[derive(Clone, Debug)]
 pub struct RequiredTag {
     pub key: String,
     pub aliases: Vec<String>,
-    /// A value that does not match counts as missing.
+    /// A value that does not match is a `TagInvalid` finding.
     pub pattern: Option<Expression>,
 }
 
 #[derive(Clone, Debug)]
 pub struct FindingSettings {
-    /// The most findings that are published as open at once; the rest are counted.
+    /// The maximum number of findings that are published as open at once; the rest are only counted.
     pub max_open: usize,
-    /// How long a resolved finding stays before its object goes.
+    /// How long a resolved finding is kept before its object is deleted.
     pub keep_resolved: Duration,
-    /// Kinds that nobody wants to hear of.
+    /// Kinds of findings that are disabled.
     pub excluded: BTreeSet<FindingKind>,
     /// How long a cause must last before it is a finding.
     pub grace: BTreeMap<FindingKind, Duration>,
 }
 
 impl RuleSettings {
-    /// What the expressions take of memory.
+    /// The memory that the compiled expressions take.
     pub fn expression_bytes(&self) -> usize {
         self.required_tags.iter().filter_map(|tag| tag.pattern.as_ref()).map(Expression::bytes).sum()
     }
@@ -41,7 +41,7 @@ impl FindingSettings {
     }
 }
 
-/// A tag that something has: by its key, which may end in `*`, and its value where one is named.
+/// Matches a tag by its key, which may end in `*`, and by its value if one is set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TagMatch {
     pub key: String,
@@ -54,7 +54,7 @@ impl TagMatch {
     }
 
     pub fn matches(&self, tags: &TagSet) -> bool {
-        let is_value = |value: &str| self.value.as_deref().is_none_or(|wanted| wanted == value);
+        let is_value = |value: &str| self.value.as_deref().is_none_or(|desired| desired == value);
         match self.key.strip_suffix('*') {
             Some(prefix) => tags.iter().any(|(key, value)| key.starts_with(prefix) && is_value(value)),
             None => tags.get(&self.key).is_some_and(is_value),
@@ -62,15 +62,15 @@ impl TagMatch {
     }
 }
 
-/// Resources by what they are. What is empty leaves nothing out.
+/// Selects resources by their properties. An empty field matches all.
 #[derive(Clone, Debug, Default)]
 pub struct Selector {
     pub types: Vec<String>,
     pub accounts: Vec<String>,
     pub regions: Vec<String>,
-    /// All of them.
+    /// All of these must match.
     pub tags: Vec<TagMatch>,
-    /// Of the whole resource key.
+    /// Matches the whole resource key.
     pub key: Option<Expression>,
 }
 
@@ -85,7 +85,7 @@ impl Selector {
     }
 }
 
-/// Findings that somebody has said are not to be acted on, and until when.
+/// Findings that a user has exempted from action, and until when.
 #[derive(Clone, Debug)]
 pub struct Exemption {
     pub name: String,
@@ -94,17 +94,17 @@ pub struct Exemption {
     pub expires: Option<Timestamp>,
 }
 
-/// Where an owner is read from, the first that names one.
+/// Where an owner is read from. The first source that names an owner is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum OwnerSource {
     /// The resource's own tags.
     Tags,
-    /// The tags of the CloudFormation stack that it belongs to.
+    /// The tags of its CloudFormation stack.
     Stack,
     AutoScalingGroup,
-    /// The tags of the EKS cluster that it belongs to.
+    /// The tags of its EKS cluster.
     Cluster,
-    /// The Kubernetes volume claim that it was made for: `namespace/name`.
+    /// The Kubernetes volume claim that it was created for: `namespace/name`.
     VolumeClaim,
     /// The account's default.
     Account,
@@ -132,11 +132,11 @@ impl OwnerSource {
     }
 }
 
-/// Kept in the store too, so that coverage can be asked for any time by the same measure.
+/// Also kept in the store, so that a coverage query uses the same settings at any time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OwnershipSettings {
     pub sources: Vec<OwnerSource>,
-    /// The first that has a value names the owner.
+    /// The first of these tags with a value names the owner.
     pub tag_keys: Vec<String>,
     pub accounts: BTreeMap<String, String>,
 }
@@ -151,7 +151,7 @@ impl Default for OwnershipSettings {
     }
 }
 
-/// When so much vanishes at once that the look is doubted before the cloud is.
+/// How much may be missing at once before the sweep is doubted rather than the cloud.
 #[derive(Clone, Copy, Debug)]
 pub struct LossLimits {
     pub percent: u32,
@@ -159,16 +159,16 @@ pub struct LossLimits {
 }
 
 impl LossLimits {
-    /// The limits that design.md gives as the default.
+    /// The default limits.
     pub const DEFAULT: LossLimits = LossLimits { percent: 20, minimum: 10 };
 
-    /// Strictest of both, for a scope that two CloudScans share.
+    /// The strictest of both, for a scope that two CloudScans share.
     #[must_use]
     pub fn strictest(self, other: LossLimits) -> LossLimits {
         LossLimits { percent: self.percent.min(other.percent), minimum: self.minimum.min(other.minimum) }
     }
 
-    /// Whether `missing` of `live` is more than may vanish at once.
+    /// Whether `missing` of `live` resources is more than may be missing at once.
     pub fn exceeded(self, missing: usize, live: usize) -> bool {
         missing >= self.minimum as usize && missing * 100 > live * self.percent as usize
     }
@@ -176,19 +176,19 @@ impl LossLimits {
 
 #[derive(Clone, Debug)]
 pub struct RuleSettings {
-    /// The time from one look to the next.
+    /// The interval between sweeps.
     pub interval: Duration,
     pub required_tags: Vec<RequiredTag>,
-    /// Types that no tag rule looks at.
+    /// Types that the tag rules skip.
     pub exempt_types: Vec<String>,
     /// How long a `Disappeared` finding stays open.
     pub keep_disappeared: Duration,
-    /// Ends that are nobody's concern.
+    /// Ends that are not reported.
     pub ignored_ends: Vec<Selector>,
     pub ownership: OwnershipSettings,
-    /// What shows that infrastructure as code made a resource. None: nobody asks.
+    /// Tags that show that infrastructure as code manages a resource. `None`: these rules are disabled.
     pub managed_by: Option<Vec<TagMatch>>,
-    /// From when on an instance that is stopped is one that nobody needs.
+    /// How long an instance must be stopped before it counts as unused.
     pub stopped_for: Duration,
     pub exemptions: Vec<Exemption>,
     pub findings: FindingSettings,

@@ -1,4 +1,4 @@
-//! Observations and sweeps: what one listing of one scope showed, and how it ended.
+//! Observations and sweeps: what one listing of one scope returned, and how it ended.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,24 +10,24 @@ use serde_json::Value;
 
 use super::{Scope, Tags, Timestamp};
 
-/// One resource as one listing showed it.
+/// One resource as one listing returned it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Observation {
     pub id: String,
     pub tags: Tags,
-    /// The described object in the service model's own names, without its tags and without the
-    /// fields that the type declares volatile.
+    /// The described object in the field names of the service model, without its tags and the fields that the type
+    /// declares volatile.
     pub attributes: Document,
-    /// When the cloud says that it was made, for types that have such a field.
+    /// The creation time that the cloud reports, for types with such a field.
     pub birth: Option<Timestamp>,
-    /// The end state that it was listed in (`terminated`), if it was.
+    /// The end state that it was listed in (`terminated`), if any.
     pub end_state: Option<String>,
-    /// What of it could not be read this time, and why. Empty for nearly all, and then it takes no memory.
+    /// The parts that could not be read this time, and why. Empty for nearly all resources; empty takes no memory.
     pub unread: Vec<Unread>,
 }
 
 impl Observation {
-    /// Of a resource that is there, without anything else that is known of it.
+    /// A resource that exists, with nothing else known about it.
     pub fn unread(id: &str) -> Self {
         Self {
             id: id.to_owned(),
@@ -40,34 +40,34 @@ impl Observation {
     }
 }
 
-/// A part of a resource that could not be read although the resource is there.
+/// A part of an existing resource that could not be read.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Unread {
     pub part: Part,
     pub reason: Reason,
-    /// The call that was refused or failed, as IAM names it: `kms:DescribeKey`.
+    /// The call that was denied or failed, by its IAM name: `kms:DescribeKey`.
     pub action: String,
 }
 
-/// The parts of a resource that take calls of their own.
+/// The parts of a resource that take separate calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Part {
-    /// All of them, or those that the listing does not have.
+    /// All attributes, or those that the listing does not contain.
     Attributes,
     Tags,
 }
 
-/// A described object as canonical JSON text (the fields of objects in order): equal means unchanged.
+/// A described object as canonical JSON text (object fields sorted): equal means unchanged.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Document(Arc<[u8]>);
 
 impl Document {
-    /// Of a resource that is there although nobody could read its attributes. A described object is never empty.
+    /// For an existing resource whose attributes could not be read. A described object is never empty.
     pub fn unknown() -> Self {
         Self::from(&Value::Object(serde_json::Map::new()))
     }
 
-    /// What was known before goes on.
+    /// If so, the last known attributes are kept.
     pub fn is_unknown(&self) -> bool {
         &*self.0 == b"{}"
     }
@@ -90,7 +90,7 @@ impl fmt::Debug for Document {
     }
 }
 
-/// Why a sweep was not complete. A bounded set: conditions, events and metric labels all use it.
+/// Why a sweep was not complete. A bounded set, used by conditions, events and metric labels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Reason {
     Throttled,
@@ -128,9 +128,9 @@ impl Reason {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
     Complete,
-    /// Some of it was seen.
+    /// Some resources were listed.
     Partial(Reason),
-    /// None of it was seen.
+    /// No resources were listed.
     Failed(Reason),
 }
 
@@ -155,48 +155,48 @@ impl Outcome {
     }
 }
 
-/// Whether ids of a type can come back for another thing.
+/// Whether an id can be reused for another resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IdReuse {
-    /// Never (`vol-...`): what is seen again after its end never ended.
+    /// Never (`vol-...`): a resource that is seen after its end never ended.
     Unique,
-    /// Never, and it may be listed in several accounts or regions at once: a shared subnet, both ends of a peering.
+    /// Never, and several accounts or regions may list it at once: a shared subnet, both ends of a peering.
     Shared,
-    /// Yes (bucket names): the birth field tells one life from the next.
+    /// Yes (bucket names): the birth field separates one life from the next.
     Reusable,
 }
 
-/// How an absence becomes an end.
+/// How an absence is confirmed as an end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Confirmation {
-    /// The API can be asked for one id, and says that it does not exist.
+    /// The API can read one id, and report that it does not exist.
     ReadById,
-    /// It can't: so many complete sweeps in a row must miss it, each so long after the one before.
+    /// The API can't: `needed` complete sweeps in a row must miss it, each at least `apart` after the one before.
     Sweeps { needed: u32, apart: Duration },
 }
 
-/// Complete sweeps that are to confirm each other lie at least so far apart: an answer that is behind shows the same
-/// twice. `ListSecrets` may be five minutes behind.
+/// The minimum time between complete sweeps that confirm each other: a delayed answer repeats itself.
+/// `ListSecrets` may be five minutes behind.
 /// <https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_ListSecrets.html>
-pub const SWEEPS_APART: Duration = Duration::from_mins(5);
+pub const CONFIRMATION_SPACING_MIN: Duration = Duration::from_mins(5);
 
-/// What the read by id of a missing resource said. One that is still there is an observation instead.
+/// The result of reading a missing resource by id. A resource that still exists becomes an observation instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Absence {
     NotFound,
-    /// The read itself failed: neither here nor there.
+    /// The read itself failed: whether the resource exists is unknown.
     Unconfirmed,
 }
 
-/// One listing of one scope with its outcome, and what was asked again about what it missed.
+/// One listing of one scope with its outcome, and the results of reading what it missed by id.
 #[derive(Clone, Debug)]
 pub struct Sweep {
     pub scope: Scope,
     pub started: Timestamp,
     pub ended: Timestamp,
-    /// The time until the next sweep of this scope that is in force now; none for a one-off scan.
+    /// The interval to the next sweep of this scope that is in force now; `None` for a one-off scan.
     pub cadence: Option<Duration>,
-    /// The version of the set of fields that the type keeps.
+    /// The version of the set of fields that is kept for the type.
     pub shape: u16,
     pub ids: IdReuse,
     pub confirmation: Confirmation,
@@ -204,14 +204,15 @@ pub struct Sweep {
     pub observations: Vec<Observation>,
     /// Only for ids that the listing missed.
     pub absences: BTreeMap<String, Absence>,
-    /// The mass-loss breaker tripped: this sweep concludes nothing from absence.
+    /// The mass-loss breaker tripped: nothing is concluded from absence in this sweep.
     pub held: bool,
-    /// How far the cloud's clock (its `Date` headers) was ahead of ours, negative for behind; zero where
-    /// the two agree within [`CLOCK_TOLERANCE`].
+    /// How far the cloud's clock (its `Date` headers) was ahead of ours, negative if behind; zero if they agree
+    /// within [`CLOCK_TOLERANCE`].
     pub skew_millis: i64,
 }
 
-/// Clocks that differ by more are a condition, and nothing is dated more precisely than both allow.
+/// Clocks that differ by more are reported as a condition, and no time is recorded more precisely than both clocks
+/// allow.
 pub const CLOCK_TOLERANCE: Duration = Duration::from_mins(5);
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Tags, and what is known of them.
+//! Tags, and whether they are known.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A set of tags as one piece of memory, in the order of the keys: sets are equal where their bytes are,
-/// and a copy costs nothing. The store compares a million of them in every round.
+/// A set of tags in one allocation, sorted by key: sets are equal if their bytes are equal, and a copy is free.
+/// The store compares a million sets in every round.
 ///
 /// Each tag is `[length of the key, length of the value: u32 LE] [key] [value]`.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct TagSet(Arc<[u8]>);
 
-/// Before key and value.
+/// The size of the two lengths before each key and value.
 const LENGTHS: usize = 8;
 
 impl TagSet {
@@ -29,7 +29,7 @@ impl TagSet {
         self.iter().count()
     }
 
-    /// Keys and values as bytes, in the order of the keys.
+    /// Keys and values as bytes, sorted by key.
     fn pieces(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         let mut rest = &self.0[..];
         std::iter::from_fn(move || {
@@ -45,7 +45,7 @@ impl TagSet {
         })
     }
 
-    /// In the order of the keys.
+    /// Sorted by key.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.pieces().map(|(key, value)| (text(key), text(value)))
     }
@@ -58,13 +58,13 @@ impl TagSet {
         self.pieces().find(|(k, _)| *k == key.as_bytes()).map(|(_, value)| text(value))
     }
 
-    /// In memory of its own: what keeps it keeps nothing of what it came with near it.
+    /// A copy in an allocation of its own: keeping it keeps no neighbouring memory alive.
     #[must_use]
     pub fn apart(&self) -> Self {
         Self(Arc::from(&*self.0))
     }
 
-    /// Equal for equal sets, and for no others.
+    /// Equal if and only if the sets are equal.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
@@ -81,7 +81,7 @@ impl Default for TagSet {
 }
 
 impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for TagSet {
-    /// Of two tags with one key the later one counts.
+    /// If two tags have the same key, the later one is used.
     fn from_iter<I: IntoIterator<Item = (K, V)>>(tags: I) -> Self {
         let tags: BTreeMap<String, String> = tags.into_iter().map(|(k, v)| (k.into(), v.into())).collect();
         let mut bytes = Vec::with_capacity(tags.iter().map(|(k, v)| LENGTHS + k.len() + v.len()).sum());
@@ -103,7 +103,7 @@ impl fmt::Debug for TagSet {
     }
 }
 
-/// As a map.
+/// Serialized as a map.
 impl Serialize for TagSet {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         s.collect_map(self.iter().collect::<Vec<_>>())
@@ -116,13 +116,13 @@ impl<'de> Deserialize<'de> for TagSet {
     }
 }
 
-/// A tag call that failed is not an untagged resource.
+/// A failed tag call must not be taken for an untagged resource.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Tags {
     Known(TagSet),
-    /// Nobody could look. The last known set, if there is one, goes on.
+    /// The tags could not be read. The last known set, if any, is kept.
     Unknown,
-    /// The type has no tags: no tag finding ever.
+    /// The type has no tags, so it never has tag findings.
     #[default]
     Untaggable,
 }

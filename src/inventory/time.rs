@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A u64 that grows by one with each delta that changed something; never reused, never goes back.
+/// A u64 that increases by one with each delta that contains a change; it is never reused and never decreases.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Revision(pub u64);
@@ -28,7 +28,7 @@ impl fmt::Display for Revision {
 
 /// A moment in milliseconds since the Unix epoch: RFC 3339 for people and JSON, an integer in the store.
 ///
-/// Milliseconds because that is the finest that AWS birth fields carry.
+/// Milliseconds, because AWS birth fields are no more precise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
 
@@ -53,7 +53,7 @@ impl Timestamp {
         self.0
     }
 
-    /// Zero when `earlier` is in fact later.
+    /// Zero if `earlier` is in fact later.
     #[must_use]
     pub fn since(self, earlier: Timestamp) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))

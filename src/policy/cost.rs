@@ -1,27 +1,27 @@
-//! What a month costs by list prices. A price that is not known makes the sum unknown, never zero.
+//! The cost of a month by list prices. If a price is unknown, the sum is unknown, never zero.
 
 use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::World;
+use super::EvaluationContext;
 use super::orphaned::Usage;
 use crate::inventory::Resource;
 
-/// Hours of a month, as AWS's own calculator takes them.
-const HOURS: f64 = 730.0;
-/// What ships: only what a public document states, each with its source.
+/// Hours in a month, as AWS's own calculator counts them.
+const HOURS_A_MONTH: f64 = 730.0;
+/// The built-in prices: only those that a public document states, each with its source.
 const SHIPPED: &str = include_str!("prices.yaml");
-/// A price of every region.
+/// The region of a price that applies to all regions.
 const EVERY_REGION: &str = "*";
 
-/// A price list as it is written to a file or a ConfigMap. See docs/prices.md.
+/// A price list as written to a file or a ConfigMap. See docs/prices.md.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PriceList {
     /// ISO 4217.
     pub currency: String,
-    /// The day that the prices were read.
+    /// The date of the prices.
     pub as_of: String,
     pub prices: Vec<Price>,
 }
@@ -34,7 +34,7 @@ pub struct Price {
     pub region: String,
     pub unit: Unit,
     pub price: f64,
-    /// The document that states it.
+    /// The document that states the price.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
 }
@@ -66,7 +66,7 @@ pub enum PriceError {
     Twice { index: usize, item: String, region: String },
 }
 
-/// Prices to look up.
+/// Prices indexed by item and region.
 #[derive(Debug, Default)]
 pub struct Prices {
     pub currency: String,
@@ -74,7 +74,7 @@ pub struct Prices {
 }
 
 impl Prices {
-    /// Those that ship with the program.
+    /// The prices that ship with the program.
     pub fn shipped() -> Self {
         Self::parse(SHIPPED).expect("the committed list is one: a test reads it")
     }
@@ -99,12 +99,12 @@ impl Prices {
     }
 }
 
-/// Millionths of the currency's unit for a month.
+/// Millionths of the currency unit per month.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct MonthlyCost(pub u64);
 
 impl MonthlyCost {
-    #[allow(clippy::cast_precision_loss)] // Money of this size is exact to the cent.
+    #[allow(clippy::cast_precision_loss)] // Amounts of this size are exact to the cent.
     pub fn amount(self) -> f64 {
         self.0 as f64 / 1e6
     }
@@ -114,21 +114,21 @@ impl MonthlyCost {
         Self(self.0.saturating_add(other.0))
     }
 
-    /// What it comes to over a time.
+    /// The cost over a time span.
     pub fn over(self, span: std::time::Duration) -> f64 {
-        self.amount() * span.as_secs_f64() / (HOURS * 3600.0)
+        self.amount() * span.as_secs_f64() / (HOURS_A_MONTH * 3600.0)
     }
 }
 
-/// To the cent, as prices are told.
+/// Rounded to the cent, as prices are written.
 impl std::fmt::Display for MonthlyCost {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.pad(&format!("{:.2}", self.amount()))
     }
 }
 
-impl World<'_> {
-    /// Known only where every part is.
+impl EvaluationContext<'_> {
+    /// Known only if the price of every part is known.
     pub(super) fn cost(
         &self,
         usages: &[Usage],
@@ -141,7 +141,7 @@ impl World<'_> {
         let mut sum = 0.0;
         for usage in usages {
             let (price, unit) = self.prices.of(&usage.item, resource.key.region.as_str())?;
-            sum += price * usage.quantity * if unit == Unit::Hour { HOURS } else { 1.0 };
+            sum += price * usage.quantity * if unit == Unit::Hour { HOURS_A_MONTH } else { 1.0 };
             if usages.len() == 1 {
                 let (quantity, currency) = (usage.quantity, &self.prices.currency);
                 evidence.push(format!(
@@ -151,7 +151,7 @@ impl World<'_> {
                 ));
             }
         }
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // It saturates, and is not negative.
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // It saturates, and it is not negative.
         Some(MonthlyCost((sum * 1e6).round() as u64))
     }
 }

@@ -1,37 +1,36 @@
-//! `Disappeared`: a resource that was seen has ended.
+//! `Disappeared`: a recorded resource has ended.
 //!
-//! What goes together is told together: the parts of something that is gone are part of its finding. What is
-//! replaced all the time (by an Auto Scaling group, a fleet, a lifecycle policy) is no news while that lives.
+//! Related ends are reported together: the ended parts of an ended resource are part of its finding. The ends of
+//! resources that are replaced all the time (by an Auto Scaling group, a fleet, a lifecycle policy) are not reported
+//! while the group, fleet or policy lives.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::parents::{Parent, Role};
-use super::{Evaluation, Finding, FindingKind, Input, Severity, Verdict, World};
+use super::{Evaluation, EvaluationContext, Finding, FindingKind, Input, Severity, Verdict};
 use crate::inventory::{EndCause, Resource, ResourceKey};
 
-/// So many parts of something that stands are told together.
-const MANY: usize = 5;
-/// So many of them are named.
-const NAMED: usize = 5;
-/// A volume of an instance of a group of a stack: no chain is longer.
-const CHAIN: usize = 4;
+/// From this number of ended parts on, parts of a live resource are reported together.
+const GROUP_MIN_MEMBERS: usize = 5;
+/// The maximum number of parts that a finding lists by id.
+const MEMBERS_NAMED_MAX: usize = 5;
+/// The longest chain of parents: a volume of an instance of a group of a stack.
+const PARENT_CHAIN_MAX: usize = 4;
 
-/// Types that end by complete looks in a row alone.
+/// Types whose end is confirmed by consecutive complete sweeps alone.
 pub const WITHOUT_READ_BY_ID: [&str; 2] = ["AWS::Backup::BackupVault", "AWS::IAM::AccessKey"];
 
-/// What can still be done about one that nobody meant to lose.
-fn by_type(resource_type: &str) -> &'static str {
+/// Advice on recovering a resource that was lost by mistake.
+fn recovery_advice(resource_type: &str) -> &'static str {
     match resource_type {
         "AWS::EC2::Volume" | "AWS::EC2::Snapshot" | "AWS::EC2::Image" => {
-            "If nobody meant it, look in the Recycle Bin at once (aws ec2 list-snapshots-in-recycle-bin and its like); CloudTrail tells \
-             who did it (aws cloudtrail lookup-events, by ResourceName)"
+            "If it was not intended, check the Recycle Bin at once (aws ec2 list-snapshots-in-recycle-bin and its like); CloudTrail shows who did it (aws cloudtrail lookup-events, by ResourceName)"
         }
         "AWS::RDS::DBInstance" | "AWS::RDS::DBCluster" | "AWS::Redshift::Cluster" => {
-            "If nobody meant it, restore its final snapshot or a retained automated backup, before that expires; CloudTrail tells who did \
-             it (aws cloudtrail lookup-events, by ResourceName)"
+            "If it was not intended, restore its final snapshot or a retained automated backup, before that expires; CloudTrail shows who did it (aws cloudtrail lookup-events, by ResourceName)"
         }
         _ => {
-            "If nobody meant it, make it again from code or a backup; CloudTrail tells who did it (aws cloudtrail lookup-events, by \
+            "If it was not intended, create it again from code or a backup; CloudTrail shows who did it (aws cloudtrail lookup-events, by \
              ResourceName, in its region; in us-east-1 for IAM, CloudFront and Route 53)"
         }
     }
@@ -39,8 +38,8 @@ fn by_type(resource_type: &str) -> &'static str {
 
 pub(super) fn rule(input: &Input) -> Verdict {
     let Some(end) = &input.resource.end else { return Verdict::No };
-    // Who did not cover the scope then must not learn of it; and after `keep` it is history.
-    if end.revision < input.covered_from || input.now.since(end.concluded) >= input.settings.keep_disappeared {
+    // A CloudScan that could not see the scope then must not learn of it; after `keep` it is history.
+    if end.revision < input.visible_from || input.now.since(end.concluded) >= input.settings.keep_disappeared {
         return Verdict::No;
     }
     let (key, tags) = (&input.resource.key, &input.resource.tags);
@@ -50,10 +49,12 @@ pub(super) fn rule(input: &Input) -> Verdict {
     let how = match &end.cause {
         EndCause::Listed(state) => format!("AWS lists it as {state}"),
         EndCause::Absent if WITHOUT_READ_BY_ID.contains(&key.resource_type.as_str()) => {
-            "complete looks did not show it; its API can't tell by id whether it exists".to_owned()
+            "complete sweeps did not list it; its API cannot confirm by id whether it exists".to_owned()
         }
-        EndCause::Absent => "a complete look did not show it, and asked by id it does not exist".to_owned(),
-        // Where to is for those to know who look there.
+        EndCause::Absent => {
+            "a complete sweep did not list it, and a read by id found that it does not exist".to_owned()
+        }
+        // Only CloudScans that can see the new location may know it.
         EndCause::Moved(_) => "its id is seen in another account or region now: it was moved".to_owned(),
         EndCause::Replaced => "another one was made under the same name".to_owned(),
     };
@@ -68,7 +69,7 @@ pub(super) fn rule(input: &Input) -> Verdict {
     let advice = match &end.cause {
         EndCause::Moved(_) => "Nothing is to be restored. Ask whether the move was meant",
         EndCause::Replaced => "Ask whether it was meant to be made anew: what the earlier one held may be gone",
-        EndCause::Absent | EndCause::Listed(_) => by_type(key.resource_type.as_str()),
+        EndCause::Absent | EndCause::Listed(_) => recovery_advice(key.resource_type.as_str()),
     };
     Verdict::holds(input.finding(
         FindingKind::Disappeared,
@@ -80,73 +81,75 @@ pub(super) fn rule(input: &Input) -> Verdict {
     ))
 }
 
-/// How the end of one resource is told.
+/// How the end of one resource is reported.
 #[derive(Clone, Debug, PartialEq)]
-enum Fate {
+enum Reporting {
     Alone,
-    /// It is no news.
+    /// It is not reported.
     Replaced,
-    /// Nobody can tell whether it is.
+    /// It is unknown whether it is to be reported.
     Unknown,
     With(ResourceKey),
-    /// With others, where they are many.
+    /// With others, if there are many.
     WithMany(ResourceKey),
 }
 
-enum Stands {
+enum ParentState {
     Lives,
     Ended,
-    /// It is not there, and whoever looks for it would see it.
+    /// It does not exist, and a sweep would have listed it.
     Absent,
     Unknown,
 }
 
-fn stands(world: &World, key: &ResourceKey, part: &Resource) -> Stands {
+fn parent_state(world: &EvaluationContext, key: &ResourceKey, part: &Resource) -> ParentState {
     match world.resource(key) {
-        Some(parent) if parent.is_live() => Stands::Lives,
-        Some(_) => Stands::Ended,
-        None if world.is_looked_at(key, part) => Stands::Absent,
-        None => Stands::Unknown,
+        Some(parent) if parent.is_live() => ParentState::Lives,
+        Some(_) => ParentState::Ended,
+        None if world.is_swept(key, part) => ParentState::Absent,
+        None => ParentState::Unknown,
     }
 }
 
-fn fate(world: &World, resource: &Resource, chain: usize) -> Fate {
+fn reporting(world: &EvaluationContext, resource: &Resource, chain: usize) -> Reporting {
     let (key, role) = match world.parent(resource) {
-        None => return Fate::Alone,
-        Some(_) if chain == 0 => return Fate::Alone,
-        Some(Parent::Unseen) => return Fate::Replaced,
+        None => return Reporting::Alone,
+        Some(_) if chain == 0 => return Reporting::Alone,
+        Some(Parent::Unseen) => return Reporting::Replaced,
         Some(Parent::Known { key, role }) => (key, role),
     };
-    // Instances and the like have few parts; stacks and clusters have many.
+    // Instances and similar resources have few parts; stacks and clusters have many.
     let holds_many = matches!(key.resource_type.as_str(), "AWS::CloudFormation::Stack" | "AWS::EKS::Cluster");
-    match (stands(world, &key, resource), role) {
-        (Stands::Lives, Role::Replaces) => Fate::Replaced,
-        (Stands::Unknown, Role::Replaces) => Fate::Unknown,
-        (Stands::Ended, _) => match world.resource(&key).map(|parent| fate(world, parent, chain - 1)) {
-            None | Some(Fate::Alone | Fate::WithMany(_)) => Fate::With(key),
-            Some(fate) => fate,
+    match (parent_state(world, &key, resource), role) {
+        (ParentState::Lives, Role::Replaces) => Reporting::Replaced,
+        (ParentState::Unknown, Role::Replaces) => Reporting::Unknown,
+        (ParentState::Ended, _) => match world.resource(&key).map(|parent| reporting(world, parent, chain - 1)) {
+            None | Some(Reporting::Alone | Reporting::WithMany(_)) => Reporting::With(key),
+            Some(reporting) => reporting,
         },
-        (Stands::Lives | Stands::Absent | Stands::Unknown, Role::Holds) if holds_many => Fate::WithMany(key),
-        (Stands::Absent, Role::Replaces) | (_, Role::Holds) => Fate::Alone,
+        (ParentState::Lives | ParentState::Absent | ParentState::Unknown, Role::Holds) if holds_many => {
+            Reporting::WithMany(key)
+        }
+        (ParentState::Absent, Role::Replaces) | (_, Role::Holds) => Reporting::Alone,
     }
 }
 
-/// Puts together what goes together, and leaves out what is no news.
-pub(super) fn together(world: &World, findings: Vec<(&Resource, Finding)>, out: &mut Evaluation) {
+/// Groups related findings, and drops those that are not reported.
+pub(super) fn together(world: &EvaluationContext, findings: Vec<(&Resource, Finding)>, out: &mut Evaluation) {
     let mut parts: BTreeMap<ResourceKey, Vec<(&Resource, Finding)>> = BTreeMap::new();
     let mut many: BTreeMap<ResourceKey, Vec<(&Resource, Finding)>> = BTreeMap::new();
     let mut alone: BTreeMap<ResourceKey, Finding> = BTreeMap::new();
     for (resource, finding) in findings {
-        match fate(world, resource, CHAIN) {
-            Fate::Alone => drop(alone.insert(resource.key.clone(), finding)),
-            Fate::Replaced => drop(out.grouped.insert(resource.key.clone())),
-            Fate::Unknown => drop(out.undecided.insert((FindingKind::Disappeared, resource.key.clone()))),
-            Fate::With(key) => parts.entry(key).or_default().push((resource, finding)),
-            Fate::WithMany(key) => many.entry(key).or_default().push((resource, finding)),
+        match reporting(world, resource, PARENT_CHAIN_MAX) {
+            Reporting::Alone => drop(alone.insert(resource.key.clone(), finding)),
+            Reporting::Replaced => drop(out.grouped.insert(resource.key.clone())),
+            Reporting::Unknown => drop(out.undecided.insert((FindingKind::Disappeared, resource.key.clone()))),
+            Reporting::With(key) => parts.entry(key).or_default().push((resource, finding)),
+            Reporting::WithMany(key) => many.entry(key).or_default().push((resource, finding)),
         }
     }
     for (key, members) in many {
-        if members.len() >= MANY {
+        if members.len() >= GROUP_MIN_MEMBERS {
             parts.entry(key).or_default().extend(members);
         } else {
             alone.extend(members.into_iter().map(|(resource, finding)| (resource.key.clone(), finding)));
@@ -160,16 +163,21 @@ pub(super) fn together(world: &World, findings: Vec<(&Resource, Finding)>, out: 
     out.findings.extend(alone.into_values());
 }
 
-/// One finding of something and its parts.
-fn whole(world: &World, key: &ResourceKey, own: Option<Finding>, members: &[(&Resource, Finding)]) -> Finding {
-    let mut by_type: BTreeMap<&str, usize> = BTreeMap::new();
+/// One finding for a resource and its parts.
+fn whole(
+    world: &EvaluationContext,
+    key: &ResourceKey,
+    own: Option<Finding>,
+    members: &[(&Resource, Finding)],
+) -> Finding {
+    let mut recovery_advice: BTreeMap<&str, usize> = BTreeMap::new();
     for (resource, _) in members {
-        *by_type.entry(short(resource.key.resource_type.as_str())).or_default() += 1;
+        *recovery_advice.entry(short_type(resource.key.resource_type.as_str())).or_default() += 1;
     }
-    let counts: Vec<String> = by_type.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+    let counts: Vec<String> = recovery_advice.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
     let (counts, total) = (counts.join(", "), members.len());
-    let named: Vec<&str> = members.iter().take(NAMED).map(|(resource, _)| &*resource.key.id).collect();
-    let more = total.saturating_sub(NAMED);
+    let named: Vec<&str> = members.iter().take(MEMBERS_NAMED_MAX).map(|(resource, _)| &*resource.key.id).collect();
+    let more = total.saturating_sub(MEMBERS_NAMED_MAX);
     let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
     let listed = format!("gone with it: {}{rest}", named.join(", "));
     if let Some(mut own) = own {
@@ -184,7 +192,7 @@ fn whole(world: &World, key: &ResourceKey, own: Option<Finding>, members: &[(&Re
     let accounts: BTreeSet<&str> = members.iter().map(|(r, _)| r.key.account.as_str()).collect();
     debug_assert!(accounts.len() == 1, "parts lie where the whole does");
     let parent = world.resource(key);
-    let what = format!("{} {}", short(key.resource_type.as_str()), name_in(&key.id));
+    let what = format!("{} {}", short_type(key.resource_type.as_str()), name_in(&key.id));
     Finding {
         resource: key.clone(),
         name: parent.and_then(|parent| parent.tags.name().map(str::to_owned)),
@@ -194,7 +202,7 @@ fn whole(world: &World, key: &ResourceKey, own: Option<Finding>, members: &[(&Re
     }
 }
 
-fn short(resource_type: &str) -> &str {
+fn short_type(resource_type: &str) -> &str {
     resource_type.rsplit("::").next().unwrap_or(resource_type)
 }
 
@@ -247,7 +255,7 @@ mod tests {
         }
     }
 
-    /// An instance of an Auto Scaling group that is gone, its volume with it; and the group.
+    /// An ended instance of an Auto Scaling group, with its volume; and the group.
     fn scaled(group: Option<Resource>) -> Bed {
         let member = tags(&[("aws:autoscaling:groupName", "web")]);
         let attached = json!({"Attachments": [{"InstanceId": "i-1", "DeleteOnTermination": true}]});
@@ -266,7 +274,7 @@ mod tests {
         let gone = found(&scaled(Some(ended(group(), 1000, 7))), 2000);
         assert_eq!(gone.len(), 1, "{gone:?}");
         assert!(gone[0].message.ends_with("and with it 2 resources: 1 Instance, 1 Volume"), "{}", gone[0].message);
-        let unseen = scaled(None).unlooked(SCALING);
+        let unseen = scaled(None).without_scan_of(SCALING);
         assert!(found(&unseen, 2000).is_empty(), "who can't see the group can't tell");
         assert_eq!(unseen.evaluate(2000).undecided.len(), 2);
         let without = found(&scaled(None), 2000);

@@ -1,4 +1,4 @@
-//! `Flapping`: the same cause begins again and again. One finding in place of endless pairs.
+//! `Flapping`: the same cause begins repeatedly. One finding replaces endless pairs of opened and resolved.
 
 use std::time::Duration;
 
@@ -6,26 +6,27 @@ use super::Finding;
 use super::lifecycle::Record;
 use crate::inventory::{FindingKind, Severity, Timestamp};
 
-/// So many beginnings within [`WINDOW`] are no coincidence; it has settled when the last lies so far back.
-const BEGINNINGS: usize = 3;
-pub(super) const WINDOW: Duration = Duration::from_hours(24);
-/// More beginnings than this are not remembered.
-pub(super) const REMEMBERED: usize = 8;
+/// The number of beginnings within [`FLAPPING_WINDOW`] that count as flapping. It has settled once the last
+/// beginning is older than the window.
+const FLAPPING_MIN_BEGINNINGS: usize = 3;
+pub(super) const FLAPPING_WINDOW: Duration = Duration::from_hours(24);
+/// The maximum number of beginnings that are remembered.
+pub(super) const BEGINNINGS_KEPT_MAX: usize = 8;
 
-/// The first of the beginnings that make it flap at `now`; they are in the order of time. What settled once
-/// must begin as often again.
+/// The first of the beginnings that count as flapping at `now`; `begun` is sorted by time. A cause that has
+/// settled must begin as often again.
 pub(super) fn since(begun: &[Timestamp], now: Timestamp) -> Option<Timestamp> {
-    let is_quiet = |pair: &[Timestamp]| pair[1].since(pair[0]) >= WINDOW;
+    let is_quiet = |pair: &[Timestamp]| pair[1].since(pair[0]) >= FLAPPING_WINDOW;
     let last = begun.last()?;
-    if now.since(*last) >= WINDOW {
+    if now.since(*last) >= FLAPPING_WINDOW {
         return None;
     }
     let unsettled = begun.windows(2).rposition(is_quiet).map_or(0, |quiet| quiet + 1);
-    let is_flap = |some: &&[Timestamp]| some[BEGINNINGS - 1].since(some[0]) < WINDOW;
-    begun[unsettled..].windows(BEGINNINGS).find(is_flap).map(|some| some[0])
+    let is_flap = |some: &&[Timestamp]| some[FLAPPING_MIN_BEGINNINGS - 1].since(some[0]) < FLAPPING_WINDOW;
+    begun[unsettled..].windows(FLAPPING_MIN_BEGINNINGS).find(is_flap).map(|some| some[0])
 }
 
-/// What is told in place of a record's own finding.
+/// The finding that replaces a record's own finding.
 pub(super) fn finding(record: &Record, since: Timestamp) -> Finding {
     let of = &record.finding;
     let times: Vec<String> = record.begun.iter().filter(|t| **t >= since).map(ToString::to_string).collect();

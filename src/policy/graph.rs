@@ -1,7 +1,7 @@
-//! What the documents say of each other: read once for each version of a resource, kept as a few bytes.
+//! The references between documents: read once per version of a resource, and kept as a few bytes.
 //!
-//! The rules ask for every resource of an account after every round; the documents of a million resources
-//! are far too much to be read each time.
+//! The rules evaluate every resource of an account after every round; the documents of a million resources are far
+//! too large to be read each time.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hash, Hasher};
@@ -14,17 +14,17 @@ use super::reads::Reads;
 use super::relations;
 use crate::inventory::{AccountId, Region, Resource, ResourceKey, Revision, Scope, Timestamp, shared_by};
 
-/// A resource that others name: by its id alone where ids are unique in the whole cloud, with account and
-/// region where they are names. Of 64 bits: among ten million names two are the same with a chance of one in
-/// 400,000, and then something passes for used that is not.
+/// A resource that others reference: by its id alone if ids are unique in the whole cloud, otherwise with account
+/// and region. A hash of 64 bits: among ten million names, two are equal with a chance of one in 400,000, and then
+/// an unused resource passes for used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Name(u64);
 
-/// The names are hashes.
+/// A hasher that returns names unchanged: they are hashes already.
 #[derive(Default)]
-pub(super) struct AsItIs(u64);
+pub(super) struct IdentityHasher(u64);
 
-impl Hasher for AsItIs {
+impl Hasher for IdentityHasher {
     fn finish(&self) -> u64 {
         self.0
     }
@@ -42,7 +42,7 @@ impl Hasher for AsItIs {
 
 const TEMPLATE: &str = "AWS::EC2::LaunchTemplate";
 
-type Names<V> = HashMap<Name, V, BuildHasherDefault<AsItIs>>;
+type Names<V> = HashMap<Name, V, BuildHasherDefault<IdentityHasher>>;
 
 impl Name {
     pub fn of(key: &ResourceKey) -> Self {
@@ -59,28 +59,29 @@ impl Name {
     }
 }
 
-/// What one document says.
+/// What one document contains.
 #[derive(Debug)]
 pub(super) struct Facts {
     changed: Revision,
-    /// What it gives a purpose: what this one uses.
+    /// The resources that this one uses and thereby gives a purpose.
     uses: Box<[Name]>,
-    /// What there would be to say of it if nothing used it.
+    /// The orphan case that applies if nothing uses the resource.
     pub candidate: Option<Box<Candidate>>,
-    /// What it is part of, by its document.
+    /// Its parent, according to its document.
     pub parent: Option<Box<Parent>>,
     /// What it is billed for.
     pub usage: Option<Box<orphaned::Usage>>,
-    /// It names others in a way that can't be followed.
+    /// It references others in a way that can't be followed.
     opaque: bool,
-    /// What it says could not be read, or not all of it.
+    /// Its document could not be read, or not completely.
     pub unread: bool,
-    /// Launch templates that it pins to a version, and the versions that it has.
+    /// Launch templates that it pins to a version.
     pins: Box<[(Name, i64)]>,
+    /// The versions that it has itself, as a launch template.
     versions: Box<[i64]>,
 }
 
-/// The facts of all that was ever asked about, each as of its newest version.
+/// The facts of all resources evaluated so far, each as of its newest version.
 #[derive(Default)]
 pub struct Graph {
     facts: HashMap<u64, Facts>,
@@ -93,17 +94,18 @@ fn identity(scope: &Scope, id: &str) -> u64 {
     hasher.digest()
 }
 
-/// Who uses what, among some resources.
+/// Which resources are used, among some resources.
 pub(super) struct Uses {
-    used: HashSet<Name, BuildHasherDefault<AsItIs>>,
-    /// When the last one that used it ended, of those whose end is remembered.
+    used: HashSet<Name, BuildHasherDefault<IdentityHasher>>,
+    /// When the last user of a resource ended, among users whose end is remembered.
     unused_since: Names<Timestamp>,
-    /// Scopes in which something names others in a way that can't be followed.
+    /// Scopes with a resource that references others in a way that can't be followed.
     pub opaque: HashSet<Scope>,
 }
 
 impl Graph {
-    /// Reads what is new. What is not asked about any more is forgotten when it is more than the rest.
+    /// Reads new documents. Facts about resources that are no longer evaluated are dropped once they outnumber the
+    /// rest.
     pub fn read(&mut self, reads: &dyn Reads, resources: &[Resource]) {
         let relevant = || resources.iter().filter(|r| relations::is_read(r.key.resource_type.as_str()));
         for resource in relevant() {
@@ -115,8 +117,8 @@ impl Graph {
         }
         let known = relevant().count();
         if self.facts.len() > 2 * known + 1024 {
-            let wanted: HashSet<u64> = relevant().map(|r| identity(&r.scope, &r.key.id)).collect();
-            self.facts.retain(|at, _| wanted.contains(at));
+            let desired: HashSet<u64> = relevant().map(|r| identity(&r.scope, &r.key.id)).collect();
+            self.facts.retain(|at, _| desired.contains(at));
         }
     }
 
@@ -136,7 +138,7 @@ impl Graph {
             match &resource.end {
                 None => {
                     uses.used.extend(facts.uses.iter().copied());
-                    // What an older version of a template names is not read.
+                    // References in an older version of a template are not read.
                     if facts.opaque || !facts.pins.iter().all(|pin| versions.contains(pin)) {
                         uses.opaque.insert(Scope::clone(&resource.scope));
                     }
@@ -168,7 +170,7 @@ impl Facts {
         let key = &resource.key;
         let kind = key.resource_type.as_str();
         let mut uses: Vec<Name> = relations::of(key, document)
-            .filter(|related| related.edge.gives_purpose && related.edge.is_given(document))
+            .filter(|related| related.edge.gives_purpose && related.edge.applies(document))
             .map(|related| Name::new(&key.account, &key.region, related.edge.to, &related.id))
             .filter(|name| *name != Name::of(key))
             .collect();

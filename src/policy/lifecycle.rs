@@ -1,8 +1,8 @@
-//! From what holds now to what changes: pending, open, exempted, resolved, reopened, gone. Pure.
+//! From the causes that hold now to transitions: pending, open, exempted, resolved, reopened, gone. Pure.
 //!
-//! A [`Record`] is what was last known of a finding, kept as a note in the store; so a crash between commit
-//! and publish loses nothing, and replaying doubles nothing. There is one for every finding, also for those
-//! over the cap: they are not published, and listed from the store.
+//! A [`Record`] is the last known state of a finding, kept as a note in the store: a crash between commit and publish
+//! loses nothing, and replaying duplicates nothing. Every finding has a record, including those above the maximum:
+//! they are not published, and are listed from the store.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,19 +11,19 @@ use serde::{Deserialize, Serialize};
 use super::{Evaluation, Finding, Standing, flapping};
 use crate::inventory::{FindingKind, ResourceKey, RuleSettings, Severity, Timestamp};
 
-/// The prefix of the notes that hold records, each under the name of its object, as JSON.
+/// The prefix of the notes that contain records, each under the name of its object, as JSON.
 pub const FINDINGS: &str = "finding/";
-/// The note that holds the ownership that is asked for, as JSON.
+/// The note that contains the configured ownership settings, as JSON.
 pub const OWNERSHIP: &str = "ownership";
-/// In what the costs of the records are, as text.
+/// The note that contains the currency of the records' costs, as text.
 pub const CURRENCY: &str = "currency";
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum State {
-    /// It holds, and has not lasted long enough to be told.
+    /// The cause holds, but has not lasted for the grace period.
     Pending,
     Open,
-    /// It holds, and somebody has said that nobody need act.
+    /// The cause holds, but a user has exempted it from action.
     Exempted,
     Resolved {
         at: Timestamp,
@@ -33,18 +33,18 @@ pub enum State {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Resolution {
-    /// The cause was mended.
+    /// The cause was fixed.
     Fixed,
-    /// It lasted as long as such findings are kept.
+    /// It was open as long as such findings are kept.
     Expired,
-    /// What was said to be gone came back as the same thing.
+    /// The resource that was reported as gone is back, the same as before.
     FalseAlarm,
     /// The resource itself is gone.
     ResourceGone,
     NoLongerWatched,
-    /// It is told with what it belonged to, or that replaces its own.
+    /// It is reported with its parent, or its parent replaces its own members.
     Grouped,
-    /// It comes and goes: that is told in its place.
+    /// It comes and goes: a `Flapping` finding replaces it.
     Flapping,
 }
 
@@ -72,12 +72,12 @@ impl Resolution {
     }
 }
 
-/// Somebody knows of it.
+/// A user's acknowledgement of a finding.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Acknowledgement {
-    /// What they wrote.
+    /// The text that the user wrote.
     pub note: String,
-    /// The object that they wrote it on: without it on that same object it is withdrawn.
+    /// The object that carries the annotation: removing it from that same object withdraws the acknowledgement.
     pub object: String,
 }
 
@@ -85,14 +85,14 @@ pub struct Acknowledgement {
 pub struct Record {
     pub finding: Finding,
     pub state: State,
-    /// How often it came back after it was resolved.
+    /// How many times it was reopened after it was resolved.
     pub reopened: u32,
     pub acknowledged: Option<Acknowledgement>,
-    /// When its cause began, each time: the last few.
+    /// The times when its cause began: the last few.
     pub begun: Vec<Timestamp>,
-    /// Its cause holds, as far as anybody can tell.
+    /// Its cause holds, as far as is known.
     pub holds: bool,
-    /// There is an object of it.
+    /// Its object exists.
     pub published: bool,
 }
 
@@ -114,23 +114,23 @@ impl Record {
     }
 }
 
-/// The records that some notes hold, by the names of their objects.
+/// The records in some notes, by the names of their objects.
 pub fn records(notes: BTreeMap<String, Vec<u8>>) -> impl Iterator<Item = (String, Record)> {
-    // A note of another version is no loss: what holds is found again.
+    // Ignoring a note of another version loses nothing: a cause that holds is found again.
     notes.into_iter().filter_map(|(name, bytes)| {
         Some((name.strip_prefix(FINDINGS)?.to_owned(), serde_json::from_slice(&bytes).ok()?))
     })
 }
 
-/// What stands in the API server.
+/// The object as it exists in the API server.
 #[derive(Clone, Debug, Default)]
-pub struct Seen {
+pub struct PublishedObject {
     pub uid: String,
-    /// The annotation by which somebody says that they know.
+    /// The value of the annotation that acknowledges the finding.
     pub acknowledged: Option<String>,
 }
 
-/// One thing that happened to a finding: one event.
+/// One change of a finding's state: one event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Transition {
     Opened,
@@ -156,18 +156,18 @@ impl Transition {
     }
 }
 
-/// What is to be published, by object name.
+/// What to publish, by object name.
 #[derive(Debug, Default)]
 pub struct Lifecycle {
-    /// Every record that stands from now on.
+    /// All current records.
     pub records: BTreeMap<String, Record>,
-    /// What is to be told, each once, of what is or was published.
+    /// What to report, once each, about findings that are or were published.
     pub transitions: Vec<(String, Transition)>,
-    /// Names whose object is to go.
+    /// Names of objects to delete.
     pub removed: Vec<String>,
-    /// Names whose record is forgotten.
+    /// Names of records to delete.
     pub forgotten: Vec<String>,
-    /// Open ones over the cap.
+    /// Open findings above the maximum.
     pub suppressed: Suppressed,
 }
 
@@ -179,11 +179,11 @@ pub struct Suppressed {
     pub worst: Option<Severity>,
 }
 
-/// `name` gives the object's name of a finding of this kind about this resource.
+/// `name` returns the object name for a finding of this kind on this resource.
 pub fn advance(
     evaluation: Evaluation,
     mut before: BTreeMap<String, Record>,
-    seen: &BTreeMap<String, Seen>,
+    seen: &BTreeMap<String, PublishedObject>,
     settings: &RuleSettings,
     now: Timestamp,
     name: impl Fn(FindingKind, &ResourceKey) -> String,
@@ -193,7 +193,7 @@ pub fn advance(
     let mut holding: BTreeMap<String, Finding> = BTreeMap::new();
     for finding in findings {
         let mut name = name(finding.kind, &finding.resource);
-        // Names are made of a hash. Two that share one are both told all the same.
+        // Names are made from a hash. Two findings with the same name are both reported.
         while holding.contains_key(&name) {
             tracing::error!("two findings share the name {name}: the other is of {}", finding.resource);
             name.push_str("-x");
@@ -216,7 +216,7 @@ pub fn advance(
         (name, (None, with(record, Some(finding), &view, now)))
     }));
 
-    // What comes and goes is told as that, once for each resource.
+    // A finding that comes and goes is reported as flapping, once for each resource.
     let mut flapping: BTreeMap<ResourceKey, Finding> = BTreeMap::new();
     if !settings.findings.excluded.contains(&FindingKind::Flapping) {
         for (_, record) in others.values() {
@@ -228,28 +228,29 @@ pub fn advance(
     }
     let mut all: Vec<(String, Option<Record>, Record)> = Vec::new();
     for (name, (was, mut record)) in others {
-        // Of its own accord: a tag that comes and goes silences no disappearance of the same resource.
+        // Only if this record itself flaps: a tag that comes and goes must not silence a disappearance of the same
+        // resource.
         let is_flapping =
             flapping.contains_key(&record.finding.resource) && flapping::since(&record.begun, now).is_some();
-        settle(&mut record, is_flapping, &view, settings, now);
+        update_state(&mut record, is_flapping, &view, settings, now);
         all.push((name, was, record));
     }
     let mut flap_findings: BTreeMap<String, Finding> =
         flapping.into_values().map(|f| (name(FindingKind::Flapping, &f.resource), f)).collect();
     for (name, was) in flaps {
         let mut record = with(was.clone(), flap_findings.remove(&name), &view, now);
-        settle(&mut record, false, &view, settings, now);
+        update_state(&mut record, false, &view, settings, now);
         all.push((name, Some(was), record));
     }
     for (name, finding) in flap_findings {
         let mut record = with(Record::new(finding.clone()), Some(finding), &view, now);
-        settle(&mut record, false, &view, settings, now);
+        update_state(&mut record, false, &view, settings, now);
         all.push((name, None, record));
     }
     publish(all, seen, settings, now)
 }
 
-/// How the resources stand.
+/// The standing of the resources.
 struct View {
     standing: BTreeMap<ResourceKey, Standing>,
     undecided: BTreeSet<(FindingKind, ResourceKey)>,
@@ -257,13 +258,13 @@ struct View {
 }
 
 impl View {
-    /// Nobody can tell whether the cause still holds.
+    /// It is unknown whether the cause still holds.
     fn is_unknown(&self, finding: &Finding) -> bool {
         self.standing.get(&finding.resource) == Some(&Standing::Unknown)
             || self.undecided.contains(&(finding.kind, finding.resource.clone()))
     }
 
-    /// Why a finding that held does not any more.
+    /// Why a finding that held no longer holds.
     fn resolution(&self, finding: &Finding) -> Resolution {
         use FindingKind::Disappeared;
         match (finding.kind, self.standing.get(&finding.resource)) {
@@ -277,16 +278,16 @@ impl View {
     }
 }
 
-/// The record with what is known now of its cause.
+/// The record, updated with what is now known about its cause.
 fn with(mut record: Record, finding: Option<Finding>, view: &View, now: Timestamp) -> Record {
     match finding {
         Some(mut finding) => {
             if !record.holds {
                 record.begun.push(now);
-                let more = record.begun.len().saturating_sub(flapping::REMEMBERED);
+                let more = record.begun.len().saturating_sub(flapping::BEGINNINGS_KEPT_MAX);
                 record.begun.drain(..more);
-            } else if finding.is_noticed {
-                // It was noticed then, not now.
+            } else if finding.since_is_estimate {
+                // Keep the time when it was first noticed.
                 (finding.since, finding.revision) = (record.finding.since, record.finding.revision);
             }
             record.holds = true;
@@ -298,8 +299,8 @@ fn with(mut record: Record, finding: Option<Finding>, view: &View, now: Timestam
     record
 }
 
-/// Its state, from whether it holds.
-fn settle(record: &mut Record, is_flapping: bool, view: &View, settings: &RuleSettings, now: Timestamp) {
+/// Sets the state, depending on whether the cause holds.
+fn update_state(record: &mut Record, is_flapping: bool, view: &View, settings: &RuleSettings, now: Timestamp) {
     let is_resolved = matches!(record.state, State::Resolved { .. });
     if !record.holds {
         if !is_resolved && record.state != State::Pending {
@@ -325,15 +326,15 @@ fn settle(record: &mut Record, is_flapping: bool, view: &View, settings: &RuleSe
     }
 }
 
-/// Chooses what is published, and tells what changed.
+/// Selects what is published, and reports what changed.
 fn publish(
     all: Vec<(String, Option<Record>, Record)>,
-    seen: &BTreeMap<String, Seen>,
+    seen: &BTreeMap<String, PublishedObject>,
     settings: &RuleSettings,
     now: Timestamp,
 ) -> Lifecycle {
-    let keep_record = settings.findings.keep_resolved.max(flapping::WINDOW);
-    // The worst first, then the newest; what is exempted last, where there is room.
+    let keep_record = settings.findings.keep_resolved.max(flapping::FLAPPING_WINDOW);
+    // The most severe first, then the newest; exempted findings last, if there is room.
     let mut order: Vec<usize> =
         (0..all.len()).filter(|i| matches!(all[*i].2.state, State::Open | State::Exempted)).collect();
     order.sort_by(|a, b| {
@@ -357,7 +358,7 @@ fn publish(
             State::Pending => record.published = false,
             State::Open | State::Exempted => record.published = chosen.contains(&i),
             State::Resolved { at, .. } => {
-                // Whoever saw it open sees once that it is not.
+                // A finding that was published as open is published as resolved at least once.
                 let is_new = was.as_ref().is_some_and(|was| was.state != record.state);
                 record.published = was_published && (is_new || now.since(*at) < settings.findings.keep_resolved);
                 if !is_new
@@ -390,7 +391,7 @@ fn publish(
     out
 }
 
-fn acknowledge(record: &mut Record, seen: Option<&Seen>) {
+fn acknowledge(record: &mut Record, seen: Option<&PublishedObject>) {
     let Some(seen) = seen else { return };
     match &seen.acknowledged {
         Some(note) => {
@@ -410,7 +411,7 @@ fn transitions(was: Option<&Record>, is: &Record) -> Vec<Transition> {
         (Some(State::Resolved { .. }), State::Open) => out.push(Transition::Reopened),
         (Some(State::Exempted), State::Open) => out.push(Transition::ExemptionEnded),
         (None | Some(State::Pending), State::Open) => out.push(Transition::Opened),
-        // There was no room for it until now.
+        // It was above the maximum until now.
         (Some(State::Open), State::Open) if is.published && was.is_some_and(|was| !was.published) => {
             out.push(Transition::Opened);
         }
@@ -447,7 +448,7 @@ mod tests {
             first_seen: at(0),
             since: at(1),
             revision: Revision(1),
-            is_noticed: false,
+            since_is_estimate: false,
             message: String::new(),
             advice: String::new(),
             evidence: Vec::new(),
@@ -468,7 +469,7 @@ mod tests {
         before: BTreeMap<String, Record>,
         findings: Vec<Finding>,
         standing: Option<Standing>,
-        seen: &BTreeMap<String, Seen>,
+        seen: &BTreeMap<String, PublishedObject>,
         settings: &RuleSettings,
         now: i64,
     ) -> Lifecycle {
@@ -514,7 +515,7 @@ mod tests {
         assert!(is_open(&records, "Flapping"));
     }
 
-    fn told(lifecycle: &Lifecycle) -> Vec<String> {
+    fn transitions_of(lifecycle: &Lifecycle) -> Vec<String> {
         lifecycle.transitions.iter().map(|(name, what)| format!("{name} {}", what.as_str())).collect()
     }
 
@@ -522,7 +523,7 @@ mod tests {
     fn open_resolved_reopened_and_gone_each_transition_once() {
         let kind = FindingKind::Disappeared;
         let opened = step(BTreeMap::new(), vec![finding(kind)], Some(Standing::Ended), 1);
-        assert_eq!(told(&opened), ["Disappeared Opened"]);
+        assert_eq!(transitions_of(&opened), ["Disappeared Opened"]);
         let same = step(opened.records, vec![finding(kind)], Some(Standing::Ended), 2);
         assert!(same.transitions.is_empty(), "nothing happens while nothing happens");
         let resolved = step(same.records, vec![], Some(Standing::Retracted), 3);
@@ -530,7 +531,7 @@ mod tests {
         assert_eq!(resolved.records["Disappeared"].state, expected);
         let reopened = step(resolved.records.clone(), vec![finding(kind)], Some(Standing::Ended), 4);
         assert_eq!(
-            (reopened.records["Disappeared"].reopened, told(&reopened)),
+            (reopened.records["Disappeared"].reopened, transitions_of(&reopened)),
             (1, vec!["Disappeared Reopened".to_owned()])
         );
         let kept = step(resolved.records.clone(), vec![], Some(Standing::Present), 102);
@@ -588,17 +589,17 @@ mod tests {
         let got = step(BTreeMap::new(), all, Some(Standing::Ended), 1);
         assert_eq!((got.suppressed.count, got.suppressed.worst), (1, Some(Severity::Low)));
         assert_eq!(got.suppressed.by_kind, [(FindingKind::TagsMissing, 1)].into());
-        assert_eq!(told(&got), ["Disappeared Opened", "Untagged Opened"]);
+        assert_eq!(transitions_of(&got), ["Disappeared Opened", "Untagged Opened"]);
         assert_eq!(got.records.len(), 3);
         let room = step(got.records, vec![finding(FindingKind::TagsMissing)], Some(Standing::Present), 2);
-        assert!(told(&room).contains(&"TagsMissing Opened".to_owned()), "there is room for it now");
+        assert!(transitions_of(&room).contains(&"TagsMissing Opened".to_owned()), "there is room for it now");
     }
 
     #[test]
     fn what_does_not_last_as_long_as_its_grace_is_never_told() {
         let mut settings = settings();
         settings.findings.grace.insert(FindingKind::Orphaned, Duration::from_mins(1));
-        let noticed = |now| Finding { since: at(now), is_noticed: true, ..finding(FindingKind::Orphaned) };
+        let noticed = |now| Finding { since: at(now), since_is_estimate: true, ..finding(FindingKind::Orphaned) };
         let none = BTreeMap::new();
         let go = |before, findings, now| run(before, findings, Some(Standing::Present), &none, &settings, now);
         let young = go(BTreeMap::new(), vec![noticed(10)], 10);
@@ -606,7 +607,7 @@ mod tests {
         let gone = go(young.records.clone(), vec![], 20);
         assert!(gone.records.is_empty() && gone.forgotten == ["Orphaned"] && gone.transitions.is_empty());
         let old = go(young.records, vec![noticed(70)], 70);
-        assert_eq!(told(&old), ["Orphaned Opened"]);
+        assert_eq!(transitions_of(&old), ["Orphaned Opened"]);
         assert_eq!(old.records["Orphaned"].finding.since, at(10), "it was noticed then");
     }
 
@@ -617,49 +618,51 @@ mod tests {
         let opened = step(BTreeMap::new(), vec![finding(FindingKind::Untagged)], present, 1);
         let out = step(opened.records, vec![exempted()], present, 2);
         assert_eq!(
-            (told(&out), &out.records["Untagged"].state),
+            (transitions_of(&out), &out.records["Untagged"].state),
             (vec!["Untagged Exempted".to_owned()], &State::Exempted)
         );
         let back = step(out.records.clone(), vec![finding(FindingKind::Untagged)], present, 3);
-        assert_eq!(told(&back), ["Untagged ExemptionEnded"]);
+        assert_eq!(transitions_of(&back), ["Untagged ExemptionEnded"]);
         assert_eq!(back.records["Untagged"].reopened, 0);
-        assert!(told(&step(out.records, vec![], present, 3)).is_empty(), "nobody waited for it");
-        assert!(told(&step(BTreeMap::new(), vec![exempted()], present, 1)).is_empty());
+        assert!(transitions_of(&step(out.records, vec![], present, 3)).is_empty(), "nobody waited for it");
+        assert!(transitions_of(&step(BTreeMap::new(), vec![exempted()], present, 1)).is_empty());
     }
 
     #[test]
     fn an_exemption_of_what_is_younger_than_its_grace_leaves_nothing_behind() {
         let mut settings = settings();
         settings.findings.grace.insert(FindingKind::Orphaned, Duration::from_mins(1));
-        let young = Finding { since: at(10), is_noticed: true, ..finding(FindingKind::Orphaned) };
+        let young = Finding { since: at(10), since_is_estimate: true, ..finding(FindingKind::Orphaned) };
         let exempted = Finding { exempted_by: Some("x".to_owned()), ..young.clone() };
         let none = BTreeMap::new();
         let go = |before, findings, now| run(before, findings, Some(Standing::Present), &none, &settings, now);
         let held_back = go(BTreeMap::new(), vec![exempted], 10);
         let back = go(held_back.records, vec![young.clone()], 20);
         assert_eq!(back.records["Orphaned"].state, State::Pending);
-        assert_eq!(told(&go(back.records, vec![young], 70)), ["Orphaned Opened"]);
+        assert_eq!(transitions_of(&go(back.records, vec![young], 70)), ["Orphaned Opened"]);
     }
 
     #[test]
     fn an_acknowledgement_survives_its_object_and_is_withdrawn_on_it() {
         let present = Some(Standing::Present);
         let held = || vec![finding(FindingKind::Untagged)];
-        let seen = |uid: &str, note: Option<&str>| -> BTreeMap<String, Seen> {
-            let seen = Seen { uid: uid.to_owned(), acknowledged: note.map(str::to_owned) };
+        let seen = |uid: &str, note: Option<&str>| -> BTreeMap<String, PublishedObject> {
+            let seen = PublishedObject { uid: uid.to_owned(), acknowledged: note.map(str::to_owned) };
             [("Untagged".to_owned(), seen)].into()
         };
-        let go = |before, seen: &BTreeMap<String, Seen>, now| run(before, held(), present, seen, &settings(), now);
+        let go = |before, seen: &BTreeMap<String, PublishedObject>, now| {
+            run(before, held(), present, seen, &settings(), now)
+        };
         let opened = go(BTreeMap::new(), &BTreeMap::new(), 1);
         let known = go(opened.records, &seen("u1", Some("on it")), 2);
-        assert_eq!(told(&known), ["Untagged Acknowledged"]);
+        assert_eq!(transitions_of(&known), ["Untagged Acknowledged"]);
         let deleted = go(known.records, &BTreeMap::new(), 3);
         let again = go(deleted.records, &seen("u2", None), 4);
         assert!(again.transitions.is_empty());
         assert_eq!(again.records["Untagged"].acknowledged.as_ref().map(|a| a.note.as_str()), Some("on it"));
         let moved = go(again.records, &seen("u2", Some("still")), 5);
         let withdrawn = go(moved.records, &seen("u2", None), 6);
-        assert_eq!(told(&withdrawn), ["Untagged AcknowledgementWithdrawn"]);
+        assert_eq!(transitions_of(&withdrawn), ["Untagged AcknowledgementWithdrawn"]);
     }
 
     #[test]
@@ -667,11 +670,11 @@ mod tests {
         let present = Some(Standing::Present);
         let held = || vec![finding(FindingKind::Untagged)];
         let mut records = BTreeMap::new();
-        let mut said = Vec::new();
+        let mut reported = Vec::new();
         for now in (1..12).map(|i| i * 10) {
             let findings = if now % 20 == 10 { held() } else { vec![] };
             let next = step(records, findings, present, now);
-            said.extend(told(&next));
+            reported.extend(transitions_of(&next));
             records = next.records;
         }
         let (u, f) = ("Untagged", "Flapping");
@@ -682,15 +685,15 @@ mod tests {
             format!("{u} Resolved"),
             format!("{f} Opened"),
         ];
-        assert_eq!(said, expected, "from the third time on it is only that");
+        assert_eq!(reported, expected, "from the third time on it is only that");
         let day = 24 * 3600;
         let quiet = step(records, held(), present, 110 + day);
-        assert_eq!(told(&quiet), ["Untagged Reopened", "Flapping Resolved"]);
+        assert_eq!(transitions_of(&quiet), ["Untagged Reopened", "Flapping Resolved"]);
     }
 
-    /// What the world may do between two looks.
+    /// What may happen between two scans.
     #[derive(Clone, Debug)]
-    struct Turn {
+    struct Step {
         holds: bool,
         exempted: bool,
         standing: Option<Standing>,
@@ -698,7 +701,7 @@ mod tests {
         later: i64,
     }
 
-    fn turn() -> impl Strategy<Value = Turn> {
+    fn step_strategy() -> impl Strategy<Value = Step> {
         let standing = prop_oneof![
             3 => Just(Some(Standing::Present)),
             1 => Just(Some(Standing::Unknown)),
@@ -707,7 +710,7 @@ mod tests {
         ];
         let later = prop_oneof![Just(1), Just(30), Just(3600), Just(100_000)];
         (any::<bool>(), prop::bool::weighted(0.2), standing, any::<Option<bool>>(), later).prop_map(
-            |(holds, exempted, standing, acknowledged, later)| Turn {
+            |(holds, exempted, standing, acknowledged, later)| Step {
                 holds,
                 exempted,
                 standing,
@@ -718,26 +721,26 @@ mod tests {
     }
 
     proptest! {
-        /// As a state machine: whatever happens, what is told is one story; told twice it says nothing new; and
-        /// a restart in any state changes nothing.
+        /// As a state machine: the reported transitions are always consistent; running again with the same input
+        /// reports nothing new; and a restart in any state changes nothing.
         #[test]
-        fn whatever_happens_the_story_is_one(turns in prop::collection::vec(turn(), 1..40), grace in 0_u64..60) {
+        fn whatever_happens_the_story_is_one(steps in prop::collection::vec(step_strategy(), 1..40), grace in 0_u64..60) {
             let mut settings = settings();
             settings.findings.grace.insert(FindingKind::Untagged, Duration::from_secs(grace));
             let mut records = BTreeMap::new();
             let mut open: BTreeMap<String, bool> = BTreeMap::new();
             let mut now = 10;
-            for turn in turns {
-                now += turn.later;
-                let exempted_by = turn.exempted.then(|| "x".to_owned());
+            for case in steps {
+                now += case.later;
+                let exempted_by = case.exempted.then(|| "x".to_owned());
                 let held = Finding { exempted_by, ..finding(FindingKind::Untagged) };
-                let is_seen = turn.standing != Some(Standing::Unknown);
-                let findings = if turn.holds && is_seen { vec![held] } else { vec![] };
-                let seen: BTreeMap<String, Seen> = turn.acknowledged.iter().map(|yes| {
+                let is_seen = case.standing != Some(Standing::Unknown);
+                let findings = if case.holds && is_seen { vec![held] } else { vec![] };
+                let seen: BTreeMap<String, PublishedObject> = case.acknowledged.iter().map(|yes| {
                     let acknowledged = yes.then(|| "known".to_owned());
-                    ("Untagged".to_owned(), Seen { uid: "u".to_owned(), acknowledged })
+                    ("Untagged".to_owned(), PublishedObject { uid: "u".to_owned(), acknowledged })
                 }).collect();
-                let next = run(records, findings.clone(), turn.standing, &seen, &settings, now);
+                let next = run(records, findings.clone(), case.standing, &seen, &settings, now);
                 for (name, what) in &next.transitions {
                     let is_open = open.entry(name.clone()).or_default();
                     match what {
@@ -757,7 +760,7 @@ mod tests {
                     if record.published {
                         prop_assert_eq!(record.is_open(), open.get(name).copied().unwrap_or(false), "{}", name);
                     }
-                    if record.is_open() && turn.holds && is_seen && name == "Untagged" {
+                    if record.is_open() && case.holds && is_seen && name == "Untagged" {
                         prop_assert!(record.holds);
                     }
                 }
@@ -765,7 +768,7 @@ mod tests {
                     (name.clone(), serde_json::from_slice(&serde_json::to_vec(record).unwrap()).unwrap())
                 }).collect();
                 prop_assert_eq!(&stored, &next.records, "a restart");
-                let again = run(stored.clone(), findings, turn.standing, &seen, &settings, now);
+                let again = run(stored.clone(), findings, case.standing, &seen, &settings, now);
                 prop_assert!(again.transitions.is_empty() && again.removed.is_empty(), "{:?}", again.transitions);
                 prop_assert_eq!(&again.records, &stored);
                 records = stored;

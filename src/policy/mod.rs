@@ -1,12 +1,12 @@
-//! The rules: pure functions from what is known to what people must act on.
+//! The rules: pure functions from the recorded state to findings that people must act on.
 //!
-//! One file per rule; each looks at one resource under the policy that is asked about, with the time of the
-//! snapshot as the only clock. What a rule can't know is undecided: that opens nothing and resolves nothing.
+//! One file per rule. Each rule checks one resource under the given policy, with the time of the snapshot as the only
+//! clock. If a rule lacks information its result is undecided: that opens nothing and resolves nothing.
 //!
-//! - `graph`: what the documents say of each other, read once for each version.
-//! - [`relations`]: who names whom. `parents`: what is part of what. `owner`: whose it is. [`cost`]: what it
-//!   costs by list prices.
-//! - [`lifecycle`]: from what holds now to what changes.
+//! - `graph`: the references between documents, read once for each version.
+//! - [`relations`]: which resource references which. `parents`: which resource is part of which. `owner`: the owner
+//!   of a resource. [`cost`]: its cost by list prices.
+//! - [`lifecycle`]: from the causes that hold now to transitions.
 
 mod cost;
 mod disappeared;
@@ -32,8 +32,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::inventory::{
-    AccountId, Cover, Exemption, Filter, FindingKind, History, Looks, Milestone, OwnershipSettings, Presence,
-    Resource, ResourceKey, Revision, RuleSettings, Scope, Severity, Snapshot, TagSet, Timestamp, Viewer,
+    AccountId, CompleteSweeps, Exemption, Filter, FindingKind, History, Milestone, OwnershipSettings, Presence,
+    Resource, ResourceKey, Revision, RuleSettings, Scope, Severity, Snapshot, Subscriber, TagSet, Timestamp,
+    Visibility,
 };
 pub use cost::{MonthlyCost, Price, PriceError, PriceList, Prices, Unit};
 pub use disappeared::WITHOUT_READ_BY_ID;
@@ -51,27 +52,27 @@ pub struct Finding {
     /// The `Name` tag.
     pub name: Option<String>,
     pub owner: Option<Owner>,
-    /// When this life of the resource was first seen, and whether it was there before.
+    /// When this life of the resource was first seen.
     pub first_seen: Timestamp,
-    /// Since when it holds.
+    /// When the cause began to hold.
     pub since: Timestamp,
     pub revision: Revision,
-    /// Nobody knows since when: that is when it was noticed.
-    pub is_noticed: bool,
+    /// It is unknown since when it holds: `since` is when it was noticed.
+    pub since_is_estimate: bool,
     pub message: String,
     /// What to do about it.
     pub advice: String,
-    /// What it rests on, each with its time.
+    /// The facts it is based on, each with its time.
     pub evidence: Vec<String>,
     pub monthly_cost: Option<MonthlyCost>,
-    /// The exemption that it falls under.
+    /// The exemption that applies.
     pub exempted_by: Option<String>,
 }
 
 impl Finding {
-    /// Says that the tags on which it rests could not be read since a moment, which is not known where they were read
-    /// before the operator began. Of a finding that is not about tags nothing changes.
-    pub fn rests_on_earlier_tags(&mut self, read: Option<Timestamp>) {
+    /// Notes that the tags it is based on could not be read since `read`; `None` if they were read before the
+    /// operator started. A finding that is not about tags is left unchanged.
+    pub fn note_stale_tags(&mut self, read: Option<Timestamp>) {
         use FindingKind::{OwnershipLost, TagInvalid, TagsMissing, Unmanaged, Untagged};
         if !matches!(self.kind, OwnershipLost | TagInvalid | TagsMissing | Unmanaged | Untagged) {
             return;
@@ -82,11 +83,11 @@ impl Finding {
     }
 }
 
-/// What a rule says of one resource.
+/// The result of a rule for one resource.
 #[derive(Debug)]
 enum Verdict {
     No,
-    /// Nobody can tell.
+    /// It can't be decided.
     Unknown,
     Holds(Box<Finding>),
 }
@@ -97,52 +98,52 @@ impl Verdict {
     }
 }
 
-/// What holds, and what can't be said.
+/// The findings that hold, and what could not be decided.
 #[derive(Debug, Default)]
 pub struct Evaluation {
     pub findings: Vec<Finding>,
-    /// How the resources stand that were asked about and that the viewer can see: what is not in here is no
+    /// The standing of the requested resources that the subscriber can see. A resource that is missing here is no
     /// longer watched.
     pub standing: BTreeMap<ResourceKey, Standing>,
     pub undecided: BTreeSet<(FindingKind, ResourceKey)>,
-    /// Whose end is told with another's, or is no news.
+    /// Resources whose end is reported with another's, or is not reported.
     pub grouped: BTreeSet<ResourceKey>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
     Present,
-    /// It was seen again after an end that is thereby shown to be false.
+    /// It was seen again after its end, which was therefore false.
     Retracted,
     Ended,
     Unknown,
 }
 
-/// So long an end is seen that is no finding any more: whoever resolves one must still see how it stands.
-const EXPIRED: Duration = Duration::from_hours(7 * 24);
+/// How much longer than its finding an ended resource is evaluated: its standing is needed to resolve the finding.
+const ENDED_VISIBLE_FOR: Duration = Duration::from_hours(7 * 24);
 
-/// Everything that the rules see beside the resource that they are asked about.
-struct World<'a> {
+/// Everything that the rules see beside the resource that they check.
+struct EvaluationContext<'a> {
     reads: &'a dyn Reads,
-    /// Those that others are part of, or are billed with.
+    /// Resources that others are part of, or are billed with.
     parts: HashMap<&'a ResourceKey, &'a Resource>,
     graph: &'a Graph,
     uses: Uses,
     prices: &'a Prices,
-    /// None sees everything.
-    covered: Option<BTreeMap<Scope, Cover>>,
-    looks: RefCell<HashMap<Scope, Option<Looks>>>,
+    /// `None` sees everything.
+    visible: Option<BTreeMap<Scope, Visibility>>,
+    complete_sweeps: RefCell<HashMap<Scope, Option<CompleteSweeps>>>,
 }
 
 const VOLUME: &str = "AWS::EC2::Volume";
 
-impl<'a> World<'a> {
+impl<'a> EvaluationContext<'a> {
     fn new(
         reads: &'a dyn Reads,
         resources: &'a [Resource],
         graph: &'a Graph,
         prices: &'a Prices,
-        covered: Option<BTreeMap<Scope, Cover>>,
+        visible: Option<BTreeMap<Scope, Visibility>>,
     ) -> Self {
         let is_part = |r: &&Resource| {
             let kind = r.key.resource_type.as_str();
@@ -154,8 +155,8 @@ impl<'a> World<'a> {
             graph,
             uses: graph.uses(resources),
             prices,
-            covered,
-            looks: RefCell::default(),
+            visible,
+            complete_sweeps: RefCell::default(),
         }
     }
 
@@ -171,27 +172,28 @@ impl<'a> World<'a> {
         self.resource(key).and_then(|r| r.end.as_ref()).map(|end| end.first_missed)
     }
 
-    fn looks(&self, scope: &Scope) -> Option<Looks> {
-        if self.covered.as_ref().is_some_and(|covered| !covered.contains_key(scope)) {
+    fn complete_sweeps(&self, scope: &Scope) -> Option<CompleteSweeps> {
+        if self.visible.as_ref().is_some_and(|visible| !visible.contains_key(scope)) {
             return None;
         }
-        if let Some(looks) = self.looks.borrow().get(scope) {
-            return looks.clone();
+        if let Some(complete_sweeps) = self.complete_sweeps.borrow().get(scope) {
+            return complete_sweeps.clone();
         }
-        let looks = self.reads.looks(scope);
-        self.looks.borrow_mut().insert(scope.clone(), looks.clone());
-        looks
+        let complete_sweeps = self.reads.complete_sweeps(scope);
+        self.complete_sweeps.borrow_mut().insert(scope.clone(), complete_sweeps.clone());
+        complete_sweeps
     }
 
-    /// Whole, and twice, an interval apart.
-    fn looked_twice(&self, scope: &Scope, since: Timestamp, interval: Duration) -> bool {
-        self.looks(scope).is_some_and(|looks| looks.twice_since(since, interval))
+    /// Whether two complete sweeps began after `since`, an interval apart.
+    fn swept_twice(&self, scope: &Scope, since: Timestamp, interval: Duration) -> bool {
+        self.complete_sweeps(scope)
+            .is_some_and(|complete_sweeps| complete_sweeps.has_two_sweeps_since(since, interval))
     }
 
-    /// Whether one of this type would be seen where `near` is.
-    fn is_looked_at(&self, key: &ResourceKey, near: &Resource) -> bool {
+    /// Whether a resource with this key's type would be seen in the account and region of `near`.
+    fn is_swept(&self, key: &ResourceKey, near: &Resource) -> bool {
         let scope = Scope { resource_type: key.resource_type.clone(), ..Scope::clone(&near.scope) };
-        self.looks(&scope).is_some()
+        self.complete_sweeps(&scope).is_some()
     }
 
     fn parent(&self, resource: &Resource) -> Option<Parent> {
@@ -200,14 +202,14 @@ impl<'a> World<'a> {
     }
 }
 
-/// What a rule sees.
+/// The input of a rule.
 struct Input<'a> {
     resource: &'a Resource,
     settings: &'a RuleSettings,
     now: Timestamp,
-    /// The revision since which the viewer covers the scope.
-    covered_from: Revision,
-    world: &'a World<'a>,
+    /// The revision since which the scope is visible to the subscriber.
+    visible_from: Revision,
+    world: &'a EvaluationContext<'a>,
     owner: Option<Owner>,
     milestones: OnceCell<Vec<Milestone>>,
 }
@@ -216,7 +218,7 @@ type Rule = fn(&Input) -> Verdict;
 
 const RULES: [(FindingKind, Rule); 8] = [
     (FindingKind::Disappeared, disappeared::rule),
-    // Before `Untagged`, in whose place it stands.
+    // Before `Untagged`, which it replaces.
     (FindingKind::OwnershipLost, ownership_lost::rule),
     (FindingKind::Untagged, untagged::rule),
     (FindingKind::TagsMissing, tags_missing::rule),
@@ -226,7 +228,7 @@ const RULES: [(FindingKind, Rule); 8] = [
     (FindingKind::DriftedOut, unmanaged::drifted_out),
 ];
 
-/// Evaluates every rule, and remembers what the documents said.
+/// Evaluates every rule, and caches what it read from the documents.
 pub struct Evaluator {
     graph: Graph,
     prices: Arc<Prices>,
@@ -241,43 +243,44 @@ impl Evaluator {
         &self.prices.currency
     }
 
-    /// Over what `viewer` covers at the snapshot; over everything without a viewer. How the resources in
-    /// `asked` stand is told too.
+    /// Evaluates what `subscriber` can see at the snapshot, or everything without a subscriber. Also reports the
+    /// standing of the resources in `requested`.
     pub fn evaluate<S>(
         &mut self,
         snapshot: &S,
-        viewer: Option<&Viewer>,
+        subscriber: Option<&Subscriber>,
         settings: &RuleSettings,
-        asked: &BTreeSet<ResourceKey>,
+        requested: &BTreeSet<ResourceKey>,
     ) -> Result<Evaluation, <S as Snapshot>::Error>
     where
         S: Snapshot + History<Error = <S as Snapshot>::Error>,
     {
-        let ended_since = snapshot.time().minus(settings.keep_disappeared + EXPIRED);
-        let filter = Filter { ended_since: Some(ended_since), viewer: viewer.cloned(), ..Filter::default() };
+        let ended_since = snapshot.time().minus(settings.keep_disappeared + ENDED_VISIBLE_FOR);
+        let filter =
+            Filter { ended_since: Some(ended_since), subscriber: subscriber.cloned(), ..Filter::default() };
         let resources = snapshot.resources(&filter)?;
         let reading = Reading::of(snapshot);
         self.graph.read(&reading, &resources);
-        let covered = viewer.map(|viewer| snapshot.covered(viewer));
-        let world = World::new(&reading, &resources, &self.graph, &self.prices, covered);
+        let visible = subscriber.map(|subscriber| snapshot.visible(subscriber));
+        let world = EvaluationContext::new(&reading, &resources, &self.graph, &self.prices, visible);
         let now = snapshot.time();
 
         let mut out = Evaluation::default();
         let mut gone = Vec::new();
         for resource in &resources {
             let standing = standing(resource);
-            if asked.contains(&resource.key) {
+            if requested.contains(&resource.key) {
                 out.standing.insert(resource.key.clone(), standing);
             }
             if standing == Standing::Unknown {
                 continue;
             }
-            let cover = world.covered.as_ref().and_then(|covered| covered.get(&*resource.scope));
+            let visibility = world.visible.as_ref().and_then(|visible| visible.get(&*resource.scope));
             let input = Input {
                 resource,
                 settings,
                 now,
-                covered_from: cover.map_or(Revision::ZERO, |cover| cover.from),
+                visible_from: visibility.map_or(Revision::ZERO, |visibility| visibility.from),
                 world: &world,
                 owner: owner::of(resource, &world, &settings.ownership),
                 milestones: OnceCell::new(),
@@ -303,10 +306,10 @@ impl Evaluator {
             }
         }
         disappeared::together(&world, gone, &mut out);
-        // One that nobody ever saw stands as its parts do.
+        // A parent that was never seen has the standing of its parts.
         for resource in resources.iter().filter(|resource| !resource.is_live()) {
             if let Some(Parent::Known { key, .. }) = world.parent(resource)
-                && asked.contains(&key)
+                && requested.contains(&key)
             {
                 out.standing.entry(key).or_insert(Standing::Ended);
             }
@@ -318,7 +321,7 @@ impl Evaluator {
 
 fn standing(resource: &Resource) -> Standing {
     match (&resource.end, resource.presence) {
-        // A tombstone stands, whether anybody looked lately or not.
+        // A tombstone is final, even if the scope was not swept lately.
         (Some(_), _) => Standing::Ended,
         (None, Presence::Present) if resource.retracted => Standing::Retracted,
         (None, Presence::Present) => Standing::Present,
@@ -341,13 +344,14 @@ impl Input<'_> {
         is_named || self.is_made_by_a_service()
     }
 
-    /// Its document says so: what a service makes and takes away by itself is nobody's to tag.
+    /// Its document shows that a service created it: users need not tag what a service creates and deletes by
+    /// itself.
     fn is_made_by_a_service(&self) -> bool {
         let facts = self.world.graph.facts(self.resource);
         facts.is_some_and(|facts| facts.parent.as_deref() == Some(&Parent::Unseen))
     }
 
-    /// Whether something makes and removes it as it likes.
+    /// Whether its parent creates and deletes it as needed.
     fn is_replaced(&self) -> bool {
         matches!(
             self.world.parent(self.resource),
@@ -356,20 +360,21 @@ impl Input<'_> {
     }
 
     fn milestones(&self) -> &[Milestone] {
-        // Of the past before it was covered the viewer knows what was so when it began to be.
+        // Of the time before the scope was visible, the subscriber knows only the state at the start of
+        // visibility.
         self.milestones.get_or_init(|| {
             let mut known = self.world.reads.milestones(self.resource);
-            let first = known.iter().rposition(|milestone| milestone.revision <= self.covered_from).unwrap_or(0);
+            let first = known.iter().rposition(|milestone| milestone.revision <= self.visible_from).unwrap_or(0);
             known.split_off(first)
         })
     }
 
-    /// Whether its tags ever were so.
+    /// Whether `held` was ever true of its tags.
     fn was(&self, held: impl Fn(&TagSet) -> bool) -> bool {
         self.milestones().iter().any(|milestone| milestone.tags.known().is_some_and(&held))
     }
 
-    /// Since when `holds` is true of the tags without a break, with the policy of today.
+    /// Since when `holds` has been true of the tags without a break, under the current policy.
     fn since(&self, holds: impl Fn(&TagSet) -> bool) -> (Timestamp, Revision) {
         let mut since = (self.resource.first_seen, self.resource.changed);
         let newest_first = self.milestones().iter().rev();
@@ -398,7 +403,7 @@ impl Input<'_> {
             first_seen: resource.first_seen,
             since,
             revision,
-            is_noticed: false,
+            since_is_estimate: false,
             message,
             advice: advice.to_owned(),
             evidence,
@@ -407,7 +412,7 @@ impl Input<'_> {
         }
     }
 
-    /// "Volume vol-1 (data)": what a person calls it.
+    /// The resource as a person would call it: "Volume vol-1 (data)".
     fn called(&self) -> String {
         let key = &self.resource.key;
         let kind = key.resource_type.as_str().rsplit("::").next().unwrap_or_default();
@@ -418,23 +423,24 @@ impl Input<'_> {
     }
 }
 
-/// Who owns how much of an account.
+/// How many resources of an account have an owner.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Coverage {
     pub resources: usize,
-    /// Of those whose tags are known.
+    /// Only resources whose tags are known.
     pub unowned: usize,
-    /// Nobody could read their tags.
+    /// Resources whose tags could not be read.
     pub unknown: usize,
     pub by_owner: BTreeMap<String, usize>,
 }
 
-/// The owner that a set of tags names by itself.
+/// The owner that a set of tags names on its own.
 pub fn owner_in_tags<'a>(tags: &'a TagSet, settings: &OwnershipSettings) -> Option<&'a str> {
     owner::in_tags(tags, settings)
 }
 
-/// Ownership by account at the snapshot's moment, of what a filter wants. What takes no tags is not counted.
+/// Ownership by account at the snapshot's moment, for the resources that match the filter. Resources of types
+/// without tags are not counted.
 pub fn coverage<S>(
     snapshot: &S,
     filter: &Filter,
@@ -446,7 +452,7 @@ where
     let resources = snapshot.resources(filter)?;
     let reading = Reading::of(snapshot);
     let (graph, prices) = (Graph::default(), Prices::default());
-    let world = World::new(&reading, &resources, &graph, &prices, None);
+    let world = EvaluationContext::new(&reading, &resources, &graph, &prices, None);
     let mut out: BTreeMap<AccountId, Coverage> = BTreeMap::new();
     for resource in resources.iter().filter(|resource| !resource.tags.is_untaggable()) {
         let account = out.entry(resource.key.account.clone()).or_default();

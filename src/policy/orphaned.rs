@@ -1,8 +1,8 @@
-//! `Orphaned`: it costs, or is in the way, and nothing that is looked at uses it.
+//! `Orphaned`: it costs money or is in the way, and no scanned resource uses it.
 //!
-//! Each case says of one type when its own document leaves the question open, and which types must not name
-//! it. That nothing names it is believed only where each of those was looked at whole, twice, after the
-//! resource last changed.
+//! Each case is about one type: which documents qualify, and which types must not reference the resource. "Nothing
+//! references it" is concluded only if each of those types was swept completely, twice, after the resource last
+//! changed.
 
 use std::borrow::Cow;
 
@@ -12,47 +12,48 @@ use super::relations::texts;
 use super::{Finding, FindingKind, Input, Severity, Verdict};
 use crate::inventory::{Resource, ResourceKey, ResourceType, Revision, Scope, TagSet, Timestamp};
 
-/// One way of serving nothing.
+/// One way in which a resource can be unused.
 #[derive(Debug)]
 pub(super) struct Case {
     resource_type: &'static str,
-    /// Whether its own document leaves it open.
+    /// Whether its own document leaves open that it is unused.
     is_open: fn(&Value) -> bool,
-    /// The types that must not name it. In the same account and region.
+    /// The types that must not reference it, in the same account and region.
     reads: &'static [&'static str],
     severity: Severity,
-    /// What is wrong with it, in a few words.
+    /// A few words on what is wrong.
     verdict: &'static str,
-    says: &'static str,
+    reported: &'static str,
     advice: &'static str,
-    /// Fields of its document that tell a person which one it is.
+    /// Fields of its document that help a person to identify it.
     shows: &'static [&'static str],
-    when: When,
+    when: SinceSource,
 }
 
-/// Since when it serves nothing.
+/// Since when it is unused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum When {
-    /// Since its own document says so: its versions tell.
-    ItSaysSo,
-    /// Since nothing names it: the end of the last that did, else when that was first noticed.
+enum SinceSource {
+    /// Since its own document shows it, according to its versions.
+    ReportedByCloud,
+    /// Since nothing references it: from the end of the last resource that did, otherwise from when it was first
+    /// noticed.
     Unnamed,
 }
 
-/// What there is to say of a resource that nothing names.
+/// A resource that is orphaned if nothing references it.
 #[derive(Debug)]
 pub(super) struct Candidate {
     case: &'static Case,
-    /// The resource that it was made from.
+    /// The resource that it was created from.
     origin: Option<String>,
 }
 
-/// What a resource is billed for, each month.
+/// The monthly billing units of a resource.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Usage {
-    /// As price lists here call it: `ebs.gp3`.
+    /// The item in the price list: `ebs.gp3`.
     pub item: Cow<'static, str>,
-    /// GB, or 1 where hours are billed.
+    /// GB, or 1 if hours are billed.
     pub quantity: f64,
 }
 
@@ -72,16 +73,16 @@ const CASES: &[Case] = &[
         reads: &[INSTANCE],
         severity: Severity::Medium,
         verdict: "serves nothing",
-        says: "it is attached to no instance",
+        reported: "it is attached to no instance",
         advice: "Ask its owner. If the data may be needed, make a snapshot, wait until it is completed, tag it with its owner and \
                  until when it is kept, and exempt that tag; then delete the volume",
         shows: &["SnapshotId"],
-        when: When::ItSaysSo,
+        when: SinceSource::ReportedByCloud,
     },
     Case {
         resource_type: "AWS::EC2::EIP",
         is_open: |address| {
-            // Those that a service allocated can be released by it alone.
+            // An address that a service allocated can only be released by that service.
             ["AssociationId", "InstanceId", "NetworkInterfaceId", "ServiceManaged"]
                 .iter()
                 .all(|f| texts(address, f).is_empty())
@@ -89,24 +90,24 @@ const CASES: &[Case] = &[
         reads: &["AWS::EC2::NatGateway"],
         severity: Severity::Medium,
         verdict: "serves nothing",
-        says: "it is associated with nothing, and no NAT gateway names it",
-        advice: "Before releasing it, look for the address in DNS and ask its owner for allow lists and failover: a released \
+        reported: "it is associated with nothing, and no NAT gateway names it",
+        advice: "Before releasing it, search DNS for the address and ask its owner for allow lists and failover: a released \
                  address may not come back, and a DNS record left behind points to a stranger. If it is kept, exempt it",
         shows: &["PublicIp"],
-        when: When::ItSaysSo,
+        when: SinceSource::ReportedByCloud,
     },
     Case {
         resource_type: "AWS::EC2::Snapshot",
-        // A copy names no volume that ever was.
+        // A copied snapshot references a volume that never existed.
         is_open: |snapshot| texts(snapshot, "VolumeId").iter().any(|id| id != "vol-ffffffff"),
         reads: &[VOLUME, IMAGE, TEMPLATE, SCALING],
         severity: Severity::Low,
         verdict: "serves nothing",
-        says: "its volume is not in this account and region, and no image, launch template or Auto Scaling group names it",
-        advice: "It may be the only copy of that data. Ask its owner and look for the tags of a backup tool: if it is to be kept, \
+        reported: "its volume is not in this account and region, and no image, launch template or Auto Scaling group names it",
+        advice: "It may be the only copy of that data. Ask its owner and check for the tags of a backup tool: if it is to be kept, \
                  exempt it with an expiry. Delete it only when nobody needs the data",
         shows: &["VolumeId", "Description"],
-        when: When::Unnamed,
+        when: SinceSource::Unnamed,
     },
     Case {
         resource_type: IMAGE,
@@ -114,16 +115,16 @@ const CASES: &[Case] = &[
         reads: &[INSTANCE, TEMPLATE, SCALING],
         severity: Severity::Low,
         verdict: "serves nothing",
-        says: "no instance of this account and region runs or is stopped on it, and no launch template (default and latest \
+        reported: "no instance of this account and region runs or is stopped on it, and no launch template (default and latest \
                version) or Auto Scaling group names it",
         advice: "Look at its LastLaunchedTime first (aws ec2 describe-images --image-ids). Fleets, Batch, EMR, Karpenter, \
                  pipelines and other accounts may use it unseen: disable it for a while (aws ec2 disable-image), deregister last",
         shows: &["Name"],
-        when: When::Unnamed,
+        when: SinceSource::Unnamed,
     },
     Case {
         resource_type: "AWS::ElasticLoadBalancingV2::LoadBalancer",
-        // One that only redirects or answers by itself needs no targets.
+        // A load balancer that only redirects or returns fixed responses needs no targets.
         is_open: |balancer| {
             balancer["Listeners"].as_array().is_some_and(|listeners| {
                 listeners.is_empty()
@@ -133,11 +134,11 @@ const CASES: &[Case] = &[
         reads: &[TARGETS],
         severity: Severity::Medium,
         verdict: "serves nothing",
-        says: "no target group that it forwards to has a target, or it has no listener (rules of listeners are not looked at)",
+        reported: "no target group that it forwards to has a target, or it has no listener (rules of listeners are not read)",
         advice: "Is what stands behind it scaled to zero on purpose? Then exempt it. Else remove it where it was made (Ingress, \
                  Service, stack), after its DNS records: its DNS name can't be had again",
         shows: &["DNSName"],
-        when: When::Unnamed,
+        when: SinceSource::Unnamed,
     },
     Case {
         resource_type: TARGETS,
@@ -145,11 +146,11 @@ const CASES: &[Case] = &[
         reads: &[SCALING, "AWS::ECS::Service"],
         severity: Severity::Low,
         verdict: "serves nothing",
-        says: "no load balancer forwards to it, and no Auto Scaling group or ECS service names it",
+        reported: "no load balancer forwards to it, and no Auto Scaling group or ECS service names it",
         advice: "Is it the idle one of a blue/green pair, or bound by a TargetGroupBinding? Then exempt it. Else add it to a \
                  listener, or delete it",
         shows: &[],
-        when: When::ItSaysSo,
+        when: SinceSource::ReportedByCloud,
     },
     Case {
         resource_type: "AWS::EC2::NatGateway",
@@ -157,11 +158,11 @@ const CASES: &[Case] = &[
         reads: &["AWS::EC2::RouteTable"],
         severity: Severity::Medium,
         verdict: "serves nothing",
-        says: "no route of any route table points to it",
+        reported: "no route of any route table points to it",
         advice: "Make sure first that no route was removed by mistake: do the private subnets of its VPC still reach the internet? \
                  If it is a standby, exempt it. Else delete it; keep its address while others allow it",
         shows: &["VpcId", "SubnetId"],
-        when: When::Unnamed,
+        when: SinceSource::Unnamed,
     },
     Case {
         resource_type: INTERFACE,
@@ -173,15 +174,15 @@ const CASES: &[Case] = &[
         reads: &[INSTANCE],
         severity: Severity::Low,
         verdict: "serves nothing",
-        says: "it is attached to nothing",
+        reported: "it is attached to nothing",
         advice: "Ask its owner whether its private address or MAC address is kept for something (licences, failover): both go with \
                  it. Else delete it: until then its subnet and security groups can't be deleted",
         shows: &["Description", "PrivateIpAddress", "SubnetId"],
-        when: When::ItSaysSo,
+        when: SinceSource::ReportedByCloud,
     },
     Case {
         resource_type: GROUP,
-        // The default group of a VPC can't be deleted, and EMR takes its own again for its next cluster.
+        // The default group of a VPC can't be deleted, and EMR reuses its own groups for its next cluster.
         is_open: |group| {
             !is(group, "GroupName", "default")
                 && !texts(group, "GroupName").iter().any(|name| name.starts_with("ElasticMapReduce-"))
@@ -201,26 +202,26 @@ const CASES: &[Case] = &[
         ],
         severity: Severity::Low,
         verdict: "serves nothing",
-        says: "no network interface, group, template, function, service, cluster, endpoint or database names it",
+        reported: "no network interface, group, template, function, service, cluster, endpoint or database names it",
         advice: "Ask its owner for what runs only at times: scheduled ECS tasks, CodeBuild, Glue, Batch, EMR, SageMaker, VPC \
                  Lattice, other accounts. Save its rules, then delete it: AWS refuses only what is attached now",
         shows: &["GroupName", "VpcId"],
-        when: When::Unnamed,
+        when: SinceSource::Unnamed,
     },
     Case {
         resource_type: "AWS::Logs::LogGroup",
-        // Groups of the class DELIVERY keep one day, whatever they say.
+        // Groups of the class DELIVERY keep events for one day, whatever their setting.
         is_open: |group| {
             group.get("retentionInDays").is_none_or(Value::is_null) && !is(group, "logGroupClass", "DELIVERY")
         },
         reads: &[],
         severity: Severity::Low,
         verdict: "keeps its log events for ever",
-        says: "no retention is set; what writes to it may well be in use",
+        reported: "no retention is set; what writes to it may well be in use",
         advice: "Ask its owner how long its events must be kept, then set that (aws logs put-retention-policy): older events are \
                  deleted for good. If they are kept for an audit, exempt it",
         shows: &[],
-        when: When::ItSaysSo,
+        when: SinceSource::ReportedByCloud,
     },
     Case {
         resource_type: INSTANCE,
@@ -228,11 +229,11 @@ const CASES: &[Case] = &[
         reads: &[],
         severity: Severity::Medium,
         verdict: "is stopped",
-        says: "its volumes are billed all the same",
+        reported: "its volumes are billed all the same",
         advice: "Ask its owner whether it is a standby or kept as evidence: then exempt it. Else make an image, wait until that is \
                  available, tag it, and terminate the instance. A Spot request is to be cancelled first",
         shows: &["InstanceType"],
-        when: When::ItSaysSo,
+        when: SinceSource::ReportedByCloud,
     },
 ];
 
@@ -261,7 +262,7 @@ pub(super) fn usage(resource_type: &str, document: &Value) -> Option<Usage> {
             let kind = texts(document, "VolumeType").pop()?;
             Some(Usage { item: format!("ebs.{kind}").into(), quantity: document["Size"].as_f64()? })
         }
-        // An address that its owner brought along costs nothing: https://aws.amazon.com/vpc/pricing/
+        // An address that its owner brought to AWS is free: https://aws.amazon.com/vpc/pricing/
         "AWS::EC2::EIP" => {
             let is_own = texts(document, "PublicIpv4Pool").iter().any(|pool| pool != "amazon");
             if is_own { None } else { hours("ipv4".to_owned()) }
@@ -278,14 +279,18 @@ pub(super) fn rule(input: &Input) -> Verdict {
     let world = input.world;
     let Some(facts) = world.graph.facts(input.resource) else { return Verdict::No };
     let Some(candidate) = facts.candidate.as_deref() else {
-        // What could not be read of it might say so.
+        // The parts that could not be read might make it a candidate.
         let may_be = facts.unread
             && input.resource.is_live()
             && types().any(|t| t == input.resource.key.resource_type.as_str());
         return if may_be { Verdict::Unknown } else { Verdict::No };
     };
     let (resource, case) = (input.resource, candidate.case);
-    if !resource.is_live() || world.uses.is_used(&resource.key) || input.is_replaced() || is_kept_copy(resource) {
+    if !resource.is_live()
+        || world.uses.is_used(&resource.key)
+        || input.is_replaced()
+        || is_backup_tool_snapshot(resource)
+    {
         return Verdict::No;
     }
     let origin = candidate.origin.as_ref().map(|id| ResourceKey {
@@ -296,21 +301,21 @@ pub(super) fn rule(input: &Input) -> Verdict {
     if origin.as_ref().is_some_and(|origin| world.lives(origin)) {
         return Verdict::No;
     }
-    // What is not there is not there only where somebody looked: whole, and twice since it last changed.
+    // Absence counts only if the scope was swept completely, and twice since the resource last changed.
     let changed = world.reads.time_of(resource.changed).max(resource.first_seen);
     let sibling = |resource_type: &&str| Scope {
         resource_type: ResourceType::new(*resource_type),
         ..Scope::clone(&resource.scope)
     };
-    let looked_at = |scope: &Scope| {
-        world.looked_twice(scope, changed, input.settings.interval) && !world.uses.opaque.contains(scope)
+    let swept_at = |scope: &Scope| {
+        world.swept_twice(scope, changed, input.settings.interval) && !world.uses.opaque.contains(scope)
     };
-    if !case.reads.iter().map(sibling).all(|scope| looked_at(&scope)) {
+    if !case.reads.iter().map(sibling).all(|scope| swept_at(&scope)) {
         return Verdict::Unknown;
     }
-    let (since, revision, is_noticed) = match case.when {
-        When::ItSaysSo => since_it_says_so(input, case),
-        When::Unnamed => {
+    let (since, revision, since_is_estimate) = match case.when {
+        SinceSource::ReportedByCloud => since_reported(input, case),
+        SinceSource::Unnamed => {
             let ended = origin.and_then(|origin| world.ended(&origin)).or(world.uses.unused_since(&resource.key));
             let since = ended.map(|ended| ended.max(resource.first_seen));
             (since.unwrap_or(input.now), resource.changed, since.is_none())
@@ -321,15 +326,15 @@ pub(super) fn rule(input: &Input) -> Verdict {
         return Verdict::No;
     }
     let usages = if is_stopped { world.usages_of_parts(resource) } else { world.usages(resource) };
-    let since_when = match (is_noticed, resource.baseline && since == resource.first_seen) {
+    let since_when = match (since_is_estimate, resource.baseline && since == resource.first_seen) {
         (true, _) => "noticed".to_owned(),
         (false, true) => "since before it was first seen".to_owned(),
         (false, false) => format!("since {since}"),
     };
-    let mut evidence = vec![format!("{}: {since_when}", case.says)];
+    let mut evidence = vec![format!("{}: {since_when}", case.reported)];
     if !case.reads.is_empty() {
         let names: Vec<&str> = case.reads.iter().map(|t| t.rsplit("::").next().unwrap_or(t)).collect();
-        evidence.push(format!("looked at whole, twice since {changed}: {}", names.join(", ")));
+        evidence.push(format!("swept completely, twice since {changed}: {}", names.join(", ")));
     }
     let document = world.reads.attributes(resource);
     let shown: Vec<String> = case
@@ -341,22 +346,22 @@ pub(super) fn rule(input: &Input) -> Verdict {
         evidence.push(shown.join(", "));
     }
     let claim = if case.resource_type == VOLUME { resource.tags.known().and_then(claim) } else { None };
-    let advice = if claim.is_some() { CLAIMED } else { case.advice };
+    let advice = if claim.is_some() { CLAIMED_VOLUME_ADVICE } else { case.advice };
     evidence.extend(claim.map(|claim| format!("it was made for {claim}")));
     let cost = world.cost(&usages, resource, &mut evidence);
-    let message = format!("{} {}: {}", input.called(), case.verdict, case.says);
+    let message = format!("{} {}: {}", input.called(), case.verdict, case.reported);
     Verdict::holds(Finding {
         monthly_cost: cost,
-        is_noticed,
+        since_is_estimate,
         ..input.finding(FindingKind::Orphaned, case.severity, (since, revision), message, advice, evidence)
     })
 }
 
-/// Of a volume that Kubernetes made: a workload at zero replicas attaches nothing, and its claim is bound.
-const CLAIMED: &str = "Do not delete it in AWS while a PersistentVolume names it (kubectl get pv -o yaml | grep the volume): a workload at \
+/// For a volume that Kubernetes created: a workload at zero replicas attaches nothing, but its claim is bound.
+const CLAIMED_VOLUME_ADVICE: &str = "Do not delete it in AWS while a PersistentVolume names it (kubectl get pv -o yaml | grep the volume): a workload at \
      zero replicas uses it. If the data is not needed, delete the claim. Only what no PersistentVolume names is left over";
 
-/// What of Kubernetes a volume was made for.
+/// The Kubernetes object that a volume was created for.
 fn claim(tags: &TagSet) -> Option<String> {
     let value = |key: &str| tags.get(key).map(str::to_owned);
     let name = value("kubernetes.io/created-for/pvc/name");
@@ -367,15 +372,18 @@ fn claim(tags: &TagSet) -> Option<String> {
     tags.keys().any(of_kubernetes).then(|| "a Kubernetes cluster".to_owned())
 }
 
-/// Tags by which tools keep copies on purpose: Velero, the snapshots of Kubernetes' EBS driver, Elastic Disaster Recovery.
-const KEPT: [&str; 4] = ["velero.io/", "ebs.csi.aws.com/", "CSIVolumeSnapshotName", "AWSElasticDisasterRecovery"];
+/// Tags of tools that keep copies on purpose: Velero, snapshots of Kubernetes' EBS driver, Elastic Disaster
+/// Recovery.
+const BACKUP_TOOL_TAG_PREFIXES: [&str; 4] =
+    ["velero.io/", "ebs.csi.aws.com/", "CSIVolumeSnapshotName", "AWSElasticDisasterRecovery"];
 
-fn is_kept_copy(resource: &Resource) -> bool {
-    let is_kept = |tags: &TagSet| tags.keys().any(|key| KEPT.iter().any(|kept| key.starts_with(kept)));
+fn is_backup_tool_snapshot(resource: &Resource) -> bool {
+    let is_kept =
+        |tags: &TagSet| tags.keys().any(|key| BACKUP_TOOL_TAG_PREFIXES.iter().any(|kept| key.starts_with(kept)));
     resource.key.resource_type.as_str() == "AWS::EC2::Snapshot" && resource.tags.known().is_some_and(is_kept)
 }
 
-fn since_it_says_so(input: &Input, case: &Case) -> (Timestamp, Revision, bool) {
+fn since_reported(input: &Input, case: &Case) -> (Timestamp, Revision, bool) {
     let mut since = (input.resource.first_seen, input.resource.changed);
     let mut oldest = None;
     input.world.reads.versions(input.resource, &mut |version| {
@@ -386,14 +394,14 @@ fn since_it_says_so(input: &Input, case: &Case) -> (Timestamp, Revision, bool) {
         oldest = Some(is_open);
         is_open
     });
-    // As far back as anything is kept: it was so from its first sight on.
+    // It was so in the oldest retained version, and therefore since it was first seen.
     if oldest == Some(true) {
         since.0 = input.resource.first_seen.min(since.0);
     }
     (since.0, since.1, false)
 }
 
-impl super::World<'_> {
+impl super::EvaluationContext<'_> {
     /// What a resource is billed for.
     fn usages(&self, resource: &Resource) -> Vec<Usage> {
         let facts = self.graph.facts(resource);
@@ -431,7 +439,7 @@ mod tests {
         bed.findings(FindingKind::Orphaned, 10_000)
     }
 
-    /// Each with what it is when nothing uses it, and with others that use it.
+    /// Each with its document when nothing uses it, and with a resource that uses it.
     fn cases() -> Vec<(&'static str, &'static str, Value, Option<(&'static str, Value)>)> {
         vec![
             (
@@ -571,22 +579,22 @@ mod tests {
     fn every_case_has_a_row_in_the_table() {
         for case in CASES {
             assert!(cases().iter().any(|(kind, ..)| *kind == case.resource_type), "{}", case.resource_type);
-            assert!(!case.advice.is_empty() && !case.says.is_empty());
+            assert!(!case.advice.is_empty() && !case.reported.is_empty());
             assert!(
-                case.advice.len().max(CLAIMED.len()) <= 256,
+                case.advice.len().max(CLAIMED_VOLUME_ADVICE.len()) <= 256,
                 "{}: what is longer is cut off",
                 case.resource_type
             );
         }
     }
 
-    /// truth.md: a rule that concludes from what is not there.
+    /// A rule that concludes from absence.
     #[test]
     fn where_one_of_the_types_could_not_be_looked_at_nothing_opens_and_nothing_resolves() {
         for (kind, id, document, _) in cases() {
             let case = CASES.iter().find(|case| case.resource_type == kind).unwrap();
             for read in case.reads.iter().filter(|read| **read != kind) {
-                let denied = bed(kind, id, document.clone()).unlooked(read);
+                let denied = bed(kind, id, document.clone()).without_scan_of(read);
                 assert!(found(&denied).is_empty(), "{kind} without {read}");
                 let undecided = denied.evaluate(10_000).undecided;
                 assert!(undecided.iter().any(|(_, key)| &*key.id == id), "{kind} without {read}: {undecided:?}");
@@ -597,9 +605,9 @@ mod tests {
     #[test]
     fn it_takes_two_whole_looks_after_the_last_change() {
         let (kind, id, document, _) = cases().remove(0);
-        // Changed at 100 s; looks every 300 s: 400 and 700 are the first that both began after it.
-        let looked = |until| found(&bed(kind, id, document.clone()).looked_until(until)).len();
-        assert_eq!((looked(399), looked(699), looked(700)), (0, 0, 1));
+        // Changed at 100 s, sweeps every 300 s: those at 400 and 700 are the first that both began after it.
+        let swept = |until| found(&bed(kind, id, document.clone()).swept_until(until)).len();
+        assert_eq!((swept(399), swept(699), swept(700)), (0, 0, 1));
     }
 
     #[test]
@@ -611,7 +619,7 @@ mod tests {
         }
     }
 
-    /// One denied further call must not make everything that rests on it look unused.
+    /// One denied additional call must not make everything that depends on it appear unused.
     #[test]
     fn where_a_further_call_was_denied_nothing_is_said_of_what_it_would_have_told() {
         let balancer = "AWS::ElasticLoadBalancingV2::LoadBalancer";
@@ -706,7 +714,7 @@ mod tests {
         let bigger = json!({"State": "available", "Attachments": [], "VolumeType": "gp3", "Size": 20});
         let volume = bed(VOLUME, "vol-1", json!({})).with_versions(&[used, free.clone(), bigger]);
         let finding = &found(&volume)[0];
-        assert_eq!((finding.since, finding.is_noticed), (at(200), false));
+        assert_eq!((finding.since, finding.since_is_estimate), (at(200), false));
         assert_eq!(finding.monthly_cost, Some(super::super::MonthlyCost(2_000_000)), "20 GB at 0.1");
         let always = &found(&bed(VOLUME, "vol-1", free))[0];
         assert_eq!(always.since, at(100), "for as long as we know it");
@@ -714,10 +722,10 @@ mod tests {
 
         let image = bed(IMAGE, "ami-1", json!({}));
         let noticed = &found(&image)[0];
-        assert_eq!((noticed.since, noticed.is_noticed, noticed.monthly_cost), (at(10_000), true, None));
+        assert_eq!((noticed.since, noticed.since_is_estimate, noticed.monthly_cost), (at(10_000), true, None));
         let instance = ended(of_type(INSTANCE, "i-1", tags(&[])), 2_000, 5);
         let after = &found(&image.and(instance, json!({"ImageId": "ami-1"})))[0];
-        assert_eq!((after.since, after.is_noticed), (at(1_700), false), "first missed");
+        assert_eq!((after.since, after.since_is_estimate), (at(1_700), false), "first missed");
     }
 
     #[test]

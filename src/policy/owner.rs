@@ -1,8 +1,8 @@
-//! Who owns a resource: the first of the ordered sources that names somebody.
+//! The owner of a resource: from the first of the ordered sources that names one.
 
 use serde::{Deserialize, Serialize};
 
-use super::{World, parents};
+use super::{EvaluationContext, parents};
 use crate::inventory::{OwnerSource, OwnershipSettings, Resource, ResourceKey, TagSet};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,7 +16,7 @@ pub(super) fn in_tags<'a>(tags: &'a TagSet, settings: &OwnershipSettings) -> Opt
     settings.tag_keys.iter().find_map(|key| tags.get(key).filter(|value| !value.trim().is_empty()))
 }
 
-pub(super) fn of(resource: &Resource, world: &World, settings: &OwnershipSettings) -> Option<Owner> {
+pub(super) fn of(resource: &Resource, world: &EvaluationContext, settings: &OwnershipSettings) -> Option<Owner> {
     let tags = resource.tags.known();
     let of_other = |key: Option<ResourceKey>| {
         let other = world.resource(&key?)?;

@@ -1,4 +1,4 @@
-//! `OwnershipLost`: its tags named an owner, and nothing does any more.
+//! `OwnershipLost`: its tags named an owner, and now nothing does.
 
 use super::{FindingKind, Input, Severity, Verdict, owner};
 use crate::inventory::is_untagged;
@@ -11,7 +11,7 @@ pub(super) fn rule(input: &Input) -> Verdict {
         return Verdict::No;
     }
     let milestones = input.milestones();
-    // The tags before the first set that names nobody, with nothing but such sets after it.
+    // The last tags that name an owner, if all later sets name none.
     let named = |i: usize| milestones[i].tags.known().and_then(|set| owner::in_tags(set, ownership));
     let Some(last) = (0..milestones.len()).rev().find(|i| named(*i).is_some()) else { return Verdict::No };
     let (Some(who), Some(lost)) = (named(last), milestones.get(last + 1)) else { return Verdict::No };

@@ -1,4 +1,4 @@
-//! What a resource is a part of: what replaces its own, and what its parts go with.
+//! The parents of resources: those that replace their members, and those whose parts end with them.
 
 use serde_json::Value;
 
@@ -7,21 +7,21 @@ use crate::inventory::{ResourceKey, ResourceType, TagSet, Tags};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
-    /// It makes and removes its members as it likes: while it lives, no end of one is news.
+    /// It creates and deletes its members as needed: while it lives, the end of a member is not reported.
     Replaces,
-    /// Its parts are its parts; when it goes they go.
+    /// Its parts belong to it, and end with it.
     Holds,
 }
 
-/// What something is a part of.
+/// The parent of a resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Parent {
     Known {
         key: ResourceKey,
         role: Role,
     },
-    /// Something that no type here stands for (a fleet, a lifecycle policy, a service of AWS) and that makes
-    /// and removes its own.
+    /// A parent that is no scanned resource (a fleet, a lifecycle policy, an AWS service) and that creates and
+    /// deletes its members.
     Unseen,
 }
 
@@ -30,12 +30,12 @@ const SCALING: &str = "AWS::AutoScaling::AutoScalingGroup";
 const EMR: &str = "AWS::EMR::Cluster";
 const EKS: &str = "AWS::EKS::Cluster";
 
-/// Types that others are part of.
+/// Types that other resources are part of.
 pub(super) const TYPES: [&str; 7] =
     [STACK, SCALING, EMR, EKS, "AWS::EC2::Instance", "AWS::RDS::DBCluster", "AWS::ElastiCache::ReplicationGroup"];
 
-/// Marks of what makes and removes its own without being a resource that is looked at.
-const UNSEEN: [&str; 7] = [
+/// Tags on members of parents that are not scanned resources.
+const UNLISTED_PARENT_TAGS: [&str; 7] = [
     "aws:ec2spot:fleet-request-id",
     "aws:ec2:fleet-id",
     "aws:dlm:lifecycle-policy-id",
@@ -49,7 +49,7 @@ fn sibling(of: &ResourceKey, resource_type: &str, id: &str) -> ResourceKey {
     ResourceKey { resource_type: ResourceType::new(resource_type), id: id.into(), ..of.clone() }
 }
 
-/// By its tags, what says most first.
+/// According to its tags, the most specific first.
 pub(super) fn in_tags(key: &ResourceKey, tags: &Tags) -> Option<Parent> {
     let tags = tags.known()?;
     let known = |resource_type, id: &str, role| Parent::Known { key: sibling(key, resource_type, id), role };
@@ -59,7 +59,7 @@ pub(super) fn in_tags(key: &ResourceKey, tags: &Tags) -> Option<Parent> {
     if let Some(id) = tags.get("aws:elasticmapreduce:job-flow-id") {
         return Some(known(EMR, id, Role::Replaces));
     }
-    if UNSEEN.iter().any(|mark| tags.get(mark).is_some()) {
+    if UNLISTED_PARENT_TAGS.iter().any(|mark| tags.get(mark).is_some()) {
         return Some(Parent::Unseen);
     }
     if let Some(stack) = stack(key, tags) {
@@ -83,7 +83,7 @@ pub(super) fn cluster(key: &ResourceKey, tags: &TagSet) -> Option<ResourceKey> {
     Some(sibling(key, EKS, name)).filter(|cluster| cluster != key)
 }
 
-/// Types whose documents say what they are part of.
+/// Types whose documents contain the parent.
 pub(super) const IN_DOCUMENT: [&str; 6] = [
     "AWS::EC2::Volume",
     "AWS::EC2::NetworkInterface",
@@ -93,12 +93,12 @@ pub(super) const IN_DOCUMENT: [&str; 6] = [
     "AWS::RDS::DBClusterSnapshot",
 ];
 
-/// By its document: of [`IN_DOCUMENT`].
+/// According to its document, for types in [`IN_DOCUMENT`].
 pub(super) fn in_document(key: &ResourceKey, document: &Value) -> Option<Parent> {
     let holds = |resource_type: &str, id: &str| {
         Some(Parent::Known { key: sibling(key, resource_type, id), role: Role::Holds })
     };
-    // What stays when its instance goes stays news.
+    // The end of a part that outlives its instance is reported.
     let goes_with_it = |attachment: &Value| attachment["DeleteOnTermination"].as_bool() == Some(true);
     match key.resource_type.as_str() {
         "AWS::EC2::Volume" => {

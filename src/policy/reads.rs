@@ -1,18 +1,20 @@
-//! What the rules read of a snapshot, whatever it is made of.
+//! What the rules read from a snapshot, whatever its implementation.
 
 use std::cell::RefCell;
 
 use serde_json::Value;
 
-use crate::inventory::{History, Looks, Milestone, Resource, Revision, Scope, Snapshot, Timestamp, Version};
+use crate::inventory::{
+    CompleteSweeps, History, Milestone, Resource, Revision, Scope, Snapshot, Timestamp, Version,
+};
 
-/// A snapshot without its error type: the first failure is kept, and everything after it is empty. Whoever
-/// made it asks [`Reading::done`] before he believes anything.
+/// A snapshot without its error type: the first failure is kept, and everything after it is empty. The caller must
+/// check [`Reading::done`] before it uses any result.
 pub trait Reads {
     fn attributes(&self, resource: &Resource) -> Value;
     fn milestones(&self, resource: &Resource) -> Vec<Milestone>;
     fn versions(&self, resource: &Resource, more: &mut dyn FnMut(Version) -> bool);
-    fn looks(&self, scope: &Scope) -> Option<Looks>;
+    fn complete_sweeps(&self, scope: &Scope) -> Option<CompleteSweeps>;
     fn time_of(&self, revision: Revision) -> Timestamp;
 }
 
@@ -57,8 +59,8 @@ where
         self.take(|| self.snapshot.versions(resource, more), ());
     }
 
-    fn looks(&self, scope: &Scope) -> Option<Looks> {
-        self.snapshot.looks(scope)
+    fn complete_sweeps(&self, scope: &Scope) -> Option<CompleteSweeps> {
+        self.snapshot.complete_sweeps(scope)
     }
 
     fn time_of(&self, revision: Revision) -> Timestamp {

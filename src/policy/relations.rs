@@ -1,4 +1,4 @@
-//! Who names whom: the fields of described objects that hold the id of another resource.
+//! The references between resources: the fields of described objects that contain the id of another resource.
 //!
 //! Field names are those of AWS's API references (`aws <service> describe-...` prints them).
 
@@ -10,18 +10,18 @@ use serde_json::Value;
 use super::{orphaned, parents};
 use crate::inventory::ResourceKey;
 
-/// A field of one type that holds ids of another.
+/// A field of one type that contains ids of another.
 #[derive(Debug)]
 pub struct Edge {
     pub from: &'static str,
-    /// Steps go through lists.
+    /// Steps pass through lists.
     pub path: &'static str,
-    /// From the one to the other, as people say it.
+    /// The relation in words, from `from` to `to`.
     pub relation: &'static str,
     pub to: &'static str,
-    /// What it names serves something by being named.
+    /// The referenced resource serves a purpose by being referenced.
     pub gives_purpose: bool,
-    /// Only where this is true, or a list with something in it.
+    /// Applies only if this field is true or a non-empty list.
     pub only_with: Option<&'static str>,
 }
 
@@ -29,7 +29,7 @@ const fn edge(from: &'static str, path: &'static str, relation: &'static str, to
     Edge { from, path, relation, to, gives_purpose: false, only_with: None }
 }
 
-/// One that gives what it names a purpose.
+/// An edge that gives the referenced resource a purpose.
 const fn uses(from: &'static str, path: &'static str, relation: &'static str, to: &'static str) -> Edge {
     Edge { gives_purpose: true, ..edge(from, path, relation, to) }
 }
@@ -131,33 +131,33 @@ pub const EDGES: &[Edge] = &[
     edge(NODES, "resources.autoScalingGroups.name", "runs on", SCALING),
 ];
 
-/// One that is named.
+/// A referenced resource.
 #[derive(Debug)]
 pub struct Related {
     pub edge: &'static Edge,
     pub id: String,
 }
 
-/// All that a document names.
+/// All references in a document.
 pub fn of(key: &ResourceKey, document: &Value) -> impl Iterator<Item = Related> {
     let edges = EDGES.iter().filter(|edge| edge.from == key.resource_type.as_str());
     edges.flat_map(|edge| texts(document, edge.path).into_iter().map(|id| Related { edge, id }))
 }
 
 impl Edge {
-    pub(super) fn is_given(&self, document: &Value) -> bool {
+    pub(super) fn applies(&self, document: &Value) -> bool {
         self.only_with.is_none_or(|path| document[path] == true || !texts(document, path).is_empty())
     }
 }
 
-/// Whether an id is no other resource's, in no account and no region.
+/// Whether ids of the type are unique across all accounts and regions.
 pub(super) fn has_unique_ids(resource_type: &str) -> bool {
     ["AWS::EC2::", "AWS::ElasticLoadBalancingV2::", "AWS::CloudFormation::"]
         .iter()
         .any(|prefix| resource_type.starts_with(prefix))
 }
 
-/// Whether the documents of a type say anything that the rules ask for.
+/// Whether the rules use anything in the documents of a type.
 pub(super) fn is_read(resource_type: &str) -> bool {
     static READ: LazyLock<HashSet<&str>> = LazyLock::new(|| {
         let related = EDGES.iter().map(|edge| edge.from);
@@ -166,18 +166,20 @@ pub(super) fn is_read(resource_type: &str) -> bool {
     READ.contains(resource_type)
 }
 
-/// Fields that a further call reads, and that rules rest on. Where one is missing the call was denied: that says
-/// nothing of what the field would hold.
-const READ_APART: [(&str, &str); 3] = [(TEMPLATE, "Versions"), (BALANCER, "Listeners"), (TARGETS, "HasTargets")];
+/// Fields that an additional call reads, and that rules depend on. If one is missing, the call was denied, and the
+/// content of the field is unknown.
+const FIELDS_FROM_EXTRA_CALLS: [(&str, &str); 3] =
+    [(TEMPLATE, "Versions"), (BALANCER, "Listeners"), (TARGETS, "HasTargets")];
 
-/// Whether what a document would say could not be read, or not all of it.
+/// Whether the document could not be read, or not completely.
 pub(super) fn is_unread(resource_type: &str, document: &Value) -> bool {
     document.as_object().is_none_or(serde_json::Map::is_empty)
-        || READ_APART.iter().any(|(of, field)| *of == resource_type && document.get(*field).is_none())
+        || FIELDS_FROM_EXTRA_CALLS.iter().any(|(of, field)| *of == resource_type && document.get(*field).is_none())
 }
 
-/// Whether a document names others in a way that can't be followed: by a parameter of Systems Manager, by a launch
-/// configuration, by a deployment of CodeDeploy that has a second target group, or where what it holds could not be read.
+/// Whether a document references others in a way that can't be followed: by a parameter of Systems Manager, by a
+/// launch configuration, by a CodeDeploy deployment that has a second target group, or because its content could
+/// not be read.
 pub(super) fn is_opaque(resource_type: &str, document: &Value) -> bool {
     let images = || {
         let of_group = texts(document, "MixedInstancesPolicy.LaunchTemplate.Overrides.ImageId");
@@ -190,7 +192,8 @@ pub(super) fn is_opaque(resource_type: &str, document: &Value) -> bool {
         || resource_type == SCALING && !texts(document, "LaunchConfigurationName").is_empty()
 }
 
-/// A numbered version of a launch template that a document pins. `$Default` and `$Latest` are read with the template.
+/// The numbered versions of launch templates that a document pins. `$Default` and `$Latest` are read with the
+/// template.
 pub(super) fn pinned_versions(resource_type: &str, document: &Value) -> Vec<(String, i64)> {
     let paths = match resource_type {
         SCALING => [
@@ -212,7 +215,7 @@ pub(super) fn pinned_versions(resource_type: &str, document: &Value) -> Vec<(Str
     paths.iter().flat_map(|path| objects(document, path)).filter_map(pinned).collect()
 }
 
-/// The versions of a launch template that its document has.
+/// The versions in the document of a launch template.
 pub(super) fn versions(resource_type: &str, document: &Value) -> Vec<i64> {
     if resource_type != TEMPLATE {
         return Vec::new();
@@ -220,7 +223,7 @@ pub(super) fn versions(resource_type: &str, document: &Value) -> Vec<i64> {
     objects(document, "Versions").iter().filter_map(|version| version["VersionNumber"].as_i64()).collect()
 }
 
-/// Every object at a path that goes through lists.
+/// All objects at a path that passes through lists.
 fn objects<'a>(value: &'a Value, path: &str) -> Vec<&'a Value> {
     path.split('.').fold(vec![value], |found, step| {
         let within = found.into_iter().filter_map(|value| value.get(step));
@@ -228,7 +231,7 @@ fn objects<'a>(value: &'a Value, path: &str) -> Vec<&'a Value> {
     })
 }
 
-/// Every text at a path that goes through lists; AWS writes some lists as one text with commas.
+/// All strings at a path that passes through lists; AWS writes some lists as one string with commas.
 pub(super) fn texts(value: &Value, path: &str) -> Vec<String> {
     match (value, path.split_once('.')) {
         (Value::Array(items), _) => items.iter().flat_map(|item| texts(item, path)).collect(),
@@ -263,7 +266,7 @@ mod tests {
         assert!(texts(&json!({"A": null, "B": 1}), "A.C").is_empty());
     }
 
-    // Only where there is a cloud to compare with.
+    // Only if a cloud is available to compare with.
     #[cfg(feature = "operator")]
     #[test]
     fn every_edge_is_between_types_that_are_looked_at() {

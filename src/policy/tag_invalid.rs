@@ -1,11 +1,11 @@
-//! `TagInvalid`: a required tag is there, with a value that its pattern does not allow.
+//! `TagInvalid`: a required tag is present, but its pattern does not allow the value.
 
 use super::tags_missing::values;
 use super::{FindingKind, Input, Severity, Verdict};
 use crate::inventory::{RequiredTag, TagSet};
 
-/// Values come from outside.
-const MAX_SHOWN: usize = 40;
+/// Values are external input.
+const VALUE_SHOWN_MAX_CHARS: usize = 40;
 
 pub(super) fn rule(input: &Input) -> Verdict {
     let Some(tags) = input.resource.tags.known() else { return Verdict::No };
@@ -18,21 +18,21 @@ pub(super) fn rule(input: &Input) -> Verdict {
         return Verdict::No;
     }
     let since = input.since(|set| wrong.iter().any(|(required, ..)| invalid(required, set).is_some()));
-    let told: Vec<String> = wrong
+    let reported: Vec<String> = wrong
         .iter()
         .map(|(required, key, value)| {
-            let shown: String = value.chars().take(MAX_SHOWN).collect();
+            let shown: String = value.chars().take(VALUE_SHOWN_MAX_CHARS).collect();
             let pattern = required.pattern.as_ref().map_or("", |pattern| pattern.as_str());
             format!("{key} is {shown:?}, which does not match {pattern}")
         })
         .collect();
-    let message = format!("{} has tags with values that are not allowed: {}", input.called(), told.join("; "));
+    let message = format!("{} has tags with values that are not allowed: {}", input.called(), reported.join("; "));
     let evidence = vec![format!("not allowed since {} at revision {}", since.0, since.1)];
     let advice = "Correct the values";
     Verdict::holds(input.finding(FindingKind::TagInvalid, Severity::Low, since, message, advice, evidence))
 }
 
-/// The first value of a required tag, where none of its values is allowed.
+/// The first value of a required tag, if none of its values is allowed.
 fn invalid<'a>(required: &'a RequiredTag, tags: &'a TagSet) -> Option<(&'a RequiredTag, &'a str, &'a str)> {
     let pattern = required.pattern.as_ref()?;
     let is_allowed = values(required, tags).any(|(_, value)| pattern.is_match(value));

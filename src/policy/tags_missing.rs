@@ -1,11 +1,11 @@
-//! `TagsMissing`: tags that the policy requires are not there, or empty.
+//! `TagsMissing`: tags that the policy requires are missing or empty.
 
 use super::{FindingKind, Input, Severity, Verdict};
 use crate::inventory::{RequiredTag, TagSet, is_untagged};
 
 pub(super) fn rule(input: &Input) -> Verdict {
     let Some(tags) = input.resource.tags.known() else { return Verdict::No };
-    // One with no tags at all is `Untagged`, and that says it.
+    // A resource with no tags at all is reported as `Untagged`.
     if !input.resource.is_live() || is_untagged(tags) || input.is_exempt_from_tag_rules() {
         return Verdict::No;
     }
@@ -22,7 +22,7 @@ pub(super) fn rule(input: &Input) -> Verdict {
     Verdict::holds(input.finding(FindingKind::TagsMissing, Severity::Low, since, message, advice, evidence))
 }
 
-/// What stands under a required tag's key and its aliases, and is not empty.
+/// The non-empty values under a required tag's key and its aliases.
 pub(super) fn values<'a>(required: &'a RequiredTag, tags: &'a TagSet) -> impl Iterator<Item = (&'a str, &'a str)> {
     let keys = std::iter::once(&required.key).chain(&required.aliases);
     keys.filter_map(|key| Some((key.as_str(), tags.get(key)?))).filter(|(_, value)| !value.is_empty())

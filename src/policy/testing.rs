@@ -1,4 +1,4 @@
-//! Values that the rules' tables are written with, and a snapshot made of them.
+//! Values for the rules' test tables, and a fake snapshot made of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 use super::relations::EDGES;
 use super::{Evaluation, Evaluator, Finding, Prices, parents};
 use crate::inventory::{
-    AccountId, Cover, End, EndCause, Expression, Filter, FindingKind, History, Looks, Milestone, MilestoneKind,
+    AccountId, CompleteSweeps, End, EndCause, Expression, Filter, FindingKind, History, Milestone, MilestoneKind,
     Presence, Region, RequiredTag, Resource, ResourceType, Revision, RuleSettings, Scope, ScopeStatus, ScopeView,
-    Snapshot, Tags, Timestamp, Version, Viewer,
+    Snapshot, Subscriber, Tags, Timestamp, Version, Visibility,
 };
 
 pub fn at(seconds: i64) -> Timestamp {
@@ -81,16 +81,16 @@ pub fn requiring() -> RuleSettings {
 
 struct Placed {
     resource: Resource,
-    /// Oldest first: from revision 1 on, one each 100 s.
+    /// Oldest first: from revision 1 on, one every 100 s.
     versions: Vec<Value>,
     milestones: Vec<Milestone>,
 }
 
-/// A snapshot made by hand. Every scope was looked at whole from 50 s on, every 300 s.
+/// A fake snapshot. Every scope was swept completely from 50 s on, every 300 s.
 pub struct Bed {
     placed: Vec<Placed>,
-    unlooked: BTreeSet<String>,
-    looked_until: Option<i64>,
+    without_scan_of: BTreeSet<String>,
+    swept_until: Option<i64>,
     settings: RuleSettings,
 }
 
@@ -98,8 +98,8 @@ impl Bed {
     pub fn of(resource: Resource) -> Self {
         let bed = Bed {
             placed: Vec::new(),
-            unlooked: BTreeSet::new(),
-            looked_until: None,
+            without_scan_of: BTreeSet::new(),
+            swept_until: None,
             settings: RuleSettings::default(),
         };
         bed.and(resource, json!({}))
@@ -114,7 +114,7 @@ impl Bed {
         Self { settings, ..self }
     }
 
-    /// Of the last that was placed: documents, oldest first.
+    /// Sets the documents of the last added resource, oldest first.
     pub fn with_versions(mut self, versions: &[Value]) -> Self {
         let placed = self.placed.last_mut().unwrap();
         placed.versions = versions.to_vec();
@@ -122,7 +122,8 @@ impl Bed {
         self
     }
 
-    /// Of the last that was placed: appeared at 100 s with the first set, then one change every 100 s.
+    /// Sets the milestones of the last added resource: appeared at 100 s with the first set, then one change every
+    /// 100 s.
     pub fn with_milestones(mut self, sets: &[Tags]) -> Self {
         let mut before = Tags::Unknown;
         let placed = self.placed.last_mut().unwrap();
@@ -138,22 +139,22 @@ impl Bed {
         self
     }
 
-    /// Nobody could look at this type.
-    pub fn unlooked(mut self, resource_type: &str) -> Self {
-        self.unlooked.insert(resource_type.to_owned());
+    /// This type could not be scanned.
+    pub fn without_scan_of(mut self, resource_type: &str) -> Self {
+        self.without_scan_of.insert(resource_type.to_owned());
         self
     }
 
-    /// The last look began then.
-    pub fn looked_until(self, seconds: i64) -> Self {
-        Self { looked_until: Some(seconds), ..self }
+    /// When the last sweep began.
+    pub fn swept_until(self, seconds: i64) -> Self {
+        Self { swept_until: Some(seconds), ..self }
     }
 
     pub fn evaluate(&self, now: i64) -> Evaluation {
-        let viewed = Seen { bed: self, now: at(now) };
-        let asked = self.placed.iter().map(|placed| placed.resource.key.clone()).collect();
+        let viewed = FixtureSnapshot { bed: self, now: at(now) };
+        let requested = self.placed.iter().map(|placed| placed.resource.key.clone()).collect();
         let mut evaluator = Evaluator::new(Arc::new(Prices::parse(PRICES).unwrap()));
-        evaluator.evaluate(&viewed, Some(&Viewer::new("a/b")), &self.settings, &asked).unwrap()
+        evaluator.evaluate(&viewed, Some(&Subscriber::new("a/b")), &self.settings, &requested).unwrap()
     }
 
     pub fn findings(&self, kind: FindingKind, now: i64) -> Vec<Finding> {
@@ -169,18 +170,18 @@ prices:
   - {item: ipv4, region: '*', unit: hour, price: 0.01}
 ";
 
-struct Seen<'a> {
+struct FixtureSnapshot<'a> {
     bed: &'a Bed,
     now: Timestamp,
 }
 
-impl Seen<'_> {
+impl FixtureSnapshot<'_> {
     fn placed(&self, resource: &Resource) -> &Placed {
         self.bed.placed.iter().find(|placed| placed.resource.key == resource.key).unwrap()
     }
 }
 
-impl Snapshot for Seen<'_> {
+impl Snapshot for FixtureSnapshot<'_> {
     type Error = Infallible;
 
     fn revision(&self) -> Revision {
@@ -199,34 +200,39 @@ impl Snapshot for Seen<'_> {
     }
 
     fn resources(&self, filter: &Filter) -> Result<Vec<Resource>, Infallible> {
-        let wanted = |r: &Resource| {
+        let desired = |r: &Resource| {
             r.end.as_ref().is_none_or(|end| filter.ended_since.is_some_and(|since| end.concluded >= since))
         };
-        Ok(self.bed.placed.iter().map(|placed| placed.resource.clone()).filter(wanted).collect())
+        Ok(self.bed.placed.iter().map(|placed| placed.resource.clone()).filter(desired).collect())
     }
 
     fn attributes(&self, resource: &Resource) -> Result<Value, Infallible> {
         Ok(self.placed(resource).versions.last().cloned().unwrap_or_default())
     }
 
-    /// Everything in the account and region of the first, from revision 1 on.
-    fn covered(&self, _: &Viewer) -> BTreeMap<Scope, Cover> {
+    /// Everything in the account and region of the first resource, from revision 1 on.
+    fn visible(&self, _: &Subscriber) -> BTreeMap<Scope, Visibility> {
         let scope = &self.bed.placed[0].resource.scope;
         let placed = self.bed.placed.iter().map(|placed| placed.resource.key.resource_type.as_str());
         let types = EDGES.iter().flat_map(|edge| [edge.from, edge.to]).chain(parents::TYPES).chain(placed);
-        let covered = |resource_type: &str| {
+        let visible = |resource_type: &str| {
             let scope = Scope { resource_type: ResourceType::new(resource_type), ..Scope::clone(scope) };
-            (scope, Cover { from: Revision(1), proven: at(0) })
+            (scope, Visibility { from: Revision(1), proven: at(0) })
         };
-        types.map(covered).collect()
+        types.map(visible).collect()
     }
 
-    fn looks(&self, scope: &Scope) -> Option<Looks> {
-        if self.bed.unlooked.contains(scope.resource_type.as_str()) {
+    fn complete_sweeps(&self, scope: &Scope) -> Option<CompleteSweeps> {
+        if self.bed.without_scan_of.contains(scope.resource_type.as_str()) {
             return None;
         }
-        let last = self.bed.looked_until.map_or(self.now, at);
-        Some(Looks { first: at(50), last, longest_gap: std::time::Duration::from_mins(5), earlier: Vec::new() })
+        let last = self.bed.swept_until.map_or(self.now, at);
+        Some(CompleteSweeps {
+            first: at(50),
+            last,
+            longest_gap: std::time::Duration::from_mins(5),
+            earlier: Vec::new(),
+        })
     }
 
     fn time_of(&self, revision: Revision) -> Result<Timestamp, Infallible> {
@@ -234,7 +240,7 @@ impl Snapshot for Seen<'_> {
     }
 }
 
-impl History for Seen<'_> {
+impl History for FixtureSnapshot<'_> {
     type Error = Infallible;
 
     fn milestones(&self, resource: &Resource) -> Result<Vec<Milestone>, Infallible> {

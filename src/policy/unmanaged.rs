@@ -1,14 +1,16 @@
-//! `Unmanaged` and `DriftedOut`: nothing shows that infrastructure as code made it, or that it still does.
+//! `Unmanaged` and `DriftedOut`: a resource never had a mark of infrastructure as code, or lost it.
 //!
-//! Off until somebody asks (`spec.management`): what was there before the first look is nobody's fault.
+//! Disabled unless configured (`spec.management`): resources that existed before the first scan are not reported as
+//! `Unmanaged`.
 
 use super::parents::{Parent, Role};
 use super::{FindingKind, Input, Severity, Verdict};
 use crate::inventory::{TagMatch, TagSet};
 
-/// What Kubernetes and its controllers leave on what they make. AWS's own services (CloudFormation, Auto Scaling, EC2 Fleet, Batch, Data
-/// Lifecycle Manager, AWS Backup and the rest) leave tags whose keys begin with `aws:`, which nobody else can set.
-const MARKS: [&str; 12] = [
+/// Tags that Kubernetes and its controllers set on what they create. AWS's own services (CloudFormation, Auto
+/// Scaling, EC2 Fleet, Batch, Data Lifecycle Manager, AWS Backup and others) set tags whose keys begin with
+/// `aws:`, which users can't set.
+const MANAGED_TAG_KEYS: [&str; 12] = [
     "eks:*",
     "kubernetes.io/*",
     "k8s.io/*",
@@ -22,17 +24,17 @@ const MARKS: [&str; 12] = [
     "services.k8s.aws/*",
     "sigs.k8s.io/*",
 ];
-/// Tells who made something by hand as well.
+/// Also records who created a resource by hand.
 const CREATED_BY: &str = "aws:createdBy";
 
 fn is_managed(tags: &TagSet, listed: &[TagMatch]) -> bool {
     listed.iter().any(|mark| mark.matches(tags))
-        || MARKS.iter().any(|mark| TagMatch::key(mark).matches(tags))
+        || MANAGED_TAG_KEYS.iter().any(|mark| TagMatch::key(mark).matches(tags))
         || tags.keys().any(|key| key.starts_with("aws:") && key != CREATED_BY)
 }
 
-/// Whether something that bears a mark holds it: the root volume of an instance of an Auto Scaling group bears none.
-fn is_part_of_what_is_managed(input: &Input, listed: &[TagMatch]) -> bool {
+/// Whether its parent has a mark: the root volume of an instance of an Auto Scaling group has none itself.
+fn has_managed_parent(input: &Input, listed: &[TagMatch]) -> bool {
     match input.world.parent(input.resource) {
         Some(Parent::Unseen | Parent::Known { role: Role::Replaces, .. }) => true,
         Some(Parent::Known { key, role: Role::Holds }) => {
@@ -43,13 +45,13 @@ fn is_part_of_what_is_managed(input: &Input, listed: &[TagMatch]) -> bool {
     }
 }
 
-/// Appeared, and never bore a mark.
+/// It appeared, and never had a mark.
 pub(super) fn rule(input: &Input) -> Verdict {
-    let Some((listed, tags)) = asked(input) else { return Verdict::No };
+    let Some((listed, tags)) = managed_tags_to_check(input) else { return Verdict::No };
     let resource = input.resource;
     if resource.baseline
         || is_managed(tags, listed)
-        || is_part_of_what_is_managed(input, listed)
+        || has_managed_parent(input, listed)
         || input.was(|set| is_managed(set, listed))
     {
         return Verdict::No;
@@ -65,13 +67,10 @@ pub(super) fn rule(input: &Input) -> Verdict {
     Verdict::holds(input.finding(FindingKind::Unmanaged, Severity::Low, since, message, advice, evidence))
 }
 
-/// Bore a mark, and bears none any more.
+/// It had a mark, and has none any more.
 pub(super) fn drifted_out(input: &Input) -> Verdict {
-    let Some((listed, tags)) = asked(input) else { return Verdict::No };
-    if is_managed(tags, listed)
-        || is_part_of_what_is_managed(input, listed)
-        || !input.was(|set| is_managed(set, listed))
-    {
+    let Some((listed, tags)) = managed_tags_to_check(input) else { return Verdict::No };
+    if is_managed(tags, listed) || has_managed_parent(input, listed) || !input.was(|set| is_managed(set, listed)) {
         return Verdict::No;
     }
     let since = input.since(|set| !is_managed(set, listed));
@@ -86,7 +85,7 @@ pub(super) fn drifted_out(input: &Input) -> Verdict {
     Verdict::holds(input.finding(FindingKind::DriftedOut, Severity::Medium, since, message, advice, evidence))
 }
 
-fn asked<'a>(input: &Input<'a>) -> Option<(&'a [TagMatch], &'a TagSet)> {
+fn managed_tags_to_check<'a>(input: &Input<'a>) -> Option<(&'a [TagMatch], &'a TagSet)> {
     let listed = input.settings.managed_by.as_deref()?;
     let tags = input.resource.tags.known()?;
     (input.resource.is_live() && !input.is_exempt_from_tag_rules()).then_some((listed, tags))
@@ -102,7 +101,7 @@ mod tests {
     use super::*;
     use crate::inventory::{Resource, RuleSettings, Tags};
 
-    fn asking() -> RuleSettings {
+    fn management_settings() -> RuleSettings {
         RuleSettings { managed_by: Some(vec![TagMatch::key("terraform")]), ..RuleSettings::default() }
     }
 
@@ -121,40 +120,47 @@ mod tests {
         let (bare, mark) = (tags(&[("x", "y")]), tags(&[("terraform", "")]));
         let cloudformation = tags(&[("aws:cloudformation:stack-id", "arn")]);
         let kind = FindingKind::Unmanaged;
-        assert_eq!(found(kind, false, from_ref(&bare), asking()).len(), 1);
+        assert_eq!(found(kind, false, from_ref(&bare), management_settings()).len(), 1);
         assert!(found(kind, false, from_ref(&bare), RuleSettings::default()).is_empty(), "nobody asked");
-        assert!(found(kind, true, from_ref(&bare), asking()).is_empty(), "it was there before the first look");
-        assert!(found(kind, false, &[mark], asking()).is_empty());
-        assert!(found(kind, false, from_ref(&cloudformation), asking()).is_empty());
-        assert!(found(kind, false, &[Tags::Unknown], asking()).is_empty());
+        assert!(
+            found(kind, true, from_ref(&bare), management_settings()).is_empty(),
+            "it existed before the first scan"
+        );
+        assert!(found(kind, false, &[mark], management_settings()).is_empty());
+        assert!(found(kind, false, from_ref(&cloudformation), management_settings()).is_empty());
+        assert!(found(kind, false, &[Tags::Unknown], management_settings()).is_empty());
         for service in [
             "aws:dlm:lifecycle-policy-id",
             "aws:ec2:fleet-id",
             "aws:ec2spot:fleet-request-id",
             "aws:backup:source-resource",
         ] {
-            assert!(found(kind, false, &[tags(&[(service, "x")])], asking()).is_empty(), "{service}");
+            assert!(found(kind, false, &[tags(&[(service, "x")])], management_settings()).is_empty(), "{service}");
         }
-        assert_eq!(found(kind, false, &[tags(&[("aws:createdBy", "IAMUser")])], asking()).len(), 1, "anybody's");
+        assert_eq!(
+            found(kind, false, &[tags(&[("aws:createdBy", "IAMUser")])], management_settings()).len(),
+            1,
+            "anybody's"
+        );
         let disk = Resource { baseline: false, ..volume(bare.clone()) };
         let root = json!({"Attachments": [{"InstanceId": "i-1", "DeleteOnTermination": true}]});
         let of = |instance: Tags| {
-            let bed = Bed::of(disk.clone()).with_versions(from_ref(&root)).with_settings(asking());
+            let bed = Bed::of(disk.clone()).with_versions(from_ref(&root)).with_settings(management_settings());
             bed.and(of_type("AWS::EC2::Instance", "i-1", instance), json!({})).findings(kind, 1000)
         };
         let of_group = of(tags(&[("aws:autoscaling:groupName", "web")]));
         assert!(of_group.is_empty(), "the root volume of a group's instance: {of_group:?}");
         assert!(of(bare.clone()).iter().any(|finding| finding.resource.id == disk.key.id));
-        assert!(found(kind, false, &[cloudformation, bare], asking()).is_empty(), "it drifted out");
+        assert!(found(kind, false, &[cloudformation, bare], management_settings()).is_empty(), "it drifted out");
     }
 
     #[test]
     fn what_loses_its_mark_drifted_out_also_where_it_was_there_before() {
         let (bare, mark) = (tags(&[("x", "y")]), tags(&[("terraform", "a")]));
         let kind = FindingKind::DriftedOut;
-        let lost = found(kind, true, &[mark.clone(), bare.clone(), tags(&[])], asking());
+        let lost = found(kind, true, &[mark.clone(), bare.clone(), tags(&[])], management_settings());
         assert_eq!((lost.len(), lost[0].since), (1, at(200)));
-        assert!(found(kind, true, from_ref(&bare), asking()).is_empty());
-        assert!(found(kind, true, &[bare, mark], asking()).is_empty());
+        assert!(found(kind, true, from_ref(&bare), management_settings()).is_empty());
+        assert!(found(kind, true, &[bare, mark], management_settings()).is_empty());
     }
 }

@@ -1,4 +1,4 @@
-//! `Untagged`: no tag besides those that AWS itself sets.
+//! `Untagged`: no tag except those that AWS itself sets.
 
 use super::{FindingKind, Input, Severity, Verdict};
 use crate::inventory::is_untagged;

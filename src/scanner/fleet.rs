@@ -12,51 +12,52 @@ use tokio::sync::{Notify, Semaphore, SemaphorePermit, mpsc};
 use tokio::task::JoinHandle;
 
 use super::{
-    AccountReport, AccountScanner, EarlierTags, Meters, StoreTrouble, Subscription, remembered, unless_it_panics,
+    AccountReport, AccountScanner, EarlierTags, Meters, StoreFailure, Subscription, catch_panic, remembered,
 };
 use crate::cloud::{AccountTarget, CloudError, Members, Provider};
-use crate::inventory::{AccountId, Scope, Timestamp, Viewer};
+use crate::inventory::{AccountId, Scope, Subscriber, Timestamp};
 use crate::store::{Store, StoreError};
 
-/// An account at an endpoint: what one task looks at.
+/// An account at an endpoint: what one task scans.
 type AccountKey = (Arc<str>, AccountId);
 
-/// A task that has nothing to look at (no credentials work) tries again so often.
-const RETRY: Duration = Duration::from_secs(30);
+/// How long a task with nothing to scan (no credentials work) waits before it tries again.
+const RETRY_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Rounds that go on at once for each core. After a restart all accounts are due: listings of thousands together take
-/// memory for all of them, and answers come too late because nobody has the time to read them.
-const ROUNDS_A_CORE: usize = 32;
-/// A round in which no scope ends for so long waits for its cloud: others don't wait for it.
-const QUIET: Duration = Duration::from_secs(3);
-/// Nor for one that goes on and on.
-const LONGEST_TURN: Duration = Duration::from_mins(1);
+/// The maximum number of concurrent rounds per core. After a restart all accounts are due: thousands of concurrent
+/// listings take memory for each, and responses time out because they are not read soon enough.
+const ROUNDS_PER_CORE: usize = 32;
+/// How long a round may go without ending a scope before it gives up its permit: it waits for its cloud, and other
+/// rounds do not wait for it.
+const PERMIT_IDLE_MAX: Duration = Duration::from_secs(3);
+/// The maximum time that a round holds its permit.
+const PERMIT_HOLD_MAX: Duration = Duration::from_mins(1);
 
-/// A task whose CloudScans are all suspended sees so often whether it could still get in.
-const SUSPENDED: Duration = Duration::from_hours(1);
+/// How often a task whose CloudScans are all suspended checks whether their credentials still work.
+const SUSPENDED_CHECK_INTERVAL: Duration = Duration::from_hours(1);
 const PANICKED: &str = "the program failed while it scanned the account, and begins anew: see the operator's log";
-/// And no task begins another round sooner, whatever is due.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
+/// The minimum pause between two rounds of a task, whatever is due.
+const ROUND_PAUSE_MIN: Duration = Duration::from_millis(200);
 
-/// What a task is to look at.
-struct Wanted {
+/// What a task is to scan.
+struct DesiredState {
     list: Vec<Subscription>,
-    /// Whose covers are to be dropped. The task does it between two rounds: one that is under way would
-    /// give them back.
-    left: BTreeSet<Viewer>,
-    /// The task has seen that nobody is left, and takes no more.
+    /// Subscribers whose visibilities are to be revoked. The task does that between two rounds: a round in
+    /// progress would restore them.
+    left: BTreeSet<Subscriber>,
+    /// The task has no subscribers left, and accepts no more.
     ended: bool,
 }
 
 struct Task {
-    wanted: Arc<Mutex<Wanted>>,
+    desired: Arc<Mutex<DesiredState>>,
     wake: Arc<Notify>,
-    reports: Arc<Mutex<BTreeMap<Viewer, AccountReport>>>,
+    reports: Arc<Mutex<BTreeMap<Subscriber, AccountReport>>>,
     handle: JoinHandle<()>,
 }
 
-/// A list of accounts, and what it was asked with.
-struct Listed {
+/// A list of accounts, and the parameters it was requested with.
+struct AccountList {
     lister: AccountTarget,
     units: Vec<String>,
     requested_at: Option<String>,
@@ -64,37 +65,47 @@ struct Listed {
     members: Members,
 }
 
-/// A list of accounts is asked anew after so long.
-const LIST_AGE: Duration = Duration::from_mins(5);
+/// The age at which a list of accounts is requested again.
+const ACCOUNT_LIST_MAX_AGE: Duration = Duration::from_mins(5);
 
 /// Runs one task per account; CloudScans subscribe. Dropping it ends the tasks.
 pub struct Fleet {
     provider: Arc<dyn Provider>,
     store: Store,
     tasks: Mutex<BTreeMap<AccountKey, Task>>,
-    /// Targets that name no account, and the one that answered.
-    unnamed: Mutex<BTreeMap<Viewer, (AccountTarget, AccountId)>>,
-    /// The accounts of organisations, as they were listed last.
-    listed: Mutex<BTreeMap<Viewer, Listed>>,
+    /// Targets without an account id, and the account that their credentials belong to.
+    resolved_accounts: Mutex<BTreeMap<Subscriber, (AccountTarget, AccountId)>>,
+    /// The accounts of organizations, as last listed.
+    listed: Mutex<BTreeMap<Subscriber, AccountList>>,
     meters: Meters,
-    turns: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     is_restored: bool,
-    /// Tells who should hear that a round has ended.
-    finished: mpsc::Sender<Viewer>,
+    /// Sends the subscribers to notify that a round has ended.
+    finished: mpsc::Sender<Subscriber>,
 }
 
 impl Fleet {
-    /// The receiver hears of every viewer whose account was looked at.
-    pub fn new(provider: Arc<dyn Provider>, store: Store) -> (Arc<Self>, mpsc::Receiver<Viewer>) {
-        // A hint to look again: one that finds the queue full is made up for by the next round.
+    /// The receiver gets every subscriber whose account was scanned.
+    pub fn new(provider: Arc<dyn Provider>, store: Store) -> (Arc<Self>, mpsc::Receiver<Subscriber>) {
+        // A hint to reconcile: if the queue is full, the next round makes up for it.
         let (finished, receiver) = mpsc::channel(1024);
-        let (tasks, unnamed, listed) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let (tasks, resolved_accounts, listed) = (Mutex::default(), Mutex::default(), Mutex::default());
         let meters = Meters::default();
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let turns = Arc::new(Semaphore::new(ROUNDS_A_CORE * cores));
+        let permits = Arc::new(Semaphore::new(ROUNDS_PER_CORE * cores));
         let is_restored = store.is_just_restored();
         (
-            Arc::new(Self { provider, store, tasks, unnamed, listed, meters, turns, is_restored, finished }),
+            Arc::new(Self {
+                provider,
+                store,
+                tasks,
+                resolved_accounts,
+                listed,
+                meters,
+                permits,
+                is_restored,
+                finished,
+            }),
             receiver,
         )
     }
@@ -103,64 +114,64 @@ impl Fleet {
         &self.provider
     }
 
-    /// Goes on with what was wanted before a restart, for CloudScans that nobody has spoken of since, as far as it is still
-    /// allowed: a store may be older than a permission that was withdrawn, and than a CloudScan's suspension or end. So it
-    /// is for when the API server can't be asked.
+    /// Resumes the subscriptions from before a restart, for CloudScans without a new one, as far as they are still
+    /// allowed. Use it only if the API server is unreachable: a store may be older than the withdrawal of a
+    /// permission, and than the suspension or deletion of a CloudScan.
     pub fn resume(&self, is_allowed: impl Fn(&Subscription) -> bool) -> Result<(), StoreError> {
-        for (viewer, mut subscriptions) in remembered::recall(&self.store, &self.provider.types())? {
-            if self.lock().values().any(|task| task.is_wanted_by(&viewer)) {
+        for (subscriber, mut subscriptions) in remembered::recall(&self.store, &self.provider.types())? {
+            if self.lock().values().any(|task| task.has_subscriber(&subscriber)) {
                 continue;
             }
             let before = subscriptions.len();
             subscriptions.retain(&is_allowed);
             if subscriptions.len() < before {
-                tracing::warn!(cloudscan = %viewer, "what it was looking at is not allowed any more, in part or at all");
+                tracing::warn!(cloudscan = %subscriber, "what it scanned is not allowed any more, in part or at all");
             }
             let keyed = |s: Subscription| Some(((s.target.endpoint.clone(), s.target.account.clone()?), s));
-            self.replace(&viewer, subscriptions.into_iter().filter_map(keyed).collect());
+            self.replace(&subscriber, subscriptions.into_iter().filter_map(keyed).collect());
         }
         Ok(())
     }
 
-    /// The accounts of an organisation. Where they can't be listed, the last complete list stands, also one
-    /// from before a restart, and the error is told beside it. A scan that is asked for lists them anew.
+    /// The accounts of an organization. If they can't be listed, the last complete list is used, even from before
+    /// a restart, and the error is returned with it. A requested scan lists them again.
     pub async fn members(
         &self,
-        viewer: &Viewer,
+        subscriber: &Subscriber,
         lister: &AccountTarget,
         units: &[String],
         requested_at: Option<&str>,
     ) -> Result<(Members, Option<CloudError>), CloudError> {
         let now = self.store.now();
-        if let Some(listed) = lock(&self.listed).get(viewer)
+        if let Some(listed) = lock(&self.listed).get(subscriber)
             && (&listed.lister, &*listed.units, listed.requested_at.as_deref()) == (lister, units, requested_at)
-            && now.since(listed.at) < LIST_AGE
+            && now.since(listed.at) < ACCOUNT_LIST_MAX_AGE
         {
             return Ok((listed.members.clone(), None));
         }
-        let error = match unless_it_panics(list_members(&*self.provider, lister, units)).await {
+        let error = match catch_panic(list_members(&*self.provider, lister, units)).await {
             Ok(members) => {
-                let (store, owner, list) = (self.store.clone(), viewer.clone(), members.clone());
-                let units_asked = units.to_vec();
+                let (store, owner, list) = (self.store.clone(), subscriber.clone(), members.clone());
+                let units_requested = units.to_vec();
                 let kept = tokio::task::spawn_blocking(move || {
-                    remembered::remember_members(&store, &owner, &units_asked, &list)
+                    remembered::remember_members(&store, &owner, &units_requested, &list)
                 });
                 if let Ok(Err(error)) = kept.await {
-                    tracing::warn!(cloudscan = %viewer, reason = error.reason(), "the list of accounts is not kept: {error}");
+                    tracing::warn!(cloudscan = %subscriber, reason = error.reason(), "the list of accounts is not kept: {error}");
                 }
-                let listed = Listed {
+                let listed = AccountList {
                     lister: lister.clone(),
                     units: units.to_vec(),
                     requested_at: requested_at.map(str::to_owned),
                     at: now,
                     members: members.clone(),
                 };
-                lock(&self.listed).insert(viewer.clone(), listed);
+                lock(&self.listed).insert(subscriber.clone(), listed);
                 return Ok((members, None));
             }
             Err(error) => error,
         };
-        let (store, owner, units) = (self.store.clone(), viewer.clone(), units.to_vec());
+        let (store, owner, units) = (self.store.clone(), subscriber.clone(), units.to_vec());
         let last = tokio::task::spawn_blocking(move || remembered::recall_members(&store, &owner, &units)).await;
         match last {
             Ok(Ok(Some(members))) => Ok((members, Some(error))),
@@ -168,94 +179,96 @@ impl Fleet {
         }
     }
 
-    /// What a CloudScan wants, in place of what it wanted before.
-    pub async fn set(&self, viewer: &Viewer, subscriptions: Vec<Subscription>) -> Result<(), CloudError> {
-        let mut wanted: BTreeMap<AccountKey, Subscription> = BTreeMap::new();
+    /// Replaces the desired subscriptions of a CloudScan.
+    pub async fn set(&self, subscriber: &Subscriber, subscriptions: Vec<Subscription>) -> Result<(), CloudError> {
+        let mut desired: BTreeMap<AccountKey, Subscription> = BTreeMap::new();
         for subscription in subscriptions {
-            let account = self.account_of(viewer, &subscription.target).await?;
-            wanted.insert((subscription.target.endpoint.clone(), account), subscription);
+            let account = self.account_of(subscriber, &subscription.target).await?;
+            desired.insert((subscription.target.endpoint.clone(), account), subscription);
         }
-        let resolved = wanted.iter().map(|((_, account), subscription)| {
+        let resolved = desired.iter().map(|((_, account), subscription)| {
             let mut subscription = subscription.clone();
             subscription.target.account = Some(account.clone());
             subscription
         });
-        let (store, owner, resolved) = (self.store.clone(), viewer.clone(), resolved.collect::<Vec<_>>());
+        let (store, owner, resolved) = (self.store.clone(), subscriber.clone(), resolved.collect::<Vec<_>>());
         let remembered =
             tokio::task::spawn_blocking(move || remembered::remember(&store, &owner, &resolved)).await;
         if let Ok(Err(error)) = remembered {
-            tracing::warn!(cloudscan = %viewer, reason = error.reason(), "a restart would not know of it: {error}");
+            tracing::warn!(cloudscan = %subscriber, reason = error.reason(), "a restart would not know of it: {error}");
         }
-        self.replace(viewer, wanted);
+        self.replace(subscriber, desired);
         Ok(())
     }
 
-    /// Ends the looking for a CloudScan whose spec is refused. What it covers stays covered: it is neither deleted, nor does
-    /// it want less.
-    pub async fn refuse(&self, viewer: &Viewer) {
-        let (store, owner) = (self.store.clone(), viewer.clone());
+    /// Stops scanning for a CloudScan whose spec is rejected. It keeps its visibilities: it is not deleted, and
+    /// its selection has not become smaller.
+    pub async fn refuse(&self, subscriber: &Subscriber) {
+        let (store, owner) = (self.store.clone(), subscriber.clone());
         let forgotten = tokio::task::spawn_blocking(move || remembered::remember(&store, &owner, &[])).await;
         if let Ok(Err(error)) = forgotten {
-            tracing::warn!(cloudscan = %viewer, reason = error.reason(), "a restart would go on with it: {error}");
+            tracing::warn!(cloudscan = %subscriber, reason = error.reason(), "a restart would go on with it: {error}");
         }
         for task in self.lock().values() {
-            task.refuse(viewer);
+            task.refuse(subscriber);
         }
     }
 
-    /// Drops what a CloudScan covers in accounts that it does not name any more, also where it ceased
-    /// to while the operator was down. To be called after [`Fleet::set`] took its whole desired set.
-    pub fn forget_other_accounts(&self, viewer: &Viewer) -> Result<(), StoreError> {
+    /// Revokes what a CloudScan can see in accounts that it no longer selects, including those deselected while
+    /// the operator was down. Call it after [`Fleet::set`] has processed the complete desired set.
+    pub fn forget_other_accounts(&self, subscriber: &Subscriber) -> Result<(), StoreError> {
         let tasks = self.lock();
-        let is_named = |key| tasks.get(&key).is_some_and(|task| task.is_wanted_by(viewer));
-        let dropped = self.drop_covers(&tasks, |v, scope| v == viewer && !is_named(key_of(scope)))?;
-        if dropped { self.close_unwatched(&tasks) } else { Ok(()) }
+        let is_named = |key| tasks.get(&key).is_some_and(|task| task.has_subscriber(subscriber));
+        let dropped = self.revoke_visibilities(&tasks, |v, scope| v == subscriber && !is_named(key_of(scope)))?;
+        if dropped { self.close_invisible_scopes(&tasks) } else { Ok(()) }
     }
 
-    /// Drops the covers that are lost, or has their task do it. Tells whether it dropped any itself.
-    fn drop_covers(
+    /// Revokes the lost visibilities, or has their task do it. Returns whether it revoked any itself.
+    fn revoke_visibilities(
         &self,
         tasks: &BTreeMap<AccountKey, Task>,
-        is_lost: impl Fn(&Viewer, &Scope) -> bool,
+        is_lost: impl Fn(&Subscriber, &Scope) -> bool,
     ) -> Result<bool, StoreError> {
         let mut dropped = false;
-        for (viewer, scope) in self.store.covers().iter().filter(|(viewer, scope)| is_lost(viewer, scope)) {
-            if !tasks.get(&key_of(scope)).is_some_and(|task| task.leave(viewer)) {
-                self.store.drop_cover(viewer, scope)?;
+        for (subscriber, scope) in
+            self.store.visibilities().iter().filter(|(subscriber, scope)| is_lost(subscriber, scope))
+        {
+            if !tasks.get(&key_of(scope)).is_some_and(|task| task.request_release(subscriber)) {
+                self.store.revoke_visibility(subscriber, scope)?;
                 dropped = true;
             }
         }
         Ok(dropped)
     }
 
-    /// Closes the scopes that nobody covers, where no task does it.
-    fn close_unwatched(&self, tasks: &BTreeMap<AccountKey, Task>) -> Result<(), StoreError> {
-        self.store.close_uncovered(|scope| tasks.get(&key_of(scope)).is_none_or(Task::has_ended))
+    /// Closes the scopes that are visible to no subscriber, unless a task does it.
+    fn close_invisible_scopes(&self, tasks: &BTreeMap<AccountKey, Task>) -> Result<(), StoreError> {
+        self.store.close_invisible_scopes(|scope| tasks.get(&key_of(scope)).is_none_or(Task::has_ended))
     }
 
-    /// The account that a target names, or that its credentials answer for.
-    async fn account_of(&self, viewer: &Viewer, target: &AccountTarget) -> Result<AccountId, CloudError> {
+    /// The account of a target: the one it names, or the one its credentials belong to.
+    async fn account_of(&self, subscriber: &Subscriber, target: &AccountTarget) -> Result<AccountId, CloudError> {
         if let Some(account) = &target.account {
             return Ok(account.clone());
         }
-        if let Some((known, account)) = lock(&self.unnamed).get(viewer)
+        if let Some((known, account)) = lock(&self.resolved_accounts).get(subscriber)
             && known == target
         {
             return Ok(account.clone());
         }
-        let account = unless_it_panics(self.provider.connect(target)).await?.identity().account.clone();
-        lock(&self.unnamed).insert(viewer.clone(), (target.clone(), account.clone()));
+        let account = catch_panic(self.provider.connect(target)).await?.identity().account.clone();
+        lock(&self.resolved_accounts).insert(subscriber.clone(), (target.clone(), account.clone()));
         Ok(account)
     }
 
-    fn replace(&self, viewer: &Viewer, wanted: BTreeMap<AccountKey, Subscription>) {
+    fn replace(&self, subscriber: &Subscriber, desired: BTreeMap<AccountKey, Subscription>) {
         let mut tasks = self.lock();
-        for (_, task) in tasks.iter().filter(|(key, _)| !wanted.contains_key(*key)) {
-            task.change(viewer, None);
+        for (_, task) in tasks.iter().filter(|(key, _)| !desired.contains_key(*key)) {
+            task.change(subscriber, None);
         }
-        for (key, subscription) in wanted {
+        for (key, subscription) in desired {
             match tasks.get(&key) {
-                Some(task) if !task.has_ended() => task.change(viewer, Some(subscription)),
+                Some(task) if !task.has_ended() => task.change(subscriber, Some(subscription)),
                 _ => {
                     let task = self.spawn(&key, subscription);
                     tasks.insert(key, task);
@@ -265,40 +278,40 @@ impl Fleet {
         tasks.retain(|_, task| !task.has_ended());
     }
 
-    /// Drops whatever belongs to CloudScans that are not in the complete list of those that exist, and
-    /// closes scopes that no task looks at: deleted while the operator was down is deleted too.
-    /// `existing` is asked while nobody can subscribe.
-    pub fn retain(&self, existing: impl FnOnce() -> BTreeSet<Viewer>) -> Result<(), StoreError> {
+    /// Drops everything of CloudScans that are not in the complete list of existing ones, and closes scopes that
+    /// no task scans: this includes CloudScans deleted while the operator was down. `existing` is called while no
+    /// CloudScan can subscribe.
+    pub fn retain(&self, existing: impl FnOnce() -> BTreeSet<Subscriber>) -> Result<(), StoreError> {
         let tasks = self.lock();
         let existing = existing();
         for task in tasks.values() {
-            let gone: Vec<Viewer> = lock(&task.wanted)
+            let gone: Vec<Subscriber> = lock(&task.desired)
                 .list
                 .iter()
-                .map(|s| s.viewer.clone())
+                .map(|s| s.subscriber.clone())
                 .filter(|v| !existing.contains(v))
                 .collect();
-            for viewer in gone {
-                task.change(&viewer, None);
+            for subscriber in gone {
+                task.change(&subscriber, None);
             }
         }
-        lock(&self.unnamed).retain(|viewer, _| existing.contains(viewer));
-        lock(&self.listed).retain(|viewer, _| existing.contains(viewer));
-        self.drop_covers(&tasks, |viewer, _| !existing.contains(viewer))?;
-        self.close_unwatched(&tasks)?;
+        lock(&self.resolved_accounts).retain(|subscriber, _| existing.contains(subscriber));
+        lock(&self.listed).retain(|subscriber, _| existing.contains(subscriber));
+        self.revoke_visibilities(&tasks, |subscriber, _| !existing.contains(subscriber))?;
+        self.close_invisible_scopes(&tasks)?;
         self.store.retain_notes(&existing)
     }
 
-    /// What is known of each account for a CloudScan.
-    pub fn reports(&self, viewer: &Viewer) -> Vec<AccountReport> {
-        self.lock().values().filter_map(|task| lock(&task.reports).get(viewer).cloned()).collect()
+    /// The report of each account for a CloudScan.
+    pub fn reports(&self, subscriber: &Subscriber) -> Vec<AccountReport> {
+        self.lock().values().filter_map(|task| lock(&task.reports).get(subscriber).cloned()).collect()
     }
 
-    /// The resources of a CloudScan whose tags are those of an earlier sweep, by scope.
-    pub fn earlier_tags(&self, viewer: &Viewer) -> BTreeMap<Scope, EarlierTags> {
+    /// The resources of a CloudScan whose tags are from an earlier sweep, by scope.
+    pub fn earlier_tags(&self, subscriber: &Subscriber) -> BTreeMap<Scope, EarlierTags> {
         let mut earlier = BTreeMap::new();
         for task in self.lock().values() {
-            if let Some(report) = lock(&task.reports).get(viewer) {
+            if let Some(report) = lock(&task.reports).get(subscriber) {
                 earlier.extend(report.earlier_tags());
             }
         }
@@ -318,30 +331,31 @@ impl Fleet {
         lock(&self.tasks)
     }
 
-    /// A task begins with its first subscription: one that finds nobody ends.
+    /// A task starts with its first subscription: a task without subscribers ends.
     fn spawn(&self, (endpoint, account): &AccountKey, first: Subscription) -> Task {
-        let wanted = Arc::new(Mutex::new(Wanted { list: vec![first], left: BTreeSet::new(), ended: false }));
-        let reports: Arc<Mutex<BTreeMap<Viewer, AccountReport>>> = Arc::default();
+        let desired =
+            Arc::new(Mutex::new(DesiredState { list: vec![first], left: BTreeSet::new(), ended: false }));
+        let reports: Arc<Mutex<BTreeMap<Subscriber, AccountReport>>> = Arc::default();
         let wake = Arc::new(Notify::new());
         let scanner =
             AccountScanner::new(self.provider.clone(), self.store.clone(), account.clone(), endpoint.clone())
-                .metered_by(self.meters.clone())
+                .with_meters(self.meters.clone())
                 .restored(self.is_restored)
-                .without_first_sights();
-        let running = Running {
-            wanted: wanted.clone(),
+                .without_baseline_changes();
+        let running = TaskRunner {
+            desired: desired.clone(),
             wake: wake.clone(),
             reports: reports.clone(),
-            turns: self.turns.clone(),
+            permits: self.permits.clone(),
             finished: self.finished.clone(),
             store: self.store.clone(),
         };
         let handle = tokio::spawn(running.run(scanner));
-        Task { wanted, wake, reports, handle }
+        Task { desired, wake, reports, handle }
     }
 }
 
-/// The accounts of an organisation, all of them or an error.
+/// All accounts of an organization, or an error.
 pub async fn list_members(
     provider: &dyn Provider,
     lister: &AccountTarget,
@@ -355,63 +369,63 @@ fn key_of(scope: &Scope) -> AccountKey {
 }
 
 impl Task {
-    /// Whether it ended, by itself or by a panic: what it is told now nobody hears.
+    /// Whether it ended, by itself or by a panic: changes no longer reach it.
     fn has_ended(&self) -> bool {
-        lock(&self.wanted).ended || self.handle.is_finished()
+        lock(&self.desired).ended || self.handle.is_finished()
     }
 
-    fn is_wanted_by(&self, viewer: &Viewer) -> bool {
-        lock(&self.wanted).list.iter().any(|s| s.viewer == *viewer)
+    fn has_subscriber(&self, subscriber: &Subscriber) -> bool {
+        lock(&self.desired).list.iter().any(|s| s.subscriber == *subscriber)
     }
 
-    /// Has the covers of a CloudScan dropped; false when the task has ended and will not.
-    fn leave(&self, viewer: &Viewer) -> bool {
-        let mut wanted = lock(&self.wanted);
-        let is_there = !wanted.ended && !self.handle.is_finished();
+    /// Has the task revoke the visibilities of a CloudScan; false if the task has ended.
+    fn request_release(&self, subscriber: &Subscriber) -> bool {
+        let mut desired = lock(&self.desired);
+        let is_there = !desired.ended && !self.handle.is_finished();
         if is_there {
-            wanted.left.insert(viewer.clone());
+            desired.left.insert(subscriber.clone());
             self.wake.notify_one();
         }
         is_there
     }
 
-    fn refuse(&self, viewer: &Viewer) {
-        let is_wanted = {
-            let list = &mut lock(&self.wanted).list;
+    fn refuse(&self, subscriber: &Subscriber) {
+        let is_desired = {
+            let list = &mut lock(&self.desired).list;
             let before = list.len();
-            list.retain(|subscription| subscription.viewer != *viewer);
+            list.retain(|subscription| subscription.subscriber != *subscriber);
             list.len() < before
         };
-        if is_wanted {
-            lock(&self.reports).remove(viewer);
+        if is_desired {
+            lock(&self.reports).remove(subscriber);
             self.wake.notify_one();
         }
     }
 
-    fn change(&self, viewer: &Viewer, subscription: Option<Subscription>) {
-        let mut guard = lock(&self.wanted);
-        let Wanted { list: wanted, left, .. } = &mut *guard;
+    fn change(&self, subscriber: &Subscriber, subscription: Option<Subscription>) {
+        let mut guard = lock(&self.desired);
+        let DesiredState { list: desired, left, .. } = &mut *guard;
         if subscription.is_some() {
-            left.remove(viewer);
+            left.remove(subscriber);
         }
-        let before = wanted.iter().position(|s| s.viewer == *viewer);
+        let before = desired.iter().position(|s| s.subscriber == *subscriber);
         match (before, subscription) {
             (None, None) => return,
             (Some(i), None) => {
-                wanted.remove(i);
-                left.insert(viewer.clone());
-                lock(&self.reports).remove(viewer);
+                desired.remove(i);
+                left.insert(subscriber.clone());
+                lock(&self.reports).remove(subscriber);
             }
-            (Some(i), Some(new)) if same(&wanted[i], &new) => return,
-            (Some(i), Some(new)) => wanted[i] = new,
-            (None, Some(new)) => wanted.push(new),
+            (Some(i), Some(new)) if is_unchanged(&desired[i], &new) => return,
+            (Some(i), Some(new)) => desired[i] = new,
+            (None, Some(new)) => desired.push(new),
         }
         drop(guard);
         self.wake.notify_one();
     }
 }
 
-fn same(a: &Subscription, b: &Subscription) -> bool {
+fn is_unchanged(a: &Subscription, b: &Subscription) -> bool {
     format!("{a:?}") == format!("{b:?}") && a.target == b.target
 }
 
@@ -423,44 +437,44 @@ impl Drop for Fleet {
     }
 }
 
-/// What a task works with: see [`Task`] and [`Fleet`].
-struct Running {
-    wanted: Arc<Mutex<Wanted>>,
+/// The state of a running task: see [`Task`] and [`Fleet`].
+struct TaskRunner {
+    desired: Arc<Mutex<DesiredState>>,
     wake: Arc<Notify>,
-    reports: Arc<Mutex<BTreeMap<Viewer, AccountReport>>>,
-    turns: Arc<Semaphore>,
-    finished: mpsc::Sender<Viewer>,
+    reports: Arc<Mutex<BTreeMap<Subscriber, AccountReport>>>,
+    permits: Arc<Semaphore>,
+    finished: mpsc::Sender<Subscriber>,
     store: Store,
 }
 
-impl Running {
-    /// Until nobody wants the account any more.
+impl TaskRunner {
+    /// Runs until no subscriber is left.
     async fn run(self, mut scanner: AccountScanner) {
         loop {
             let (left, is_last) = {
-                let wanted = lock(&self.wanted);
-                (wanted.left.clone(), wanted.list.is_empty())
+                let desired = lock(&self.desired);
+                (desired.left.clone(), desired.list.is_empty())
             };
             if !left.is_empty() && !scanner.release(left.clone(), is_last).await {
-                tokio::time::sleep(RETRY).await;
+                tokio::time::sleep(RETRY_INTERVAL).await;
                 continue;
             }
-            // Before what is wanted is read: it may be something else by then.
-            let turn = self.turns.acquire().await.expect("nobody closes it");
-            // What it was woken for meanwhile is read now.
+            // Before the desired state is read: it may change while waiting.
+            let permit = self.permits.acquire().await.expect("it is never closed");
+            // Changes that woke it meanwhile are read now.
             let _ = self.wake.notified().now_or_never();
             let subscriptions = {
-                let mut wanted = lock(&self.wanted);
-                wanted.left.retain(|viewer| !left.contains(viewer));
-                // Who left while it waited is let go of right after the round.
-                if !wanted.left.is_empty() {
+                let mut desired = lock(&self.desired);
+                desired.left.retain(|subscriber| !left.contains(subscriber));
+                // Subscribers that left meanwhile are released right after the round.
+                if !desired.left.is_empty() {
                     self.wake.notify_one();
                 }
-                wanted.ended = wanted.list.is_empty() && wanted.left.is_empty();
-                if wanted.ended {
+                desired.ended = desired.list.is_empty() && desired.left.is_empty();
+                if desired.ended {
                     return;
                 }
-                wanted.list.clone()
+                desired.list.clone()
             };
             if subscriptions.is_empty() {
                 continue;
@@ -470,32 +484,33 @@ impl Running {
                 ended.fetch_add(1, Ordering::Relaxed);
             };
             let round = AssertUnwindSafe(scanner.round(&subscriptions, false, &progress)).catch_unwind();
-            if in_turn(turn, QUIET, &ended, round).await.is_err() {
-                // What was under way is not known: it is begun anew, and not at once.
+            if holding_permit(permit, PERMIT_IDLE_MAX, &ended, round).await.is_err() {
+                // The state of the round is unknown: start again with a new scanner, after a pause.
                 tracing::error!("a round failed within the program, and is begun anew: see the lines before");
                 self.report_panic(&subscriptions);
-                scanner = scanner.anew();
-                tokio::time::sleep(RETRY).await;
+                scanner = scanner.reset();
+                tokio::time::sleep(RETRY_INTERVAL).await;
                 continue;
             }
             {
-                // Only those still wanted: one that left meanwhile has no report.
-                let still: BTreeSet<Viewer> = lock(&self.wanted).list.iter().map(|s| s.viewer.clone()).collect();
+                // Only current subscribers: one that left meanwhile has no report.
+                let still: BTreeSet<Subscriber> =
+                    lock(&self.desired).list.iter().map(|s| s.subscriber.clone()).collect();
                 let mut reports = lock(&self.reports);
                 *reports = scanner.reports.clone();
-                reports.retain(|viewer, _| still.contains(viewer));
+                reports.retain(|subscriber, _| still.contains(subscriber));
             }
             for subscription in &subscriptions {
-                let _ = self.finished.try_send(subscription.viewer.clone());
+                let _ = self.finished.try_send(subscription.subscriber.clone());
             }
             let is_suspended = subscriptions.iter().all(|subscription| subscription.suspended);
             let pause = match scanner.next() {
-                Some(next) => next.since(self.store.now()).max(SHORTEST_PAUSE),
-                None if is_suspended => SUSPENDED,
-                None => RETRY,
+                Some(next) => next.since(self.store.now()).max(ROUND_PAUSE_MIN),
+                None if is_suspended => SUSPENDED_CHECK_INTERVAL,
+                None => RETRY_INTERVAL,
             };
             let failed = scanner.reports.values().any(|r| matches!(r.credentials, Some(Err(_))));
-            let pause = if failed { pause.min(RETRY) } else { pause };
+            let pause = if failed { pause.min(RETRY_INTERVAL) } else { pause };
             tokio::select! {
                 () = self.wake.notified() => {}
                 () = tokio::time::sleep(pause) => {}
@@ -503,22 +518,22 @@ impl Running {
         }
     }
 
-    /// What was reported of the account before stays, with what keeps it from being true.
+    /// Keeps the earlier report of the account, and adds why it may be outdated.
     fn report_panic(&self, subscriptions: &[Subscription]) {
-        let trouble = StoreTrouble { reason: "Panicked", message: PANICKED.to_owned() };
+        let trouble = StoreFailure { reason: "Panicked", message: PANICKED.to_owned() };
         let mut reports = lock(&self.reports);
-        for Subscription { viewer, .. } in subscriptions {
-            if let Some(report) = reports.get_mut(viewer) {
+        for Subscription { subscriber, .. } in subscriptions {
+            if let Some(report) = reports.get_mut(subscriber) {
                 report.store_error = Some(trouble.clone());
-                let _ = self.finished.try_send(viewer.clone());
+                let _ = self.finished.try_send(subscriber.clone());
             }
         }
     }
 }
 
-/// Does it all, in its turn for as long as something ends in every `quiet`.
-async fn in_turn<T>(
-    turn: SemaphorePermit<'_>,
+/// Runs the round, and holds the permit as long as a scope ends in every `quiet` interval.
+async fn holding_permit<T>(
+    permit: SemaphorePermit<'_>,
     quiet: Duration,
     ended: &AtomicUsize,
     round: impl Future<Output = T>,
@@ -529,14 +544,14 @@ async fn in_turn<T>(
         loop {
             let before = ended.load(Ordering::Relaxed);
             tokio::time::sleep(quiet).await;
-            if ended.load(Ordering::Relaxed) == before || started.elapsed() > LONGEST_TURN {
+            if ended.load(Ordering::Relaxed) == before || started.elapsed() > PERMIT_HOLD_MAX {
                 break;
             }
         }
     };
     tokio::select! {
         done = &mut round => return done,
-        () = too_long => drop(turn),
+        () = too_long => drop(permit),
     }
     round.await
 }
@@ -553,11 +568,11 @@ mod tests {
     use crate::cloud::{Credentials, Session, TypeInfo};
     use crate::inventory::{LossLimits, Reason};
 
-    /// Lets nobody in, and nobody know, until it is told to.
+    /// A provider whose connections wait until `opened` is notified, and then fail.
     #[derive(Default)]
     struct Gate {
         waiting: AtomicUsize,
-        told: Notify,
+        opened: Notify,
     }
 
     #[async_trait]
@@ -574,18 +589,18 @@ mod tests {
             String::new()
         }
 
-        /// Panics on some credentials, as the SDK does on keys that no header can carry.
+        /// Panics on some credentials, as the SDK does on keys that are invalid in a header.
         async fn connect(&self, target: &AccountTarget) -> Result<Arc<dyn Session>, CloudError> {
             assert!(target.external_id.is_none(), "no header can carry it");
             self.waiting.fetch_add(1, Ordering::Relaxed);
-            self.told.notified().await;
+            self.opened.notified().await;
             Err(CloudError::new(Reason::Unreachable, "closed"))
         }
     }
 
     fn subscription(account: String) -> Subscription {
         Subscription {
-            viewer: Viewer::new("team-a/one"),
+            subscriber: Subscriber::new("team-a/one"),
             tenant: "".into(),
             target: AccountTarget {
                 account: Some(AccountId::new(account)),
@@ -613,19 +628,22 @@ mod tests {
         let store = Store::open(&dir.path().join("store"), crate::store::system_clock()).unwrap();
         let account = "000000000001".to_owned();
         let (mut bad, good) = (subscription(account.clone()), subscription(account.clone()));
-        (bad.viewer, bad.target.external_id) = (Viewer::new("team-b/bad"), Some("x".to_owned()));
+        (bad.subscriber, bad.target.external_id) = (Subscriber::new("team-b/bad"), Some("x".to_owned()));
         let gate = Gate::default();
-        gate.told.notify_one();
+        gate.opened.notify_one();
         let provider: Arc<dyn Provider> = Arc::new(gate);
         let mut scanner = AccountScanner::new(provider.clone(), store.clone(), AccountId::new(account), "".into());
         scanner.round(&[bad.clone(), good.clone()], false, &|_, _| {}).await;
-        let reason = |viewer: &Viewer| match &scanner.reports[viewer].credentials {
+        let reason = |subscriber: &Subscriber| match &scanner.reports[subscriber].credentials {
             Some(Err(error)) => error.reason,
             other => panic!("{other:?}"),
         };
-        assert_eq!((reason(&bad.viewer), reason(&good.viewer)), (Reason::InvalidCredentials, Reason::Unreachable));
+        assert_eq!(
+            (reason(&bad.subscriber), reason(&good.subscriber)),
+            (Reason::InvalidCredentials, Reason::Unreachable)
+        );
         let (fleet, _finished) = Fleet::new(provider, store);
-        let listed = fleet.members(&bad.viewer, &bad.target, &[], None).await;
+        let listed = fleet.members(&bad.subscriber, &bad.target, &[], None).await;
         assert_eq!(listed.unwrap_err().reason, Reason::InvalidCredentials);
     }
 
@@ -634,18 +652,22 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (finished, mut heard) = mpsc::channel(1);
         let one = subscription("000000000001".to_owned());
-        let reports = BTreeMap::from([(one.viewer.clone(), AccountReport::default())]);
-        let running = Running {
-            wanted: Arc::new(Mutex::new(Wanted { list: vec![one.clone()], left: BTreeSet::new(), ended: false })),
+        let reports = BTreeMap::from([(one.subscriber.clone(), AccountReport::default())]);
+        let running = TaskRunner {
+            desired: Arc::new(Mutex::new(DesiredState {
+                list: vec![one.clone()],
+                left: BTreeSet::new(),
+                ended: false,
+            })),
             wake: Arc::default(),
             reports: Arc::new(Mutex::new(reports)),
-            turns: Arc::new(Semaphore::new(1)),
+            permits: Arc::new(Semaphore::new(1)),
             finished,
             store: Store::open(&dir.path().join("store"), crate::store::system_clock()).unwrap(),
         };
         running.report_panic(std::slice::from_ref(&one));
-        assert_eq!(heard.try_recv().unwrap(), one.viewer);
-        let trouble = lock(&running.reports)[&one.viewer].store_error.clone().unwrap();
+        assert_eq!(heard.try_recv().unwrap(), one.subscriber);
+        let trouble = lock(&running.reports)[&one.subscriber].store_error.clone().unwrap();
         assert_eq!((trouble.reason, &*trouble.message), ("Panicked", PANICKED));
     }
 
@@ -655,48 +677,48 @@ mod tests {
         let store = Store::open(&dir.path().join("store"), crate::store::system_clock()).unwrap();
         let gate = Arc::new(Gate::default());
         let (fleet, _finished) = Fleet::new(gate.clone(), store);
-        let turns = fleet.turns.available_permits();
-        let accounts = (0..=turns).map(|n| subscription(format!("{n:012}"))).collect();
-        fleet.set(&Viewer::new("team-a/one"), accounts).await.unwrap();
+        let permits = fleet.permits.available_permits();
+        let accounts = (0..=permits).map(|n| subscription(format!("{n:012}"))).collect();
+        fleet.set(&Subscriber::new("team-a/one"), accounts).await.unwrap();
         let waiting = || gate.waiting.load(Ordering::Relaxed);
-        while waiting() < turns {
+        while waiting() < permits {
             tokio::task::yield_now().await;
         }
-        // All tasks are of this thread: whoever could go on has.
+        // All tasks run on this thread: each has gone as far as it can.
         for _ in 0..100 {
             tokio::task::yield_now().await;
         }
-        assert_eq!(waiting(), turns);
-        gate.told.notify_one();
-        while waiting() <= turns {
+        assert_eq!(waiting(), permits);
+        gate.opened.notify_one();
+        while waiting() <= permits {
             tokio::task::yield_now().await;
         }
     }
 
     #[tokio::test]
     async fn a_round_has_its_turn_for_as_long_as_something_ends() {
-        let (turns, ended) = (Semaphore::new(1), AtomicUsize::new(0));
+        let (permits, ended) = (Semaphore::new(1), AtomicUsize::new(0));
         let quiet = Duration::from_millis(20);
         let round = async {
             for _ in 0..20 {
                 ended.fetch_add(1, Ordering::Relaxed);
                 tokio::time::sleep(quiet / 4).await;
             }
-            turns.available_permits()
+            permits.available_permits()
         };
-        let turn = turns.acquire().await.unwrap();
-        let meanwhile = in_turn(turn, quiet, &ended, round).await;
-        assert_eq!((meanwhile, turns.available_permits()), (0, 1));
+        let permit = permits.acquire().await.unwrap();
+        let meanwhile = holding_permit(permit, quiet, &ended, round).await;
+        assert_eq!((meanwhile, permits.available_permits()), (0, 1));
     }
 
     #[tokio::test]
     async fn a_round_in_which_nothing_ends_keeps_nobody_from_theirs() {
-        let (turns, nothing) = (Semaphore::new(1), AtomicUsize::new(0));
-        let turn = turns.acquire().await.unwrap();
-        // This one lasts until another has had a turn.
-        let round = async { drop(turns.acquire().await) };
-        let round = in_turn(turn, Duration::from_millis(1), &nothing, round);
+        let (permits, nothing) = (Semaphore::new(1), AtomicUsize::new(0));
+        let permit = permits.acquire().await.unwrap();
+        // This round lasts until another one has had a permit.
+        let round = async { drop(permits.acquire().await) };
+        let round = holding_permit(permit, Duration::from_millis(1), &nothing, round);
         let ended = tokio::time::timeout(Duration::from_mins(1), round).await;
-        assert!(ended.is_ok(), "the turn was never given back");
+        assert!(ended.is_ok(), "the permit was never given back");
     }
 }

@@ -1,4 +1,4 @@
-//! What scanning measures of itself.
+//! The metrics of scanning.
 
 use std::time::Duration;
 
@@ -9,25 +9,25 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::inventory::Outcome;
 
-/// Doubling from a quarter of a second to half an hour.
+/// Powers of two from a quarter of a second to half an hour.
 const SCAN_BUCKETS: u16 = 14;
 
-/// Copies count together.
+/// Clones share the same counters.
 #[derive(Clone, Debug)]
 pub struct Meters {
     scan_seconds: Histogram,
-    looks: Family<[(&'static str, &'static str); 1], Counter>,
+    sweeps: Family<[(&'static str, &'static str); 1], Counter>,
 }
 
 impl Default for Meters {
     fn default() -> Self {
         let meters = Self {
             scan_seconds: Histogram::new(exponential_buckets(0.25, 2.0, SCAN_BUCKETS)),
-            looks: Family::default(),
+            sweeps: Family::default(),
         };
-        // A rate of what has not happened yet is 0, not unknown.
+        // The rate of an event that has not happened yet is 0, not unknown.
         for outcome in ["Complete", "Partial", "Failed"] {
-            drop(meters.looks.get_or_create(&[("outcome", outcome)]));
+            drop(meters.sweeps.get_or_create(&[("outcome", outcome)]));
         }
         meters
     }
@@ -38,17 +38,17 @@ impl Meters {
         self.scan_seconds.observe(took.as_secs_f64());
     }
 
-    pub(super) fn looked(&self, outcome: Outcome) {
-        self.looks.get_or_create(&[("outcome", outcome.as_str())]).inc();
+    pub(super) fn swept(&self, outcome: Outcome) {
+        self.sweeps.get_or_create(&[("outcome", outcome.as_str())]).inc();
     }
 
     pub fn register(&self, registry: &mut Registry) {
         let scan = "How long a round over the scopes of an account that were due took";
         registry.register_with_unit("scan_duration", scan, Unit::Seconds, self.scan_seconds.clone());
         registry.register(
-            "looks",
+            "sweeps",
             "Listings of a scope that ended, since the operator started",
-            self.looks.clone(),
+            self.sweeps.clone(),
         );
     }
 }

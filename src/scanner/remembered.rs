@@ -1,5 +1,6 @@
-//! What CloudScans wanted, kept in the store: after a restart scanning goes on while the API server is
-//! away. Credentials are never kept: whoever has some in a Secret waits for the API server.
+//! The desired subscriptions of CloudScans, kept in the store: after a restart scanning goes on while the API
+//! server is unreachable. Credentials are never kept: a CloudScan with credentials in a Secret waits for the API
+//! server.
 
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Subscription;
 use crate::cloud::{AccountTarget, Credentials, Members, TypeInfo};
-use crate::inventory::{AccountId, LossLimits, Region, Viewer};
+use crate::inventory::{AccountId, LossLimits, Region, Subscriber};
 use crate::store::{Store, StoreError};
 
 /// The names of the notes.
@@ -34,8 +35,12 @@ struct Remembered {
     generation: i64,
 }
 
-pub(super) fn remember(store: &Store, viewer: &Viewer, wanted: &[Subscription]) -> Result<(), StoreError> {
-    let remembered: Vec<Remembered> = wanted
+pub(super) fn remember(
+    store: &Store,
+    subscriber: &Subscriber,
+    desired: &[Subscription],
+) -> Result<(), StoreError> {
+    let remembered: Vec<Remembered> = desired
         .iter()
         .filter(|s| s.target.credentials == Credentials::Chain)
         .map(|s| Remembered {
@@ -58,46 +63,49 @@ pub(super) fn remember(store: &Store, viewer: &Viewer, wanted: &[Subscription]) 
         })
         .collect();
     let bytes = postcard::to_stdvec(&remembered).expect("it is plain data");
-    if store.note(viewer, NOTE)?.as_ref() == Some(&bytes) {
+    if store.note(subscriber, NOTE)?.as_ref() == Some(&bytes) {
         return Ok(());
     }
-    store.write_notes(viewer, &[(NOTE.to_owned(), Some(bytes))])
+    store.write_notes(subscriber, &[(NOTE.to_owned(), Some(bytes))])
 }
 
-/// The last complete list of an organisation's accounts, and the units that it was asked of.
+/// Keeps the last complete list of an organization's accounts, and the units that it was requested for.
 pub(super) fn remember_members(
     store: &Store,
-    viewer: &Viewer,
+    subscriber: &Subscriber,
     units: &[String],
     members: &Members,
 ) -> Result<(), StoreError> {
     let bytes = postcard::to_stdvec(&(units, members)).expect("it is plain data");
-    if store.note(viewer, MEMBERS)?.as_ref() == Some(&bytes) {
+    if store.note(subscriber, MEMBERS)?.as_ref() == Some(&bytes) {
         return Ok(());
     }
-    store.write_notes(viewer, &[(MEMBERS.to_owned(), Some(bytes))])
+    store.write_notes(subscriber, &[(MEMBERS.to_owned(), Some(bytes))])
 }
 
-/// None: none of the same units is known.
+/// `None` if no list for the same units is known.
 pub(super) fn recall_members(
     store: &Store,
-    viewer: &Viewer,
+    subscriber: &Subscriber,
     units: &[String],
 ) -> Result<Option<Members>, StoreError> {
-    let Some(bytes) = store.note(viewer, MEMBERS)? else { return Ok(None) };
+    let Some(bytes) = store.note(subscriber, MEMBERS)? else { return Ok(None) };
     let read = postcard::from_bytes::<(Vec<String>, Members)>(&bytes).ok();
-    Ok(read.filter(|(asked, _)| asked == units).map(|(_, members)| members))
+    Ok(read.filter(|(requested, _)| requested == units).map(|(_, members)| members))
 }
 
-/// Everybody's, with the types that are still known.
-pub(super) fn recall(store: &Store, types: &[TypeInfo]) -> Result<Vec<(Viewer, Vec<Subscription>)>, StoreError> {
+/// The subscriptions of all CloudScans, with the types that are still supported.
+pub(super) fn recall(
+    store: &Store,
+    types: &[TypeInfo],
+) -> Result<Vec<(Subscriber, Vec<Subscription>)>, StoreError> {
     let mut recalled = Vec::new();
-    for viewer in store.note_viewers()? {
-        let Some(bytes) = store.note(&viewer, NOTE)? else { continue };
-        // One of another version is no loss: the list of CloudScans says it again.
+    for subscriber in store.subscribers_with_notes()? {
+        let Some(bytes) = store.note(&subscriber, NOTE)? else { continue };
+        // A note of another version is no loss: the list of CloudScans restores it.
         let Ok(remembered) = postcard::from_bytes::<Vec<Remembered>>(&bytes) else { continue };
         let subscribe = |r: Remembered| Subscription {
-            viewer: viewer.clone(),
+            subscriber: subscriber.clone(),
             tenant: r.tenant.into(),
             target: AccountTarget {
                 account: r.account,
@@ -117,7 +125,7 @@ pub(super) fn recall(store: &Store, types: &[TypeInfo]) -> Result<Vec<(Viewer, V
             requested_at: r.requested_at,
             generation: r.generation,
         };
-        recalled.push((viewer.clone(), remembered.into_iter().map(subscribe).collect()));
+        recalled.push((subscriber.clone(), remembered.into_iter().map(subscribe).collect()));
     }
     Ok(recalled)
 }

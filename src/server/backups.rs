@@ -1,4 +1,4 @@
-//! Backups of the running operator: one file a period in a folder of another volume; the oldest go.
+//! Backups of the running operator: one file per period in a folder of another volume; the oldest are removed.
 
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -11,9 +11,9 @@ use jiff::tz::TimeZone;
 use crate::inventory::Timestamp;
 use crate::store::{PrivateFile, Store, StoreError, clear_unfinished};
 
-/// After one that failed.
-const RETRY: Duration = Duration::from_mins(5);
-/// The time, in UTC, as it stands in a name: names sort as their times.
+/// After a failed backup.
+const RETRY_INTERVAL: Duration = Duration::from_mins(5);
+/// The name contains the time, in UTC: names sort by time.
 const NAME: &str = "elava-%Y%m%dT%H%M%SZ.backup";
 
 #[derive(Debug, thiserror::Error)]
@@ -26,12 +26,12 @@ pub enum BackupError {
     Store(#[from] StoreError),
 }
 
-/// What became of the last ones.
+/// The results of the latest backups.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Outcomes {
     /// When the newest was made, also by an earlier process.
     pub newest: Option<Timestamp>,
-    /// In a row.
+    /// Consecutive failures.
     pub failures: u64,
 }
 
@@ -59,7 +59,7 @@ fn made(folder: &Path) -> Result<Vec<(Timestamp, PathBuf)>, BackupError> {
     Ok(made)
 }
 
-/// The newest backup that was made in a folder.
+/// The newest backup in a folder.
 pub fn newest(folder: &Path) -> Result<PathBuf, BackupError> {
     made(folder)?.pop().map(|(_, path)| path).ok_or_else(|| BackupError::Empty(folder.to_owned()))
 }
@@ -81,7 +81,7 @@ impl Backups {
         set(&mut self.outcomes.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Makes them when they are due, until the task is dropped.
+    /// Makes backups when they are due, until the task is dropped.
     pub async fn run(self: Arc<Self>, store: Store) {
         loop {
             let (backups, reading) = (self.clone(), store.clone());
@@ -90,16 +90,16 @@ impl Backups {
                 Ok(Ok(wait)) => wait,
                 Ok(Err(error)) => {
                     self.outcome(|outcomes| outcomes.failures += 1);
-                    tracing::error!(again_in_seconds = RETRY.as_secs(), "no backup was made: {error}");
-                    RETRY
+                    tracing::error!(again_in_seconds = RETRY_INTERVAL.as_secs(), "no backup was made: {error}");
+                    RETRY_INTERVAL
                 }
-                Err(_) => RETRY,
+                Err(_) => RETRY_INTERVAL,
             };
             tokio::time::sleep(wait.min(self.every)).await;
         }
     }
 
-    /// How long until the next one.
+    /// Makes a backup if one is due. Returns how long until the next one.
     fn make_if_due(&self, store: &Store) -> Result<Duration, BackupError> {
         let now = store.now();
         let newest = made(&self.folder)?.pop().map(|(time, _)| time);
@@ -118,7 +118,7 @@ impl Backups {
         Ok(self.every)
     }
 
-    /// Whole or not at all.
+    /// Writes the whole file, or none.
     fn write(&self, store: &Store, path: &Path) -> Result<crate::store::BackupReport, BackupError> {
         let unusable = |source| BackupError::Folder { path: self.folder.clone(), source };
         clear_unfinished(&self.folder, "elava-").map_err(unusable)?;
@@ -131,7 +131,7 @@ impl Backups {
         Ok(report)
     }
 
-    /// Only what was made here, and never the newest.
+    /// Removes only files that were made here, and never the newest.
     fn prune(&self) -> Result<(), BackupError> {
         let made = made(&self.folder)?;
         for (_, path) in &made[..made.len().saturating_sub(self.keep.max(1))] {

@@ -1,4 +1,4 @@
-//! Questions about findings, owners and what belongs together. Documented in docs/json.md.
+//! Queries about findings, owners and the references between resources. Documented in docs/json.md.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,17 +7,17 @@ use serde::{Deserialize, Serialize};
 use super::query::{API_VERSION, QueryError, moment, one_within};
 use crate::inventory::{
     Filter, FindingKind, OwnershipSettings, Resource, ResourceKey, ResourceType, Revision, Severity, Snapshot,
-    Timestamp, Viewer,
+    Subscriber, Timestamp,
 };
 use crate::policy::lifecycle::{self, CURRENCY, FINDINGS, OWNERSHIP, Record, State};
 use crate::policy::{Coverage, MonthlyCost, Owner, relations};
 use crate::store::{Store, StoreSnapshot};
 
-/// Which findings. The empty one asks for all that are open.
+/// Selects findings. The empty query selects all that are open.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FindingsQuestion {
-    /// `namespace/name`; absent means everybody's.
+    /// `namespace/name`; absent means all CloudScans.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cloudscan: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -26,7 +26,7 @@ pub struct FindingsQuestion {
     pub account: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
-    /// Those that are resolved, exempted or too young to be told, too.
+    /// Also findings that are resolved, exempted or too young to be reported.
     pub all: bool,
 }
 
@@ -35,7 +35,7 @@ pub struct FindingsQuestion {
 pub struct FindingsAnswer {
     pub api_version: String,
     pub time: Timestamp,
-    /// The worst first, then the newest.
+    /// The most severe first, then the newest.
     pub findings: Vec<FindingView>,
 }
 
@@ -51,7 +51,7 @@ pub struct FindingView {
     pub state: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resolution: Option<String>,
-    /// There is a ResourceFinding of it.
+    /// Whether it has a ResourceFinding.
     pub published: bool,
     pub resource: ResourceKey,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -64,10 +64,10 @@ pub struct FindingView {
     pub evidence: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub monthly_cost: Option<f64>,
-    /// What it has cost from `since` until now, by list prices.
+    /// Its cost from `since` until now, by list prices.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost_so_far: Option<f64>,
-    /// Of both costs.
+    /// The currency of both costs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub currency: Option<String>,
 }
@@ -114,19 +114,19 @@ pub fn findings(store: &Store, question: &FindingsQuestion) -> Result<FindingsAn
     };
     let now = store.now();
     let mut out = Vec::new();
-    for viewer in viewers(store, question.cloudscan.as_deref())? {
-        let currency = store.note(&viewer, CURRENCY)?;
+    for subscriber in subscribers(store, question.cloudscan.as_deref())? {
+        let currency = store.note(&subscriber, CURRENCY)?;
         let currency = currency.and_then(|noted| String::from_utf8(noted).ok());
-        for (_, record) in lifecycle::records(store.notes(&viewer, FINDINGS)?) {
+        for (_, record) in lifecycle::records(store.notes(&subscriber, FINDINGS)?) {
             let finding = &record.finding;
-            let same = |wanted: &Option<String>, value: &str| wanted.as_deref().is_none_or(|w| w == value);
+            let same = |desired: &Option<String>, value: &str| desired.as_deref().is_none_or(|w| w == value);
             let owner = finding.owner.as_ref().map_or("", |owner| owner.name.as_str());
             if (question.all || record.is_open())
                 && kind.is_none_or(|kind| kind == finding.kind)
                 && same(&question.account, finding.resource.account.as_str())
                 && same(&question.owner, owner)
             {
-                out.push(FindingView::of(viewer.to_string(), record, currency.as_deref(), now));
+                out.push(FindingView::of(subscriber.to_string(), record, currency.as_deref(), now));
             }
         }
     }
@@ -137,20 +137,20 @@ pub fn findings(store: &Store, question: &FindingsQuestion) -> Result<FindingsAn
     Ok(FindingsAnswer { api_version: API_VERSION.to_owned(), time: now, findings: out })
 }
 
-/// The CloudScans that are meant; an error that names those that there are.
-fn viewers(store: &Store, cloudscan: Option<&str>) -> Result<BTreeSet<Viewer>, QueryError> {
-    let all = store.note_viewers()?;
+/// The selected CloudScans. An unknown name is an error that lists the existing ones.
+fn subscribers(store: &Store, cloudscan: Option<&str>) -> Result<BTreeSet<Subscriber>, QueryError> {
+    let all = store.subscribers_with_notes()?;
     let Some(name) = cloudscan else { return Ok(all) };
-    let viewer = Viewer::from(name);
-    if all.contains(&viewer) {
-        return Ok([viewer].into());
+    let subscriber = Subscriber::from(name);
+    if all.contains(&subscriber) {
+        return Ok([subscriber].into());
     }
-    let names: Vec<&str> = all.iter().map(Viewer::as_str).collect();
+    let names: Vec<&str> = all.iter().map(Subscriber::as_str).collect();
     let known = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
     Err(QueryError::NotFound(format!("no CloudScan {name} was ever evaluated here; there are: {known}")))
 }
 
-/// Whose coverage, and as of when.
+/// Selects the CloudScan whose ownership settings apply, and the moment.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct OwnersQuestion {
@@ -166,33 +166,33 @@ pub struct OwnersAnswer {
     pub api_version: String,
     pub revision: Revision,
     pub time: Timestamp,
-    /// By account. What takes no tags is not counted.
+    /// By account. Resources that take no tags are not counted.
     pub accounts: BTreeMap<String, Coverage>,
 }
 
-/// By the measure of a CloudScan as it is today; without one, by the default.
+/// By the current ownership settings of a CloudScan; without one, by the defaults.
 pub fn owners(store: &Store, question: &OwnersQuestion) -> Result<OwnersAnswer, QueryError> {
     owners_within(store, question, |_| Filter::default())
 }
 
-/// Of what somebody sees, as the filter says for a moment.
+/// The same, of the resources that the filter selects at that moment.
 pub fn owners_within(
     store: &Store,
     question: &OwnersQuestion,
     within: impl FnOnce(&StoreSnapshot) -> Filter,
 ) -> Result<OwnersAnswer, QueryError> {
-    let viewer = match &question.cloudscan {
+    let subscriber = match &question.cloudscan {
         None => None,
-        Some(name) => viewers(store, Some(name))?.into_iter().next(),
+        Some(name) => subscribers(store, Some(name))?.into_iter().next(),
     };
-    let noted = match &viewer {
+    let noted = match &subscriber {
         None => None,
-        Some(viewer) => store.note(viewer, OWNERSHIP)?,
+        Some(subscriber) => store.note(subscriber, OWNERSHIP)?,
     };
     let settings: OwnershipSettings =
         noted.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
     let snapshot = store.snapshot(moment(question.at.as_deref().unwrap_or("now"), store.now())?)?;
-    let filter = Filter { viewer, ..within(&snapshot) };
+    let filter = Filter { subscriber, ..within(&snapshot) };
     let coverage = crate::policy::coverage(&snapshot, &filter, &settings)?;
     Ok(OwnersAnswer {
         api_version: API_VERSION.to_owned(),
@@ -202,7 +202,7 @@ pub fn owners_within(
     })
 }
 
-/// What of, and as of when.
+/// Selects the resource and the moment.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TreeQuestion {
@@ -226,25 +226,26 @@ pub struct Branch {
     pub resource: ResourceKey,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Present, Gone or Unknown: not seen here.
+    /// Present, Gone, or Unknown if it is not seen here.
     pub state: String,
-    /// What the one above does with it, such as `uses`; with `◄ ` before it, what it does with the one above.
+    /// The relation of the branch above to this one, such as `uses`; after `◄ `, the relation of this one to the branch
+    /// above.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub relation: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub branches: Vec<Branch>,
 }
 
-/// What it names is followed so far.
-const DEPTH: usize = 2;
-/// More than so many that name one are not shown.
-const MAX_NAMING: usize = 100;
+/// Maximum depth to which references are followed.
+const REFERENCE_DEPTH_MAX: usize = 2;
+/// Maximum number of resources that are shown as referring to one.
+const REFERRERS_SHOWN_MAX: usize = 100;
 
 pub fn tree(store: &Store, question: &TreeQuestion) -> Result<TreeAnswer, QueryError> {
     tree_within(store, question, |_| Filter::default())
 }
 
-/// Of what somebody sees, as the filter says for a moment: the rest is shown as not seen.
+/// The same, of the resources that the filter selects at that moment: the rest is shown as not seen.
 pub fn tree_within(
     store: &Store,
     question: &TreeQuestion,
@@ -253,7 +254,7 @@ pub fn tree_within(
     let snapshot = store.snapshot(moment(question.at.as_deref().unwrap_or("now"), store.now())?)?;
     let filter = within(&snapshot);
     let resource = one_within(&snapshot, &question.key, &filter)?;
-    let mut root = branch(&snapshot, &filter, &resource, String::new(), DEPTH)?;
+    let mut root = branch(&snapshot, &filter, &resource, String::new(), REFERENCE_DEPTH_MAX)?;
     root.branches.extend(naming(&snapshot, &filter, &resource)?);
     Ok(TreeAnswer {
         api_version: API_VERSION.to_owned(),
@@ -306,7 +307,7 @@ fn found(snapshot: &StoreSnapshot, filter: &Filter, key: &ResourceKey) -> Result
     Ok(found.into_iter().find(|resource| filter.matches_scope(&resource.scope)))
 }
 
-/// Those in the same account and region whose documents name it.
+/// Resources in the same account and region whose documents refer to it.
 fn naming(snapshot: &StoreSnapshot, filter: &Filter, resource: &Resource) -> Result<Vec<Branch>, QueryError> {
     let key = &resource.key;
     let to_it: Vec<&relations::Edge> =
@@ -326,7 +327,7 @@ fn naming(snapshot: &StoreSnapshot, filter: &Filter, resource: &Resource) -> Res
                 .find(|related| related.edge.to == key.resource_type.as_str() && *related.id == *key.id);
             if let Some(related) = names
                 && other.key != *key
-                && out.len() < MAX_NAMING
+                && out.len() < REFERRERS_SHOWN_MAX
             {
                 out.push(branch(snapshot, filter, &other, format!("◄ {}", related.edge.relation), 0)?);
             }

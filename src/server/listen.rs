@@ -1,5 +1,5 @@
-//! Listeners that whoever reaches them can't exhaust: a request head must come in time, and of connections there are so
-//! many at most; the oldest goes when another comes, so that one that was opened to hold a place holds it from nobody.
+//! Listeners that clients can't exhaust: a request head must arrive in time, and the number of connections is limited.
+//! Beyond the limit the oldest connection is closed, so that an idle connection does not keep others out.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -12,10 +12,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::task::{AbortHandle, JoinSet};
 
-/// A request head that takes longer is none; nor is a connection kept on which none comes for so long.
-pub(super) const HEAD: Duration = Duration::from_secs(10);
+/// Maximum time for a request head, and maximum time for which a connection is kept without one.
+pub(super) const REQUEST_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Tasks of which there are so many at most.
+/// A limited number of tasks.
 pub(super) struct Bounded {
     most: usize,
     tasks: JoinSet<()>,
@@ -27,7 +27,7 @@ impl Bounded {
         Self { most, tasks: JoinSet::new(), oldest_first: VecDeque::new() }
     }
 
-    /// Begins one; the oldest ends where there are too many.
+    /// Starts a task. If there are too many, the oldest is aborted.
     pub fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
         while self.tasks.try_join_next().is_some() {}
         self.oldest_first.retain(|task| !task.is_finished());
@@ -39,8 +39,8 @@ impl Bounded {
     }
 }
 
-/// Answers until the task is dropped. Those that `is_trusted` lets through have no bound: whoever has proven who they are
-/// is bounded by what they may ask.
+/// Serves until the task is dropped. Connections that `is_trusted` accepts are not limited: an authenticated client is
+/// limited by what it may request.
 pub(super) async fn serve<L>(
     head: Duration,
     mut listener: L,
@@ -85,7 +85,7 @@ mod tests {
         address
     }
 
-    async fn asked(address: std::net::SocketAddr) -> String {
+    async fn requested(address: std::net::SocketAddr) -> String {
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
         let mut answer = String::new();
@@ -102,9 +102,9 @@ mod tests {
             stream.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n").await.unwrap();
             half_open.push(stream);
         }
-        let answer = asked(address).await;
+        let answer = requested(address).await;
         assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("ok"), "{answer}");
-        // The first of them was let go of.
+        // The first of them was closed.
         let mut rest = Vec::new();
         let ended = tokio::time::timeout(DEADLINE, half_open[0].read_to_end(&mut rest)).await;
         assert!(ended.is_ok(), "it is closed: {rest:?}");
@@ -118,7 +118,7 @@ mod tests {
         let mut rest = Vec::new();
         let ended = tokio::time::timeout(DEADLINE, stream.read_to_end(&mut rest)).await;
         assert!(ended.is_ok(), "it is closed: {rest:?}");
-        // And one that is kept after an answer, and asks nothing more.
+        // Also a connection that is kept after an answer, without a further request.
         let mut kept = TcpStream::connect(address).await.unwrap();
         kept.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
         let mut answer = String::new();

@@ -1,4 +1,4 @@
-//! Metrics in the OpenMetrics format. No label holds an object's name, an id or an error's text.
+//! Metrics in the OpenMetrics format. No label contains an object's name, an id or the text of an error.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
@@ -8,14 +8,14 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::inventory::{AccountId, Filter, Moment, ResourceType, ScopeStatus, Snapshot, Viewer};
+use crate::inventory::{AccountId, Filter, Moment, ResourceType, ScopeStatus, Snapshot, Subscriber};
 use crate::policy::MonthlyCost;
 use crate::policy::lifecycle::{self, FINDINGS, Record};
 use crate::store::{Store, StoreError, StoreSnapshot};
 
-/// What others know and count, asked at every scrape.
+/// Values of other parts, read at every scrape.
 pub struct Others {
-    /// Those that are looked at, got into or not.
+    /// Accounts that are scanned, whether their credentials work or not.
     pub accounts: Box<dyn Fn() -> Vec<AccountId> + Send + Sync>,
     pub register: Box<dyn Fn(&mut Registry) + Send + Sync>,
 }
@@ -53,8 +53,8 @@ pub fn render(store: &Store, others: &Others) -> Result<String, StoreError> {
     (others.register)(&mut registry);
 
     let (mut by_kind, mut by_account, mut by_owner) = (Sums::new(), Sums::new(), Sums::new());
-    for viewer in store.note_viewers()? {
-        for (_, Record { finding, .. }) in open_records(store, &viewer)? {
+    for subscriber in store.subscribers_with_notes()? {
+        for (_, Record { finding, .. }) in open_records(store, &subscriber)? {
             let owner = finding.owner.as_ref().map_or("(nobody)", |owner| owner.name.as_str());
             let account = finding.resource.account.as_str();
             for (sums, name) in
@@ -70,8 +70,8 @@ pub fn render(store: &Store, others: &Others) -> Result<String, StoreError> {
     family(&mut registry, "findings_open", "Open findings, those over the cap too", "kind", counts);
     for (name, label, sums) in [
         ("findings_monthly_cost", "kind", by_kind),
-        ("findings_monthly_cost_by_account", "account", dearest(by_account)),
-        ("findings_monthly_cost_by_owner", "owner", dearest(by_owner)),
+        ("findings_monthly_cost_by_account", "account", most_expensive(by_account)),
+        ("findings_monthly_cost_by_owner", "owner", most_expensive(by_owner)),
     ] {
         let cost = Family::<Vec<(&'static str, String)>, Gauge<f64, AtomicU64>>::default();
         for (value, (_, sum)) in sums {
@@ -88,7 +88,7 @@ pub fn render(store: &Store, others: &Others) -> Result<String, StoreError> {
         suspects += i64::from(line.is_suspect);
     });
     let by_type = by_type.into_iter().map(|(resource_type, count)| (resource_type.to_string(), count)).collect();
-    single(&mut registry, "suspects", "Resources that a look missed and nothing has confirmed as gone", suspects);
+    single(&mut registry, "suspects", "Resources that a sweep missed and nothing has confirmed as gone", suspects);
     family(&mut registry, "resources", "Resources that are there now", "type", by_type);
 
     scopes(&mut registry, &snapshot, (others.accounts)());
@@ -98,27 +98,27 @@ pub fn render(store: &Store, others: &Others) -> Result<String, StoreError> {
     Ok(text)
 }
 
-/// One value without labels.
+/// Registers one value without labels.
 pub fn single(registry: &mut Registry, name: &str, help: &str, value: i64) {
     let gauge = Gauge::<i64>::default();
     gauge.set(value);
     registry.register(name, help, gauge);
 }
 
-/// What is known of the scopes of an account.
+/// The state of the scopes of an account.
 #[derive(Default)]
-struct Looks {
+struct ScopeCounts {
     by_status: BTreeMap<&'static str, i64>,
-    /// When one of them was last looked at whole.
+    /// The end of the last complete sweep of any of them.
     last: i64,
 }
 
-impl Looks {
+impl ScopeCounts {
     fn not_current(&self) -> i64 {
         self.by_status.iter().filter(|(status, _)| **status != "Current").map(|(_, count)| count).sum()
     }
 
-    fn add(&mut self, other: &Looks) {
+    fn add(&mut self, other: &ScopeCounts) {
         for (status, count) in &other.by_status {
             *self.by_status.entry(status).or_default() += count;
         }
@@ -127,58 +127,58 @@ impl Looks {
 }
 
 fn scopes(registry: &mut Registry, snapshot: &StoreSnapshot, accounts: Vec<AccountId>) {
-    single(registry, "accounts", "Accounts that are looked at", i64::try_from(accounts.len()).unwrap_or(i64::MAX));
-    // One that nobody has got into yet has no scopes, and was never looked at.
-    let mut by_account: BTreeMap<String, Looks> =
-        accounts.into_iter().map(|account| (account.to_string(), Looks::default())).collect();
+    single(registry, "accounts", "Accounts that are scanned", i64::try_from(accounts.len()).unwrap_or(i64::MAX));
+    // An account that could not be accessed yet has no scopes, and was never scanned.
+    let mut by_account: BTreeMap<String, ScopeCounts> =
+        accounts.into_iter().map(|account| (account.to_string(), ScopeCounts::default())).collect();
     for view in snapshot.scopes() {
         let status = match view.status {
             ScopeStatus::Current => "Current",
             ScopeStatus::Stale => "Stale",
-            ScopeStatus::NeverLooked => "NeverLooked",
+            ScopeStatus::NeverScanned => "NeverScanned",
             ScopeStatus::NotWatched => continue,
         };
-        let looks = by_account.entry(view.scope.account.to_string()).or_default();
-        *looks.by_status.entry(status).or_default() += 1;
+        let scope_counts = by_account.entry(view.scope.account.to_string()).or_default();
+        *scope_counts.by_status.entry(status).or_default() += 1;
         let last = view.watermark.map_or(0, |watermark| watermark.to.as_millis() / 1000);
-        looks.last = looks.last.max(last);
+        scope_counts.last = scope_counts.last.max(last);
     }
-    let mut all = Looks::default();
-    for looks in by_account.values() {
-        all.add(looks);
+    let mut all = ScopeCounts::default();
+    for scope_counts in by_account.values() {
+        all.add(scope_counts);
     }
     let by_status = all.by_status.iter().map(|(status, count)| ((*status).to_owned(), *count)).collect();
     family(registry, "scopes", "Scopes that are watched, by what is known of them", "status", by_status);
 
     let shares = Family::<[(&'static str, String); 2], Gauge>::default();
     let last = Family::<[(&'static str, String); 1], Gauge>::default();
-    for (account, looks) in worst(by_account) {
-        for (status, count) in &looks.by_status {
+    for (account, scope_counts) in least_current(by_account) {
+        for (status, count) in &scope_counts.by_status {
             shares.get_or_create(&[("account", account.clone()), ("status", (*status).to_owned())]).set(*count);
         }
-        last.get_or_create(&[("account", account)]).set(looks.last);
+        last.get_or_create(&[("account", account)]).set(scope_counts.last);
     }
     registry.register("account_scopes", "The same by account", shares);
     let help = "When a scope of the account was last listed whole; 0 where none was";
-    registry.register_with_unit("account_last_complete_look_timestamp", help, Unit::Seconds, last);
+    registry.register_with_unit("account_last_complete_sweep_timestamp", help, Unit::Seconds, last);
 }
 
-/// The accounts of which least is known; the rest are one, which is as old as its newest.
-fn worst(by_account: BTreeMap<String, Looks>) -> Vec<(String, Looks)> {
-    let mut accounts: Vec<(String, Looks)> = by_account.into_iter().collect();
-    accounts.sort_by_key(|(_, looks)| (-looks.not_current(), looks.last));
-    let rest = accounts.split_off(accounts.len().min(MAX_VALUES));
+/// The accounts with the most scopes that are not current; the rest is one entry, as old as its newest.
+fn least_current(by_account: BTreeMap<String, ScopeCounts>) -> Vec<(String, ScopeCounts)> {
+    let mut accounts: Vec<(String, ScopeCounts)> = by_account.into_iter().collect();
+    accounts.sort_by_key(|(_, scope_counts)| (-scope_counts.not_current(), scope_counts.last));
+    let rest = accounts.split_off(accounts.len().min(LABEL_VALUES_MAX));
     if !rest.is_empty() {
-        let mut others = Looks::default();
-        for (_, looks) in &rest {
-            others.add(looks);
+        let mut others = ScopeCounts::default();
+        for (_, scope_counts) in &rest {
+            others.add(scope_counts);
         }
         accounts.push(("(others)".to_owned(), others));
     }
     accounts
 }
 
-/// None where the system does not tell.
+/// None if the system does not report it.
 fn resident_bytes() -> Option<i64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
@@ -186,17 +186,17 @@ fn resident_bytes() -> Option<i64> {
     Some(kilobytes * 1024)
 }
 
-/// By name, how many and what they cost.
+/// Number and cost, by name.
 type Sums = BTreeMap<String, (i64, f64)>;
 
-/// Values of a label that tags may make as many of as they like.
-const MAX_VALUES: usize = 50;
+/// Maximum number of values of a label that users can create without limit, such as by tags.
+const LABEL_VALUES_MAX: usize = 50;
 
-/// The dearest; the rest are one.
-fn dearest(sums: Sums) -> Sums {
+/// The most expensive; the rest is one entry.
+fn most_expensive(sums: Sums) -> Sums {
     let mut sums: Vec<(String, (i64, f64))> = sums.into_iter().collect();
     sums.sort_by(|(_, a), (_, b)| b.1.total_cmp(&a.1).then(b.0.cmp(&a.0)));
-    let others = sums.split_off(sums.len().min(MAX_VALUES));
+    let others = sums.split_off(sums.len().min(LABEL_VALUES_MAX));
     let mut named: Sums = sums.into_iter().collect();
     for (_, (count, cost)) in others {
         let sum = named.entry("(others)".to_owned()).or_default();
@@ -205,8 +205,8 @@ fn dearest(sums: Sums) -> Sums {
     named
 }
 
-fn open_records(store: &Store, viewer: &Viewer) -> Result<Vec<(String, Record)>, StoreError> {
-    Ok(lifecycle::records(store.notes(viewer, FINDINGS)?).filter(|(_, record)| record.is_open()).collect())
+fn open_records(store: &Store, subscriber: &Subscriber) -> Result<Vec<(String, Record)>, StoreError> {
+    Ok(lifecycle::records(store.notes(subscriber, FINDINGS)?).filter(|(_, record)| record.is_open()).collect())
 }
 
 fn family(registry: &mut Registry, name: &str, help: &str, label: &'static str, values: BTreeMap<String, i64>) {
@@ -223,25 +223,27 @@ mod tests {
 
     #[test]
     fn of_many_accounts_those_are_named_of_which_least_is_known() {
-        let looks = |stale: i64, last: i64| Looks { by_status: [("Current", 5), ("Stale", stale)].into(), last };
-        let accounts = (0..80).map(|n| (format!("{n:012}"), looks(i64::from(n == 77), 1_000 - n))).collect();
-        let named = worst(accounts);
-        assert_eq!(named.len(), MAX_VALUES + 1);
+        let scope_counts =
+            |stale: i64, last: i64| ScopeCounts { by_status: [("Current", 5), ("Stale", stale)].into(), last };
+        let accounts =
+            (0..80).map(|n| (format!("{n:012}"), scope_counts(i64::from(n == 77), 1_000 - n))).collect();
+        let named = least_current(accounts);
+        assert_eq!(named.len(), LABEL_VALUES_MAX + 1);
         assert_eq!(named[0].0, format!("{:012}", 77));
         assert_eq!(named[1].0, format!("{:012}", 79), "then by age");
         let (name, others) = named.last().unwrap();
         assert_eq!((name.as_str(), others.by_status["Current"]), ("(others)", 5 * 30));
-        let sum: i64 = named.iter().map(|(_, looks)| looks.not_current()).sum();
+        let sum: i64 = named.iter().map(|(_, scope_counts)| scope_counts.not_current()).sum();
         assert_eq!(sum, 1, "none is lost");
     }
 
     #[test]
     fn no_label_has_more_values_than_it_may_and_none_of_the_cost_is_lost() {
         let sums: Sums = (0..200).map(|n| (format!("team-{n}"), (1, f64::from(n)))).collect();
-        let named = dearest(sums);
-        assert_eq!(named.len(), MAX_VALUES + 1);
+        let named = most_expensive(sums);
+        assert_eq!(named.len(), LABEL_VALUES_MAX + 1);
         let sum = |numbers: std::ops::Range<i32>| -> f64 { numbers.map(f64::from).sum() };
-        let is = |found: f64, wanted: f64| (found - wanted).abs() < 0.01;
+        let is = |found: f64, desired: f64| (found - desired).abs() < 0.01;
         let (count, cost) = named["(others)"];
         assert!(count == 150 && is(cost, sum(0..150)));
         assert!(is(named.values().map(|(_, cost)| cost).sum(), sum(0..200)));

@@ -1,10 +1,10 @@
-//! What the running operator answers: health and metrics over HTTP, questions over a Unix socket.
+//! What the running operator serves: health and metrics over HTTP, queries over a Unix socket.
 //!
-//! - [`query`]: the questions and their answers; the CLI asks a file by the same functions.
-//! - [`findings`]: what people must act on, whose things are, and what belongs together.
+//! - [`query`]: the queries and their answers; the CLI queries a file with the same functions.
+//! - [`findings`]: queries about findings, owners and the references between resources.
 //! - [`aggregated`]: the same for kubectl, behind the API server.
-//! - [`backups`]: a file a period, in a folder of another volume.
-//! - [`metrics`]: computed at scrape from what is known, so a series goes with its object.
+//! - [`backups`]: one file per period, in a folder of another volume.
+//! - [`metrics`]: computed at each scrape from the current state, so a series disappears with its object.
 
 pub mod aggregated;
 pub mod backups;
@@ -35,25 +35,25 @@ struct Metered {
     others: Arc<Others>,
 }
 
-/// Connections to the metrics, and to what says whether it lives, at once. A scrape and a probe take one each.
-const CONNECTIONS: usize = 64;
+/// Maximum concurrent connections to metrics and health checks. A scrape and a probe take one each.
+const CONNECTIONS_MAX: usize = 64;
 
-/// `/livez` and `/readyz` alone, until the task is dropped: on a listener that nobody but a kubelet need reach.
+/// Serves only `/livez` and `/readyz`, until the task is dropped, on a listener that only a kubelet needs to reach.
 pub async fn serve_health(listener: TcpListener, store: Store) -> std::io::Result<()> {
     let app = Router::new().route("/livez", get(live)).route("/readyz", get(live)).with_state(store);
-    listen::serve(listen::HEAD, listener, app, CONNECTIONS, |_| false).await
+    listen::serve(listen::REQUEST_HEAD_TIMEOUT, listener, app, CONNECTIONS_MAX, |_| false).await
 }
 
-/// `/livez`, `/readyz` and `/metrics`, until the task is dropped.
+/// Serves `/livez`, `/readyz` and `/metrics`, until the task is dropped.
 pub async fn serve_http(listener: TcpListener, store: Store, others: Others) -> std::io::Result<()> {
-    // Scanning and answering go on while the API server is away, so neither depends on it.
+    // Scanning and serving continue while the API server is unavailable, so health does not depend on it.
     let health = Router::new().route("/livez", get(live)).route("/readyz", get(live)).with_state(store.clone());
     let metrics =
         Router::new().route("/metrics", get(scrape)).with_state(Metered { store, others: Arc::new(others) });
-    listen::serve(listen::HEAD, listener, health.merge(metrics), CONNECTIONS, |_| false).await
+    listen::serve(listen::REQUEST_HEAD_TIMEOUT, listener, health.merge(metrics), CONNECTIONS_MAX, |_| false).await
 }
 
-/// A store whose disk failed is opened again by itself; where that goes on failing, a restart may do.
+/// A store whose disk failed opens its file again by itself; if that keeps failing, a restart may help.
 async fn live(State(store): State<Store>) -> Response {
     if store.is_poisoned() {
         (StatusCode::SERVICE_UNAVAILABLE, StoreError::Poisoned.to_string()).into_response()
@@ -73,9 +73,9 @@ async fn scrape(State(Metered { store, others }): State<Metered>) -> Response {
     }
 }
 
-/// Makes the socket that answers questions: for the user alone that the operator runs as.
+/// Creates the socket that serves queries, accessible only to the user that the operator runs as.
 pub fn bind_socket(path: &Path) -> std::io::Result<UnixListener> {
-    // One left behind by a killed process: redb's lock has shown that nobody else holds the store.
+    // A killed process may have left a socket: redb's lock has shown that no other process holds the store.
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -85,30 +85,36 @@ pub fn bind_socket(path: &Path) -> std::io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Answers questions on the socket, until the task is dropped.
+/// Serves queries on the socket, until the task is dropped.
 pub async fn serve_socket(listener: UnixListener, store: Store) -> std::io::Result<()> {
     let app = Router::new()
         .route(
             "/v1/resources",
-            get(|State(store), Query(question)| ask(store, move |s| query::resources(s, &question))),
+            get(|State(store), Query(question)| respond_to(store, move |s| query::resources(s, &question))),
         )
         .route(
             "/v1/history",
-            get(|State(store), Query(question)| ask(store, move |s| query::history(s, &question))),
+            get(|State(store), Query(question)| respond_to(store, move |s| query::history(s, &question))),
         )
-        .route("/v1/diff", get(|State(store), Query(question)| ask(store, move |s| query::diff(s, &question))))
+        .route(
+            "/v1/diff",
+            get(|State(store), Query(question)| respond_to(store, move |s| query::diff(s, &question))),
+        )
         .route(
             "/v1/findings",
-            get(|State(store), Query(question)| ask(store, move |s| findings::findings(s, &question))),
+            get(|State(store), Query(question)| respond_to(store, move |s| findings::findings(s, &question))),
         )
         .route(
             "/v1/owners",
-            get(|State(store), Query(question)| ask(store, move |s| findings::owners(s, &question))),
+            get(|State(store), Query(question)| respond_to(store, move |s| findings::owners(s, &question))),
         )
-        .route("/v1/tree", get(|State(store), Query(question)| ask(store, move |s| findings::tree(s, &question))))
+        .route(
+            "/v1/tree",
+            get(|State(store), Query(question)| respond_to(store, move |s| findings::tree(s, &question))),
+        )
         .route("/v1/watch", get(async |State(store), Query(question)| watch(&store, question)))
-        .route("/v1/store/check", get(|State(store)| ask(store, query::check)))
-        .route("/v1/store/stats", get(|State(store)| ask(store, query::stats)))
+        .route("/v1/store/check", get(|State(store)| respond_to(store, query::check)))
+        .route("/v1/store/stats", get(|State(store)| respond_to(store, query::stats)))
         .route(
             "/v1/store/backup",
             get(async |State(store): State<Store>| stream(move |out| query::backup(&store, out))),
@@ -123,7 +129,7 @@ pub async fn serve_socket(listener: UnixListener, store: Store) -> std::io::Resu
     axum::serve(listener, app).await
 }
 
-/// Every change after a revision, a line of JSON each, for as long as the client reads.
+/// Streams every change after a revision, one line of JSON each, for as long as the client reads.
 fn watch(store: &Store, question: query::WatchQuestion) -> Response {
     let after = question.after.unwrap_or_else(|| store.revision());
     let watch = match store.watch(after, None) {
@@ -139,7 +145,7 @@ fn watch(store: &Store, question: query::WatchQuestion) -> Response {
             Ok(batch) => {
                 (batch.changes.into_iter().map(Box::new).map(query::WatchLine::Change).collect(), Some(watch))
             }
-            Err(error) => (vec![query::WatchLine::Error(query::told(&error))], None),
+            Err(error) => (vec![query::WatchLine::Error(query::message_of(&error))], None),
         };
         let text: String =
             lines.iter().filter_map(|line| serde_json::to_string(line).ok()).map(|l| l + "\n").collect();
@@ -148,17 +154,17 @@ fn watch(store: &Store, question: query::WatchQuestion) -> Response {
     Body::from_stream(lines).into_response()
 }
 
-/// Chunks of an answer that wait for a slow reader.
-const CHUNKS: usize = 8;
+/// Chunks of an answer that are buffered for a slow reader.
+const ANSWER_CHUNKS_BUFFER: usize = 8;
 
-/// Sends what is written as it is written. An error breaks the answer off, so that nobody takes it for whole.
+/// Sends an answer while it is written. An error aborts the answer, so that no client takes it for complete.
 fn stream<E: std::fmt::Display>(
     answer: impl FnOnce(&mut (dyn Write + Send)) -> Result<(), E> + Send + 'static,
 ) -> Response {
-    let (sender, receiver) = tokio::sync::mpsc::channel(CHUNKS);
+    let (sender, receiver) = tokio::sync::mpsc::channel(ANSWER_CHUNKS_BUFFER);
     tokio::task::spawn_blocking(move || {
         let mut out = std::io::BufWriter::with_capacity(64 << 10, Chunks(sender.clone()));
-        // A panic is no end either.
+        // A panic must not end the answer cleanly either.
         let answer = std::panic::AssertUnwindSafe(|| answer(&mut out));
         let done = match std::panic::catch_unwind(answer) {
             Ok(done) => done.map_err(|error| std::io::Error::other(error.to_string())),
@@ -190,7 +196,7 @@ impl Write for Chunks {
     }
 }
 
-async fn ask<T: serde::Serialize + Send + 'static>(
+async fn respond_to<T: serde::Serialize + Send + 'static>(
     store: Store,
     question: impl FnOnce(&Store) -> Result<T, query::QueryError> + Send + 'static,
 ) -> Response {
@@ -212,7 +218,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("socket");
         for _ in 0..2 {
-            // Also where one was left behind.
+            // Also if a socket was left behind.
             let _listener = bind_socket(&path).unwrap();
             assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         }

@@ -1,4 +1,4 @@
-//! The questions about the past, and the shapes of the answers. Documented in docs/json.md.
+//! Queries about the past, and the formats of the answers. Documented in docs/json.md.
 
 use std::io::Write;
 
@@ -12,7 +12,7 @@ use crate::inventory::{
 };
 use crate::store::{CheckReport, ExportFormat, ExportTable, Store, StoreError, StoreSnapshot, StoreStats};
 
-/// The version of every answer's shape.
+/// The version of the format of every answer.
 pub const API_VERSION: &str = "elava.dev/v1alpha1";
 
 #[derive(Debug, thiserror::Error)]
@@ -21,12 +21,12 @@ pub enum QueryError {
     Malformed(String),
     #[error("{0}")]
     NotFound(String),
-    #[error("{}", told(.0))]
+    #[error("{}", message_of(.0))]
     Store(#[from] StoreError),
 }
 
-/// With its cause, which people see only here.
-pub(in crate::server) fn told(error: &StoreError) -> String {
+/// The error with its cause, which users see only here.
+pub(in crate::server) fn message_of(error: &StoreError) -> String {
     match std::error::Error::source(error) {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),
@@ -49,16 +49,16 @@ impl QueryError {
     }
 }
 
-/// The answer to a question that can't be answered.
+/// The answer to a query that failed.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Problem {
     pub error: String,
 }
 
-/// Which resources, and as of when. The empty one asks for all that live now.
+/// Selects resources and the moment. The empty query selects all that exist now.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-#[allow(clippy::struct_excessive_bools)] // flags of a query string, each on its own
+#[allow(clippy::struct_excessive_bools)] // independent flags of a query string
 pub struct ResourcesQuestion {
     /// A key or a bare id.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -71,13 +71,13 @@ pub struct ResourcesQuestion {
     pub region: Option<String>,
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     pub resource_type: Option<String>,
-    /// `key` or `key=value`; several as a JSON list, for a value may hold any character.
+    /// `key` or `key=value`; several as a JSON list, because a value may contain any character.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tags: Option<String>,
     pub untagged: bool,
     pub ended: bool,
     pub attributes: bool,
-    /// Later looks speak too.
+    /// Also take later sweeps into account.
     pub hindsight: bool,
 }
 
@@ -88,7 +88,7 @@ pub struct ResourcesAnswer {
     pub revision: Revision,
     pub time: Timestamp,
     pub resources: Vec<ResourceView>,
-    /// Scopes that were not current at that moment: what is said of them may be old.
+    /// Scopes that were not current at that moment: what the answer contains of them may be outdated.
     pub unknown: Vec<ScopeView>,
 }
 
@@ -98,11 +98,11 @@ pub struct ResourceView {
     #[serde(flatten)]
     pub resource: ResourceKey,
     pub presence: Presence,
-    /// Absent when the type has none, and null when nobody could look.
+    /// Absent if the type has none, and null if they could not be read.
     #[serde(default, with = "tags_or_null", skip_serializing_if = "Tags::is_untaggable")]
     pub tags: Tags,
     pub first_seen: Timestamp,
-    /// It was there before we first looked.
+    /// It existed before the first sweep.
     pub baseline: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub birth: Option<Timestamp>,
@@ -112,7 +112,7 @@ pub struct ResourceView {
     pub suspect: Option<Suspect>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end: Option<End>,
-    /// The account that it belongs to, where that is another one; told with the attributes.
+    /// The account that owns it, if that is another one; set only with the attributes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shared_by: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -167,7 +167,7 @@ pub struct DiffAnswer {
     pub diff: Diff,
 }
 
-/// From which revision on; absent means from now on.
+/// The revision after which to start; absent means from now on.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct WatchQuestion {
@@ -175,7 +175,7 @@ pub struct WatchQuestion {
     pub after: Option<Revision>,
 }
 
-/// One line of the answer to it. An error is the last.
+/// One line of the answer to it. An error is the last line.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum WatchLine {
@@ -183,7 +183,7 @@ pub enum WatchLine {
     Error(String),
 }
 
-/// A question that asks for everything.
+/// A query without parameters.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Nothing {}
 
@@ -203,7 +203,7 @@ pub struct StatsAnswer {
     pub stats: StoreStats,
 }
 
-/// Which table, and how it is written.
+/// Selects the table and the format.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExportQuestion {
@@ -302,7 +302,7 @@ fn view(snapshot: &StoreSnapshot, resource: Resource, attributes: bool) -> Resul
     })
 }
 
-/// The tags are kept apart from the document; shown, they stand where AWS prints them.
+/// Tags are stored separately from the document; they are shown in the field in which AWS returns them.
 pub(in crate::server) fn show_tags(object: &mut Value, resource: &Resource) {
     let field = match resource.key.resource_type.as_str() {
         "AWS::EC2::NetworkInterface" => "TagSet",
@@ -349,7 +349,7 @@ pub(super) fn moment(text: &str, now: Timestamp) -> Result<Moment, QueryError> {
     })
 }
 
-/// Since when somebody asks: a time before anything was recorded means since the beginning.
+/// The start of a range: a time before the first record means from the beginning.
 pub(super) fn since(store: &Store, text: &str) -> Result<Moment, QueryError> {
     let moment = moment(text, store.now())?;
     match store.revision_at(moment) {
@@ -363,7 +363,7 @@ pub(super) fn one(snapshot: &StoreSnapshot, name: &str) -> Result<Resource, Quer
     one_within(snapshot, name, &Filter::default())
 }
 
-/// The same, of what a filter's scopes let through.
+/// The same, within the scopes that a filter selects.
 pub(super) fn one_within(snapshot: &StoreSnapshot, name: &str, filter: &Filter) -> Result<Resource, QueryError> {
     let mut found = snapshot.find(name, None)?;
     found.retain(|resource| filter.matches_scope(&resource.scope));

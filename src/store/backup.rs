@@ -1,12 +1,13 @@
-//! Backups: every row of one moment as a stream, and a new file from it.
+//! Backups: every row at one moment as a stream, and a new file from it.
 //!
 //! ```text
 //! "elava-backup 1\n"  zstd stream of: [length: u32 LE] [record]
 //! Head, then Table and its Rows in their order for each table, then End with a hash over all of it
 //! ```
 //!
-//! A stream and not a copy of the file: redb's file changes while it is read. It is consistent, for it is
-//! read through one snapshot; it needs no room on the volume; and what is made from it is packed.
+//! It is a stream and not a copy of the file, because redb's file changes while it is read. It is consistent,
+//! because it is read through one snapshot. It needs no space on the volume, and a file restored from it is
+//! compact.
 
 use std::io::{BufReader, Read, Write};
 use std::path::Path;
@@ -17,17 +18,17 @@ use serde::{Deserialize, Serialize};
 use super::error::FileOp;
 use super::record::{META, SCHEMA, encode};
 use super::retention::{Gap, gaps};
-use super::{CACHE_BYTES, PrivateFile, Published, Store, StoreError, load, new_store_id, store_id};
+use super::{PAGE_CACHE_MAX_BYTES, PrivateFile, Published, Store, StoreError, load, new_store_id, store_id};
 use crate::inventory::Revision;
 
 const MAGIC: &[u8] = b"elava-backup 1\n";
-/// More takes longer than the disk.
-const LEVEL: i32 = 3;
+/// A higher level takes longer than the disk.
+const ZSTD_LEVEL: i32 = 3;
 /// No row is larger: a page of the log with one document, a part of a checkpoint.
-const MAX_RECORD: usize = 256 << 20;
-/// What one transaction of a restore writes at most.
-const RESTORE_BYTES: usize = 32 << 20;
-/// Cursors and watches from before a restore never read other contents under an old number.
+const RECORD_MAX_BYTES: usize = 256 << 20;
+/// Maximum bytes that one transaction of a restore writes.
+const RESTORE_TRANSACTION_MAX_BYTES: usize = 32 << 20;
+/// So that cursors and watches from before a restore never read other content under an old number.
 const REVISIONS_SKIPPED: u64 = 1 << 32;
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -38,11 +39,11 @@ enum Record<'a> {
     End { rows: u64, hash: [u8; 32] },
 }
 
-/// What a backup holds, or what was restored.
+/// The content of a backup, or of what was restored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BackupReport {
-    /// The newest in it.
+    /// The newest revision in it.
     pub revision: Revision,
     pub rows: u64,
 }
@@ -80,13 +81,13 @@ impl Out<'_> {
 }
 
 impl Store {
-    /// Writes everything that is durable now to a stream. Others commit meanwhile.
+    /// Writes everything that is durable now to a stream. Other commits can run meanwhile.
     pub fn backup(&self, out: &mut dyn Write) -> Result<BackupReport, StoreError> {
-        // With the minute of "still there" that is only in memory, where it can be written.
+        // With the minute of "still there" that is only in memory, if it can be written.
         drop(self.flush());
         let Published { state, txn } = self.inner.shared.published()?;
         out.write_all(MAGIC).map_err(StoreError::Stream)?;
-        let mut stream = zstd::Encoder::new(out, LEVEL).map_err(StoreError::Stream)?;
+        let mut stream = zstd::Encoder::new(out, ZSTD_LEVEL).map_err(StoreError::Stream)?;
         stream.include_checksum(true).map_err(StoreError::Stream)?;
         let mut out = Out { stream, hash: blake3::Hasher::new(), rows: 0 };
         let head = Record::Head { schema: SCHEMA, revision: state.revision, store_id: store_id(&txn)? };
@@ -98,10 +99,10 @@ impl Store {
         Ok(BackupReport { revision: state.revision, rows })
     }
 
-    /// Makes the store at `to` from a backup. Nothing that is there is overwritten, and nothing is there
-    /// before it is whole.
+    /// Creates the store at `to` from a backup. Nothing is overwritten, and the file does not exist before it is
+    /// complete.
     ///
-    /// The restored store goes on 2^32 revisions later and has an id of its own.
+    /// The restored store continues 2^32 revisions later and has its own id.
     pub fn restore(from: &mut dyn Read, to: &Path) -> Result<BackupReport, StoreError> {
         if to.exists() {
             return Err(StoreError::Exists(to.to_owned()));
@@ -113,15 +114,15 @@ impl Store {
         Ok(report)
     }
 
-    /// Gives the room that the file does not use back to the volume. Nobody may have it open. Returns its
-    /// length before and after.
+    /// Returns the unused space of the file to the volume. No process may have it open. Returns its length before
+    /// and after.
     pub fn compact(path: &Path) -> Result<(u64, u64), StoreError> {
         let length = || std::fs::metadata(path).map(|file| file.len());
         let io = |source| StoreError::File { op: FileOp::Read, path: path.to_owned(), source };
-        // Whoever may open it may compact it: schema, lock and damage are found as always.
+        // Opening it finds schema, lock and damage as always.
         drop(Self::open_existing(path, super::system_clock())?);
         let before = length().map_err(io)?;
-        let mut db = Database::builder().set_cache_size(CACHE_BYTES).open(path)?;
+        let mut db = Database::builder().set_cache_size(PAGE_CACHE_MAX_BYTES).open(path)?;
         while db.compact()? {}
         drop(db);
         Ok((before, length().map_err(io)?))
@@ -138,11 +139,11 @@ impl In<'_> {
     fn next(&mut self) -> Result<Record<'_>, StoreError> {
         let mut length = [0; 4];
         self.stream.read_exact(&mut length).map_err(cut_off)?;
-        let wanted = u32::from_le_bytes(length) as usize;
-        if wanted > MAX_RECORD {
+        let selected = u32::from_le_bytes(length) as usize;
+        if selected > RECORD_MAX_BYTES {
             return Err(StoreError::NotABackup("a record has no sensible length"));
         }
-        self.bytes.resize(wanted, 0);
+        self.bytes.resize(selected, 0);
         self.stream.read_exact(&mut self.bytes).map_err(cut_off)?;
         let record =
             postcard::from_bytes(&self.bytes).map_err(|_| StoreError::NotABackup("a record makes no sense"))?;
@@ -176,10 +177,10 @@ fn restore_into(from: &mut dyn Read, path: &Path) -> Result<BackupReport, StoreE
         }
         _ => return Err(StoreError::NotABackup("it has no head")),
     }
-    let db = Database::builder().set_cache_size(CACHE_BYTES).create(path)?;
+    let db = Database::builder().set_cache_size(PAGE_CACHE_MAX_BYTES).create(path)?;
     super::make_tables(&db)?;
     let rows = rows(&mut input, &db)?;
-    // What can't be opened is no store.
+    // A file that can't be opened is no store.
     let (state, _) = load(&db)?;
     let txn = db.begin_write()?;
     {
@@ -206,11 +207,11 @@ fn rows(input: &mut In<'_>, db: &Database) -> Result<u64, StoreError> {
                 rows += 1;
                 written += key.len() + value.len();
             }
-            Record::End { rows: wanted, hash } => {
-                if wanted != rows || hash != *input.hash.finalize().as_bytes() {
+            Record::End { rows: selected, hash } => {
+                if selected != rows || hash != *input.hash.finalize().as_bytes() {
                     return Err(StoreError::NotABackup("its checksum does not fit: it is damaged"));
                 }
-                // The stream has a checksum of its own behind the last record.
+                // The stream has its own checksum after the last record.
                 if input.stream.read(&mut [0]).map_err(cut_off)? != 0 {
                     return Err(StoreError::NotABackup("it goes on after its end"));
                 }
@@ -219,7 +220,7 @@ fn rows(input: &mut In<'_>, db: &Database) -> Result<u64, StoreError> {
             }
             Record::Head { .. } => return Err(StoreError::NotABackup("it has two heads")),
         }
-        if written >= RESTORE_BYTES {
+        if written >= RESTORE_TRANSACTION_MAX_BYTES {
             txn.commit()?;
             txn = db.begin_write()?;
             written = 0;

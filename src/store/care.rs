@@ -1,4 +1,4 @@
-//! Care of the file: what takes its room, and whether all of it is sound.
+//! Maintenance of the file: what uses its space, and whether it is intact.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -9,30 +9,30 @@ use serde::{Deserialize, Serialize};
 use super::checkpoint;
 use super::life::{self, KEY, Lives};
 use super::log::{self, LOG};
-use super::record::{COVER, CoverRow, EntryKind, NO_RID, RUN, Rid, Run, SUSPECT, ScopeNo, decode};
+use super::record::{EntryKind, NO_RID, RUN, Rid, Run, SUSPECT, ScopeNo, VISIBILITY, VisibilityRow, decode};
 use super::state::State;
-use super::{Published, Store, StoreError, document, fold_until, named, unless_damaged};
+use super::{Published, Store, StoreError, catch_damage, document, fold_until, named};
 use crate::inventory::{Revision, Suspect};
 
-/// What takes the room of the file.
+/// What uses the space of the file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StoreStats {
     pub revision: Revision,
     pub scopes: usize,
-    /// Resources that live now, in scopes that are watched or not.
+    /// Live resources, in scopes that are watched or not.
     pub live: usize,
-    /// Lives that ended, whether that was taken back or not.
+    /// Lives that ended, including retracted ends.
     pub ended: u64,
     pub tag_sets: usize,
-    /// Entries of the log: appearances, changes, ends, suspicions, what happened to scopes.
+    /// Entries of the log: appearances, changes, ends, suspicions, events of scopes.
     pub entries: u64,
     pub file_bytes: u64,
-    /// What redb holds of the file in memory.
+    /// Bytes of the file that redb holds in memory.
     pub cache_bytes: usize,
-    /// Bytes of the log for each of its entries.
+    /// Bytes of the log per entry.
     pub bytes_per_entry: f64,
-    /// Bytes of the file for each resource that lives.
+    /// Bytes of the file per live resource.
     pub bytes_per_resource: f64,
     /// The largest first.
     pub tables: Vec<TableStats>,
@@ -45,11 +45,11 @@ pub struct TableStats {
     pub rows: u64,
     /// Keys and values.
     pub stored_bytes: u64,
-    /// What redb needs beside them, and what is free in its pages.
+    /// Bytes that redb needs besides them, and free bytes in its pages.
     pub overhead_bytes: u64,
 }
 
-/// What a check looked at, and what it found.
+/// What a check read, and what it found.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CheckReport {
@@ -60,18 +60,18 @@ pub struct CheckReport {
     pub flaws: Vec<Flaw>,
 }
 
-/// Something that is not as it must be.
+/// A violated invariant of the file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Flaw {
     pub table: String,
-    /// The row, or what of it.
+    /// The row, or a part of it.
     pub at: String,
     pub what: String,
 }
 
-/// More say no more than that the file is damaged.
-const MAX_FLAWS: usize = 100;
+/// More of them only show that the file is damaged.
+const FLAWS_REPORTED_MAX: usize = 100;
 
 impl Store {
     pub fn stats(&self) -> Result<StoreStats, StoreError> {
@@ -84,7 +84,7 @@ impl Store {
         let mut tables = tables(&txn)?;
         tables.sort_by(|a, b| (b.stored_bytes, &b.table).cmp(&(a.stored_bytes, &a.table)));
         let log_bytes = tables.iter().find(|t| t.table == LOG.name()).map_or(0, |t| t.stored_bytes);
-        // A store that is in memory has no file.
+        // An in-memory store has no file.
         let file_bytes = std::fs::metadata(self.path()).map_or(0, |file| file.len());
         Ok(StoreStats {
             revision: state.revision,
@@ -104,7 +104,7 @@ impl Store {
     /// Reads everything: every checksum, every document, and whether the tables agree with each other.
     pub fn check(&self) -> Result<CheckReport, StoreError> {
         let Published { state, txn } = self.inner.shared.published()?;
-        unless_damaged(|| {
+        catch_damage(|| {
             let mut check = Check { txn: &txn, state: &state, report: CheckReport::default() };
             check.report.revision = state.revision;
             check.log()?;
@@ -118,7 +118,7 @@ impl Store {
     }
 }
 
-#[allow(clippy::cast_precision_loss)] // It is read by people.
+#[allow(clippy::cast_precision_loss)] // Only shown to users.
 fn ratio(bytes: u64, of: u64) -> f64 {
     if of == 0 { 0.0 } else { bytes as f64 / of as f64 }
 }
@@ -150,7 +150,7 @@ struct Check<'a> {
 
 impl Check<'_> {
     fn flaw(&mut self, table: &str, at: impl Display, what: impl Display) {
-        if self.report.flaws.len() < MAX_FLAWS {
+        if self.report.flaws.len() < FLAWS_REPORTED_MAX {
             let (at, what) = (at.to_string(), what.to_string());
             self.report.flaws.push(Flaw { table: table.to_owned(), at, what });
         }
@@ -184,7 +184,7 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// The fold of the whole log is the state in memory, and that of every checkpoint.
+    /// The fold of the whole log equals the state in memory, and that of every checkpoint.
     fn fold(&mut self) -> Result<(), StoreError> {
         let mut folded = match named(self.txn) {
             Ok(names) => names,
@@ -194,7 +194,7 @@ impl Check<'_> {
             }
         };
         let mut fold = |until: Revision| {
-            // The fold asserts what a legal history is.
+            // The fold asserts that a history is valid.
             let fold = std::panic::AssertUnwindSafe(|| fold_until(self.txn, &mut folded, until).map(|_| ()));
             let done = std::panic::catch_unwind(fold);
             done.unwrap_or(Err(StoreError::Damaged { table: "log" })).map(|()| checkpoint::hash(&folded))
@@ -205,17 +205,17 @@ impl Check<'_> {
             headers += 1;
             match header.and_then(|(revision, hash)| Ok((revision, hash == fold(revision)?))) {
                 Ok((_, true)) => {}
-                // What it knows of single steps was thinned away since; what follows from it is the same.
+                // Single steps that it knows were thinned since; what follows from it is the same.
                 Ok((revision, false)) if !self.state.kept.is_kept(revision) => {}
                 Ok((revision, false)) => {
-                    flaws.push((revision.to_string(), "it is not what the log says".to_owned()));
+                    flaws.push((revision.to_string(), "it differs from the log".to_owned()));
                 }
                 Err(error) => flaws.push((format!("the {headers}th"), error.to_string())),
             }
         }
         match fold(self.state.revision) {
             Ok(hash) if hash == checkpoint::hash(self.state) => {}
-            Ok(_) => flaws.push(("newest".to_owned(), "the state in memory is not what the log says".to_owned())),
+            Ok(_) => flaws.push(("newest".to_owned(), "the state in memory differs from the log".to_owned())),
             Err(error) => flaws.push(("newest".to_owned(), format!("the log can't be folded: {error}"))),
         }
         self.report.checked.insert("ckpt".to_owned(), headers);
@@ -225,7 +225,7 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// Lives follow each other without a gap, each in a scope that there is.
+    /// Lives are consecutive, each in an existing scope.
     fn lives(&mut self) -> Result<(), StoreError> {
         let mut lives = Lives::open(self.txn)?;
         for rid in NO_RID + 1..self.state.next_rid {
@@ -242,7 +242,7 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// Each end of the log has its tombstone, and what has ended is found by its key.
+    /// Each end of the log has its tombstone, and ended ids are found by their key.
     fn tombstones(&mut self) -> Result<(), StoreError> {
         let log = self.txn.open_table(LOG)?;
         let keys = self.txn.open_table(KEY)?;
@@ -336,12 +336,12 @@ impl Check<'_> {
                 self.flaw("kept", revision, "the log knows no such moment");
             }
         }
-        for row in self.txn.open_table(COVER)?.iter()? {
+        for row in self.txn.open_table(VISIBILITY)?.iter()? {
             let (key, bytes) = row?;
             self.count("cover");
-            if let Err(error) = decode::<CoverRow>("cover", bytes.value()) {
-                let (viewer, scope, from) = key.value();
-                self.flaw("cover", format!("({viewer}, {scope}, {from})"), error);
+            if let Err(error) = decode::<VisibilityRow>("cover", bytes.value()) {
+                let (subscriber, scope, from) = key.value();
+                self.flaw("cover", format!("({subscriber}, {scope}, {from})"), error);
             }
         }
         Ok(())

@@ -1,8 +1,8 @@
-//! Checkpoints: the state at a revision, so that opening the file and looking at the past fold only what
-//! came after the nearest one before.
+//! Checkpoints: the state at a revision, so that opening the file and reading the past fold only the entries after
+//! the nearest one.
 //!
-//! They follow from the log: a file without any is the same file, only slower. A checkpoint is written in
-//! slices beside other commits, and is one when its header is there, which comes last.
+//! They are derived from the log: a file without any is the same file, only slower. A checkpoint is written in
+//! slices between other commits. It is complete when its header exists, which is written last.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,20 +15,20 @@ use super::StoreError;
 use super::heads::{Heads, Part};
 use super::life::Lives;
 use super::record::{Rid, ScopeNo, decode, encode, sealed, unsealed};
-use super::state::{Covers, State};
-use crate::inventory::{Cover, Revision, Suspect, Timestamp, Viewer};
+use super::state::{State, Visibilities};
+use crate::inventory::{Revision, Subscriber, Suspect, Timestamp, Visibility};
 
 /// revision -> [`Header`]
 pub(super) const CKPT: TableDefinition<u64, &[u8]> = TableDefinition::new("ckpt");
-/// (revision, part) -> what people were shown of the lives in it, as columns under zstd
+/// (revision, part) -> the columns of its lives that readers can see, compressed with zstd
 pub(super) const CKPT_SHOWN: TableDefinition<(u64, u32), &[u8]> = TableDefinition::new("ckpt_shown");
-/// (revision, part) -> the rest; of the newest checkpoint only
+/// (revision, part) -> the other columns; only of the newest checkpoint
 pub(super) const CKPT_REST: TableDefinition<(u64, u32), &[u8]> = TableDefinition::new("ckpt_rest");
 
 /// Checkpoints are read more often than written, and most of their bytes are random.
-const LEVEL: i32 = 1;
-/// Of a part, before compression: 16,384 lives with the longest ids that are taken.
-const MAX_PART_BYTES: usize = 128 << 20;
+const ZSTD_LEVEL: i32 = 1;
+/// Maximum size of a part before compression: 16,384 lives with the longest ids that are accepted.
+const PART_MAX_BYTES: usize = 128 << 20;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Header {
@@ -37,7 +37,7 @@ pub(super) struct Header {
     next_rid: Rid,
     ends: u64,
     pub parts: u32,
-    /// Over what was shown: two states with the same hash answer alike.
+    /// Over the visible columns: two states with the same hash give the same answers.
     pub hash: u64,
     scopes: Vec<ScopeRow>,
     suspects: Vec<(Rid, Suspect)>,
@@ -47,17 +47,17 @@ pub(super) struct Header {
 struct ScopeRow {
     number: ScopeNo,
     intervals: Vec<(Timestamp, Option<Timestamp>)>,
-    covers: Vec<(Viewer, Cover)>,
+    visibilities: Vec<(Subscriber, Visibility)>,
     has_ends: bool,
 }
 
-/// A slice of a checkpoint, which one commit takes.
+/// A slice of a checkpoint, written in one commit.
 pub(super) struct Slice {
     pub revision: Revision,
     pub part: u32,
     shown: Vec<u8>,
     rest: Vec<u8>,
-    /// With the last part.
+    /// Only with the last part.
     header: Option<Header>,
 }
 
@@ -66,7 +66,7 @@ impl Slice {
         self.shown.len() + self.rest.len()
     }
 
-    /// The whole checkpoint is there once this is durable.
+    /// The checkpoint is complete once this is durable.
     pub fn is_last(&self) -> bool {
         self.header.is_some()
     }
@@ -78,7 +78,7 @@ impl Slice {
         let key = (self.revision.0, self.part);
         let before = headers.last()?.map_or(0, |(revision, _)| revision.value());
         if self.part == 0 {
-            // What a crash left of one that was never finished.
+            // What a crash left of an unfinished checkpoint.
             for stale in keys(&shown, before + 1)? {
                 shown.remove(stale)?;
                 rest.remove(stale)?;
@@ -101,7 +101,7 @@ fn keys(table: &impl ReadableTable<(u64, u32), &'static [u8]>, from: u64) -> Res
     table.range((from, 0)..)?.map(|row| Ok(row?.0.value())).collect()
 }
 
-/// A state in slices, oldest row numbers first.
+/// A state in slices, lowest row numbers first.
 pub(super) fn slices(state: State) -> impl Iterator<Item = Slice> {
     // An empty state has a checkpoint, too.
     let parts = u32::try_from(state.heads.parts().max(1)).expect("parts are large");
@@ -125,7 +125,7 @@ fn header(state: &State, parts: u32, hash: u64) -> Header {
     let scope = |(number, scope): (&ScopeNo, &Arc<super::state::ScopeState>)| ScopeRow {
         number: *number,
         intervals: scope.intervals.clone(),
-        covers: scope.covers.iter().cloned().collect(),
+        visibilities: scope.visibilities.iter().cloned().collect(),
         has_ends: scope.has_ends,
     };
     Header {
@@ -140,23 +140,23 @@ fn header(state: &State, parts: u32, hash: u64) -> Header {
     }
 }
 
-/// Behind its length.
+/// With the length in front.
 fn compressed(bytes: &[u8]) -> Vec<u8> {
     let length = u32::try_from(bytes.len()).expect("parts are shorter than 4 GB").to_be_bytes();
-    let frame = zstd::bulk::compress(bytes, LEVEL).expect("memory can be compressed to memory");
+    let frame = zstd::bulk::compress(bytes, ZSTD_LEVEL).expect("memory can be compressed to memory");
     [&length[..], &frame].concat()
 }
 
 fn decompressed(bytes: &[u8]) -> Result<Vec<u8>, StoreError> {
     let (length, frame) = bytes.split_first_chunk().ok_or_else(damaged)?;
     let length = u32::from_be_bytes(*length) as usize;
-    if length > MAX_PART_BYTES {
+    if length > PART_MAX_BYTES {
         return Err(damaged());
     }
     zstd::bulk::decompress(frame, length).map_err(|_| damaged())
 }
 
-/// The key is under the checksum, too.
+/// The checksum includes the key.
 fn compressed_part(key: (u64, u32), bytes: &[u8]) -> Vec<u8> {
     sealed(|out| {
         out.extend(postcard::to_stdvec(&key).expect("numbers can be written to memory"));
@@ -189,7 +189,7 @@ pub(super) fn is_there(txn: &ReadTransaction, revision: Revision) -> Result<bool
     Ok(txn.open_table(CKPT)?.get(revision.0)?.is_some())
 }
 
-/// The newest checkpoint at or before a revision, where there is one.
+/// The newest checkpoint at or before a revision, if there is one.
 fn nearest(txn: &ReadTransaction, until: Revision) -> Result<Option<Header>, StoreError> {
     match txn.open_table(CKPT)?.range(..=until.0)?.next_back() {
         Some(row) => {
@@ -201,10 +201,10 @@ fn nearest(txn: &ReadTransaction, until: Revision) -> Result<Option<Header>, Sto
     }
 }
 
-/// Brings a state that holds nothing but names to that of the newest checkpoint.
+/// Loads the newest checkpoint into a state that holds only names.
 pub(super) fn load_newest(txn: &ReadTransaction, state: &mut State) -> Result<(), StoreError> {
     let Some(header) = nearest(txn, Revision(u64::MAX))? else { return Ok(()) };
-    let heads = by_two(header.parts, |parts| {
+    let heads = load_on_two_threads(header.parts, |parts| {
         let (shown, rest) = (txn.open_table(CKPT_SHOWN)?, txn.open_table(CKPT_REST)?);
         let load = |part| {
             let key = (header.revision.0, part);
@@ -215,7 +215,7 @@ pub(super) fn load_newest(txn: &ReadTransaction, state: &mut State) -> Result<()
     restore(state, header, heads, None)
 }
 
-/// Brings a state that holds nothing but names to the nearest checkpoint at or before `until`.
+/// Loads the nearest checkpoint at or before `until` into a state that holds only names.
 pub(super) fn load_past(
     txn: &ReadTransaction,
     state: &mut State,
@@ -223,7 +223,7 @@ pub(super) fn load_past(
     until: Revision,
 ) -> Result<(), StoreError> {
     let Some(header) = nearest(txn, until)? else { return Ok(()) };
-    let heads = by_two(header.parts, |parts| {
+    let heads = load_on_two_threads(header.parts, |parts| {
         let shown = txn.open_table(CKPT_SHOWN)?;
         let mut lives = Lives::open(txn)?;
         let load = |part| {
@@ -236,7 +236,7 @@ pub(super) fn load_past(
 }
 
 /// Loads parts on two threads, half of them each.
-fn by_two(
+fn load_on_two_threads(
     parts: u32,
     load: impl Fn(std::ops::Range<u32>) -> Result<Vec<Part>, StoreError> + Sync,
 ) -> Result<Heads, StoreError> {
@@ -244,7 +244,7 @@ fn by_two(
     let (first, second) = std::thread::scope(|threads| {
         let first = (half > 0).then(|| threads.spawn(|| load(0..half)));
         let second = load(half..parts);
-        // What panics there is damage, as it would be here.
+        // A panic there means damage, as it would here.
         (first.map(|first| first.join().unwrap_or_else(|_| Err(damaged()))), second)
     });
     let mut heads = Heads::default();
@@ -253,16 +253,16 @@ fn by_two(
     Ok(heads)
 }
 
-/// What lives in a scope.
+/// The live resources of a scope.
 #[derive(Default)]
 struct Order {
     /// In the order of the ids, as in the newest state.
     sorted: Arc<[Rid]>,
-    /// What is not there any more in that, in no order.
+    /// Lives that are not live in the newest state, unordered.
     others: Vec<Rid>,
 }
 
-/// What goes on in the newest state is in order there.
+/// Lives that are still live in the newest state are ordered there.
 fn orders(heads: &Heads, newest: Option<&State>) -> BTreeMap<ScopeNo, Order> {
     let mut orders: BTreeMap<ScopeNo, Order> = BTreeMap::new();
     let nothing = Heads::default();
@@ -312,7 +312,7 @@ fn restore(state: &mut State, header: Header, heads: Heads, newest: Option<&Stat
         let scope = state.scopes.get_mut(&row.number).ok_or_else(damaged)?;
         let scope = Arc::make_mut(scope);
         scope.intervals = row.intervals;
-        scope.covers = Covers::of(row.covers);
+        scope.visibilities = Visibilities::of(row.visibilities);
         scope.has_ends = row.has_ends;
         scope.order = order;
     }
@@ -328,7 +328,7 @@ pub(super) fn revisions(
 }
 
 pub(super) fn remove(txn: &WriteTransaction, revision: u64) -> Result<(), StoreError> {
-    // Its header last: without it nobody looks for the rest.
+    // The header last: without it the rest is never read.
     for name in [CKPT_SHOWN, CKPT_REST] {
         let mut table = txn.open_table(name)?;
         let parts: Vec<(u64, u32)> = table
@@ -343,7 +343,7 @@ pub(super) fn remove(txn: &WriteTransaction, revision: u64) -> Result<(), StoreE
     Ok(())
 }
 
-/// The hash of a state as a checkpoint of it holds it.
+/// The hash that a checkpoint of a state has.
 pub(super) fn hash(state: &State) -> u64 {
     slices(state.clone()).last().and_then(|slice| slice.header).expect("the last slice has it").hash
 }

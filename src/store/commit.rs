@@ -1,9 +1,10 @@
-//! Committing a look: whole, or, where a scope is huge, page by page as the cloud answers.
+//! Commits sweeps: whole, or, if a scope is huge, page by page as the cloud returns them.
 //!
-//! What a page adds and changes is recorded as it comes, a revision a page; of what it showed only the row numbers
-//! are held, four bytes a resource, so that memory does not grow with an account. Ends from absence, the run
-//! of the ledger and the proof of cover come with the rest, once the listing is over, whatever came of it. A row of
-//! the file says that a look is under way: one that is found when the file is opened was cut off.
+//! The additions and changes of a page are recorded as they arrive, one revision per page. Of the resources that
+//! it showed only the row numbers are held, four bytes each, so that memory does not grow with an account. Ends
+//! from absence, the run of the ledger and the visibility proof are recorded with the rest, once the listing is
+//! over, whatever its outcome. A row of the file marks a sweep that is in progress: one that is found when the
+//! file is opened was cut off.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -14,45 +15,49 @@ use redb::ReadTransaction;
 use super::draft::Draft;
 use super::log::{self, LOG};
 use super::plan::{self, Beyond, Ended};
-use super::record::{EntryKind, LookRow, MAX_DOCUMENT_BYTES, MAX_ID_BYTES, Rid, ScopeNo};
+use super::record::{DOCUMENT_MAX_BYTES, EntryKind, ID_MAX_BYTES, OpenSweepRow, Rid, ScopeNo};
 use super::state::State;
 use super::writer::Request;
-use super::{Delta, PIECE_BYTES, PROOF_FLUSH, Published, Store, StoreError, document, ledger, life, scope_number};
-use crate::inventory::{Change, Sweep, Timestamp, Viewer};
+use super::{
+    Delta, LARGE_SWEEP_PIECE_MAX_BYTES, PROOF_FLUSH_INTERVAL, Published, Store, StoreError, document, ledger,
+    life, scope_number,
+};
+use crate::inventory::{Change, Subscriber, Sweep, Timestamp};
 
-/// What of a look is recorded already, page by page.
+/// The part of a sweep that is recorded already, page by page.
 #[derive(Clone, Debug, Default)]
 pub struct Recorded {
-    /// What it showed and lives.
+    /// The live resources that it showed.
     lives: HashSet<Rid>,
     shown: usize,
     changes: Vec<Change>,
 }
 
 impl Recorded {
-    /// How many resources the pages showed; one on two pages counts twice.
+    /// How many resources the pages showed. A resource on two pages counts twice.
     pub fn shown(&self) -> usize {
         self.shown
     }
 
-    /// What the pages changed, since this was asked last.
+    /// The changes of the pages since the last call.
     pub fn take_changes(&mut self) -> Vec<Change> {
         std::mem::take(&mut self.changes)
     }
 }
 
-/// One that lives in a scope and that a look did not show.
+/// A live resource of a scope that a sweep did not show.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Missed {
     pub id: Arc<str>,
     /// It was missed before.
     pub is_suspect: bool,
-    /// The mass-loss breaker holds it from before.
+    /// The mass-loss breaker has held it since before.
     pub is_held: bool,
 }
 
-/// The sweep as it follows the last of its scope. One that began before that ended is refused, unless the clock was
-/// set back meanwhile: then it is dated no earlier, and no more precisely than by how much.
+/// The sweep, ordered after the last one of its scope. A sweep that began before that one ended is refused, unless
+/// the clock was set back meanwhile. Then it is dated no earlier than that end, and its precision is reduced by as
+/// much as it was moved.
 fn in_order(sweep: &Sweep, last_ended: Timestamp, now: Timestamp) -> Result<Cow<'_, Sweep>, StoreError> {
     if sweep.started >= last_ended {
         return Ok(Cow::Borrowed(sweep));
@@ -68,7 +73,7 @@ fn in_order(sweep: &Sweep, last_ended: Timestamp, now: Timestamp) -> Result<Cow<
 }
 
 impl Store {
-    /// What lives in the sweep's scope and neither the sweep nor what is recorded of it showed.
+    /// The live resources of the sweep's scope that neither the sweep nor its recorded pages showed.
     pub fn missed_by(&self, sweep: &Sweep, recorded: &Recorded) -> Vec<Missed> {
         let state = self.state();
         let Some(number) = state.scope_numbers.get(&sweep.scope) else { return Vec::new() };
@@ -84,20 +89,21 @@ impl Store {
             .collect()
     }
 
-    /// Commits a sweep. `prover` is the viewer whose credentials made it: a complete one proves its cover.
+    /// Commits a sweep. `prover` is the subscriber whose credentials made it: a complete sweep proves its
+    /// visibility.
     ///
-    /// Returns once everything is durable. An unchanged sweep writes no row per resource: it lengthens
-    /// a run of the ledger, in the file at most once a minute.
-    pub fn commit(&self, sweep: &Sweep, prover: Option<&Viewer>) -> Result<Delta, StoreError> {
+    /// Returns once everything is durable. An unchanged sweep writes no row per resource: it extends a run of the
+    /// ledger, which is written to the file at most once a minute.
+    pub fn commit(&self, sweep: &Sweep, prover: Option<&Subscriber>) -> Result<Delta, StoreError> {
         self.commit_rest(sweep, &Recorded::default(), prover)
     }
 
-    /// Commits the end of a sweep of which some pages are recorded: `sweep.observations` are those that are not.
+    /// Commits the end of a sweep with recorded pages: `sweep.observations` are those that are not recorded yet.
     pub fn commit_rest(
         &self,
         sweep: &Sweep,
         recorded: &Recorded,
-        prover: Option<&Viewer>,
+        prover: Option<&Subscriber>,
     ) -> Result<Delta, StoreError> {
         check_bounds(sweep)?;
         let _alone = self.lock(&sweep.scope);
@@ -111,23 +117,26 @@ impl Store {
         let mut draft = Draft::new(sweep.scope.clone(), sweep.ended);
         draft.run = Some(ledger::record(scope.run.as_ref(), sweep));
         draft.proof = prover.filter(|_| sweep.outcome.is_complete()).cloned();
-        let proven = draft.proof.as_ref().map(|viewer| scope.covers.get(viewer).map(|cover| cover.proven));
+        let proven = draft
+            .proof
+            .as_ref()
+            .map(|subscriber| scope.visibilities.get(subscriber).map(|visibility| visibility.proven));
         open_scope(&mut seen, number, sweep, &mut draft);
         match (&draft.proof, proven.flatten()) {
-            (Some(viewer), None) => {
-                draft.entries.push(EntryKind::CoverGained { viewer: viewer.as_str().into() });
+            (Some(subscriber), None) => {
+                draft.entries.push(EntryKind::VisibilityGained { subscriber: subscriber.as_str().into() });
             }
-            (Some(_), Some(proven)) => draft.is_proof_due = self.now().since(proven) >= PROOF_FLUSH,
+            (Some(_), Some(proven)) => draft.is_proof_due = self.now().since(proven) >= PROOF_FLUSH_INTERVAL,
             (None, _) => {}
         }
         let (last_ended, elsewhere) = self.beyond(&txn, &seen, number, sweep);
         let beyond = Beyond { last_ended: &last_ended, elsewhere: &elsewhere };
         draft.plan = plan::plan(&seen, number, sweep, &recorded.lives, &beyond)?;
         self.encode_documents(&txn, &seen, &mut draft)?;
-        self.write(draft.pieces(PIECE_BYTES, look_row(sweep)), epoch)
+        self.write(draft.pieces(LARGE_SWEEP_PIECE_MAX_BYTES, open_sweep_row(sweep)), epoch)
     }
 
-    /// Records what a page of a look that goes on showed. It concludes nothing from what it did not.
+    /// Records a page of a sweep that is in progress. It concludes nothing from what the page did not show.
     pub fn record_page(&self, page: &Sweep, recorded: &mut Recorded) -> Result<(), StoreError> {
         check_bounds(page)?;
         let _alone = self.lock(&page.scope);
@@ -143,9 +152,9 @@ impl Store {
         draft.plan = plan::page(&seen, number, page, &beyond)?;
         if draft.must_write() {
             self.encode_documents(&txn, &seen, &mut draft)?;
-            let mut pieces = draft.pieces(PIECE_BYTES, look_row(page));
+            let mut pieces = draft.pieces(LARGE_SWEEP_PIECE_MAX_BYTES, open_sweep_row(page));
             for piece in &mut pieces {
-                piece.look = Some(look_row(page));
+                piece.open_sweep = Some(open_sweep_row(page));
             }
             recorded.changes.extend(self.write(pieces, epoch)?.changes);
         }
@@ -157,9 +166,9 @@ impl Store {
         Ok(())
     }
 
-    /// What the planner asks of beyond the lives of the scope: the last life of an id that does not live, and the
-    /// life that an id has in another scope.
-    #[allow(clippy::type_complexity)] // two closures over the same things
+    /// What the planner reads beyond the live resources of the scope: the last life of an id that is not live, and
+    /// the life of an id in another scope.
+    #[allow(clippy::type_complexity)] // two closures over the same values
     fn beyond<'a>(
         &'a self,
         txn: &'a ReadTransaction,
@@ -179,24 +188,24 @@ impl Store {
     fn write(&self, pieces: Vec<Draft>, epoch: u64) -> Result<Delta, StoreError> {
         let mut all = Delta { revision: self.revision(), changes: Vec::new() };
         for piece in pieces {
-            let delta = self.ask(Request::Record(Box::new(piece), epoch))?;
+            let delta = self.submit(Request::Record(Box::new(piece), epoch))?;
             all.revision = delta.revision;
             all.changes.extend(delta.changes);
         }
         Ok(all)
     }
 
-    /// Compresses what the plan has to say, on the caller's thread.
+    /// Compresses the documents of the plan, on the caller's thread.
     fn encode_documents(&self, txn: &ReadTransaction, seen: &State, draft: &mut Draft) -> Result<(), StoreError> {
         let attributes =
             || draft.plan.steps.iter().filter_map(|s| Some(s.action.version()?.attributes.as_bytes()));
         if attributes().next().is_none() {
             return Ok(());
         }
-        // Before anything is written: one document that is too large must not stop the writer.
-        if let Some(actual) = attributes().map(<[u8]>::len).find(|l| *l > MAX_DOCUMENT_BYTES) {
+        // Before anything is written: a document that is too large must not stop the writer.
+        if let Some(actual) = attributes().map(<[u8]>::len).find(|l| *l > DOCUMENT_MAX_BYTES) {
             let what = format!("the document of a resource of {}", draft.scope);
-            return Err(StoreError::TooLarge { what, actual, bound: MAX_DOCUMENT_BYTES });
+            return Err(StoreError::TooLarge { what, actual, bound: DOCUMENT_MAX_BYTES });
         }
         let resource_type = &draft.scope.resource_type;
         let dictionaries = self.inner.shared.trainer().sample(resource_type, attributes());
@@ -210,7 +219,7 @@ impl Store {
                 _ => None,
             };
             if let Some(version) = planned.action.version_mut() {
-                // One that can't be read is no reason not to write: this one is then written in full.
+                // An unreadable base does not prevent the write: the document is then written in full.
                 let base = held.and_then(|(rid, held)| {
                     document::full(held, &dictionaries, |revision| log::document(&log, revision, rid)).ok()
                 });
@@ -221,12 +230,12 @@ impl Store {
     }
 }
 
-fn look_row(sweep: &Sweep) -> LookRow {
+fn open_sweep_row(sweep: &Sweep) -> OpenSweepRow {
     let cadence_seconds = sweep.cadence.map(|cadence| cadence.as_secs());
-    LookRow { started: sweep.started, ended: sweep.ended, cadence_seconds }
+    OpenSweepRow { started: sweep.started, ended: sweep.ended, cadence_seconds }
 }
 
-/// The planner must see it as open: what is new to a re-opened scope is baseline.
+/// The planner must see the scope as open: what is new to a reopened scope is baseline.
 fn open_scope(seen: &mut State, number: ScopeNo, sweep: &Sweep, draft: &mut Draft) {
     if !seen.scopes[&number].is_open() {
         draft.entries.push(EntryKind::ScopeOpened { started: sweep.started });
@@ -236,9 +245,9 @@ fn open_scope(seen: &mut State, number: ScopeNo, sweep: &Sweep, draft: &mut Draf
 
 fn check_bounds(sweep: &Sweep) -> Result<(), StoreError> {
     for observation in &sweep.observations {
-        if observation.id.len() > MAX_ID_BYTES {
+        if observation.id.len() > ID_MAX_BYTES {
             let what = format!("an id of {}", sweep.scope);
-            return Err(StoreError::TooLarge { what, actual: observation.id.len(), bound: MAX_ID_BYTES });
+            return Err(StoreError::TooLarge { what, actual: observation.id.len(), bound: ID_MAX_BYTES });
         }
     }
     Ok(())

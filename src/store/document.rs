@@ -1,15 +1,16 @@
-//! Documents as the file holds them: zstd, with a dictionary of their type where there is one, or with
-//! the last full version of the same resource as the dictionary.
+//! The encoding of documents in the file: zstd, with a dictionary of their type if there is one, or with the last
+//! full version of the same resource as the dictionary.
 //!
-//! Described objects of a type are alike, so a dictionary says most of each; and a version mostly
-//! repeats the one before, so a difference is a few dozen bytes. A difference always rests on a full
-//! document, never on another difference: one more read, however long the history.
+//! Described objects of a type are alike, so a dictionary contains most of each. A version mostly repeats the one
+//! before, so a difference is a few dozen bytes. A difference is always based on a full document, never on another
+//! difference: it takes one more read, however long the history is.
 //!
 //! ```text
 //! [form] [length of the JSON] [argument: 0, number of a dictionary, revision] [zstd frame]
 //! ```
 //!
-//! The three numbers are varints (of a difference the length is what it is longer or shorter by), and the frame stands without the magic number that all begin with.
+//! The three numbers are varints. The length of a difference is relative to its base. The frame is stored without
+//! the magic number that all frames begin with.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -19,18 +20,18 @@ use serde_json::Value;
 use zstd::bulk::{Compressor, Decompressor};
 use zstd::dict::{DecoderDictionary, EncoderDictionary};
 
-use super::record::{MAX_DOCUMENT_BYTES, Rid};
+use super::record::{DOCUMENT_MAX_BYTES, Rid};
 use super::{StoreError, log};
 use crate::inventory::ResourceType;
 
-/// More gains a few per cent and costs writes their time.
-const LEVEL: i32 = 1;
-/// Documents of a type that a dictionary is trained on: zstd wants a hundred times its size, and what
-/// is alike shows after a few hundred.
-pub(super) const SAMPLES: usize = 400;
+/// A higher level saves a few per cent and makes writes slower.
+const ZSTD_LEVEL: i32 = 1;
+/// Documents of a type that a dictionary is trained on. zstd recommends a hundred times its size, but common parts
+/// show after a few hundred documents.
+pub(super) const DICTIONARY_SAMPLES: usize = 400;
 const DICTIONARY_BYTES: usize = 8 << 10;
-/// A difference of so many bytes is never worth a full document.
-const SHORT: usize = 48;
+/// A difference of at most this size is always written instead of a full document.
+const DIFFERENCE_ALWAYS_MAX_BYTES: usize = 48;
 /// The first four bytes of every zstd frame (RFC 8878, 3.1.1).
 const MAGIC: [u8; 4] = 0xFD2F_B528_u32.to_le_bytes();
 
@@ -47,7 +48,7 @@ pub(super) struct Dictionaries {
 
 struct Dictionary {
     bytes: Vec<u8>,
-    /// Digested once: that takes longer than to compress a document.
+    /// Prepared once: that takes longer than compressing a document.
     encoder: EncoderDictionary<'static>,
     decoder: DecoderDictionary<'static>,
 }
@@ -55,14 +56,14 @@ struct Dictionary {
 impl Dictionaries {
     pub fn add(&mut self, resource_type: ResourceType, bytes: Vec<u8>) -> u32 {
         let number = u32::try_from(self.by_number.len()).expect("fewer than 2^32 dictionaries");
-        let encoder = EncoderDictionary::copy(&bytes, LEVEL);
+        let encoder = EncoderDictionary::copy(&bytes, ZSTD_LEVEL);
         let decoder = DecoderDictionary::copy(&bytes);
         self.by_number.push(Arc::new(Dictionary { bytes, encoder, decoder }));
         self.by_type.insert(resource_type, number);
         number
     }
 
-    /// Those from a number on: number, type, bytes.
+    /// The dictionaries from a number on: number, type, bytes.
     pub fn from(&self, first: usize) -> impl Iterator<Item = (u32, &ResourceType, &[u8])> {
         self.by_type
             .iter()
@@ -83,7 +84,7 @@ impl Dictionaries {
 /// Trains the dictionary of a type as soon as enough of its documents were seen.
 pub(super) struct Trainer {
     dictionaries: Arc<Dictionaries>,
-    /// Documents of types that have no dictionary yet; none once it was tried.
+    /// Documents of types that have no dictionary yet; `None` once training was tried.
     samples: BTreeMap<ResourceType, Option<Vec<Vec<u8>>>>,
 }
 
@@ -96,7 +97,7 @@ impl Trainer {
         self.dictionaries.clone()
     }
 
-    /// Takes documents of a type as samples while it has no dictionary. Returns all there are now.
+    /// Takes documents of a type as samples while it has no dictionary. Returns all current dictionaries.
     pub fn sample<'a>(
         &mut self,
         resource_type: &ResourceType,
@@ -105,8 +106,10 @@ impl Trainer {
         if !self.dictionaries.by_type.contains_key(resource_type) {
             let samples = self.samples.entry(resource_type.clone()).or_insert_with(|| Some(Vec::new()));
             if let Some(collected) = samples {
-                collected.extend(documents.take(SAMPLES.saturating_sub(collected.len())).map(<[u8]>::to_vec));
-                if collected.len() >= SAMPLES {
+                collected.extend(
+                    documents.take(DICTIONARY_SAMPLES.saturating_sub(collected.len())).map(<[u8]>::to_vec),
+                );
+                if collected.len() >= DICTIONARY_SAMPLES {
                     if let Some(dictionary) = train(collected) {
                         Arc::make_mut(&mut self.dictionaries).add(resource_type.clone(), dictionary);
                     }
@@ -118,12 +121,12 @@ impl Trainer {
     }
 }
 
-/// What many documents have in common; none where they have too little, or are too few.
+/// The dictionary of many documents; `None` if they have too little in common, or are too few.
 pub(super) fn train(samples: &[Vec<u8>]) -> Option<Vec<u8>> {
     zstd::dict::from_samples(samples, DICTIONARY_BYTES).ok()
 }
 
-/// The full document that the one of a revision rests on, or is: its revision and text.
+/// The full document that the document of a revision is, or is based on: its revision and text.
 pub(super) fn full(
     revision: u64,
     dictionaries: &Dictionaries,
@@ -147,7 +150,7 @@ pub(super) fn document(
     of_bytes(&read(revision)?, dictionaries, read)
 }
 
-/// One as the file holds it; `read` reads what it rests on.
+/// Decodes an encoded document; `read` reads its base.
 pub(super) fn of_bytes(
     bytes: &[u8],
     dictionaries: &Dictionaries,
@@ -161,13 +164,13 @@ pub(super) fn of_bytes(
     serde_json::from_slice(&text).map_err(|_| damaged())
 }
 
-/// Reads documents, of which each is mostly the next version of the one before: what they share is read once.
+/// Reads documents, each of which is mostly the next version of the one before: what they share is read once.
 pub(super) struct Documents {
     log: redb::ReadOnlyTable<(u64, Rid), &'static [u8]>,
     dictionaries: Arc<Dictionaries>,
-    /// As the file holds them, of one resource, where somebody came by them.
+    /// Encoded documents of one resource that were read already.
     found: (Rid, BTreeMap<u64, Vec<u8>>),
-    /// The last full one, by its revision.
+    /// The last full document, by its revision.
     full: Option<(u64, Rid, Vec<u8>)>,
     last: Option<(u64, Rid, Arc<Value>)>,
 }
@@ -177,7 +180,7 @@ impl Documents {
         Self { log, dictionaries, found: (0, BTreeMap::new()), full: None, last: None }
     }
 
-    /// What a revision holds of a resource, as the file has it: it need not be read again.
+    /// Adds an encoded document that was read already, so that it is not read again.
     pub fn found(&mut self, revision: u64, rid: Rid, bytes: Vec<u8>) {
         if self.found.0 != rid {
             self.found = (rid, BTreeMap::new());
@@ -232,7 +235,7 @@ pub(super) struct Encoder<'a> {
 impl<'a> Encoder<'a> {
     pub fn new(resource_type: &ResourceType, dictionaries: &'a Dictionaries) -> Self {
         let (form, argument, full) = match dictionaries.of_type(resource_type) {
-            None => (PLAIN, 0, Compressor::new(LEVEL)),
+            None => (PLAIN, 0, Compressor::new(ZSTD_LEVEL)),
             Some((number, dictionary)) => {
                 (OF_TYPE, number.into(), Compressor::with_prepared_dictionary(&dictionary.encoder))
             }
@@ -242,7 +245,7 @@ impl<'a> Encoder<'a> {
             plain_frames(&mut compressor);
             compressor
         };
-        let mut difference = Compressor::new(LEVEL).expect("the level is a constant");
+        let mut difference = Compressor::new(ZSTD_LEVEL).expect("the level is a constant");
         plain_frames(&mut difference);
         Self { form, argument, full: ready(full), difference }
     }
@@ -250,9 +253,9 @@ impl<'a> Encoder<'a> {
     /// `base` is the last full version of the same resource: its revision and text.
     pub fn encode(&mut self, text: &[u8], base: Option<(u64, Vec<u8>)>) -> Vec<u8> {
         if let Some((revision, base)) = base {
-            self.difference.set_dictionary(LEVEL, &base).expect("any bytes are a dictionary");
+            self.difference.set_dictionary(ZSTD_LEVEL, &base).expect("any bytes are a dictionary");
             let difference = framed(DIFFERENCE, (base.len(), revision), text, &mut self.difference);
-            if difference.len() <= SHORT {
+            if difference.len() <= DIFFERENCE_ALWAYS_MAX_BYTES {
                 return difference;
             }
             let full = framed(self.form, (0, self.argument), text, &mut self.full);
@@ -262,20 +265,20 @@ impl<'a> Encoder<'a> {
     }
 }
 
-/// The length stands in our own header, and the record has a checksum of its own.
+/// The length is in our own header, and the record has its own checksum.
 fn plain_frames(compressor: &mut Compressor<'_>) {
     compressor.include_contentsize(false).expect("a parameter that zstd knows");
     compressor.include_dictid(false).expect("a parameter that zstd knows");
 }
 
-/// The longest difference that is written instead of a full document of this length. A full one is due
-/// when what has drifted since the last costs half of it; but a difference of a few dozen bytes always
-/// is the better one, since hardly anything is shorter.
+/// The longest difference that is written instead of a full document of this length. A full document is due when
+/// the changes since the last one cost half of it. A difference of a few dozen bytes is always better, since
+/// hardly anything is shorter.
 fn worth(full: usize) -> usize {
-    (full / 2).max(SHORT.min(full))
+    (full / 2).max(DIFFERENCE_ALWAYS_MAX_BYTES.min(full))
 }
 
-/// `base` is the length that a difference counts from, and 0 else.
+/// `base` is the length of the base of a difference, otherwise 0.
 fn framed(form: u8, (base, argument): (usize, u64), text: &[u8], compressor: &mut Compressor<'_>) -> Vec<u8> {
     let longer_by = signed(text.len()) - signed(base);
     let header = (form, longer_by, argument);
@@ -285,13 +288,13 @@ fn framed(form: u8, (base, argument): (usize, u64), text: &[u8], compressor: &mu
     out
 }
 
-/// The revision of the full document that a difference rests on.
+/// The revision of the full document that a difference is based on.
 pub(super) fn base_of(bytes: &[u8]) -> Result<Option<u64>, StoreError> {
     let (form, _, argument, _) = parts(bytes)?;
     Ok((form == DIFFERENCE).then_some(argument))
 }
 
-/// The text of a document; `base` is that of the full one that a difference rests on.
+/// The text of a document; `base` is the text that a difference is based on.
 pub(super) fn decode(
     bytes: &[u8],
     dictionaries: &Dictionaries,
@@ -300,7 +303,7 @@ pub(super) fn decode(
     let (form, longer_by, argument, frame) = parts(bytes)?;
     let of_base = if form == DIFFERENCE { base.map_or(0, <[u8]>::len) } else { 0 };
     let length = usize::try_from(longer_by.saturating_add(signed(of_base))).map_err(|_| damaged())?;
-    if length > MAX_DOCUMENT_BYTES {
+    if length > DOCUMENT_MAX_BYTES {
         return Err(damaged());
     }
     let of_type =
@@ -365,7 +368,7 @@ mod tests {
     }
 
     fn trained() -> Dictionaries {
-        let samples: Vec<Vec<u8>> = (0..SAMPLES).map(|n| volume(n, 8)).collect();
+        let samples: Vec<Vec<u8>> = (0..DICTIONARY_SAMPLES).map(|n| volume(n, 8)).collect();
         let mut dictionaries = Dictionaries::default();
         dictionaries.add(kind(), train(&samples).expect("alike enough"));
         dictionaries

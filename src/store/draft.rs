@@ -1,5 +1,5 @@
-//! One delta on its way into the file: a caller drafts it against the state that it sees, under its
-//! scope's lock; the writer gives it its numbers.
+//! A delta before it is written: a caller drafts it against its state, under the lock of the scope; the writer
+//! assigns its numbers.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,26 +8,26 @@ use super::StoreError;
 use super::life::{Life, Tombstone};
 use super::log::Logged;
 use super::plan::{Action, Before, Ended, NewVersion, Plan, Planned};
-use super::record::{Entry, EntryKind, LookRow, NO_RID, Rid, Run, ScopeNo, Version};
+use super::record::{Entry, EntryKind, NO_RID, OpenSweepRow, Rid, Run, ScopeNo, Version};
 use super::state::{Beginnings, State, TagNumbers};
-use crate::inventory::{Change, ChangeKind, End, EndCause, Revision, Scope, Suspect, Timestamp, Viewer};
+use crate::inventory::{Change, ChangeKind, End, EndCause, Revision, Scope, Subscriber, Suspect, Timestamp};
 
 /// What is to be recorded of one scope.
 pub(super) struct Draft {
     pub scope: Scope,
-    /// The end of the look behind it.
+    /// The end of its sweep.
     pub ended: Timestamp,
     /// About the scope itself.
     pub entries: Vec<EntryKind>,
     pub plan: Plan,
     /// The run that the sweep is part of.
     pub run: Option<Run>,
-    /// Who proved its cover by this sweep.
-    pub proof: Option<Viewer>,
-    /// The file's proof of it is old.
+    /// The subscriber whose visibility this sweep proves.
+    pub proof: Option<Subscriber>,
+    /// The proof in the file is old.
     pub is_proof_due: bool,
-    /// More of the same look follows.
-    pub look: Option<LookRow>,
+    /// More of the same sweep follows.
+    pub open_sweep: Option<OpenSweepRow>,
 }
 
 impl Draft {
@@ -40,11 +40,11 @@ impl Draft {
             run: None,
             proof: None,
             is_proof_due: false,
-            look: None,
+            open_sweep: None,
         }
     }
 
-    /// Whether there is more to write than a run of the ledger that got longer.
+    /// Whether there is more to write than an extended run of the ledger.
     pub fn must_write(&self) -> bool {
         !self.entries.is_empty()
             || !self.plan.steps.is_empty()
@@ -52,9 +52,9 @@ impl Draft {
             || self.is_proof_due
     }
 
-    /// In pieces of at most so many bytes, of which the last concludes: what was seen may be recorded before
-    /// the look is over, and ends from absence, the run and the cover stay with the last.
-    pub fn pieces(mut self, bytes: usize, look: LookRow) -> Vec<Self> {
+    /// Splits the draft into pieces of about `bytes`, of which the last concludes: what was seen may be recorded
+    /// before the sweep is over; ends from absence, the run and the visibility stay with the last.
+    pub fn pieces(mut self, bytes: usize, open_sweep: OpenSweepRow) -> Vec<Self> {
         let size = |step: &Planned| step.action.version().map_or(0, |version| version.document.len());
         if self.plan.steps.iter().map(size).sum::<usize>() <= bytes {
             return vec![self];
@@ -65,7 +65,7 @@ impl Draft {
         let mut piece: Vec<Planned> = Vec::new();
         let mut length = 0;
         for step in seen {
-            // What is said of one id stays together.
+            // All steps of one id stay together.
             if length > bytes && piece.last().is_some_and(|last| last.id != step.id) {
                 pieces.push(std::mem::take(&mut piece));
                 length = 0;
@@ -86,7 +86,7 @@ impl Draft {
         let of_piece = |steps| Self {
             entries: std::mem::take(&mut opening),
             plan: Plan { steps, counted: Vec::new() },
-            look: Some(look),
+            open_sweep: Some(open_sweep),
             ..Self::new(self.scope.clone(), self.ended)
         };
         let mut drafts: Vec<Self> = pieces.into_iter().map(of_piece).collect();
@@ -95,7 +95,7 @@ impl Draft {
         drafts
     }
 
-    /// How much of it goes into the file, about.
+    /// About how many bytes of it go into the file.
     pub fn bytes(&self) -> usize {
         let documents = self.plan.steps.iter().filter_map(|step| step.action.version());
         documents.map(|version| version.document.len()).sum()
@@ -106,18 +106,18 @@ impl Draft {
 #[derive(Default)]
 pub(super) struct Drafted {
     pub logged: Vec<Logged>,
-    /// Those that begin: they follow each other.
+    /// Lives that begin, with consecutive row numbers.
     pub lives: BTreeMap<Rid, Life>,
-    /// Those that go on after all, with their tombstones as they stand from now on.
+    /// Lives whose end is retracted, with their new tombstones.
     pub retracted: BTreeMap<(u64, Rid), Tombstone>,
-    /// Those that end.
+    /// Lives that end.
     pub ended: BTreeMap<Rid, Tombstone>,
-    /// What becomes of the suspect rows.
+    /// Changes of the suspect rows; `None` removes one.
     pub suspects: BTreeMap<Rid, Option<Suspect>>,
     pub changes: Vec<Change>,
 }
 
-/// Numbers a draft in the state that its revision will be folded into.
+/// Assigns the numbers of a draft, in the state that its revision will be folded into.
 struct Numbering<'a> {
     next: &'a mut State,
     numbers: &'a mut TagNumbers,
@@ -125,7 +125,7 @@ struct Numbering<'a> {
     name: Scope,
     revision: Revision,
     time: Timestamp,
-    looked: Timestamp,
+    swept: Timestamp,
     out: Drafted,
 }
 
@@ -145,12 +145,12 @@ impl Drafted {
         let logged = draft.entries.into_iter().map(about_scope).collect();
         let out = Self { logged, ..Self::default() };
         let mut numbering =
-            Numbering { next, numbers, scope, name: draft.scope, revision, time, looked: draft.ended, out };
+            Numbering { next, numbers, scope, name: draft.scope, revision, time, swept: draft.ended, out };
         for planned in draft.plan.steps {
             numbering.step(planned.id, planned.before, planned.action);
         }
         let mut out = numbering.out;
-        // As the table orders them.
+        // In the order of the table.
         for (number, tombstone) in (next.ends + 1..).zip(out.ended.values_mut()) {
             tombstone.number = number;
         }
@@ -170,22 +170,22 @@ impl Numbering<'_> {
                 self.end(id, rid, cause, last_seen, first_missed);
             }
             (Action::Change { version }, Before::Life(rid)) => {
-                self.tell(ChangeKind::Changed, &id);
+                self.change_of(ChangeKind::Changed, &id);
                 let (version, document) = self.version(version);
-                self.go_on(rid, EntryKind::Changed { version }, document);
+                self.append_step(rid, EntryKind::Changed { version }, document);
             }
             (Action::Rebase { version }, Before::Life(rid)) => {
                 let (version, document) = self.version(version);
-                self.go_on(rid, EntryKind::Rebased { version }, document);
+                self.append_step(rid, EntryKind::Rebased { version }, document);
             }
             (Action::Suspect(suspect), Before::Life(rid)) => {
                 let Suspect { last_seen, first_missed, misses, held } = suspect;
                 self.out.suspects.insert(rid, Some(suspect));
-                self.go_on(rid, EntryKind::Suspected { last_seen, first_missed, misses, held }, Vec::new());
+                self.append_step(rid, EntryKind::Suspected { last_seen, first_missed, misses, held }, Vec::new());
             }
             (Action::Clear, Before::Life(rid)) => {
                 self.out.suspects.insert(rid, None);
-                self.go_on(rid, EntryKind::Cleared, Vec::new());
+                self.append_step(rid, EntryKind::Cleared, Vec::new());
             }
             (action, before) => unreachable!("{action:?} of {before:?}"),
         }
@@ -202,26 +202,27 @@ impl Numbering<'_> {
         self.next.next_rid += 1;
         let (before, replaced) = match before {
             Before::Nothing => (None, false),
-            // It ended in this very revision, by another birth under its id.
+            // It ended in this same revision: its id has another birth.
             Before::Life(rid) => (Some((rid, self.revision.0)), true),
             Before::Ended(ended) => (Some((ended.rid, ended.revision)), false),
         };
-        // Whether it moved shows when the other life ends. That may have been meanwhile: another scope's lock is not held.
+        // Whether it moved is known when the other life ends. That may have happened meanwhile: the other scope's
+        // lock is not held.
         let moved_from = moved_from.filter(|rid| self.next.heads.has(*rid));
-        let change = self.tell(ChangeKind::Appeared, &id);
+        let change = self.change_of(ChangeKind::Appeared, &id);
         change.baseline = baseline;
         change.replaced = replaced;
         let birth = version.birth;
-        let life = Life { scope: self.scope, id, first_seen: self.looked, birth, baseline, before, moved_from };
+        let life = Life { scope: self.scope, id, first_seen: self.swept, birth, baseline, before, moved_from };
         self.out.lives.insert(rid, life);
         let (version, document) = self.version(version);
-        // The life itself says when it was born.
+        // The life itself records its birth.
         let kind = EntryKind::Appeared { version: Version { birth: None, ..version } };
         self.log(rid, 0, Some(0), kind, document);
     }
 
     fn retract(&mut self, id: &str, ended: Ended, version: NewVersion) {
-        self.tell(ChangeKind::Appeared, id).retracted = true;
+        self.change_of(ChangeKind::Appeared, id).retracted = true;
         let (version, document) = self.version(version);
         let tombstone = Tombstone { retracted: Some(self.revision.0), ..ended.tombstone };
         self.out.retracted.insert((ended.revision, ended.rid), tombstone);
@@ -253,11 +254,11 @@ impl Numbering<'_> {
             retracted: None,
         };
         let end: End = tombstone.end(self.revision.0);
-        let change = self.tell(ChangeKind::Disappeared, &id);
+        let change = self.change_of(ChangeKind::Disappeared, &id);
         *change = change.clone().ended(end);
         self.out.ended.insert(rid, tombstone);
         self.out.suspects.insert(rid, None);
-        self.go_on(rid, EntryKind::Ended, Vec::new());
+        self.append_step(rid, EntryKind::Ended, Vec::new());
     }
 
     fn version(&mut self, new: NewVersion) -> (Version, Vec<u8>) {
@@ -270,9 +271,9 @@ impl Numbering<'_> {
         (version, new.document)
     }
 
-    /// The next step of a life that goes on.
-    fn go_on(&mut self, rid: Rid, kind: EntryKind, document: Vec<u8>) {
-        // Of two steps in one revision the second follows the first: they stand side by side.
+    /// The next step of a live resource.
+    fn append_step(&mut self, rid: Rid, kind: EntryKind, document: Vec<u8>) {
+        // The second of two steps in one revision follows the first: they are stored side by side.
         let head = self.next.head(rid);
         let milestone = kind.is_milestone().then_some(head.milestone);
         self.log(rid, head.last_entry, milestone, kind, document);
@@ -283,8 +284,8 @@ impl Numbering<'_> {
         self.out.logged.push(Logged { entry: Entry { rid, prev, milestone, kind, has_document }, document });
     }
 
-    /// What people are told.
-    fn tell(&mut self, change: ChangeKind, id: &str) -> &mut Change {
+    /// Adds a change that is reported.
+    fn change_of(&mut self, change: ChangeKind, id: &str) -> &mut Change {
         self.out.changes.push(Change::new(change, self.name.key(id), self.revision, self.time));
         self.out.changes.last_mut().expect("it was pushed")
     }

@@ -1,8 +1,8 @@
-//! What can go wrong with a store, in words that say what to do.
+//! Errors of the store, with messages that state what to do.
 
 use std::path::PathBuf;
 
-use crate::inventory::{KeptMoment, Moment, Revision, Scope, Timestamp};
+use crate::inventory::{Moment, RetainedMoment, Revision, Scope, Timestamp};
 
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -51,7 +51,7 @@ pub enum StoreError {
     },
     #[error("the store could not be read or written")]
     Database(#[source] Box<redb::Error>),
-    /// As [`StoreError::Database`], told to everybody whose delta was in the same transaction.
+    /// As [`StoreError::Database`], for every caller whose delta was in the same transaction.
     #[error(transparent)]
     NotWritten(std::sync::Arc<StoreError>),
     #[error("the store holds a damaged record in table `{table}`: restore it from a backup")]
@@ -61,17 +61,19 @@ pub enum StoreError {
          only one may be in flight"
     )]
     Overlapping { scope: Box<Scope>, started: Timestamp, last_ended: Timestamp },
-    #[error("revision {asked} is in the future: the newest is {newest}")]
-    Future { asked: Revision, newest: Revision },
-    #[error("{asked} lies before the first look: the earliest kept moment is {earliest} (revision {revision})")]
-    TooEarly { asked: Timestamp, earliest: Timestamp, revision: Revision },
-    #[error("{} {asked} is not kept any more: the nearest kept moments are {}", kind(.asked), nearest(.before.as_ref(), .after.as_ref()))]
-    NotKept { asked: Moment, before: Option<KeptMoment>, after: Option<KeptMoment> },
+    #[error("revision {requested} is in the future: the newest is {newest}")]
+    Future { requested: Revision, newest: Revision },
     #[error(
-        "single changes after revision {asked} are not kept any more: each is from {floor} on; before that ask for \
+        "{requested} lies before the first scan: the earliest kept moment is {earliest} (revision {revision})"
+    )]
+    TooEarly { requested: Timestamp, earliest: Timestamp, revision: Revision },
+    #[error("{} {requested} is not kept any more: the nearest kept moments are {}", kind(.requested), nearest(.before.as_ref(), .after.as_ref()))]
+    NotKept { requested: Moment, before: Option<RetainedMoment>, after: Option<RetainedMoment> },
+    #[error(
+        "single changes after revision {requested} are not kept any more: each is from {floor} on; before that ask for \
          the difference between two kept moments"
     )]
-    Compacted { asked: Revision, floor: KeptMoment },
+    Compacted { requested: Revision, floor: RetainedMoment },
     #[error("{what} is {actual} bytes long, over the bound of {bound}")]
     TooLarge { what: String, actual: usize, bound: usize },
     #[error(
@@ -87,13 +89,12 @@ pub enum StoreError {
     )]
     OtherFile { path: PathBuf, known: Revision, found: Revision },
     #[error(
-        "the disk failed, and the store could not be opened again yet: nothing is recorded or read until it can; \
-         the log says why"
+        "the disk failed, and the store could not be opened again yet: nothing is recorded or read until it can; see the log for the reason"
     )]
     Poisoned,
 }
 
-/// What was tried with a file.
+/// The operation that was tried on a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileOp {
     Read,
@@ -109,14 +110,14 @@ impl FileOp {
     }
 }
 
-fn kind(asked: &Moment) -> &'static str {
-    match asked {
+fn kind(requested: &Moment) -> &'static str {
+    match requested {
         Moment::Revision(_) => "revision",
         Moment::Time(_) | Moment::Now => "the state at",
     }
 }
 
-fn nearest(before: Option<&KeptMoment>, after: Option<&KeptMoment>) -> String {
+fn nearest(before: Option<&RetainedMoment>, after: Option<&RetainedMoment>) -> String {
     let named: Vec<String> = before.into_iter().chain(after).map(ToString::to_string).collect();
     named.join(" and ")
 }

@@ -1,8 +1,7 @@
-//! The history as columns, for what reads tables: DuckDB, Spark, Athena.
+//! The history as columns, for tools that read tables: DuckDB, Spark, Athena.
 //!
-//! Three tables: every change that is kept, every resource with how it stands, every run of looks. What is
-//! nested (tags, attributes, the fields that changed) is JSON in a column of text. docs/export.md has them
-//! for users.
+//! Three tables: every kept change, every resource with its current state, every run of sweeps. Nested values
+//! (tags, attributes, changed fields) are JSON in a text column. docs/export.md documents them for users.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -25,27 +24,27 @@ use crate::inventory::{
 };
 
 /// Rows of a Parquet row group, which are held in memory until it is written.
-const GROUP: usize = 20_000;
+const ROW_GROUP_ROWS: usize = 20_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ExportTable {
-    /// Every step that is kept, oldest first.
+    /// Every kept step, oldest first.
     Changes,
-    /// The last life of each id, with how it stands now.
+    /// The last life of each id, with its current state.
     Resources,
-    /// The ledger: runs of looks that ended alike.
-    Looks,
+    /// The ledger: runs of sweeps with the same outcome.
+    Sweeps,
 }
 
 impl ExportTable {
-    pub const ALL: [Self; 3] = [Self::Changes, Self::Resources, Self::Looks];
+    pub const ALL: [Self; 3] = [Self::Changes, Self::Resources, Self::Sweeps];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Changes => "changes",
             Self::Resources => "resources",
-            Self::Looks => "looks",
+            Self::Sweeps => "sweeps",
         }
     }
 
@@ -94,7 +93,7 @@ impl ExportTable {
                 ("tags", Json),
                 ("attributes", Json),
             ],
-            Self::Looks => &[
+            Self::Sweeps => &[
                 ("account", Text),
                 ("region", Text),
                 ("type", Text),
@@ -103,7 +102,7 @@ impl ExportTable {
                 ("first_ended", Time),
                 ("last_started", Time),
                 ("last_ended", Time),
-                ("looks", Number),
+                ("sweeps", Number),
                 ("longest_gap_seconds", Number),
                 ("cadence_seconds", Number),
                 ("outcome", Text),
@@ -117,12 +116,12 @@ impl ExportTable {
 #[serde(rename_all = "lowercase")]
 pub enum ExportFormat {
     Parquet,
-    /// A JSON object a line.
+    /// One JSON object per line.
     Jsonl,
 }
 
 impl ExportFormat {
-    /// What files of it are called.
+    /// The file extension of the format.
     pub fn extension(self) -> &'static str {
         match self {
             Self::Parquet => "parquet",
@@ -141,7 +140,7 @@ enum Kind {
     Flag,
 }
 
-/// A value of a row; none is NULL.
+/// A value of a row; `None` is NULL.
 #[derive(Clone, Debug)]
 enum Cell {
     Text(Option<String>),
@@ -182,29 +181,29 @@ impl Cell {
 }
 
 impl Store {
-    /// Writes one table. Returns its rows.
+    /// Writes one table. Returns the number of its rows.
     pub fn export(
         &self,
         table: ExportTable,
         format: ExportFormat,
         out: &mut (dyn Write + Send),
     ) -> Result<u64, StoreError> {
-        let snapshot = self.snapshot_without_end(Moment::Now)?;
+        let snapshot = self.snapshot_unlimited(Moment::Now)?;
         let mut sink = Sink::new(table, format, out)?;
         match table {
             ExportTable::Changes => {
-                let nothing = self.snapshot_without_end(Moment::Revision(Revision::ZERO))?;
+                let nothing = self.snapshot_unlimited(Moment::Revision(Revision::ZERO))?;
                 steps::each(&nothing, &snapshot, None, |change| sink.row(change_row(&change)))?;
             }
             ExportTable::Resources => {
-                snapshot.each_ever(|resource| sink.row(resource_row(&snapshot, &resource)?))?;
+                snapshot.each_resource_ever(|resource| sink.row(resource_row(&snapshot, &resource)?))?;
             }
-            ExportTable::Looks => {
+            ExportTable::Sweeps => {
                 for row in snapshot.txn()?.open_table(RUN)?.iter()? {
                     let (key, bytes) = row?;
                     let scope = snapshot.state.scopes.get(&key.value().0);
                     let scope = scope.ok_or(StoreError::Damaged { table: "run" })?;
-                    sink.row(look_row(&scope.scope, &decode("run", bytes.value())?))?;
+                    sink.row(run_row(&scope.scope, &decode("run", bytes.value())?))?;
                 }
             }
         }
@@ -283,7 +282,7 @@ fn resource_row(snapshot: &StoreSnapshot, resource: &Resource) -> Result<Vec<Cel
     Ok(row)
 }
 
-fn look_row(scope: &Scope, run: &Run) -> Vec<Cell> {
+fn run_row(scope: &Scope, run: &Run) -> Vec<Cell> {
     vec![
         Cell::text(scope.account.as_str()),
         Cell::text(scope.region.as_str()),
@@ -301,7 +300,7 @@ fn look_row(scope: &Scope, run: &Run) -> Vec<Cell> {
     ]
 }
 
-/// Where rows go.
+/// Where rows are written.
 enum Target<'a> {
     Parquet(SerializedFileWriter<&'a mut (dyn Write + Send)>),
     Jsonl(&'a mut (dyn Write + Send)),
@@ -310,7 +309,7 @@ enum Target<'a> {
 struct Sink<'a> {
     columns: &'static [(&'static str, Kind)],
     target: Target<'a>,
-    /// Those of the row group that is not written yet.
+    /// Rows of the row group that is not written yet.
     waiting: Vec<Vec<Cell>>,
     rows: u64,
 }
@@ -354,7 +353,7 @@ impl<'a> Sink<'a> {
             }
             Target::Parquet(_) => {
                 self.waiting.push(row);
-                if self.waiting.len() == GROUP { self.group() } else { Ok(()) }
+                if self.waiting.len() == ROW_GROUP_ROWS { self.group() } else { Ok(()) }
             }
         }
     }
@@ -413,7 +412,7 @@ impl<'a> Sink<'a> {
     }
 }
 
-/// Definition levels, and the values that are there.
+/// Definition levels, and the values that are not NULL.
 fn optional<T>(cells: impl Iterator<Item = Option<T>>) -> (Vec<i16>, Vec<T>) {
     let mut levels = Vec::new();
     let mut values = Vec::new();

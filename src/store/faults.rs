@@ -1,10 +1,9 @@
-//! The disk fails at any moment: what was acknowledged is there afterwards, what was in flight is there
-//! whole or not at all, and nothing else.
+//! The disk fails at any moment: afterwards everything that was acknowledged must exist, everything that was in
+//! flight must exist whole or not at all, and nothing else may exist.
 //!
-//! One run of a workload on a recording disk gives the operations of the store. From them the image
-//! that a crash would leave is rebuilt for any operation and any subset of unsynced sectors, opened, and
-//! compared with the states of the undisturbed run at every revision. Errors of the disk (EIO, ENOSPC)
-//! are played in runs of their own.
+//! One run of a workload on a recording disk gives the operations of the store. From them the image that a crash
+//! would leave is rebuilt for any operation and any subset of unsynced sectors, opened, and compared with the
+//! states of the undisturbed run at every revision. Disk errors (EIO, ENOSPC) are simulated in runs of their own.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -31,7 +30,7 @@ enum Op {
 
 #[derive(Clone, Copy, Debug)]
 enum Failure {
-    /// The next call fails, whatever it is.
+    /// One call fails, whatever it is.
     Io,
     /// From here on nothing grows and nothing is written.
     Full,
@@ -41,16 +40,16 @@ enum Failure {
 struct Platter {
     image: Vec<u8>,
     log: Vec<Op>,
-    /// Where anything was read: at, length.
+    /// Ranges that were read: offset, length.
     read: BTreeSet<(usize, usize)>,
     calls: usize,
     fail_at: Option<(usize, Failure)>,
     fired: bool,
-    /// It says that all is synced when nothing is.
+    /// It reports that all is synced when nothing is.
     lies: bool,
 }
 
-/// A disk in memory that remembers what was done to it, and fails when it is told to.
+/// A disk in memory that records its operations, and fails on request.
 #[derive(Clone, Debug, Default)]
 struct Disk(Arc<Mutex<Platter>>);
 
@@ -128,9 +127,9 @@ fn write(image: &mut Vec<u8>, at: usize, data: &[u8]) {
     image[at..at + data.len()].copy_from_slice(data);
 }
 
-/// What a crash after these operations on an image leaves: all that was synced, and of the rest what
-/// the dice say.
-fn crash_image(mut image: Vec<u8>, log: &[Op], dice: &mut SmallRng) -> Vec<u8> {
+/// The image that a crash after these operations leaves: everything that was synced, and a random part of the
+/// rest.
+fn crash_image(mut image: Vec<u8>, log: &[Op], rng: &mut SmallRng) -> Vec<u8> {
     let synced = log.iter().rposition(|op| matches!(op, Op::Sync)).map_or(0, |i| i + 1);
     for op in &log[..synced] {
         match op {
@@ -139,14 +138,14 @@ fn crash_image(mut image: Vec<u8>, log: &[Op], dice: &mut SmallRng) -> Vec<u8> {
             Op::Sync => {}
         }
     }
-    // From nothing to everything, and all between.
-    let survives_of_four = dice.random_range(0..5);
+    // From nothing to everything.
+    let survives_of_four = rng.random_range(0..5);
     for op in &log[synced..] {
         match op {
-            Op::SetLen(len) if dice.random_range(0..4) < survives_of_four => image.resize(*len, 0),
+            Op::SetLen(len) if rng.random_range(0..4) < survives_of_four => image.resize(*len, 0),
             Op::Write { at, data } => {
                 for (i, sector) in data.chunks(SECTOR).enumerate() {
-                    if dice.random_range(0..4) < survives_of_four {
+                    if rng.random_range(0..4) < survives_of_four {
                         write(&mut image, at + i * SECTOR, sector);
                     }
                 }
@@ -157,12 +156,12 @@ fn crash_image(mut image: Vec<u8>, log: &[Op], dice: &mut SmallRng) -> Vec<u8> {
     image
 }
 
-fn viewer() -> Viewer {
-    Viewer::from("team-a/one")
+fn subscriber() -> Subscriber {
+    Subscriber::from("team-a/one")
 }
 
 fn open(disk: &Disk, step: usize) -> Result<Store, StoreError> {
-    // Time is the number of the step: the same in every run.
+    // The time is the number of the step: the same in every run.
     let clock: Clock = Arc::new(move || now(step));
     let disk = disk.clone();
     Store::open_file(Path::new("faults"), clock, Box::new(|| None), move |builder| {
@@ -171,46 +170,46 @@ fn open(disk: &Disk, step: usize) -> Result<Store, StoreError> {
 }
 
 fn now(step: usize) -> Timestamp {
-    // So that a workload lasts more than a day, and retention has something to drop.
+    // A workload lasts more than a day, so that retention has something to drop.
     Timestamp::from_millis(1_000_000 + 3 * 3_600_000 * i64::try_from(step).expect("few steps"))
 }
 
-/// One step of the workload that a seed gives.
+/// One step of the workload of a seed.
 fn run_step(store: &Store, seed: u64, step: usize) -> Result<(), StoreError> {
-    let mut dice = SmallRng::seed_from_u64(seed * 1_000 + step as u64);
-    let region = ["eu-west-1", "us-east-1"][dice.random_range(0..2)];
-    match dice.random_range(0..14) {
+    let mut rng = SmallRng::seed_from_u64(seed * 1_000 + step as u64);
+    let region = ["eu-west-1", "us-east-1"][rng.random_range(0..2)];
+    match rng.random_range(0..14) {
         0 => return store.close_scopes(&[Arc::new(scope(region))]),
         1 => {
-            let note = (dice.random_range(0..3) > 0).then(|| step.to_be_bytes().to_vec());
-            return store.write_notes(&viewer(), &[("finding/x".to_owned(), note)]);
+            let note = (rng.random_range(0..3) > 0).then(|| step.to_be_bytes().to_vec());
+            return store.write_notes(&subscriber(), &[("finding/x".to_owned(), note)]);
         }
-        2 => return store.drop_cover(&viewer(), &scope(region)),
+        2 => return store.revoke_visibility(&subscriber(), &scope(region)),
         3 => return store.checkpoint(),
         4 => return store.retain(RETENTION).map(|_| ()),
         _ => {}
     }
-    let mut look = sweep(now(step).minus(Duration::from_secs(2)));
-    look.scope = scope(region);
-    for id in (0..6).filter(|_| dice.random_range(0..4) > 0).collect::<Vec<_>>() {
-        let tags: &[_] = [&[("owner", "a")][..], &[("owner", "b"), ("Name", "x")], &[]][dice.random_range(0..3)];
+    let mut random_sweep = sweep(now(step).minus(Duration::from_secs(2)));
+    random_sweep.scope = scope(region);
+    for id in (0..6).filter(|_| rng.random_range(0..4) > 0).collect::<Vec<_>>() {
+        let tags: &[_] = [&[("owner", "a")][..], &[("owner", "b"), ("Name", "x")], &[]][rng.random_range(0..3)];
         // Some are old enough for one confirmed miss, some are young.
         let birth = (id % 2 == 0).then(Timestamp::default);
-        let seen = observation(&format!("vol-{id}"), tags, dice.random_range(0..3));
-        let end_state = (dice.random_range(0..12) == 0).then(|| "deleted".to_owned());
-        look.observations.push(Observation { birth, end_state, ..seen });
+        let seen = observation(&format!("vol-{id}"), tags, rng.random_range(0..3));
+        let end_state = (rng.random_range(0..12) == 0).then(|| "deleted".to_owned());
+        random_sweep.observations.push(Observation { birth, end_state, ..seen });
     }
-    if dice.random_range(0..5) == 0 {
-        look.outcome = Outcome::Partial(Reason::Throttled);
+    if rng.random_range(0..5) == 0 {
+        random_sweep.outcome = Outcome::Partial(Reason::Throttled);
     }
-    let seen: BTreeSet<String> = look.observations.iter().map(|o| o.id.clone()).collect();
+    let seen: BTreeSet<String> = random_sweep.observations.iter().map(|o| o.id.clone()).collect();
     let missing = (0..6).map(|id| format!("vol-{id}")).filter(|id| !seen.contains(id));
-    look.absences = missing.map(|id| (id, Absence::NotFound)).collect();
-    look.held = dice.random_range(0..8) == 0;
-    store.commit(&look, Some(&viewer())).map(|_| ())
+    random_sweep.absences = missing.map(|id| (id, Absence::NotFound)).collect();
+    random_sweep.held = rng.random_range(0..8) == 0;
+    store.commit(&random_sweep, Some(&subscriber())).map(|_| ())
 }
 
-/// Everything that is known at a revision, except what the ledger says: a crash may lose a minute of it.
+/// Everything that is known at a revision, except the ledger: a crash may lose a minute of it.
 pub(super) fn state(store: &Store, revision: Revision) -> Result<Vec<String>, StoreError> {
     let snapshot = store.snapshot(Moment::Revision(revision))?;
     let filter = Filter { ended_since: Some(Timestamp::MIN), include_unwatched: true, ..Filter::default() };
@@ -223,7 +222,12 @@ pub(super) fn state(store: &Store, revision: Revision) -> Result<Vec<String>, St
             r.key, r.tags, r.first_seen, r.baseline, r.birth, r.changed, r.suspect, r.end, r.retracted
         ));
     }
-    lines.extend(snapshot.covered(&viewer()).iter().map(|(scope, cover)| format!("{scope} from {}", cover.from)));
+    lines.extend(
+        snapshot
+            .visible(&subscriber())
+            .iter()
+            .map(|(scope, visibility)| format!("{scope} from {}", visibility.from)),
+    );
     lines.sort();
     Ok(lines)
 }
@@ -242,7 +246,7 @@ struct Undisturbed {
     calls: usize,
     steps: Vec<Acknowledged>,
     states: BTreeMap<Revision, Vec<String>>,
-    /// The file of a store that was closed well.
+    /// The file of a store that was closed cleanly.
     closed: Vec<u8>,
 }
 
@@ -258,7 +262,7 @@ fn undisturbed_on(disk: Disk, seed: u64) -> Undisturbed {
         operations: disk.lock().log.len(),
         revision: store.revision(),
         floor: store.state().kept.floor(),
-        notes: store.notes(&viewer(), "").unwrap(),
+        notes: store.notes(&subscriber(), "").unwrap(),
     };
     steps.push(acknowledged(&store));
     for step in 1..=STEPS {
@@ -266,7 +270,7 @@ fn undisturbed_on(disk: Disk, seed: u64) -> Undisturbed {
         store = open(&disk, step).unwrap();
         let before = store.revision();
         run_step(&store, seed, step).unwrap();
-        // A step may take several revisions (a scope each); every one of them is a state of its own.
+        // A step may take several revisions (one per scope); each of them is a state of its own.
         for revision in before.0..=store.revision().0 {
             states.insert(Revision(revision), state(&store, Revision(revision)).unwrap());
         }
@@ -281,7 +285,7 @@ fn undisturbed_on(disk: Disk, seed: u64) -> Undisturbed {
     Undisturbed { log, calls, steps, states, closed }
 }
 
-/// What was found in a recovered store, against the undisturbed run.
+/// Compares a recovered store with the undisturbed run.
 fn check(seed: u64, store: &Store, run: &Undisturbed, acknowledged: usize) {
     let after = |i: usize| &run.steps[i.min(STEPS)];
     let revision = store.revision();
@@ -290,7 +294,7 @@ fn check(seed: u64, store: &Store, run: &Undisturbed, acknowledged: usize) {
         "seed {seed}: step {acknowledged} was acknowledged at revision {}, found is {revision}",
         after(acknowledged).revision
     );
-    let notes = store.notes(&viewer(), "").unwrap();
+    let notes = store.notes(&subscriber(), "").unwrap();
     assert!(
         notes == after(acknowledged).notes || notes == after(acknowledged + 1).notes,
         "seed {seed}: notes after step {acknowledged}: {notes:?}"
@@ -298,22 +302,22 @@ fn check(seed: u64, store: &Store, run: &Undisturbed, acknowledged: usize) {
     let report = store.check().unwrap();
     assert!(report.flaws.is_empty(), "seed {seed}: {:?}", report.flaws);
     let floor = after(acknowledged + 1).floor;
-    for (kept, wanted) in run.states.range(..=revision) {
+    for (kept, target) in run.states.range(..=revision) {
         match state(store, *kept) {
-            Ok(found) => assert_eq!(found, *wanted, "seed {seed}: at revision {kept}"),
+            Ok(found) => assert_eq!(found, *target, "seed {seed}: at revision {kept}"),
             Err(StoreError::NotKept { .. }) if *kept < floor => {}
             Err(error) => panic!("seed {seed}: at revision {kept}: {error}"),
         }
     }
 }
 
-/// Crashes after as many operations of one workload, some of them again while the store recovers.
+/// Crashes a workload this many times, some of them again while the store recovers. Returns how many were played.
 fn crash(seed: u64, run: &Undisturbed, crashes: usize) -> usize {
-    let mut dice = SmallRng::seed_from_u64(seed);
+    let mut rng = SmallRng::seed_from_u64(seed);
     let mut played = 0;
     for _ in 0..crashes {
-        let crashed_at = dice.random_range(0..=run.log.len());
-        let mut image = crash_image(Vec::new(), &run.log[..crashed_at], &mut dice);
+        let crashed_at = rng.random_range(0..=run.log.len());
+        let mut image = crash_image(Vec::new(), &run.log[..crashed_at], &mut rng);
         let acknowledged = run.steps.iter().rposition(|s| s.operations <= crashed_at);
         let open = |disk: &Disk| {
             open(disk, STEPS + 1).unwrap_or_else(|e| panic!("seed {seed}, operation {crashed_at}: {e:?}"))
@@ -323,35 +327,35 @@ fn crash(seed: u64, run: &Undisturbed, crashes: usize) -> usize {
             drop(self::open(&Disk::of(image), STEPS + 1));
             continue;
         };
-        if dice.random_range(0..4) == 0 {
+        if rng.random_range(0..4) == 0 {
             let recovering = Disk::of(image.clone());
             drop(open(&recovering));
             let recovery = recovering.lock().log.clone();
-            let again_at = dice.random_range(0..=recovery.len());
-            image = crash_image(image, &recovery[..again_at], &mut dice);
+            let again_at = rng.random_range(0..=recovery.len());
+            image = crash_image(image, &recovery[..again_at], &mut rng);
             played += 1;
         }
         let store = open(&Disk::of(image));
         check(seed, &store, run, acknowledged);
-        // And it goes on as if nothing had happened.
+        // And the store continues as if nothing had happened.
         run_step(&store, seed, STEPS + 1).unwrap();
         played += 1;
     }
     played
 }
 
-/// An error of the disk, and a disk that is full from some call on. Counts those that fired.
+/// A disk error, and a disk that is full from some call on. Returns how many took effect.
 fn fail(seed: u64, run: &Undisturbed) -> usize {
-    let mut dice = SmallRng::seed_from_u64(seed);
+    let mut rng = SmallRng::seed_from_u64(seed);
     let mut played = 0;
     for failure in [Failure::Io, Failure::Full] {
         let disk = Disk::default();
-        disk.lock().fail_at = Some((1 + dice.random_range(0..run.calls), failure));
+        disk.lock().fail_at = Some((1 + rng.random_range(0..run.calls), failure));
         let mut acknowledged = None;
         for step in 0..=STEPS {
             let Ok(store) = open(&disk, step) else { break };
             if step > 0 && run_step(&store, seed, step).is_err() {
-                // What it records then is not what the undisturbed run did: it is checked here.
+                // What it records then differs from the undisturbed run, so it is checked here.
                 if let Some(acknowledged) = acknowledged.take_if(|_| disk.lock().fired) {
                     goes_on_by_itself(seed, &store, &disk, run, acknowledged);
                     played += 1;
@@ -373,16 +377,16 @@ fn fail(seed: u64, run: &Undisturbed) -> usize {
     played
 }
 
-/// A store whose disk failed, and is well again, opens it anew without anybody's doing, with all that was
-/// acknowledged, and records again.
+/// A store whose disk failed and works again must reopen it by itself, with everything that was acknowledged, and
+/// record again.
 fn goes_on_by_itself(seed: u64, store: &Store, disk: &Disk, run: &Undisturbed, acknowledged: usize) {
     disk.lock().fail_at = None;
     let deadline = Instant::now() + Duration::from_secs(20);
-    // An error may have met a reader alone, or what is done beside: the next who writes finds out.
+    // The error may have hit only a reader, or background work: the next write detects it.
     let mut written = Err(StoreError::Poisoned);
     while written.is_err() || store.is_poisoned() {
         assert!(Instant::now() < deadline, "seed {seed}: the store is not opened again: {written:?}");
-        written = store.write_notes(&viewer(), &[("finding/none".to_owned(), None)]);
+        written = store.write_notes(&subscriber(), &[("finding/none".to_owned(), None)]);
         std::thread::yield_now();
     }
     check(seed, store, run, acknowledged);
@@ -392,11 +396,11 @@ fn goes_on_by_itself(seed: u64, store: &Store, disk: &Disk, run: &Undisturbed, a
     assert!(store.revision() >= before, "seed {seed}");
 }
 
-/// Flips as many bits, each in a sound file. Counts those that somebody read.
+/// Flips this many bits, each in an intact file. Returns how many caused an error.
 fn flip(seed: u64, run: &Undisturbed, flips: usize) -> usize {
-    let mut dice = SmallRng::seed_from_u64(seed);
+    let mut rng = SmallRng::seed_from_u64(seed);
     let image = &run.closed;
-    // Most of a file is nothing that anybody reads.
+    // Most of a file is never read.
     let sound = Disk::of(image.clone());
     let store = open(&sound, STEPS + 1).unwrap();
     let kept: BTreeMap<_, _> =
@@ -406,44 +410,44 @@ fn flip(seed: u64, run: &Undisturbed, flips: usize) -> usize {
     }
     let used: Vec<usize> =
         sound.lock().read.iter().flat_map(|(at, len)| *at..at + len).filter(|at| image[*at] != 0).collect();
-    let mut told = 0;
+    let mut reported = 0;
     for _ in 0..flips {
         let mut damaged = image.clone();
-        let at = used[dice.random_range(0..used.len())];
-        damaged[at] ^= 1 << dice.random_range(0..8);
-        // redb may stop on what it reads there; that is an error too.
-        let looked = quietly(|| {
+        let at = used[rng.random_range(0..used.len())];
+        damaged[at] ^= 1 << rng.random_range(0..8);
+        // redb may panic on what it reads there; that is an error too.
+        let swept = quietly(|| {
             let store = open(&Disk::of(damaged), STEPS + 1).map_err(|_| ())?;
             let mut right = store.revision() == run.steps[STEPS].revision;
-            for (kept, wanted) in &kept {
+            for (kept, target) in &kept {
                 match state(&store, **kept) {
-                    Ok(found) => right &= found == **wanted,
+                    Ok(found) => right &= found == **target,
                     Err(_) => return Err(()),
                 }
             }
             Ok(right)
         });
-        match looked {
+        match swept {
             Ok(Ok(true)) => {}
             Ok(Ok(false)) => panic!("seed {seed}: byte {at} was flipped, and other data was answered"),
-            Ok(Err(())) | Err(_) => told += 1,
+            Ok(Err(())) | Err(_) => reported += 1,
         }
     }
-    told
+    reported
 }
 
 thread_local! {
     static EXPECTED: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 
-/// Catches a panic that is an answer here, and prints nothing of it.
+/// Catches a panic that is an expected result, and prints nothing of it.
 fn quietly<T>(work: impl FnOnce() -> T) -> std::thread::Result<T> {
     static HOOK: std::sync::Once = std::sync::Once::new();
     HOOK.call_once(|| {
-        let told = std::panic::take_hook();
+        let reported = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
             if !EXPECTED.get() {
-                told(panic);
+                reported(panic);
             }
         }));
     });
@@ -457,11 +461,11 @@ fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().and_then(|n| n.parse().ok())
 }
 
-/// Plays workloads until there were enough faults: as many as `ELAVA_FAULTS` says, where CI sets it.
+/// Plays workloads until there were enough faults: `ELAVA_FAULTS` of them, where CI sets it.
 fn play(part: u64, fault: impl Fn(u64) -> usize) {
-    let wanted = usize::try_from(number("ELAVA_FAULTS").unwrap_or(2_000) / part).expect("it fits");
+    let target = usize::try_from(number("ELAVA_FAULTS").unwrap_or(2_000) / part).expect("it fits");
     let (mut played, mut seed) = (0, 0);
-    while played < wanted {
+    while played < target {
         played += fault(seed);
         seed += 1;
     }
@@ -492,8 +496,8 @@ fn the_checks_catch_a_store_that_does_not_sync() {
     assert!(caught.is_err(), "50 crashes of a disk that never synced, and nothing was lost");
 }
 
-/// What `killed_while_it_writes...` starts, and kills: writes to the file that it is given, and says each
-/// time what it was told to be durable.
+/// The child process that `killed_while_it_writes...` starts and kills: it writes to the given file, and prints
+/// each step that was acknowledged as durable.
 #[test]
 #[ignore = "only as the child of another test"]
 fn writes_until_it_is_killed() {
@@ -522,7 +526,7 @@ fn killed_while_it_writes_a_process_leaves_everything_that_was_acknowledged() {
 
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("elava.redb");
-    let mut dice = SmallRng::seed_from_u64(7);
+    let mut rng = SmallRng::seed_from_u64(7);
     let mut durable: BTreeMap<Revision, String> = BTreeMap::new();
     let mut step = 1;
     for _ in 0..12 {
@@ -534,32 +538,32 @@ fn killed_while_it_writes_a_process_leaves_everything_that_was_acknowledged() {
             .stdout(std::process::Stdio::piped())
             .spawn()
             .unwrap();
-        let mut told = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
-        let mut wanted = dice.random_range(1..15);
-        while wanted > 0 {
-            let line = told.next().expect("it writes until it is killed");
+        let mut reported = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let mut target = rng.random_range(1..15);
+        while target > 0 {
+            let line = reported.next().expect("it writes until it is killed");
             let words: Vec<&str> = line.split_whitespace().collect();
-            // The harness begins a line of its own with the test's name.
+            // The harness prints the test's name at the beginning of a line.
             let Some(at) = words.iter().position(|word| *word == "durable") else { continue };
             step = words[at + 1].parse::<usize>().unwrap() + 1;
             durable.insert(Revision(words[at + 2].parse().unwrap()), words[at + 3].to_owned());
-            wanted -= 1;
+            target -= 1;
         }
-        // On Unix this is SIGKILL; it is somewhere in its next step.
+        // On Unix this is SIGKILL; the child is somewhere in its next step.
         child.kill().unwrap();
         child.wait().unwrap();
         let store = Store::open_existing(&path, Arc::new(move || now(step + 100))).unwrap();
         assert!(store.revision() >= *durable.keys().next_back().unwrap());
         let kept = store.state().kept.clone();
-        for (revision, wanted) in durable.iter().filter(|(revision, _)| kept.is_kept(**revision)) {
-            assert_eq!(digest(&store, *revision), *wanted, "at revision {revision}");
+        for (revision, target) in durable.iter().filter(|(revision, _)| kept.is_kept(**revision)) {
+            assert_eq!(digest(&store, *revision), *target, "at revision {revision}");
         }
-        // What was written but not told of took its steps, too.
+        // Steps that were written but not printed have used numbers, too.
         step += 20;
     }
 }
 
-/// `make soak`. Any of its workloads replays from its seed alone.
+/// `make soak`. Any of its workloads can be replayed from its seed alone.
 #[test]
 #[ignore = "as long as ELAVA_SOAK_SECONDS says: make soak"]
 fn soak() {
@@ -567,12 +571,12 @@ fn soak() {
     let first = number("ELAVA_SEED").unwrap_or_else(|| rand::random_range(0..1 << 40));
     eprintln!("soak: {} s from ELAVA_SEED={first}", span.as_secs());
     let started = Instant::now();
-    let (mut faults, mut told) = (0, started);
+    let (mut faults, mut reported) = (0, started);
     for seed in first.. {
         let run = undisturbed(seed);
         faults += crash(seed, &run, 50) + fail(seed, &run) + flip(seed, &run, 20);
-        if told.elapsed() >= Duration::from_secs(30) {
-            told = Instant::now();
+        if reported.elapsed() >= Duration::from_secs(30) {
+            reported = Instant::now();
             eprintln!(
                 "soak: {} s, {faults} faults in {} workloads",
                 started.elapsed().as_secs(),

@@ -1,10 +1,11 @@
-//! The heads of all lives that go on, in memory: a million of them, so each field takes what it needs.
+//! The heads of all live resources, in memory: there may be a million, so each field takes only the bytes it
+//! needs.
 //!
-//! A chunk holds those of 256 row numbers that follow each other, shared between states until one of
-//! them changes. Ended lives are not in here: their tombstones are in the file.
+//! A chunk holds the heads of 256 consecutive row numbers, shared between states until one of them changes it.
+//! Ended lives are not included: their tombstones are in the file.
 //!
-//! For checkpoints, many chunks make a part, as columns: what was shown of the lives, which every
-//! checkpoint keeps, and the rest, which only the newest one needs.
+//! In checkpoints, many chunks form a part, stored as columns: those that readers can see, which every checkpoint
+//! keeps, and the rest, which only the newest checkpoint needs.
 
 use std::sync::Arc;
 
@@ -14,19 +15,19 @@ use serde::{Deserialize, Serialize};
 use super::StoreError;
 use super::life::Life;
 use super::record::{Rid, ScopeNo, TagsRef};
-use super::tag_index::Wanted;
+use super::tag_index::TagMatches;
 use crate::inventory::{Revision, Timestamp};
 
 const CHUNK: Rid = 256;
-/// From so many on a second thread is worth its start.
-const MANY_CHUNKS: usize = if cfg!(test) { 2 } else { 512 };
-const WORDS: usize = CHUNK as usize / 64;
+/// From this number on, a second thread is worth its start.
+const PARALLEL_MIN_CHUNKS: usize = if cfg!(test) { 2 } else { 512 };
+const CHUNK_WORDS: usize = CHUNK as usize / 64;
 
-/// How a life stands.
+/// The current state of a life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Head {
     pub scope: ScopeNo,
-    /// Revision of its newest entry: where its history begins to be walked back.
+    /// Revision of its newest entry, from which its history is walked back.
     pub last_entry: u64,
     /// Revision of its newest milestone.
     pub milestone: u64,
@@ -40,11 +41,11 @@ pub(super) struct Head {
     pub shape: u16,
     pub baseline: bool,
     pub retracted: bool,
-    /// Its life does not say when it was born: it was told later.
+    /// Its birth is not in its life: it was reported later.
     pub late_birth: bool,
 }
 
-/// A life that goes on.
+/// A live resource.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Living<'a> {
     pub rid: Rid,
@@ -53,43 +54,43 @@ pub(super) struct Living<'a> {
 }
 
 /// 48 bits: revisions and milliseconds of the next four thousand years.
-type Six = [u8; 6];
+type U48 = [u8; 6];
 
-fn six(number: u64) -> Six {
+fn to_u48(number: u64) -> U48 {
     let [low @ .., a, b] = number.to_le_bytes();
     assert!(a == 0 && b == 0, "{number} takes more than 48 bits");
     low
 }
 
-fn whole(six: Six) -> u64 {
+fn whole(to_u48: U48) -> u64 {
     let mut bytes = [0; 8];
-    bytes[..6].copy_from_slice(&six);
+    bytes[..6].copy_from_slice(&to_u48);
     u64::from_le_bytes(bytes)
 }
 
-/// Times before 1970 count, too.
+/// Offset for times before 1970.
 const EPOCH: i64 = 1 << 46;
-const NO_TIME: Six = [0xFF; 6];
+const NO_TIME: U48 = [0xFF; 6];
 
-fn time_six(time: Timestamp) -> Six {
-    six(u64::try_from(time.as_millis().clamp(1 - EPOCH, EPOCH) + EPOCH).expect("clamped"))
+fn time_to_u48(time: Timestamp) -> U48 {
+    to_u48(u64::try_from(time.as_millis().clamp(1 - EPOCH, EPOCH) + EPOCH).expect("clamped"))
 }
 
-fn whole_time(time: Six) -> Timestamp {
+fn time_from_u48(time: U48) -> Timestamp {
     Timestamp::from_millis(i64::try_from(whole(time)).expect("48 bits") - EPOCH)
 }
 
-/// A head as it is kept; its tags stand in a column of their own.
+/// A head as it is stored; its tags are in a column of their own.
 #[derive(Clone, Copy, Debug)]
 struct Row {
     scope: [u8; 4],
-    last_entry: Six,
-    milestone: Six,
-    document: Six,
-    changed: Six,
+    last_entry: U48,
+    milestone: U48,
+    document: U48,
+    changed: U48,
     fingerprint: [u8; 8],
-    first_seen: Six,
-    birth: Six,
+    first_seen: U48,
+    birth: U48,
     shape: [u8; 2],
     flags: u8,
     /// Where its id ends in the chunk's ids.
@@ -104,13 +105,13 @@ impl Row {
     fn of(head: &Head, id_end: u32) -> Self {
         Self {
             scope: head.scope.to_le_bytes(),
-            last_entry: six(head.last_entry),
-            milestone: six(head.milestone),
-            document: six(head.document),
-            changed: six(head.changed.0),
+            last_entry: to_u48(head.last_entry),
+            milestone: to_u48(head.milestone),
+            document: to_u48(head.document),
+            changed: to_u48(head.changed.0),
             fingerprint: head.fingerprint.to_le_bytes(),
-            first_seen: time_six(head.first_seen),
-            birth: head.birth.map_or(NO_TIME, time_six),
+            first_seen: time_to_u48(head.first_seen),
+            birth: head.birth.map_or(NO_TIME, time_to_u48),
             shape: head.shape.to_le_bytes(),
             flags: [(head.baseline, BASELINE), (head.retracted, RETRACTED), (head.late_birth, LATE_BIRTH)]
                 .into_iter()
@@ -129,8 +130,8 @@ impl Row {
             changed: Revision(whole(self.changed)),
             fingerprint: u64::from_le_bytes(self.fingerprint),
             tags,
-            first_seen: whole_time(self.first_seen),
-            birth: (self.birth != NO_TIME).then(|| whole_time(self.birth)),
+            first_seen: time_from_u48(self.first_seen),
+            birth: (self.birth != NO_TIME).then(|| time_from_u48(self.birth)),
             shape: u16::from_le_bytes(self.shape),
             baseline: self.flags & BASELINE != 0,
             retracted: self.flags & RETRACTED != 0,
@@ -146,7 +147,7 @@ impl Row {
 #[derive(Clone, Debug, Default)]
 struct Chunk {
     /// Which of its row numbers are here.
-    present: [u64; WORDS],
+    present: [u64; CHUNK_WORDS],
     tags: Vec<TagsRef>,
     rows: Vec<Row>,
     ids: Vec<u8>,
@@ -157,7 +158,7 @@ impl Chunk {
         self.present[at / 64] >> (at % 64) & 1 == 1
     }
 
-    /// How many stand before.
+    /// Number of rows before this one.
     fn rank(&self, at: usize) -> usize {
         let whole: u32 = self.present[..at / 64].iter().map(|word| word.count_ones()).sum();
         let part = self.present[at / 64] & ((1 << (at % 64)) - 1);
@@ -241,7 +242,7 @@ impl Heads {
         self.len += 1;
     }
 
-    /// Changes a head that is here.
+    /// Changes an existing head.
     pub fn update(&mut self, rid: Rid, change: impl FnOnce(&mut Head)) {
         let (number, at) = place(rid);
         let chunk = self.chunks.get_mut(number).and_then(Option::as_mut).expect("a life that goes on has a head");
@@ -255,7 +256,7 @@ impl Heads {
         chunk.rows[rank] = Row { id_end: row.id_end, ..Row::of(&head, 0) };
     }
 
-    /// A chunk that is empty leaves memory.
+    /// Removes a head. An empty chunk is freed.
     pub fn remove(&mut self, rid: Rid) {
         let (number, at) = place(rid);
         let chunk = self.chunks.get_mut(number).expect("a life that goes on has a head");
@@ -269,25 +270,25 @@ impl Heads {
     }
 }
 
-/// So many chunks make a part of a checkpoint.
-const PART: usize = if cfg!(test) { 1 } else { 64 };
+/// Number of chunks in a part of a checkpoint.
+const CHECKPOINT_PART_CHUNKS: usize = if cfg!(test) { 1 } else { 64 };
 
-/// What people were shown of the lives of a part, in the order of the row numbers.
+/// The columns of a part that readers can see, in the order of the row numbers.
 #[derive(Default, Serialize, Deserialize)]
 struct Shown {
-    present: Vec<[u64; WORDS]>,
+    present: Vec<[u64; CHUNK_WORDS]>,
     tags: Vec<TagsRef>,
-    /// Each from the one before.
+    /// Each relative to the one before.
     last_entries: Vec<i64>,
-    /// How far back from the last entry.
+    /// Relative to the last entry.
     documents: Vec<u64>,
     changed: Vec<u64>,
     flags: Vec<u8>,
-    /// Of those whose life does not say it.
+    /// Only of heads with `late_birth`.
     births: Vec<Option<Timestamp>>,
 }
 
-/// What only the newest state has to know, or what can be found in the file.
+/// The columns that only the newest state needs, or that can be found elsewhere in the file.
 #[derive(Default, Serialize, Deserialize)]
 struct Rest<'a> {
     scopes: Vec<ScopeNo>,
@@ -304,15 +305,16 @@ fn damaged() -> StoreError {
     StoreError::Damaged { table: "ckpt" }
 }
 
-/// Walks the rows of a part.
-fn rows(present: &[[u64; WORDS]]) -> impl Iterator<Item = (usize, usize)> {
+/// Iterates over the rows of a part: chunk, and place in it.
+fn rows(present: &[[u64; CHUNK_WORDS]]) -> impl Iterator<Item = (usize, usize)> {
     present.iter().enumerate().flat_map(|(chunk, words)| {
         (0..CHUNK as usize).filter(|at| words[at / 64] >> (at % 64) & 1 == 1).map(move |at| (chunk, at))
     })
 }
 
 fn rid_of(part: usize, chunk: usize, at: usize) -> Rid {
-    Rid::try_from((part * PART + chunk) * CHUNK as usize + at).expect("it is the number of a row")
+    Rid::try_from((part * CHECKPOINT_PART_CHUNKS + chunk) * CHUNK as usize + at)
+        .expect("it is the number of a row")
 }
 
 /// Heads of a part of a checkpoint.
@@ -321,19 +323,19 @@ pub(super) struct Part {
     len: usize,
 }
 
-/// Makes heads of what was shown; `complete` adds the rest, given the row and its place in the part.
+/// Restores heads from the visible columns; `complete` adds the rest, given the row and its place in the part.
 fn restore(
     shown: &[u8],
     mut complete: impl FnMut(usize, (usize, usize), &mut Head, &mut Vec<u8>) -> Result<(), StoreError>,
 ) -> Result<Part, StoreError> {
     let shown: Shown = postcard::from_bytes(shown).map_err(|_| damaged())?;
-    if shown.present.len() > PART {
+    if shown.present.len() > CHECKPOINT_PART_CHUNKS {
         return Err(damaged());
     }
     let mut births = shown.births.iter();
     let mut last_entry = 0_i64;
     let mut len = 0;
-    let room = |words: &[u64; WORDS]| {
+    let room = |words: &[u64; CHUNK_WORDS]| {
         let rows = words.iter().map(|word| word.count_ones()).sum::<u32>() as usize;
         Chunk { tags: Vec::with_capacity(rows), rows: Vec::with_capacity(rows), ..Chunk::default() }
     };
@@ -376,17 +378,17 @@ fn restore(
 
 impl Heads {
     pub fn parts(&self) -> usize {
-        self.chunks.len().div_ceil(PART)
+        self.chunks.len().div_ceil(CHECKPOINT_PART_CHUNKS)
     }
 
-    /// A part as the two pieces that a checkpoint holds of it.
+    /// A part as the two pieces that a checkpoint stores.
     pub fn part(&self, number: usize) -> (Vec<u8>, Vec<u8>) {
-        let chunks = self.chunks.iter().skip(number * PART).take(PART);
+        let chunks = self.chunks.iter().skip(number * CHECKPOINT_PART_CHUNKS).take(CHECKPOINT_PART_CHUNKS);
         let (mut shown, mut rest) = (Shown::default(), Rest::default());
         let mut last_entry = 0;
         for chunk in chunks {
             let Some(chunk) = chunk.as_deref() else {
-                shown.present.push([0; WORDS]);
+                shown.present.push([0; CHUNK_WORDS]);
                 continue;
             };
             shown.present.push(chunk.present);
@@ -414,7 +416,7 @@ impl Heads {
         (bytes(postcard::to_stdvec(&shown)), bytes(postcard::to_stdvec(&rest)))
     }
 
-    /// A part of the newest checkpoint.
+    /// Loads a part of the newest checkpoint.
     pub fn load(shown: &[u8], rest: &[u8]) -> Result<Part, StoreError> {
         let rest: Rest<'_> = postcard::from_bytes(rest).map_err(|_| damaged())?;
         restore(shown, |row, _, head, ids| {
@@ -430,16 +432,21 @@ impl Heads {
         })
     }
 
-    /// A part of an older checkpoint: what only the newest state has to know stays zero. What never
-    /// changes of a life is taken from `newest` where it goes on there.
+    /// Loads a part of an older checkpoint. Fields that only the newest state needs stay zero. Fields that never
+    /// change are taken from `newest` if the life is still live there.
     pub fn load_past(
         number: usize,
         shown: &[u8],
         newest: &Heads,
         life: &mut impl FnMut(Rid) -> Result<Life, StoreError>,
     ) -> Result<Part, StoreError> {
-        let chunks: Vec<Option<&Chunk>> =
-            newest.chunks.iter().skip(number * PART).take(PART).map(Option::as_deref).collect();
+        let chunks: Vec<Option<&Chunk>> = newest
+            .chunks
+            .iter()
+            .skip(number * CHECKPOINT_PART_CHUNKS)
+            .take(CHECKPOINT_PART_CHUNKS)
+            .map(Option::as_deref)
+            .collect();
         restore(shown, |_, (chunk, at), head, ids| {
             let rid = rid_of(number, chunk, at);
             if let Some(chunk) = chunks.get(chunk).copied().flatten().filter(|chunk| chunk.has(at)) {
@@ -449,7 +456,7 @@ impl Heads {
                 head.birth = match (head.late_birth, now.late_birth) {
                     (true, _) => head.birth,
                     (false, false) => now.birth,
-                    // It was told after then.
+                    // It was reported after that.
                     (false, true) => life(rid)?.birth,
                 };
                 ids.extend(chunk.id(rank).as_bytes());
@@ -463,7 +470,7 @@ impl Heads {
         })
     }
 
-    /// Adds parts that follow those that are there.
+    /// Appends parts.
     pub fn extend(&mut self, parts: impl IntoIterator<Item = Part>) {
         for part in parts {
             self.len += part.len;
@@ -471,16 +478,16 @@ impl Heads {
         }
     }
 
-    /// These lives, all of which go on. Those that began together are read together.
+    /// The heads of these lives, all of which must be live. Lives that began together are read together.
     pub fn each<'a>(&'a self, rids: &'a [Rid]) -> impl Iterator<Item = Living<'a>> {
         self.each_tagged(rids, |_| true)
     }
 
-    /// Those of them that have the tags that are wanted: nothing else is read of the others.
+    /// As [`Heads::each`], for lives whose tags are selected: nothing else is read of the others.
     pub fn each_tagged<'a>(
         &'a self,
         rids: &'a [Rid],
-        mut wanted: impl FnMut(TagsRef) -> bool + 'a,
+        mut selected: impl FnMut(TagsRef) -> bool + 'a,
     ) -> impl Iterator<Item = Living<'a>> {
         let mut at: Option<(usize, &Chunk)> = None;
         rids.iter().filter_map(move |rid| {
@@ -492,35 +499,35 @@ impl Heads {
             at = Some((number, chunk));
             let rank = chunk.rank(place);
             let tags = chunk.tags[rank];
-            wanted(tags).then(|| Living { rid: *rid, head: chunk.rows[rank].head(tags), id: chunk.id(rank) })
+            selected(tags).then(|| Living { rid: *rid, head: chunk.rows[rank].head(tags), id: chunk.id(rank) })
         })
     }
 
-    /// The lives whose tags are wanted, in the order of the row numbers: one walk over the tags alone, by
-    /// two threads where there are many.
-    pub fn with_tags(&self, wanted: &Wanted) -> Vec<Rid> {
+    /// The lives whose tags are selected, in the order of the row numbers: one scan of the tags alone, on two
+    /// threads if there are many.
+    pub fn with_tags(&self, selected: &TagMatches) -> Vec<Rid> {
         let chunks: Vec<Option<&Chunk>> = self.chunks.iter().map(Option::as_deref).collect();
         let walk = |first: usize, chunks: &[Option<&Chunk>]| -> Vec<Rid> {
             let mut found = Vec::new();
             for (number, chunk) in chunks.iter().enumerate().filter_map(|(n, chunk)| Some((first + n, (*chunk)?)))
             {
-                if !chunk.tags.iter().any(|tags| wanted.has(*tags)) {
+                if !chunk.tags.iter().any(|tags| selected.has(*tags)) {
                     continue;
                 }
                 let start = rid_of(0, number, 0);
                 if chunk.tags.len() == CHUNK as usize {
                     found.extend(
-                        (start..).zip(&chunk.tags).filter(|(_, tags)| wanted.has(**tags)).map(|(rid, _)| rid),
+                        (start..).zip(&chunk.tags).filter(|(_, tags)| selected.has(**tags)).map(|(rid, _)| rid),
                     );
                 } else {
                     let places = rows(std::slice::from_ref(&chunk.present));
-                    let here = places.zip(&chunk.tags).filter(|(_, tags)| wanted.has(**tags));
+                    let here = places.zip(&chunk.tags).filter(|(_, tags)| selected.has(**tags));
                     found.extend(here.map(|((_, at), _)| start + Rid::try_from(at).expect("chunks are short")));
                 }
             }
             found
         };
-        if chunks.len() < MANY_CHUNKS {
+        if chunks.len() < PARALLEL_MIN_CHUNKS {
             return walk(0, &chunks);
         }
         let half = chunks.len() / 2;
@@ -536,9 +543,9 @@ impl Heads {
         self.find(rid).is_some()
     }
 
-    /// The lives that go on here and not there, with their scopes.
+    /// The lives that are live here and not in `other`, with their scopes.
     pub fn without<'a>(&'a self, other: &'a Heads) -> impl Iterator<Item = (Rid, ScopeNo)> + 'a {
-        let nothing = [0; WORDS];
+        let nothing = [0; CHUNK_WORDS];
         let others = other.chunks.iter().map(Option::as_deref).chain(std::iter::repeat(None));
         let pairs = self.chunks.iter().enumerate().zip(others);
         pairs.filter_map(|((n, chunk), there)| Some((n, chunk.as_deref()?, there))).flat_map(

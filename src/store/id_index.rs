@@ -1,7 +1,7 @@
-//! Lives by their ids: what is looked up is found at once.
+//! An index of lives by id.
 //!
-//! Open addressing over row numbers, of which the ids stand in the heads. One of a scope is made when it is
-//! first asked, and kept up with what begins and ends from then on.
+//! Open addressing over row numbers; the ids are in the heads. The index of a scope is built at its first query,
+//! and updated with what begins and ends from then on.
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -9,14 +9,14 @@ use super::record::{NO_RID, Rid};
 
 #[derive(Clone, Debug)]
 pub(super) struct IdIndex {
-    /// [`NO_RID`] is empty; a fifth is at least.
+    /// [`NO_RID`] is an empty slot; at least a fifth are empty.
     slots: Vec<Rid>,
     len: usize,
 }
 
 impl IdIndex {
     pub fn of<'a>(order: &[Rid], id: impl Fn(Rid) -> &'a str) -> Self {
-        // With some room for what begins.
+        // With some room for new lives.
         let room = order.len() + order.len() / 16 + 4;
         let mut index = Self { slots: vec![NO_RID; room + room / 4], len: 0 };
         for rid in order {
@@ -25,12 +25,12 @@ impl IdIndex {
         index
     }
 
-    /// Whether one more finds room.
+    /// Whether there is room for one more.
     pub fn has_room(&self) -> bool {
         (self.len + 1) * 5 <= self.slots.len() * 4
     }
 
-    /// Where an id is looked for first.
+    /// The slot where the search for an id begins.
     fn home(&self, id: &str) -> usize {
         let at = (u128::from(xxh3_64(id.as_bytes())) * self.slots.len() as u128) >> 64;
         usize::try_from(at).expect("it is less than the number of slots")
@@ -41,7 +41,7 @@ impl IdIndex {
     }
 
     pub fn insert(&mut self, rid: Rid, id: &str) {
-        assert!(self.has_room(), "who inserts has looked");
+        assert!(self.has_room(), "the caller has checked");
         let mut slot = self.home(id);
         while self.slots[slot] != NO_RID {
             slot = self.next(slot);
@@ -50,7 +50,7 @@ impl IdIndex {
         self.len += 1;
     }
 
-    /// The first under an id that is the one that is meant.
+    /// The first life in the slots of an id that `is_it` accepts.
     pub fn find(&self, id: &str, is_it: impl Fn(Rid) -> bool) -> Option<Rid> {
         let mut slot = self.home(id);
         loop {
@@ -62,7 +62,7 @@ impl IdIndex {
         }
     }
 
-    /// Takes one out that is here; those behind it move up to where they are looked for.
+    /// Removes a life that is in the index. The lives behind it move up, so that searches still find them.
     pub fn remove<'a>(&mut self, rid: Rid, id_of: impl Fn(Rid) -> &'a str) {
         let mut hole = self.home(id_of(rid));
         while self.slots[hole] != rid {
@@ -78,7 +78,7 @@ impl IdIndex {
                 break;
             }
             let home = self.home(id_of(other));
-            // It may stand in the hole unless it is looked for only behind it.
+            // It may move into the hole unless its search begins behind the hole.
             let is_behind = if hole < slot { home > hole && home <= slot } else { home > hole || home <= slot };
             if !is_behind {
                 self.slots[hole] = other;

@@ -1,5 +1,4 @@
-//! The thread that looks after the file beside the writer: it writes checkpoints, and drops what is not
-//! to be kept.
+//! The maintenance thread beside the writer: it writes checkpoints and applies retention.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -10,49 +9,49 @@ use std::time::{Duration, Instant};
 use super::writer::{Queue, Request};
 use super::{Published, Shared, StoreError, checkpoint, retention};
 
-/// How often it looks around without being woken.
-const LOOKS: Duration = Duration::from_secs(30);
+/// Interval between its runs if it is not woken.
+const WAKE_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Wakes the keeper when there is something to do; it is never waited for.
+/// Wakes the keeper when there is something to do. Ringing never blocks.
 #[derive(Clone)]
-pub(super) struct Bell(SyncSender<()>);
+pub(super) struct KeeperWaker(SyncSender<()>);
 
-impl Bell {
+impl KeeperWaker {
     pub fn ring(&self) {
-        // One that was rung already is heard.
+        // If it was rung already, the keeper will wake.
         let (Ok(()) | Err(_)) = self.0.try_send(());
     }
 }
 
-/// Ends with what it has begun when this is dropped.
+/// Ends its current work when this is dropped.
 pub(super) struct Keeper {
     stop: Arc<AtomicBool>,
-    bell: Option<Bell>,
+    bell: Option<KeeperWaker>,
     thread: Option<JoinHandle<()>>,
 }
 
-pub(super) fn bell() -> (Bell, Receiver<()>) {
+pub(super) fn bell() -> (KeeperWaker, Receiver<()>) {
     let (bell, heard) = sync_channel(1);
-    (Bell(bell), heard)
+    (KeeperWaker(bell), heard)
 }
 
 impl Keeper {
     pub fn start(
         shared: Arc<Shared>,
         queue: Queue,
-        bell: Bell,
+        bell: KeeperWaker,
         heard: Receiver<()>,
     ) -> Result<Self, std::io::Error> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let keep = move || {
             loop {
-                let is_over = heard.recv_timeout(LOOKS) == Err(RecvTimeoutError::Disconnected);
+                let is_over = heard.recv_timeout(WAKE_INTERVAL) == Err(RecvTimeoutError::Disconnected);
                 if is_over || stopped.load(Ordering::Acquire) {
                     break;
                 }
                 if shared.is_checkpoint_due.swap(false, Ordering::AcqRel)
-                    // The file is the same without it; the next one comes when it is due again.
+                    // The file is the same without it; the next one is written when it is due again.
                     && let Err(error) = checkpoint(&shared, &queue, &stopped)
                 {
                     tracing::warn!(%error, "no checkpoint was written");
@@ -60,7 +59,7 @@ impl Keeper {
                 retain(&shared, &queue, &stopped);
                 let state = shared.state();
                 state.tag_index.update(&state.tag_sets);
-                shared.forget_past();
+                shared.expire_past_state();
                 let revoked = shared.leases.revoke(Instant::now());
                 if revoked > 0 {
                     tracing::warn!(revoked, "readers were open for too long and were closed");
@@ -92,7 +91,7 @@ impl Drop for Keeper {
     }
 }
 
-/// Drops what is not to be kept, where somebody said what is.
+/// Applies the retention, if it is set.
 fn retain(shared: &Shared, queue: &Queue, stop: &AtomicBool) {
     let Some(retention) = *shared.retention.lock().unwrap_or_else(PoisonError::into_inner) else { return };
     let retained = retention::retain(shared, queue, retention, || stop.load(Ordering::Acquire));
@@ -112,13 +111,13 @@ fn retain(shared: &Shared, queue: &Queue, stop: &AtomicBool) {
             bytes_freed = report.bytes_freed,
             "retention"
         ),
-        // It goes on from there the next time.
+        // The next run continues from there.
         Err(error) => tracing::warn!(%error, "retention was cut off"),
     }
 }
 
-/// Writes a checkpoint of the newest state in slices, between which others commit; nothing where there is
-/// one of it already.
+/// Writes a checkpoint of the newest state in slices, between which other commits can run. Does nothing if it
+/// exists already.
 pub(super) fn checkpoint(shared: &Shared, queue: &Queue, stop: &AtomicBool) -> Result<(), StoreError> {
     let _alone = shared.checkpointing.lock().unwrap_or_else(PoisonError::into_inner);
     let Published { state, txn } = shared.published()?;
@@ -129,7 +128,7 @@ pub(super) fn checkpoint(shared: &Shared, queue: &Queue, stop: &AtomicBool) -> R
         if stop.load(Ordering::Acquire) {
             break;
         }
-        queue.ask(Request::Checkpoint(Box::new(slice)))?;
+        queue.submit(Request::Checkpoint(Box::new(slice)))?;
     }
     Ok(())
 }

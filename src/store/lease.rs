@@ -1,5 +1,5 @@
-//! Readers hold redb's snapshot of the file on a lease: as long as one is open, redb can use none of the
-//! room that was freed since. Who reads for longer than a lease lasts is told so, and asks again.
+//! Readers hold redb's snapshot of the file on a lease: while one is open, redb can't reuse the space that was
+//! freed since. A reader that exceeds its lease gets an error, and must query again.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -8,7 +8,8 @@ use redb::ReadTransaction;
 
 use super::StoreError;
 
-/// A list of a million takes less than a second. A backup or an export is bounded by what there is.
+/// A list of a million takes less than a second. Backups and exports have no limit: they are bounded by the
+/// content.
 pub(super) const READER_LIFETIME: Duration = Duration::from_mins(5);
 
 pub(super) struct Lease {
@@ -17,12 +18,12 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    /// One that nobody takes back.
+    /// A lease that is never revoked.
     pub fn without_end(txn: Arc<ReadTransaction>) -> Arc<Self> {
         Arc::new(Self { txn: Mutex::new(Some(txn)), ends: Instant::now() })
     }
 
-    /// Gives the file back before its time.
+    /// Gives the file back before the lease expires.
     pub fn end(&self) {
         drop(self.txn.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
@@ -33,7 +34,7 @@ impl Lease {
     }
 }
 
-/// All that are lent.
+/// All leases that were granted.
 #[derive(Default)]
 pub(super) struct Leases(Mutex<Vec<Weak<Lease>>>);
 
@@ -48,13 +49,13 @@ impl Leases {
         lease
     }
 
-    /// Takes all back.
+    /// Revokes all leases.
     pub fn end(&self) {
         let lent = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
         lent.iter().filter_map(Weak::upgrade).for_each(|lease| lease.end());
     }
 
-    /// Takes back what has been lent for too long; returns how many.
+    /// Revokes leases that have expired; returns how many.
     pub fn revoke(&self, now: Instant) -> usize {
         let mut lent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         lent.retain(|lease| lease.strong_count() > 0);

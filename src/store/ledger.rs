@@ -1,21 +1,21 @@
-//! The ledger: runs of sweeps per scope, and what they let us say about a moment.
+//! The ledger: runs of sweeps per scope, and the status of a scope at a moment.
 
 use std::time::Duration;
 
-use super::record::{LookRow, Run};
+use super::record::{OpenSweepRow, Run};
 use crate::inventory::{Outcome, Reason, ScopeStatus, Sweep, Timestamp, Watermark};
 
-/// A run ends when a gap exceeds so many cadences: what lies between was not watched as promised.
+/// A run ends when a gap exceeds this many cadences: the time in between was not watched as configured.
 const GAP_CADENCES: u64 = 2;
-/// A scope is `Stale` when its last complete sweep lies more than so many cadences back.
+/// A scope is `Stale` when its last complete sweep lies more than this many cadences back.
 const STALE_CADENCES: u64 = 3;
 
-/// Lengthens `run` by the sweep, or starts a new one. Returns the run that the sweep is now part of.
+/// Extends `run` by the sweep, or starts a new one. Returns the run that the sweep is now part of.
 pub(super) fn record(run: Option<&Run>, sweep: &Sweep) -> Run {
-    record_look(run, (sweep.started, sweep.ended), sweep.cadence.map(|c| c.as_secs()), sweep.outcome)
+    record_sweep(run, (sweep.started, sweep.ended), sweep.cadence.map(|c| c.as_secs()), sweep.outcome)
 }
 
-fn record_look(
+fn record_sweep(
     run: Option<&Run>,
     (started, ended): (Timestamp, Timestamp),
     cadence_seconds: Option<u64>,
@@ -46,13 +46,13 @@ fn record_look(
     }
 }
 
-/// The run of a look that was cut off.
-pub(super) fn interrupted(run: Option<&Run>, look: LookRow) -> Run {
-    let LookRow { started, ended, cadence_seconds } = look;
-    record_look(run, (started, ended), cadence_seconds, Outcome::Partial(Reason::Interrupted))
+/// The run of a sweep that was cut off.
+pub(super) fn interrupted(run: Option<&Run>, open_sweep: OpenSweepRow) -> Run {
+    let OpenSweepRow { started, ended, cadence_seconds } = open_sweep;
+    record_sweep(run, (started, ended), cadence_seconds, Outcome::Partial(Reason::Interrupted))
 }
 
-/// The answer for one scope at `at`, from its runs with `first_ended <= at`, newest first.
+/// The status of one scope at `at`, from its runs with `first_ended <= at`, newest first.
 pub(super) fn status_at(
     newest_first: impl Iterator<Item = Run>,
     open: bool,
@@ -76,7 +76,7 @@ pub(super) fn status_at(
     }
     let status = match (watermark, cadence_in_force) {
         _ if !open => ScopeStatus::NotWatched,
-        (None, _) => ScopeStatus::NeverLooked,
+        (None, _) => ScopeStatus::NeverScanned,
         (Some(w), Some(cadence)) if at.since(w.to).as_secs() > STALE_CADENCES * cadence => ScopeStatus::Stale,
         (Some(_), _) => ScopeStatus::Current,
     };
@@ -115,17 +115,17 @@ mod tests {
     fn inside_a_run_the_watermark_is_a_bracket_and_old_ones_go_stale() {
         let one = record(None, &swept(0, Outcome::Complete));
         let run = record(Some(&one), &swept(300, Outcome::Complete));
-        let ask = |t| status_at([run.clone()].into_iter(), true, at(t));
-        assert_eq!(ask(100), (ScopeStatus::Current, Some(Watermark { from: at(10), to: at(100) })));
-        assert_eq!(ask(310).1, Some(Watermark { from: at(310), to: at(310) }));
-        assert_eq!(ask(310 + 900).0, ScopeStatus::Current);
-        assert_eq!(ask(310 + 901).0, ScopeStatus::Stale);
-        assert_eq!(status_at(std::iter::empty(), true, at(0)).0, ScopeStatus::NeverLooked);
+        let status = |t| status_at([run.clone()].into_iter(), true, at(t));
+        assert_eq!(status(100), (ScopeStatus::Current, Some(Watermark { from: at(10), to: at(100) })));
+        assert_eq!(status(310).1, Some(Watermark { from: at(310), to: at(310) }));
+        assert_eq!(status(310 + 900).0, ScopeStatus::Current);
+        assert_eq!(status(310 + 901).0, ScopeStatus::Stale);
+        assert_eq!(status_at(std::iter::empty(), true, at(0)).0, ScopeStatus::NeverScanned);
         assert_eq!(status_at([run].into_iter(), false, at(310)).0, ScopeStatus::NotWatched);
     }
 
     #[test]
-    fn a_failed_run_in_front_does_not_hide_the_last_complete_look() {
+    fn a_failed_run_in_front_does_not_hide_the_last_complete_sweep() {
         let complete = record(None, &swept(0, Outcome::Complete));
         let failed = record(Some(&complete), &swept(300, Outcome::Failed(Reason::Denied)));
         let (status, watermark) = status_at([failed, complete].into_iter(), true, at(400));

@@ -1,7 +1,7 @@
-//! Lives: what never changes of each, and the tombstones of those that ended. Both are kept for ever.
+//! Lives: the immutable part of each, and the tombstones of those that ended. Both are kept for ever.
 //!
-//! A row number is one life: what begins again under the same id is another one, linked to the one
-//! before. Lives are appended in pages in the order in which they began.
+//! A row number is one life: a resource that begins again under the same id is another life, linked to the one
+//! before. Lives are appended in pages, in the order in which they began.
 
 use std::sync::Arc;
 
@@ -17,11 +17,11 @@ use crate::inventory::{End, EndCause, ResourceKey, Revision, Scope, Timestamp};
 pub(super) const LIFE: TableDefinition<Rid, &[u8]> = TableDefinition::new("life");
 /// (revision of the end, rid) -> [`Tombstone`]
 pub(super) const END: TableDefinition<(u64, Rid), &[u8]> = TableDefinition::new("end");
-/// 16-byte hash of (scope, id) -> (rid, revision of the end) of its last life; only of what has ended
+/// 16-byte hash of (scope, id) -> (rid, revision of the end) of its last life; only for ids that are not live
 pub(super) const KEY: TableDefinition<[u8; 16], (Rid, u64)> = TableDefinition::new("key");
 
-/// Lives of a page: with their checksum they fill about a page of redb.
-const PAGE: usize = 128;
+/// Lives per page: with their checksum they fill about one page of redb.
+const LIVES_PER_PAGE: usize = 128;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Life {
@@ -30,18 +30,19 @@ pub(super) struct Life {
     pub first_seen: Timestamp,
     pub birth: Option<Timestamp>,
     pub baseline: bool,
-    /// The life before under the same id, and the revision in which that one ended.
+    /// The life before under the same id, and the revision in which it ended.
     pub before: Option<(Rid, u64)>,
-    /// The life of the same id in another scope that went on when this one was first seen: it moved if that one ends so.
+    /// The life of the same id in another scope that was live when this one was first seen. The resource moved if
+    /// that life ends with this cause.
     pub moved_from: Option<Rid>,
 }
 
-/// What remains of a life at its end.
+/// The record of a life at its end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Tombstone {
-    /// Ends are counted from 1 on: where one is missing in the table, that shows.
+    /// Ends are numbered from 1, so that a missing row is detected.
     pub number: u64,
-    /// Its birth is the last that was told of it; the life before it is told by the life alone.
+    /// Its birth is the last one that was reported. The life before it is only in the life table.
     pub life: Life,
     pub cause: EndCause,
     pub last_seen: Timestamp,
@@ -51,7 +52,7 @@ pub(super) struct Tombstone {
     pub shape: u16,
     /// Revision that holds its last document.
     pub document: u64,
-    /// The revision that took the end back.
+    /// The revision that retracted the end.
     pub retracted: Option<u64>,
 }
 
@@ -66,7 +67,7 @@ impl Tombstone {
         }
     }
 
-    /// Whether it was one at a revision that is not before it.
+    /// Whether the end was in force at a revision, which must not be before it.
     pub fn stands_at(&self, revision: Revision) -> bool {
         self.retracted.is_none_or(|retracted| retracted > revision.0)
     }
@@ -78,15 +79,15 @@ pub(super) fn key_hash(scope: &Scope, id: &str) -> [u8; 16] {
     out
 }
 
-/// Appends lives that follow each other.
+/// Appends consecutive lives.
 pub(super) fn append(
     table: &mut redb::Table<'_, Rid, &'static [u8]>,
     first: Rid,
     lives: &[Life],
 ) -> Result<(), StoreError> {
     let mut at = first;
-    for page in lives.chunks(PAGE) {
-        // The key is under the checksum, too.
+    for page in lives.chunks(LIVES_PER_PAGE) {
+        // The checksum includes the key.
         table.insert(at, encode(&(at, page)).as_slice())?;
         at += Rid::try_from(page.len()).expect("a page is short");
     }
@@ -97,7 +98,7 @@ fn damaged() -> StoreError {
     StoreError::Damaged { table: "life" }
 }
 
-/// Reads lives of a file; one page after the other costs one read each.
+/// Reads lives of a file. Consecutive lives cost one read per page.
 pub(super) struct Lives {
     table: redb::ReadOnlyTable<Rid, &'static [u8]>,
     page: Option<(Rid, Vec<Life>)>,
@@ -140,7 +141,7 @@ fn open_tombstone(key: (u64, Rid), bytes: &[u8]) -> Result<Tombstone, StoreError
     if own == key { Ok(tombstone) } else { Err(StoreError::Damaged { table: "end" }) }
 }
 
-/// Tombstones newest first, from the `last`th on, which is the last at or before a revision.
+/// Passes tombstones to `each`, newest first. `last` is the number of the last one at or before `until`.
 pub(super) fn tombstones_back(
     txn: &ReadTransaction,
     until: Revision,
@@ -167,7 +168,7 @@ pub(super) fn seal_tombstone(key: (u64, Rid), tombstone: &Tombstone) -> Vec<u8> 
     encode(&(key, tombstone))
 }
 
-/// Where a life moved here from: that life has ended by now, and so.
+/// The key that a life moved from: the life there has ended because it moved here.
 pub(super) fn moved_from(
     txn: &ReadTransaction,
     lives: &mut Lives,
@@ -184,7 +185,7 @@ pub(super) fn moved_from(
     Ok(is_it.then(|| scope.key(&there.id)))
 }
 
-/// The last life of an id, where that has ended: row number, revision of the end, tombstone.
+/// The last life of an id that has ended: row number, revision of the end, tombstone.
 pub(super) fn last_ended(
     txn: &ReadTransaction,
     (number, scope): (ScopeNo, &Scope),

@@ -1,9 +1,9 @@
-//! The log of the file: what every revision did, appended in pages.
+//! The log of the file: the entries of every revision, appended in pages.
 //!
-//! A page holds as many revisions as it has room for, or a slice of one that is larger than a page. It
-//! is found by the first thing in it: (revision, 0) where it begins with a whole revision, (revision,
-//! rid) where it goes on with one. Entries stand in the order of their rids, each with its document, so
-//! the step of one resource in one revision is one short read, and a difference is one scan.
+//! A page holds as many revisions as fit, or a slice of one that is larger than a page. Its key is the first item
+//! in it: (revision, 0) if it begins with a whole revision, (revision, rid) if it continues one. Entries are in
+//! the order of their rids, each with its document, so reading one resource in one revision is one short read, and
+//! a difference is one scan.
 
 use std::ops::RangeInclusive;
 
@@ -11,26 +11,25 @@ use redb::{ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 
 use super::StoreError;
-use super::record::{Entry, EntryKind, NO_RID, RevRow, Rid, Version, sealed, unsealed};
+use super::record::{Entry, EntryKind, NO_RID, RevisionRow, Rid, Version, sealed, unsealed};
 use crate::inventory::{Revision, Timestamp};
 
 /// (first revision, first rid) -> page
 pub(super) const LOG: TableDefinition<(u64, Rid), &[u8]> = TableDefinition::new("log");
 
-/// What a page grows to: with its key and its checksum it fills a page of redb, which has 4 KB. Only one
-/// that holds a single large document is larger.
-const PAGE_BYTES: usize = 4000;
-/// What the beginning of a revision takes at most.
-const OPENING_BYTES: usize = 32;
+/// Maximum size of a page: with its key and checksum it fills a page of redb, which has 4 KB. Only a page with a
+/// single large document is larger.
+const PAGE_MAX_BYTES: usize = 4000;
+/// Maximum size of the item that begins a revision.
+const PAGE_HEADER_MAX_BYTES: usize = 32;
 
-/// A page is a row of items. Each begins with a byte that says what it is and which of its fields follow;
-/// numbers are told as what lies between them and the ones before in the same page, for most then take a
-/// byte.
+/// A page is a sequence of items. The first byte of an item states its kind and which fields follow. Numbers are
+/// stored as differences from the ones before in the same page, because most then take one byte.
 ///
 /// ```text
 /// revision: [0] [revisions on] [millis on] [scope] [entries]; [1] where it has one entry
 /// entry:    [kind | MILESTONE | TAGS | BIRTH | SHAPE] [rids on] [revisions back to the one before, 0: none]
-///           [revisions back to the milestone before] [what the kind says] [length] [document]
+///           [revisions back to the milestone before] [fields of the kind] [length] [document]
 /// ```
 #[derive(Debug)]
 enum Item<'a> {
@@ -44,7 +43,7 @@ enum Item<'a> {
     },
     Entry {
         rids_on: Rid,
-        /// How many revisions back the one before lies; 0 for none.
+        /// How many revisions back the resource's entry before this one lies; 0 for none.
         prev_back: u64,
         milestone_back: Option<u64>,
         kind: EntryKind,
@@ -64,8 +63,8 @@ const SUSPECTED: u8 = 7;
 const CLEARED: u8 = 8;
 const SCOPE_OPENED: u8 = 9;
 const SCOPE_CLOSED: u8 = 10;
-const COVER_GAINED: u8 = 11;
-const COVER_LOST: u8 = 12;
+const VISIBILITY_GAINED: u8 = 11;
+const VISIBILITY_LOST: u8 = 12;
 const KIND: u8 = 0x0F;
 const MILESTONE: u8 = 0x10;
 const TAGS: u8 = 0x20;
@@ -110,16 +109,16 @@ impl Item<'_> {
                         SCOPE_OPENED
                     }
                     EntryKind::ScopeClosed => SCOPE_CLOSED,
-                    EntryKind::CoverGained { viewer } => {
-                        put(out, viewer);
-                        COVER_GAINED
+                    EntryKind::VisibilityGained { subscriber } => {
+                        put(out, subscriber);
+                        VISIBILITY_GAINED
                     }
-                    EntryKind::CoverLost { viewer } => {
-                        put(out, viewer);
-                        COVER_LOST
+                    EntryKind::VisibilityLost { subscriber } => {
+                        put(out, subscriber);
+                        VISIBILITY_LOST
                     }
                 };
-                // As postcard has bytes, but not one by one.
+                // As postcard writes bytes, but not one by one.
                 put(out, &document.len());
                 out.extend_from_slice(document);
             }
@@ -145,7 +144,7 @@ fn write_version(version: &Version, out: &mut Vec<u8>) -> u8 {
     flags
 }
 
-/// Reads items of a page, one after the other.
+/// Reads the items of a page in order.
 struct Items<'a>(&'a [u8]);
 
 impl<'a> Items<'a> {
@@ -187,42 +186,42 @@ impl<'a> Items<'a> {
             CLEARED => EntryKind::Cleared,
             SCOPE_OPENED => EntryKind::ScopeOpened { started: self.take()? },
             SCOPE_CLOSED => EntryKind::ScopeClosed,
-            COVER_GAINED => EntryKind::CoverGained { viewer: self.take::<&str>()?.into() },
-            COVER_LOST => EntryKind::CoverLost { viewer: self.take::<&str>()?.into() },
+            VISIBILITY_GAINED => EntryKind::VisibilityGained { subscriber: self.take::<&str>()?.into() },
+            VISIBILITY_LOST => EntryKind::VisibilityLost { subscriber: self.take::<&str>()?.into() },
             _ => return Err(damaged()),
         };
         Ok(Some(Item::Entry { rids_on, prev_back, milestone_back, kind, document: self.take()? }))
     }
 }
 
-/// An entry and its document, as [`super::document`] writes it; empty for none.
+/// An entry and its document, as [`super::document`] encodes it; empty for none.
 #[derive(Clone, Debug)]
 pub(super) struct Logged {
     pub entry: Entry,
     pub document: Vec<u8>,
 }
 
-/// Cuts revisions into pages.
+/// Splits revisions into pages.
 #[derive(Default)]
 pub(super) struct Pages {
     done: Vec<((u64, Rid), Vec<u8>)>,
     key: (u64, Rid),
     bytes: Vec<u8>,
-    /// Revision and milliseconds of the last beginning.
+    /// Revision and milliseconds of the last revision item.
     last: (u64, i64),
 }
 
 impl Pages {
-    /// Adds a revision; entries of one resource keep their order.
-    pub fn add(&mut self, revision: Revision, row: &RevRow, mut entries: Vec<Logged>) {
+    /// Adds a revision. Entries of one resource keep their order.
+    pub fn add(&mut self, revision: Revision, row: &RevisionRow, mut entries: Vec<Logged>) {
         entries.sort_by_key(|logged| logged.entry.rid);
         let mut before = None;
-        // What is said of one resource stays on one page: it is found by its rid.
+        // All entries of one resource stay on one page, which is found by its rid.
         for of_one in entries.chunk_by(|a, b| a.entry.rid == b.entry.rid) {
             let rid = of_one[0].entry.rid;
             let mut items = packed(revision, before, of_one);
-            let opening = if before.is_none() { OPENING_BYTES } else { 0 };
-            let is_full = self.bytes.len() + opening + items.len() > PAGE_BYTES;
+            let opening = if before.is_none() { PAGE_HEADER_MAX_BYTES } else { 0 };
+            let is_full = self.bytes.len() + opening + items.len() > PAGE_MAX_BYTES;
             if is_full {
                 self.cut();
             }
@@ -235,7 +234,7 @@ impl Pages {
         }
     }
 
-    fn begin(&mut self, revision: Revision, first: Rid, row: &RevRow) {
+    fn begin(&mut self, revision: Revision, first: Rid, row: &RevisionRow) {
         if self.bytes.is_empty() {
             self.key = (revision.0, first);
             self.last = (revision.0, 0);
@@ -269,7 +268,7 @@ impl Pages {
     pub fn write(mut self, table: &mut redb::Table<'_, (u64, Rid), &'static [u8]>) -> Result<(), StoreError> {
         self.cut();
         for (key, bytes) in self.done {
-            // The key is under the checksum too: a page never answers for another.
+            // The checksum includes the key: a page is never read as another.
             let page = sealed(|out| {
                 out.extend(postcard::to_stdvec(&key).expect("numbers can be written to memory"));
                 out.extend(bytes);
@@ -280,7 +279,7 @@ impl Pages {
     }
 }
 
-/// `before` is the resource that stands before in the page.
+/// `before` is the resource before these entries in the page.
 fn packed(revision: Revision, before: Option<Rid>, entries: &[Logged]) -> Vec<u8> {
     let back = |at: u64| if at == 0 { 0 } else { revision.0 - at };
     let mut bytes = Vec::new();
@@ -299,11 +298,11 @@ fn packed(revision: Revision, before: Option<Rid>, entries: &[Logged]) -> Vec<u8
     bytes
 }
 
-/// What one page says of one revision.
+/// The part of one revision that one page holds.
 #[derive(Debug)]
 pub(super) struct Slice {
     pub revision: u64,
-    pub row: RevRow,
+    pub row: RevisionRow,
     pub entries: Vec<Logged>,
 }
 
@@ -311,7 +310,7 @@ fn damaged() -> StoreError {
     StoreError::Damaged { table: "log" }
 }
 
-/// What of a page is read.
+/// Which part of a page is read.
 #[derive(Clone, Copy, Debug)]
 enum Read {
     /// All entries, without documents.
@@ -334,10 +333,10 @@ fn decode(key: (u64, Rid), sealed: &[u8], read: Read) -> Result<Vec<Slice>, Stor
         match item {
             Item::Revision { revisions_on, millis_on, scope, entries } => {
                 (revision, millis, rid) = (revision + revisions_on, millis + millis_on, 0);
-                if matches!(read, Read::Step(wanted, _) if wanted < revision) {
+                if matches!(read, Read::Step(selected, _) if selected < revision) {
                     break;
                 }
-                let row = RevRow { time: Timestamp::from_millis(millis), scope, entries };
+                let row = RevisionRow { time: Timestamp::from_millis(millis), scope, entries };
                 slices.push(Slice { revision, row, entries: Vec::new() });
             }
             Item::Entry { rids_on, prev_back, milestone_back, kind, document } => {
@@ -345,7 +344,7 @@ fn decode(key: (u64, Rid), sealed: &[u8], read: Read) -> Result<Vec<Slice>, Stor
                 let has_document = !document.is_empty();
                 let document = match read {
                     Read::Entries => Vec::new(),
-                    Read::Step(wanted, of) if wanted == revision && of == rid => document.to_vec(),
+                    Read::Step(selected, of) if selected == revision && of == rid => document.to_vec(),
                     Read::Step(..) => continue,
                     Read::All => document.to_vec(),
                 };
@@ -359,7 +358,7 @@ fn decode(key: (u64, Rid), sealed: &[u8], read: Read) -> Result<Vec<Slice>, Stor
     Ok(slices)
 }
 
-/// Reads a page as a whole. Returns where its documents are: revision and row number.
+/// Decodes a whole page. Returns the revision and row number of each of its documents.
 pub(super) fn whole_page(key: (u64, Rid), sealed: &[u8]) -> Result<Vec<(u64, Rid)>, StoreError> {
     let slices = decode(key, sealed, Read::All)?;
     let of_slice = |slice: &Slice| {
@@ -369,7 +368,7 @@ pub(super) fn whole_page(key: (u64, Rid), sealed: &[u8]) -> Result<Vec<(u64, Rid
     Ok(slices.iter().flat_map(of_slice).collect())
 }
 
-/// What the log says of a resource (or of the scope, for [`NO_RID`]) in a revision: its row and entries.
+/// The log entries of a resource (or of the scope, for [`NO_RID`]) in a revision, with its row.
 pub(super) fn step(
     log: &impl ReadableTable<(u64, Rid), &'static [u8]>,
     revision: u64,
@@ -380,7 +379,7 @@ pub(super) fn step(
     slices.into_iter().find(|s| s.revision == revision).ok_or_else(damaged)
 }
 
-/// The document that a revision holds of a resource, as [`super::document`] writes it.
+/// The document of a resource in a revision, as [`super::document`] encodes it.
 pub(super) fn document(
     log: &impl ReadableTable<(u64, Rid), &'static [u8]>,
     revision: u64,
@@ -390,7 +389,7 @@ pub(super) fn document(
     entries.into_iter().rev().map(|l| l.document).find(|d| !d.is_empty()).ok_or_else(damaged)
 }
 
-/// When the first revision that is kept was; none where there is none.
+/// The time of the first kept revision; `None` if there is none.
 pub(super) fn first_time(
     log: &impl ReadableTable<(u64, Rid), &'static [u8]>,
 ) -> Result<Option<Timestamp>, StoreError> {
@@ -399,7 +398,7 @@ pub(super) fn first_time(
     Ok(Some(slices.first().ok_or_else(damaged)?.row.time))
 }
 
-/// When a revision was.
+/// The time of a revision.
 pub(super) fn time_of(
     log: &impl ReadableTable<(u64, Rid), &'static [u8]>,
     revision: u64,
@@ -407,16 +406,16 @@ pub(super) fn time_of(
     Ok(step(log, revision, NO_RID)?.row.time)
 }
 
-/// Pages that follow each other and begin with a whole revision, with everything in them.
+/// Consecutive pages that begin with a whole revision, with their full content.
 #[derive(Default)]
 pub(super) struct Stretch {
     pub keys: Vec<(u64, Rid)>,
     pub bytes: usize,
-    /// Oldest first. What lies on several pages is put together.
+    /// Oldest first. A revision on several pages is joined.
     pub slices: Vec<Slice>,
 }
 
-/// The pages that hold anything of the revisions in the range, newest first, in stretches of at least so many bytes.
+/// Passes the pages that hold any revision of the range to `each`, newest first, in stretches of at least `bytes`.
 pub(super) fn stretches_back(
     log: &impl ReadableTable<(u64, Rid), &'static [u8]>,
     range: RangeInclusive<u64>,
@@ -429,7 +428,7 @@ pub(super) fn stretches_back(
         let (key, page) = page?;
         let key = key.value();
         let mut slices = decode(key, page.value(), Read::All)?;
-        // Newest first until the stretch is whole.
+        // Newest first until the stretch is complete.
         while let Some(slice) = slices.pop() {
             match stretch.slices.last_mut() {
                 Some(later) if later.revision == slice.revision => {
@@ -458,24 +457,24 @@ pub(super) fn stretches_back(
     each(stretch)
 }
 
-/// Every revision in the range, whole, oldest first; without documents.
+/// Passes every revision in the range to `each`, whole, oldest first, without documents.
 pub(super) fn revisions(
     log: &impl ReadableTable<(u64, Rid), &'static [u8]>,
     range: RangeInclusive<u64>,
-    mut each: impl FnMut(Revision, &RevRow, Vec<Entry>) -> Result<(), StoreError>,
+    mut each: impl FnMut(Revision, &RevisionRow, Vec<Entry>) -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
     let (first, last) = range.into_inner();
     if first > last {
         return Ok(());
     }
-    // The page that holds the beginning of the first revision may begin before it.
+    // The page with the beginning of the first revision may begin before it.
     let from = match log.range(..=(first, NO_RID))?.next_back() {
         Some(row) => row?.0.value(),
-        // The log begins after it, as that of a store that was restored with nothing in it.
+        // The log begins after it, as in a store that was restored while empty.
         None => (first, NO_RID),
     };
-    let mut open: Option<(u64, RevRow, Vec<Entry>)> = None;
-    let mut close = |open: Option<(u64, RevRow, Vec<Entry>)>| match open {
+    let mut open: Option<(u64, RevisionRow, Vec<Entry>)> = None;
+    let mut close = |open: Option<(u64, RevisionRow, Vec<Entry>)>| match open {
         None => Ok(()),
         Some((_, row, entries)) if entries.len() != row.entries as usize => Err(damaged()),
         Some((revision, row, entries)) => each(Revision(revision), &row, entries),
@@ -504,14 +503,14 @@ mod tests {
 
     use super::*;
 
-    /// (milliseconds since the one before, entries as (rid, length of the document))
+    /// (milliseconds since the revision before, entries as (rid, length of the document))
     type Drawn = (i64, Vec<(Rid, usize)>);
 
     fn revision() -> impl Strategy<Value = Drawn> {
-        // Some fill a page alone, and some go over many.
+        // Some fill a page alone, and some span many.
         let document = prop_oneof![4 => 0..60usize, 1 => 3000..9000usize];
         let entries = prop::collection::btree_map(NO_RID..40, document, 1..30);
-        // And some have two entries in one revision: an end and another life.
+        // And some resources have two entries in one revision: an end and another life.
         let twice = |(rid, length)| if rid % 5 == 0 { vec![(rid, 0), (rid, length)] } else { vec![(rid, length)] };
         (0..100_000i64, entries.prop_map(move |drawn| drawn.into_iter().flat_map(twice).collect()))
     }
@@ -522,7 +521,7 @@ mod tests {
         fn what_was_logged_is_read_back(drawn in prop::collection::vec(revision(), 1..40), commits in 1..5usize) {
             let db = Database::builder().create_with_backend(InMemoryBackend::new()).unwrap();
             let mut millis = 0;
-            let mut wanted = Vec::new();
+            let mut selected = Vec::new();
             for (revision, (on, entries)) in (1u64..).zip(drawn) {
                 millis += on;
                 let time = Timestamp::from_millis(millis);
@@ -540,9 +539,9 @@ mod tests {
                     })
                     .collect();
                 let count = u32::try_from(entries.len()).unwrap();
-                wanted.push((revision, RevRow { time, scope: 7, entries: count }, entries));
+                selected.push((revision, RevisionRow { time, scope: 7, entries: count }, entries));
             }
-            for commit in wanted.chunks(wanted.len().div_ceil(commits)) {
+            for commit in selected.chunks(selected.len().div_ceil(commits)) {
                 let txn = db.begin_write().unwrap();
                 let mut pages = Pages::default();
                 for (revision, row, entries) in commit {
@@ -558,9 +557,9 @@ mod tests {
                 let slices = decode(key.value(), page.value(), Read::Entries).unwrap();
                 let rids: std::collections::BTreeSet<Rid> =
                     slices.iter().flat_map(|s| &s.entries).map(|l| l.entry.rid).collect();
-                prop_assert!(page.value().len() < PAGE_BYTES + 60 || rids.len() == 1, "{}", page.value().len());
+                prop_assert!(page.value().len() < PAGE_MAX_BYTES + 60 || rids.len() == 1, "{}", page.value().len());
             }
-            for (revision, row, entries) in &wanted {
+            for (revision, row, entries) in &selected {
                 prop_assert_eq!(time_of(&log, *revision).unwrap(), row.time);
                 for rid in NO_RID..40 {
                     let of_it: Vec<&Logged> = entries.iter().filter(|l| l.entry.rid == rid).collect();
@@ -570,16 +569,16 @@ mod tests {
                     prop_assert_eq!(document(&log, *revision, rid).ok(), held.map(|l| l.document.clone()));
                 }
             }
-            let last = wanted.len() as u64;
+            let last = selected.len() as u64;
             let (first, until) = (last.div_ceil(3), last - last / 4);
-            let mut told = Vec::new();
+            let mut reported = Vec::new();
             revisions(&log, first..=until, |revision, row, entries| {
-                told.push((revision.0, row.time, entries.len()));
+                reported.push((revision.0, row.time, entries.len()));
                 Ok(())
             })
             .unwrap();
-            let within = wanted.iter().filter(|w| (first..=until).contains(&w.0));
-            prop_assert_eq!(told, within.map(|(r, row, entries)| (*r, row.time, entries.len())).collect::<Vec<_>>());
+            let within = selected.iter().filter(|w| (first..=until).contains(&w.0));
+            prop_assert_eq!(reported, within.map(|(r, row, entries)| (*r, row.time, entries.len())).collect::<Vec<_>>());
         }
     }
 
@@ -587,7 +586,7 @@ mod tests {
     fn a_damaged_or_misplaced_page_is_an_error_and_never_other_data() {
         let db = Database::builder().create_with_backend(InMemoryBackend::new()).unwrap();
         let time = Timestamp::from_millis(5);
-        let row = RevRow { time, scope: 0, entries: 1 };
+        let row = RevisionRow { time, scope: 0, entries: 1 };
         let entry = Entry { rid: 3, prev: 0, milestone: None, kind: EntryKind::Cleared, has_document: true };
         let txn = db.begin_write().unwrap();
         {

@@ -1,11 +1,11 @@
-//! What the store measures of itself.
+//! Metrics of the store.
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
-/// Doubling from 1 ms to 8 s: a sync of a good disk takes one, of a bad one a hundred milliseconds.
+/// Doubling from 1 ms to 8 s: a sync takes one millisecond on a good disk, a hundred on a bad one.
 const COMMIT_BUCKETS: u16 = 14;
 
 #[derive(Debug)]

@@ -1,46 +1,47 @@
-//! The multi-version store on redb. It knows no Kubernetes and no cloud.
+//! The multi-version store on redb. It depends on neither Kubernetes nor a cloud.
 //!
-//! - [`log`]: what every revision did, in pages; [`document`]: described objects in it.
-//! - [`life`]: what never changes of a life, and the tombstones.
+//! - [`log`]: the entries of all revisions, in pages; [`document`]: the encoding of described objects in it.
+//! - [`life`]: the immutable part of each life, and the tombstones.
 //! - [`record`]: the other tables and records of the file.
-//! - [`state`]: state at a revision, the fold of the log; [`heads`]: what lives, in it; [`id_index`] and
-//!   [`tag_index`]: by id, by tag.
-//! - [`whereabouts`]: ids over all scopes of a type, for what moves.
-//! - [`commit`]: a sweep, whole or page by page; [`plan`]: sweep -> delta, pure; [`draft`]: a delta on its way into the file.
-//! - [`checkpoint`]: the state at some revisions, so that not all of the log must be folded.
-//! - [`mutants`]: faults that the tests must notice.
-//! - [`writer`]: the one thread that writes; [`keeper`]: the one that looks after the file beside it.
-//! - [`retention`]: what of the past is kept.
-//! - [`private`]: files that nobody else reads.
-//! - [`ledger`]: runs of sweeps; which moments are known.
-//! - [`meters`]: what it measures of itself.
-//! - [`lease`]: how long a reader may hold the file.
-//! - [`snapshot`]: reading, at any moment.
-//! - [`seen`]: what viewers see, and for which times.
-//! - [`tenants`]: whose the past is.
+//! - [`state`]: the state at a revision, a fold of the log; [`heads`]: its live resources; [`id_index`] and
+//!   [`tag_index`]: its indexes by id and by tag.
+//! - [`whereabouts`]: an index of ids over all scopes of a type, to detect moves.
+//! - [`commit`]: commits a sweep, whole or page by page; [`plan`]: computes the delta of a sweep, without I/O;
+//!   [`draft`]: a delta before it is written.
+//! - [`checkpoint`]: stored states at some revisions, so that the whole log need not be folded.
+//! - [`mutants`]: faults that the tests must detect.
+//! - [`writer`]: the only thread that writes; [`keeper`]: the maintenance thread beside it.
+//! - [`retention`]: which revisions are kept, and how the others are dropped.
+//! - [`private`]: files that only their owner can read.
+//! - [`ledger`]: runs of sweeps, and the status of a scope at a moment.
+//! - [`meters`]: metrics of the store.
+//! - [`lease`]: limits how long a reader may hold the file.
+//! - [`snapshot`]: reads at any moment.
+//! - [`seen`]: what subscribers can see, and in which revisions.
+//! - [`tenants`]: which tenant owns the recorded past.
 //! - [`watch`]: following the log.
-//! - [`steps`]: the log as people read it.
-//! - [`backup`]: a stream of all rows, and a file from it.
+//! - [`steps`]: the log as changes for readers.
+//! - [`backup`]: a stream of all rows, and restoring a file from it.
 //! - [`export`]: the history as columns.
-//! - [`scrub`]: taking out what should never have been kept.
-//! - [`care`]: what takes the room of the file, and whether it is sound.
+//! - [`scrub`]: removes content that must not be kept.
+//! - [`care`]: statistics of the file, and an integrity check.
 //!
-//! A commit is: plan against the current state under the lock of its scope, one durable redb transaction
-//! for all that is queued, fold into the state, publish the revision. Nothing is visible before it is
-//! durable. Readers work on persistent copies of the state and on redb's own snapshots, so neither they
-//! nor the writer wait for the other.
+//! A commit plans against the current state under the lock of its scope, writes everything that is queued in one
+//! durable redb transaction, folds it into the state, and publishes the revision. Nothing is visible before it is
+//! durable. Readers use persistent copies of the state and redb's own snapshots, so readers and the writer never
+//! wait for each other.
 
-/// Does something with each table of the file.
+/// Evaluates an expression for each table of the file.
 macro_rules! each_table {
     ($table:ident => $each:expr) => {
         each_table!(@of $table, $each, [
             log::LOG, life::LIFE, life::END, life::KEY, checkpoint::CKPT, checkpoint::CKPT_SHOWN,
-            checkpoint::CKPT_REST, record::SCOPE, record::RUN, record::LOOK, record::SUSPECT, record::SYM,
-            record::DICT, record::COVER, record::KEPT, record::NOTE, record::META,
+            checkpoint::CKPT_REST, record::SCOPE, record::RUN, record::OPEN_SWEEP, record::SUSPECT, record::SYM,
+            record::DICT, record::VISIBILITY, record::KEPT, record::NOTE, record::META,
         ])
     };
     (@of $table:ident, $each:expr, [$($definition:expr),* $(,)?]) => {$({
-        #[allow(unused_imports)] // Each uses one of them.
+        #[allow(unused_imports)] // Each use needs one of them.
         use $crate::store::{checkpoint, life, log, record};
         let $table = $definition;
         $each;
@@ -102,11 +103,11 @@ pub use private::{PrivateFile, clear_unfinished};
 pub use record::{Rid, ScopeNo};
 pub use retention::{Retention, RetentionReport};
 pub use scrub::Cleaning;
-pub use seen::{CoverTimes, SeenScope, Touched};
+pub use seen::{ChangedSince, VisibilityIntervals, VisibleScope};
 pub use snapshot::{Line, ScopedDiff, StoreSnapshot};
 pub use watch::{Watch, WatchBatch};
 
-use crate::inventory::{Change, Outcome, ResourceType, Revision, Scope, Tags, Timestamp, Viewer};
+use crate::inventory::{Change, Outcome, ResourceType, Revision, Scope, Subscriber, Tags, Timestamp};
 use document::{Dictionaries, Trainer};
 use draft::Draft;
 use keeper::Keeper;
@@ -114,37 +115,38 @@ use lease::Leases;
 use life::{Life, Lives};
 use log::LOG;
 use record::{
-    COVER, CoverRow, DICT, EntryKind, LOOK, LookRow, META, NOTE, RUN, Run, SCHEMA, SCOPE, SUSPECT, SYM, decode,
+    DICT, EntryKind, META, NOTE, OPEN_SWEEP, OpenSweepRow, RUN, Run, SCHEMA, SCOPE, SUSPECT, SYM, VISIBILITY,
+    VisibilityRow, decode,
 };
 use retention::Kept;
 use state::{Beginnings, Moves, Names, State};
-use whereabouts::{Turn, Whereabouts};
-use writer::{Found, Request, RunKey, Writer};
+use whereabouts::{CrossScopeIndex, LifeDelta};
+use writer::{Recovered, Request, RunKey, Writer};
 
-/// How much of the file redb may hold in memory: its own default of 1 GiB is more than our pod has.
-const CACHE_BYTES: usize = 64 << 20;
-/// Proof of cover is refreshed in the file at most so often; it is good for a day.
-const PROOF_FLUSH: Duration = Duration::from_hours(1);
+/// How much of the file redb may hold in memory: its default of 1 GiB is more than our pod has.
+const PAGE_CACHE_MAX_BYTES: usize = 64 << 20;
+/// Minimum interval between writes of a visibility proof to the file. A proof is valid for a day.
+const PROOF_FLUSH_INTERVAL: Duration = Duration::from_hours(1);
 
-/// Documents that one revision holds at most, but for a last one: a look at a huge scope is recorded in as
-/// many as it takes, so that no transaction grows with an account.
-const PIECE_BYTES: usize = if cfg!(test) { 32 << 10 } else { 4 << 20 };
+/// Maximum bytes of documents in one revision; the last document may exceed it. A sweep of a huge scope is
+/// recorded in several revisions, so that no transaction grows with an account.
+const LARGE_SWEEP_PIECE_MAX_BYTES: usize = if cfg!(test) { 32 << 10 } else { 4 << 20 };
 
-/// Entries of the log that take a tenth of a second to fold when a file is opened.
-const MUCH: usize = if cfg!(test) { 500 } else { 10_000 };
+/// Folding this many log entries when a file is opened takes a tenth of a second.
+const FLUSH_CHECKPOINT_MIN_ENTRIES: usize = if cfg!(test) { 500 } else { 10_000 };
 
-/// How long a state of the past is held for who asks for it again.
-const PAST_KEPT: Duration = Duration::from_mins(1);
+/// How long a past state stays in memory after its last use.
+const PAST_STATE_TTL: Duration = Duration::from_mins(1);
 
-/// So many sweeps of different scopes are planned without waiting for each other by chance.
+/// Number of locks that scopes share by hash: enough that sweeps of different scopes rarely wait for each other.
 const SCOPE_LOCKS: usize = 1024;
 
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
-/// Bytes that are free on the volume; none where that can't be told.
-type Room = Box<dyn Fn() -> Option<u64> + Send + Sync>;
+/// Free bytes on the volume; `None` if that is unknown.
+type FreeSpaceFn = Box<dyn Fn() -> Option<u64> + Send + Sync>;
 
-fn room_beside(path: &Path) -> Room {
+fn free_space_fn(path: &Path) -> FreeSpaceFn {
     let path = path.to_owned();
     Box::new(move || {
         let volume = rustix::fs::statvfs(&path).ok()?;
@@ -156,7 +158,7 @@ pub fn system_clock() -> Clock {
     Arc::new(|| Timestamp::from(jiff::Timestamp::now()))
 }
 
-/// What one commit did.
+/// The result of one commit.
 #[derive(Clone, Debug)]
 pub struct Delta {
     /// The newest revision after it.
@@ -170,24 +172,24 @@ pub struct Store {
 }
 
 struct Inner {
-    // Dropped in this order: the keeper's last words go through the writer.
+    // Dropped in this order: the keeper's last requests go through the writer.
     keeper: Keeper,
     writer: Writer,
-    /// Held from the plan of a scope's delta until it is published, so that the plan holds. A scope's
-    /// lock is found by its hash.
+    /// Held from planning a scope's delta until it is published, so that the plan stays valid. A scope's lock is
+    /// chosen by its hash.
     scopes: Vec<Mutex<()>>,
-    /// Held while a group of viewers changes hands.
+    /// Write-locked while a group of subscribers changes its owner.
     tenants: RwLock<()>,
     shared: Arc<Shared>,
 }
 
-/// What is durable, as readers take it: a state, and redb's own snapshot of the file that holds just that.
+/// The durable state for readers, with a redb read transaction that holds exactly that state.
 struct Published {
     state: State,
     txn: Arc<ReadTransaction>,
 }
 
-/// The same, as it is kept: without the file while that is opened again.
+/// As [`Published`], but without the transaction while the file is being reopened.
 struct Current {
     state: State,
     txn: Option<Arc<ReadTransaction>>,
@@ -199,41 +201,41 @@ struct Past {
     used: Instant,
 }
 
-/// Opens the file, each time that it is asked to.
+/// Opens the file. Called each time it is opened or reopened.
 type Open = Box<dyn Fn(&redb::Builder) -> Result<Database, redb::DatabaseError> + Send + Sync>;
 
-/// What the writer and the readers share.
+/// Shared by the writer and the readers.
 struct Shared {
-    /// None while it is opened again.
+    /// `None` while the file is being reopened.
     db: RwLock<Option<Arc<Database>>>,
-    /// After an error of the disk.
+    /// Reopens the file after a disk error.
     reopen: Open,
-    /// Of the file that was opened: another is not gone on with.
+    /// Id of the file that was opened. A reopened file with another id is refused.
     id: [u8; 16],
-    /// How often it was opened: what was planned on one opening is not written by another.
+    /// How often the file was reopened. What was planned in one epoch is not written in another.
     epoch: AtomicU64,
     path: PathBuf,
     clock: Clock,
-    room: Room,
-    /// The volume had no room for the last commit.
+    room: FreeSpaceFn,
+    /// The volume had no space for the last commit.
     full: AtomicBool,
-    /// What is durable and published. Readers copy it; only the writer replaces it.
+    /// The durable and published state. Readers copy it; only the writer replaces it.
     published: RwLock<Current>,
     revisions: tokio::sync::watch::Sender<Revision>,
     leases: Leases,
-    /// The state of the past that was asked for last: whoever lists it in pieces asks again.
+    /// The past state that was requested last: a client that lists it page by page requests it again.
     past: Mutex<Option<Past>>,
-    whereabouts: Whereabouts,
+    whereabouts: CrossScopeIndex,
     trainer: Mutex<Trainer>,
     is_checkpoint_due: AtomicBool,
-    /// Entries of the log that the newest checkpoint does not know.
+    /// Log entries that are not in the newest checkpoint.
     since_checkpoint: AtomicUsize,
-    /// Held while a checkpoint is written: each clears away what the one before left unfinished.
+    /// Held while a checkpoint is written: each one first removes what an unfinished one left.
     checkpointing: Mutex<()>,
-    /// What of the past the keeper keeps: everything, until somebody says so.
+    /// The retention that the keeper applies. Until it is set, everything is kept.
     retention: Mutex<Option<Retention>>,
     meters: Meters,
-    /// A write failed: what is on disk is not known, so nothing more is written until it was opened again.
+    /// A write failed: the content of the file is unknown, so nothing more is written until it is reopened.
     poisoned: AtomicBool,
 }
 
@@ -264,10 +266,10 @@ impl Shared {
         self.epoch.load(Ordering::Acquire)
     }
 
-    fn publish(&self, state: State, turn: &Turn) -> Result<(), StoreError> {
+    fn publish(&self, state: State, life_delta: &LifeDelta) -> Result<(), StoreError> {
         let revision = state.revision;
         let published = Current { state: state.clone(), txn: Some(Arc::new(self.db()?.begin_read()?)) };
-        self.whereabouts.publish(&self.state(), &state, turn, || {
+        self.whereabouts.publish(&self.state(), &state, life_delta, || {
             *self.published.write().unwrap_or_else(PoisonError::into_inner) = published;
         });
         self.revisions.send_if_modified(|r| std::mem::replace(r, revision) != revision);
@@ -278,13 +280,13 @@ impl Shared {
         self.past.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The state at a revision before the newest, which is kept.
+    /// The state at a kept revision before the newest.
     fn past(&self, txn: &ReadTransaction, newest: &State, revision: Revision) -> Result<State, StoreError> {
         let epoch = self.epoch();
         if let Some(past) = self.last_past().as_mut().filter(|p| (p.epoch, p.state.revision) == (epoch, revision))
         {
             past.used = Instant::now();
-            // What is not of the moment is as it is now.
+            // `kept` does not depend on the revision: it is taken from the newest state.
             return Ok(State { kept: newest.kept.clone(), ..past.state.clone() });
         }
         let state = past(txn, newest, revision)?;
@@ -292,10 +294,10 @@ impl Shared {
         Ok(state)
     }
 
-    /// Drops the state of the past that nobody asked for lately: at a million resources it takes 100 MB.
-    fn forget_past(&self) {
+    /// Drops the past state if it was not requested recently: at a million resources it takes 100 MB.
+    fn expire_past_state(&self) {
         let mut past = self.last_past();
-        if past.as_ref().is_some_and(|past| past.used.elapsed() >= PAST_KEPT) {
+        if past.as_ref().is_some_and(|past| past.used.elapsed() >= PAST_STATE_TTL) {
             *past = None;
         }
     }
@@ -304,7 +306,7 @@ impl Shared {
         self.trainer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Says once that the volume is full, and once that there is room again.
+    /// Logs once when the volume is full, and once when it has space again.
     fn check_room(&self, needed: u64) -> Result<(), StoreError> {
         let free = (self.room)().unwrap_or(u64::MAX);
         let is_full = free < needed;
@@ -327,15 +329,15 @@ impl Shared {
         self.poisoned.store(true, Ordering::Release);
     }
 
-    /// Lets go of a file that answers nothing more: readers are told so.
+    /// Releases a file that can't be read any more. Readers get an error.
     fn close(&self) {
         self.published.write().unwrap_or_else(PoisonError::into_inner).txn = None;
         self.leases.end();
         *self.db.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Opens the file again after an error of the disk, and reads what is in it.
-    fn open_again(&self) -> Result<Found, StoreError> {
+    /// Reopens the file after a disk error, and reads its content.
+    fn open_again(&self) -> Result<Recovered, StoreError> {
         self.close();
         let db = open_db(&self.path, &self.reopen)?;
         let (state, found) = read_db(&db, &self.path)?;
@@ -358,7 +360,7 @@ impl Shared {
 }
 
 impl Drop for Shared {
-    /// redb writes as it closes, and panics where the file makes no sense.
+    /// redb writes when it closes, and panics if the file is inconsistent.
     fn drop(&mut self) {
         let db = self.db.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(db))).is_err() {
@@ -367,13 +369,13 @@ impl Drop for Shared {
     }
 }
 
-/// The database of a file; what is wrong with it is told apart.
+/// Opens the database of a file. Each kind of failure has its own error.
 fn open_db(path: &Path, open: &Open) -> Result<Database, StoreError> {
     let mut builder = Database::builder();
-    builder.set_cache_size(CACHE_BYTES);
-    let told_apart = |error| match error {
+    builder.set_cache_size(PAGE_CACHE_MAX_BYTES);
+    let distinguished = |error| match error {
         redb::DatabaseError::DatabaseAlreadyOpen => {
-            StoreError::Locked { path: path.to_owned(), socket: socket_beside(path) }
+            StoreError::Locked { path: path.to_owned(), socket: socket_path(path) }
         }
         redb::DatabaseError::Storage(redb::StorageError::Io(source))
             if !matches!(source.kind(), std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof) =>
@@ -382,24 +384,25 @@ fn open_db(path: &Path, open: &Open) -> Result<Database, StoreError> {
         }
         other => StoreError::NotAStore { path: path.to_owned(), source: Box::new(other) },
     };
-    unless_damaged(|| open(&builder).map_err(told_apart))
+    catch_damage(|| open(&builder).map_err(distinguished))
 }
 
-/// redb does not verify its pages on plain reads, and panics on some that make no sense.
-fn unless_damaged<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+/// Turns a panic into [`StoreError::Damaged`]: redb does not verify its pages on plain reads, and panics on some
+/// invalid ones.
+fn catch_damage<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
     let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
     done.unwrap_or(Err(StoreError::Damaged { table: "of the database itself" }))
 }
 
-fn read_db(db: &Database, path: &Path) -> Result<(State, Found), StoreError> {
-    unless_damaged(|| {
+fn read_db(db: &Database, path: &Path) -> Result<(State, Recovered), StoreError> {
+    catch_damage(|| {
         check_schema(db, path)?;
         load(db)
     })
 }
 
 impl Store {
-    /// Opens the store at `path`, or makes it.
+    /// Opens the store at `path`, or creates it.
     pub fn open(path: &Path, clock: Clock) -> Result<Self, StoreError> {
         if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
             std::fs::create_dir_all(parent)
@@ -407,9 +410,9 @@ impl Store {
         }
         refuse_other_schemas(path)?;
         private::create(path).map_err(|source| StoreError::Io { path: path.to_owned(), source })?;
-        // Made where there is none; where there was one, nothing takes its place.
+        // Created if there is no file. If there was one, a reopen never replaces it.
         let (file, is_new) = (path.to_owned(), AtomicBool::new(true));
-        Self::open_file(path, clock, room_beside(path), move |builder| {
+        Self::open_file(path, clock, free_space_fn(path), move |builder| {
             if is_new.swap(false, Ordering::AcqRel) { builder.create(&file) } else { builder.open(&file) }
         })
     }
@@ -421,13 +424,13 @@ impl Store {
         }
         refuse_other_schemas(path)?;
         let file = path.to_owned();
-        Self::open_file(path, clock, room_beside(path), move |builder| builder.open(&file))
+        Self::open_file(path, clock, free_space_fn(path), move |builder| builder.open(&file))
     }
 
     fn open_file(
         path: &Path,
         clock: Clock,
-        room: Room,
+        room: FreeSpaceFn,
         open: impl Fn(&redb::Builder) -> Result<Database, redb::DatabaseError> + Send + Sync + 'static,
     ) -> Result<Self, StoreError> {
         let reopen: Open = Box::new(open);
@@ -450,7 +453,7 @@ impl Store {
             revisions,
             leases: Leases::default(),
             past: Mutex::default(),
-            whereabouts: Whereabouts::default(),
+            whereabouts: CrossScopeIndex::default(),
             is_checkpoint_due: AtomicBool::new(false),
             since_checkpoint: AtomicUsize::new(0),
             checkpointing: Mutex::default(),
@@ -474,7 +477,7 @@ impl Store {
         self.inner.shared.now()
     }
 
-    /// Wakes when a revision has been published.
+    /// Notified when a revision has been published.
     pub fn subscribe(&self) -> tokio::sync::watch::Receiver<Revision> {
         self.inner.shared.revisions.subscribe()
     }
@@ -483,22 +486,23 @@ impl Store {
         self.state().revision
     }
 
-    /// The version of the file's layout.
+    /// The schema version of the file.
     pub fn schema(&self) -> u32 {
         SCHEMA
     }
 
-    /// Of the file: a restored one has another, and cursors into the old one mean nothing in it.
+    /// Id of the file. A restored file has another id, and cursors into the old one are not valid in it.
     pub fn id(&self) -> String {
         format!("{:032x}", u128::from_be_bytes(self.inner.shared.id))
     }
 
-    /// By how much our clock lies behind the last time in the store.
+    /// How far our clock is behind the newest time in the store.
     pub fn clock_lag(&self) -> Duration {
         self.state().time.since(self.now())
     }
 
-    /// How many resources live in the open scopes of some, and how many of them a look missed, by scope.
+    /// The number of live resources in the open scopes that `is_among` selects, and for each scope the number of
+    /// those that a sweep missed.
     pub fn lives_among(&self, is_among: impl Fn(&Scope) -> bool) -> (usize, BTreeMap<Arc<Scope>, usize>) {
         let state = self.state();
         let among = state.scopes.values().filter(|scope| scope.is_open() && is_among(&scope.scope));
@@ -512,32 +516,32 @@ impl Store {
         (among.map(|scope| scope.order.len()).sum(), missed)
     }
 
-    /// Number of resources that live in a scope.
+    /// Number of live resources in a scope.
     pub fn live_count(&self, scope: &Scope) -> usize {
         let state = self.state();
         state.scope_numbers.get(scope).map_or(0, |number| state.scopes[number].order.len())
     }
 
-    /// The revision of the last change of what lives under an id.
+    /// The revision of the last change of the live resource with this id.
     pub fn changed(&self, scope: &Scope, id: &str) -> Option<Revision> {
         let state = &self.inner.shared.current().state;
         let rid = state.rid(*state.scope_numbers.get(scope)?, id)?;
         Some(state.head(rid).changed)
     }
 
-    /// The tags that a resource is known to have now.
+    /// The tags that a live resource is known to have now.
     pub fn known_tags(&self, scope: &Scope, id: &str) -> Option<Tags> {
-        // Too short to copy anything for it.
+        // Read under the lock: too short to be worth a copy.
         let state = &self.inner.shared.current().state;
         let rid = state.rid(*state.scope_numbers.get(scope)?, id)?;
         Some(state.tags(state.head(rid).tags))
     }
 
-    /// When a viewer last proved its own credentials on a scope.
-    pub fn proven(&self, viewer: &Viewer, scope: &Scope) -> Option<Timestamp> {
+    /// When a subscriber last proved a scope with its own credentials.
+    pub fn proven(&self, subscriber: &Subscriber, scope: &Scope) -> Option<Timestamp> {
         let state = self.state();
         let number = state.scope_numbers.get(scope)?;
-        state.scopes[number].covers.get(viewer).map(|cover| cover.proven)
+        state.scopes[number].visibilities.get(subscriber).map(|visibility| visibility.proven)
     }
 
     /// Scopes that are open now.
@@ -545,31 +549,39 @@ impl Store {
         self.state().scopes.values().filter(|s| s.is_open()).map(|s| s.scope.clone()).collect()
     }
 
-    /// Who covers a scope, and when each proved its own credentials on it last.
-    pub fn proofs(&self, scope: &Scope) -> Vec<(Viewer, Timestamp)> {
+    /// The subscribers that can see a scope, and when each last proved it with its own credentials.
+    pub fn proofs(&self, scope: &Scope) -> Vec<(Subscriber, Timestamp)> {
         let state = self.state();
         let Some(number) = state.scope_numbers.get(scope) else { return Vec::new() };
-        state.scopes[number].covers.iter().map(|(viewer, cover)| (viewer.clone(), cover.proven)).collect()
+        state.scopes[number]
+            .visibilities
+            .iter()
+            .map(|(subscriber, visibility)| (subscriber.clone(), visibility.proven))
+            .collect()
     }
 
-    /// Every cover that stands now.
-    pub fn covers(&self) -> Vec<(Viewer, Arc<Scope>)> {
+    /// All current visibilities.
+    pub fn visibilities(&self) -> Vec<(Subscriber, Arc<Scope>)> {
         let state = self.state();
-        state.scopes.values().flat_map(|s| s.covers.viewers().map(|v| (v.clone(), s.scope.clone()))).collect()
+        state
+            .scopes
+            .values()
+            .flat_map(|s| s.visibilities.subscribers().map(|v| (v.clone(), s.scope.clone())))
+            .collect()
     }
 
-    /// A scope's delta is planned alone.
+    /// Locks a scope: only one delta of it is planned at a time.
     fn lock(&self, scope: &Scope) -> MutexGuard<'_, ()> {
         let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(scope);
         let number = usize::try_from(hash % SCOPE_LOCKS as u64).expect("there are few locks");
         self.inner.scopes[number].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn ask(&self, request: Request) -> Result<Delta, StoreError> {
-        self.inner.writer.queue().ask(request)
+    fn submit(&self, request: Request) -> Result<Delta, StoreError> {
+        self.inner.writer.queue().submit(request)
     }
 
-    /// Stops watching scopes: one revision each, none per resource. Their history stays.
+    /// Stops watching scopes: one revision per scope, no entry per resource. Their history stays.
     pub fn close_scopes(&self, scopes: &[Arc<Scope>]) -> Result<(), StoreError> {
         let open = |state: &State, scope: &Scope| {
             let number = *state.scope_numbers.get(scope)?;
@@ -578,9 +590,9 @@ impl Store {
         for scope in scopes {
             self.write_scope_entries(scope, |state| {
                 let Some(number) = open(state, scope) else { return Vec::new() };
-                let lost = state.scopes[&number].covers.viewers();
+                let lost = state.scopes[&number].visibilities.subscribers();
                 let mut kinds: Vec<EntryKind> =
-                    lost.map(|v| EntryKind::CoverLost { viewer: v.as_str().into() }).collect();
+                    lost.map(|v| EntryKind::VisibilityLost { subscriber: v.as_str().into() }).collect();
                 kinds.push(EntryKind::ScopeClosed);
                 kinds
             })?;
@@ -588,21 +600,26 @@ impl Store {
         Ok(())
     }
 
-    /// Closes those of the asked scopes that nobody covers.
-    pub fn close_uncovered(&self, among: impl Fn(&Scope) -> bool) -> Result<(), StoreError> {
+    /// Closes the open scopes that `among` selects and that no subscriber can see.
+    pub fn close_invisible_scopes(&self, among: impl Fn(&Scope) -> bool) -> Result<(), StoreError> {
         let state = self.state();
-        let uncovered = state.scopes.values().filter(|s| s.is_open() && s.covers.is_empty() && among(&s.scope));
+        let uncovered =
+            state.scopes.values().filter(|s| s.is_open() && s.visibilities.is_empty() && among(&s.scope));
         self.close_scopes(&uncovered.map(|s| s.scope.clone()).collect::<Vec<_>>())
     }
 
-    /// Takes a viewer's cover of a scope away: from here on it sees nothing of it.
-    pub fn drop_cover(&self, viewer: &Viewer, scope: &Scope) -> Result<(), StoreError> {
+    /// Revokes a subscriber's visibility of a scope: from here on it sees nothing of it.
+    pub fn revoke_visibility(&self, subscriber: &Subscriber, scope: &Scope) -> Result<(), StoreError> {
         self.write_scope_entries(scope, |state| {
-            let covered = state
+            let visible = state
                 .scope_numbers
                 .get(scope)
-                .is_some_and(|number| state.scopes[number].covers.get(viewer).is_some());
-            if covered { vec![EntryKind::CoverLost { viewer: viewer.as_str().into() }] } else { Vec::new() }
+                .is_some_and(|number| state.scopes[number].visibilities.get(subscriber).is_some());
+            if visible {
+                vec![EntryKind::VisibilityLost { subscriber: subscriber.as_str().into() }]
+            } else {
+                Vec::new()
+            }
         })
     }
 
@@ -620,47 +637,51 @@ impl Store {
         let now = self.now();
         let mut draft = Draft::new(scope.clone(), now);
         draft.entries = entries;
-        self.ask(Request::Record(Box::new(draft), epoch)).map(|_| ())
+        self.submit(Request::Record(Box::new(draft), epoch)).map(|_| ())
     }
 
-    /// Small durable facts of callers: no revision.
-    pub fn write_notes(&self, viewer: &Viewer, notes: &[(String, Option<Vec<u8>>)]) -> Result<(), StoreError> {
+    /// Writes small durable values of a subscriber. Takes no revision.
+    pub fn write_notes(
+        &self,
+        subscriber: &Subscriber,
+        notes: &[(String, Option<Vec<u8>>)],
+    ) -> Result<(), StoreError> {
         if notes.is_empty() {
             return Ok(());
         }
-        self.ask(Request::Notes(viewer.clone(), notes.to_vec())).map(|_| ())
+        self.submit(Request::Notes(subscriber.clone(), notes.to_vec())).map(|_| ())
     }
 
-    /// One note of a viewer.
-    pub fn note(&self, viewer: &Viewer, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+    /// One note of a subscriber.
+    pub fn note(&self, subscriber: &Subscriber, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
         let table = self.inner.shared.published()?.txn.open_table(NOTE)?;
-        Ok(table.get((viewer.as_str(), name))?.map(|bytes| bytes.value().to_vec()))
+        Ok(table.get((subscriber.as_str(), name))?.map(|bytes| bytes.value().to_vec()))
     }
 
-    /// All notes of a viewer whose name begins with `prefix`.
-    pub fn notes(&self, viewer: &Viewer, prefix: &str) -> Result<BTreeMap<String, Vec<u8>>, StoreError> {
-        Ok(self.first_notes(viewer, prefix, usize::MAX)?.into_iter().collect())
+    /// All notes of a subscriber whose names begin with `prefix`.
+    pub fn notes(&self, subscriber: &Subscriber, prefix: &str) -> Result<BTreeMap<String, Vec<u8>>, StoreError> {
+        Ok(self.first_notes(subscriber, prefix, usize::MAX)?.into_iter().collect())
     }
 
-    /// Drops them.
-    pub fn drop_notes(&self, viewer: &Viewer, prefix: &str) -> Result<(), StoreError> {
-        let notes: Vec<_> = self.notes(viewer, prefix)?.into_keys().map(|name| (name, None)).collect();
-        self.write_notes(viewer, &notes)
+    /// Deletes the notes of a subscriber whose names begin with `prefix`.
+    pub fn drop_notes(&self, subscriber: &Subscriber, prefix: &str) -> Result<(), StoreError> {
+        let notes: Vec<_> = self.notes(subscriber, prefix)?.into_keys().map(|name| (name, None)).collect();
+        self.write_notes(subscriber, &notes)
     }
 
-    /// The first so many of them, in the order of their names.
+    /// The first `count` of these notes, in the order of their names.
     pub fn first_notes(
         &self,
-        viewer: &Viewer,
+        subscriber: &Subscriber,
         prefix: &str,
         count: usize,
     ) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
         let table = self.inner.shared.published()?.txn.open_table(NOTE)?;
         let mut out = Vec::new();
-        for row in table.range((viewer.as_str(), prefix)..)?.take(count) {
+        for row in table.range((subscriber.as_str(), prefix)..)?.take(count) {
             let (key, value) = row?;
-            let (row_viewer, name) = key.value();
-            if row_viewer != viewer.as_str() || !name.starts_with(prefix) {
+            let (row_subscriber, name) = key.value();
+            if row_subscriber != subscriber.as_str() || !name.starts_with(prefix) {
                 break;
             }
             out.push((name.to_owned(), value.value().to_vec()));
@@ -668,14 +689,14 @@ impl Store {
         Ok(out)
     }
 
-    /// How many notes of a viewer have a name that begins with `prefix`.
-    pub fn count_notes(&self, viewer: &Viewer, prefix: &str) -> Result<usize, StoreError> {
+    /// Number of notes of a subscriber whose names begin with `prefix`.
+    pub fn count_notes(&self, subscriber: &Subscriber, prefix: &str) -> Result<usize, StoreError> {
         let table = self.inner.shared.published()?.txn.open_table(NOTE)?;
         let mut count = 0;
-        for row in table.range((viewer.as_str(), prefix)..)? {
+        for row in table.range((subscriber.as_str(), prefix)..)? {
             let (key, _) = row?;
-            let (row_viewer, name) = key.value();
-            if row_viewer != viewer.as_str() || !name.starts_with(prefix) {
+            let (row_subscriber, name) = key.value();
+            if row_subscriber != subscriber.as_str() || !name.starts_with(prefix) {
                 break;
             }
             count += 1;
@@ -683,29 +704,29 @@ impl Store {
         Ok(count)
     }
 
-    /// Everybody who has notes.
-    pub fn note_viewers(&self) -> Result<BTreeSet<Viewer>, StoreError> {
+    /// All subscribers that have notes.
+    pub fn subscribers_with_notes(&self) -> Result<BTreeSet<Subscriber>, StoreError> {
         let table = self.inner.shared.published()?.txn.open_table(NOTE)?;
-        let mut viewers = BTreeSet::new();
+        let mut subscribers = BTreeSet::new();
         for row in table.iter()? {
             let (key, _) = row?;
-            let (viewer, _) = key.value();
-            if !viewer.is_empty() {
-                viewers.insert(Viewer::from(viewer));
+            let (subscriber, _) = key.value();
+            if !subscriber.is_empty() {
+                subscribers.insert(Subscriber::from(subscriber));
             }
         }
-        Ok(viewers)
+        Ok(subscribers)
     }
 
-    /// Drops the notes of all other viewers.
-    pub fn retain_notes(&self, viewers: &BTreeSet<Viewer>) -> Result<(), StoreError> {
-        for viewer in self.note_viewers()?.difference(viewers) {
-            self.drop_notes(viewer, "")?;
+    /// Deletes the notes of all other subscribers.
+    pub fn retain_notes(&self, subscribers: &BTreeSet<Subscriber>) -> Result<(), StoreError> {
+        for subscriber in self.subscribers_with_notes()?.difference(subscribers) {
+            self.drop_notes(subscriber, "")?;
         }
         Ok(())
     }
 
-    /// Whether nothing was recorded since it was made from a backup.
+    /// Whether nothing was recorded since the store was restored from a backup.
     pub fn is_just_restored(&self) -> bool {
         let state = self.inner.shared.state();
         state.kept.gaps.last().is_some_and(|gap| state.revision.0 <= gap.next)
@@ -716,28 +737,28 @@ impl Store {
         keeper::checkpoint(&self.inner.shared, self.inner.writer.queue(), &AtomicBool::new(false))
     }
 
-    /// From now on the past is kept so far, in the background.
+    /// Sets the retention that is applied in the background from now on.
     pub fn keep(&self, retention: Retention) {
         *self.inner.shared.retention.lock().unwrap_or_else(PoisonError::into_inner) = Some(retention);
         self.inner.keeper.wake();
     }
 
-    /// Drops of the past what is not to be kept, on the caller's thread; others commit in between.
+    /// Applies a retention, on the caller's thread. Other commits can run in between.
     pub fn retain(&self, retention: Retention) -> Result<RetentionReport, StoreError> {
         retention::retain(&self.inner.shared, self.inner.writer.queue(), retention, || false)
     }
 
-    /// A write failed, and the file could not be opened again yet: nothing more is written or read until then.
+    /// A write failed, and the file could not be reopened yet: nothing is written or read until then.
     pub fn is_poisoned(&self) -> bool {
         self.inner.shared.is_poisoned()
     }
 
-    /// The volume had no room for the last commit: nothing is recorded until there is, and reads go on.
+    /// The volume had no space for the last commit: nothing is recorded until it has space. Reads still work.
     pub fn is_full(&self) -> bool {
         self.inner.shared.full.load(Ordering::Acquire)
     }
 
-    /// How many wait for what they record to be durable.
+    /// Number of callers that wait for their records to become durable.
     pub fn waiting(&self) -> i64 {
         self.inner.writer.queue().waiting()
     }
@@ -746,17 +767,17 @@ impl Store {
         &self.inner.shared.meters
     }
 
-    /// Bytes of the file, and bytes that are free on its volume; none where that can't be told.
+    /// Size of the file, and free bytes on its volume; `None` if unknown.
     pub fn room(&self) -> (Option<u64>, Option<u64>) {
         let file = std::fs::metadata(self.path()).ok().map(|file| file.len());
         (file, (self.inner.shared.room)())
     }
 
-    /// Writes what is only in memory of the ledger, and a checkpoint where opening would have much to fold.
-    /// Called before the process ends.
+    /// Writes the part of the ledger that is only in memory, and a checkpoint if the next open would have much to
+    /// fold. Called before the process ends.
     pub fn flush(&self) -> Result<(), StoreError> {
-        self.ask(Request::Flush)?;
-        if self.inner.shared.since_checkpoint.load(Ordering::Acquire) < MUCH {
+        self.submit(Request::Flush)?;
+        if self.inner.shared.since_checkpoint.load(Ordering::Acquire) < FLUSH_CHECKPOINT_MIN_ENTRIES {
             return Ok(());
         }
         self.checkpoint()
@@ -768,7 +789,7 @@ impl Store {
 }
 
 /// The Unix socket of the operator that holds the store at `path`.
-pub fn socket_beside(path: &Path) -> PathBuf {
+pub fn socket_path(path: &Path) -> PathBuf {
     path.with_extension("sock")
 }
 
@@ -781,10 +802,10 @@ fn scope_number(state: &mut State, scope: &Scope) -> ScopeNo {
     number
 }
 
-/// Looks at a file that is there before it is opened to be written: redb marks a file that it opens.
+/// Checks the schema of an existing file before it is opened for writing: redb marks a file that it opens.
 fn refuse_other_schemas(path: &Path) -> Result<(), StoreError> {
-    unless_damaged(|| {
-        // What can't be read so (it is new, locked, was not closed well, is no database) is told apart later.
+    catch_damage(|| {
+        // A file that can't be read here (new, locked, not closed cleanly, no database) gets its error later.
         let Ok(db) = Database::builder().set_cache_size(1 << 20).open_read_only(path) else { return Ok(()) };
         let txn = db.begin_read()?;
         if txn.list_tables()?.next().is_none() { Ok(()) } else { refuse_other_schema(&txn, path) }
@@ -810,7 +831,7 @@ fn refuse_other_schema(txn: &ReadTransaction, path: &Path) -> Result<(), StoreEr
     }
 }
 
-/// Makes the tables of a new file; writes nothing to one that is there.
+/// Creates the tables of a new file. Writes nothing to an existing one.
 fn check_schema(db: &Database, path: &Path) -> Result<(), StoreError> {
     let txn = db.begin_read()?;
     if txn.list_tables()?.next().is_none() {
@@ -832,11 +853,11 @@ fn make_tables(db: &Database) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Random: two stores never share one.
+/// Random: no two stores share an id.
 fn new_store_id() -> [u8; 16] {
     let mut id = [0; 16];
     for half in id.chunks_mut(8) {
-        // Each has keys of its own from the operating system.
+        // Each `RandomState` has its own keys from the operating system.
         half.copy_from_slice(&RandomState::new().hash_one(0).to_be_bytes());
     }
     id
@@ -854,18 +875,18 @@ impl Beginnings for Lives {
     }
 }
 
-/// The state at the newest revision.
-fn load(db: &Database) -> Result<(State, Found), StoreError> {
+/// Loads the state at the newest revision.
+fn load(db: &Database) -> Result<(State, Recovered), StoreError> {
     let txn = db.begin_read()?;
     let mut state = named(&txn)?;
-    // All that a checkpoint says is in the log, too.
+    // The log contains everything that a checkpoint contains.
     if let Err(error) = checkpoint::load_newest(&txn, &mut state) {
         tracing::warn!(%error, "the newest checkpoint is not used: the whole log is read instead");
         state = named(&txn)?;
     }
     let since_checkpoint = fold_until(&txn, &mut state, Revision(u64::MAX))?;
     state.revision = state.kept.newest(state.revision);
-    // What is not in the log: counted misses, the last run of each scope, proofs of cover.
+    // Not in the log: counted misses, the last run of each scope, visibility proofs.
     for row in txn.open_table(SUSPECT)?.iter()? {
         let (rid, bytes) = row?;
         if state.heads.get(rid.value()).is_none() {
@@ -895,29 +916,29 @@ fn load(db: &Database) -> Result<(State, Found), StoreError> {
         scope.run = last;
         scope.last_complete = last_complete;
     }
-    for row in txn.open_table(COVER)?.iter()? {
+    for row in txn.open_table(VISIBILITY)?.iter()? {
         let (key, bytes) = row?;
-        let (viewer, number, from) = key.value();
-        let row: CoverRow = decode("cover", bytes.value())?;
+        let (subscriber, number, from) = key.value();
+        let row: VisibilityRow = decode("cover", bytes.value())?;
         if row.to.is_none()
-            && let Some(cover) = state.scope_mut(number).covers.get_mut(&Viewer::new(viewer))
-            && cover.from.0 == from
+            && let Some(visibility) = state.scope_mut(number).visibilities.get_mut(&Subscriber::new(subscriber))
+            && visibility.from.0 == from
         {
-            cover.proven = row.proven;
+            visibility.proven = row.proven;
         }
     }
     let interrupted = interrupted(&txn, &mut state)?;
-    Ok((state, Found { since_checkpoint, interrupted }))
+    Ok((state, Recovered { since_checkpoint, interrupted }))
 }
 
-/// Looks that were cut off before they could conclude anything: from here on the ledger says so.
+/// Sweeps that were cut off before they could conclude anything: from here on the ledger records that.
 fn interrupted(txn: &ReadTransaction, state: &mut State) -> Result<BTreeMap<RunKey, Run>, StoreError> {
     let mut runs = BTreeMap::new();
-    for row in txn.open_table(LOOK)?.iter()? {
+    for row in txn.open_table(OPEN_SWEEP)?.iter()? {
         let (number, bytes) = row?;
-        let look: LookRow = decode("look", bytes.value())?;
+        let sweep: OpenSweepRow = decode("look", bytes.value())?;
         let known = state.scopes.get(&number.value()).ok_or(StoreError::Damaged { table: "look" })?;
-        let run = ledger::interrupted(known.run.as_ref(), look);
+        let run = ledger::interrupted(known.run.as_ref(), sweep);
         state.scope_mut(number.value()).run = Some(run.clone());
         runs.insert((number.value(), run.first_ended), run);
     }
@@ -932,7 +953,7 @@ fn past(txn: &ReadTransaction, newest: &State, until: Revision) -> Result<State,
     Ok(state)
 }
 
-/// Nothing but the names that numbers of the file stand for.
+/// A state with only the names that numbers in the file refer to.
 fn named(txn: &ReadTransaction) -> Result<State, StoreError> {
     let mut state = State::default();
     let mut dictionaries = Dictionaries::default();
@@ -953,7 +974,7 @@ fn named(txn: &ReadTransaction) -> Result<State, StoreError> {
     Ok(state)
 }
 
-/// Folds what the log says after the state, up to and including `until`. Returns how many entries.
+/// Folds the log after the state, up to and including `until`. Returns the number of entries.
 fn fold_until(txn: &ReadTransaction, state: &mut State, until: Revision) -> Result<usize, StoreError> {
     let mut lives = Lives::open(txn)?;
     let mut folded = 0;

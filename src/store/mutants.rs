@@ -1,7 +1,7 @@
-//! Faults that somebody could write into the store, each of which the tests must notice. They are in the code
-//! under test only, and asleep unless `ELAVA_MUTANT` names one.
+//! Faults that a change could introduce into the store, each of which the tests must detect. They exist only in
+//! test builds, and are inactive unless `ELAVA_MUTANT` names one.
 
-/// Whether the fault of this name is awake. Never outside of tests.
+/// Whether the fault of this name is active. Never outside of tests.
 #[cfg(not(test))]
 pub(super) const fn is_awake(_name: &str) -> bool {
     false
@@ -15,14 +15,14 @@ pub(super) fn is_awake(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    /// Each with a test that must fail when it is awake.
+    /// Each with a test that must fail when it is active.
     const MUTANTS: [(&str, &str); 6] = [
         ("the sync is skipped", "faults::a_crash_at_any_operation_loses_nothing_that_was_acknowledged"),
         (
             "published before it is durable",
             "tests::while_the_disk_syncs_nothing_is_published_reads_go_on_and_what_queues_shares_one_transaction",
         ),
-        ("a partial look ends lives", "tests::partial_failed_and_held_sweeps_and_failed_re_reads_end_nothing"),
+        ("a partial sweep ends lives", "tests::partial_failed_and_held_sweeps_and_failed_re_reads_end_nothing"),
         (
             "the newest below the floor is dropped",
             "tests::model::what_is_kept_answers_as_before_and_the_rest_names_the_nearest_moments",
@@ -41,14 +41,14 @@ mod tests {
                 .args(["--exact", &format!("store::{test}")])
                 .env("ELAVA_MUTANT", mutant)
                 .env("ELAVA_FAULTS", "200")
-                // It is to fail, not to be explained.
+                // It only has to fail: no shrinking.
                 .env("PROPTEST_MAX_SHRINK_ITERS", "0")
                 .env("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "true")
                 .output()
                 .unwrap();
-            let told = String::from_utf8_lossy(&output.stdout);
-            assert!(told.contains("running 1 test"), "there is no test {test}");
-            assert!(told.contains("1 failed"), "{mutant}: nothing noticed\n{told}");
+            let reported = String::from_utf8_lossy(&output.stdout);
+            assert!(reported.contains("running 1 test"), "there is no test {test}");
+            assert!(reported.contains("1 failed"), "{mutant}: nothing noticed\n{reported}");
         }
     }
 }

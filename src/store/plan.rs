@@ -1,5 +1,5 @@
-//! The planner: what a sweep means for the state, as plain values. No I/O and no clock, so every
-//! rule of truth.md about absence, end states and lives can be tested here with a table.
+//! The planner: the effect of a sweep on the state, as plain values. No I/O and no clock, so every rule of
+//! truth.md about absence, end states and lives can be tested here with a table.
 
 use std::cmp::Ordering;
 use std::collections::HashSet;
@@ -17,15 +17,15 @@ use crate::inventory::{
     Absence, Confirmation, Document, EndCause, IdReuse, Observation, ResourceKey, Suspect, Sweep, Tags, Timestamp,
 };
 
-/// A resource younger than this may not be in every answer yet (EC2 is eventually consistent), so one
-/// NotFound does not prove that it is gone.
-pub(super) const YOUNG: Duration = Duration::from_mins(10);
-/// The shape of what was seen without a document. Those of types begin at 1.
+/// A resource younger than this may be missing from some responses (EC2 is eventually consistent), so one NotFound
+/// does not prove that it is gone.
+pub(super) const YOUNG_MAX_AGE: Duration = Duration::from_mins(10);
+/// The shape of a resource that was seen without a document. Those of types begin at 1.
 const UNREAD_SHAPE: u16 = 0;
 /// How many complete sweeps in a row must miss a young resource.
-pub(super) const YOUNG_LOOKS: u32 = 2;
+pub(super) const YOUNG_MIN_SWEEPS: u32 = 2;
 
-/// A version of a resource; of what may be none, none means as before.
+/// A version of a resource. Optional fields are `None` if they are as before.
 #[derive(Clone, Debug)]
 pub(super) struct NewVersion {
     pub fingerprint: u64,
@@ -33,7 +33,7 @@ pub(super) struct NewVersion {
     pub birth: Option<Timestamp>,
     pub shape: Option<u16>,
     pub attributes: Document,
-    /// [`NewVersion::attributes`] as [`super::document`] writes it; empty until then.
+    /// [`NewVersion::attributes`] as [`super::document`] encodes it; empty until then.
     pub document: Vec<u8>,
 }
 
@@ -70,7 +70,7 @@ impl Action {
     }
 }
 
-/// A life that ended, with the revision in which it did.
+/// A life that ended, with the revision of its end.
 #[derive(Clone, Debug)]
 pub(super) struct Ended {
     pub rid: Rid,
@@ -91,22 +91,22 @@ pub(super) struct Planned {
     pub id: Arc<str>,
     pub before: Before,
     pub action: Action,
-    /// It was not seen: only the end of the look says so.
+    /// The resource was not seen: only the end of the sweep shows that.
     pub is_from_absence: bool,
 }
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Plan {
     pub steps: Vec<Planned>,
-    /// Misses that were counted without anything to say: written, but no revision.
+    /// Misses that are counted but not reported: written without a revision.
     pub counted: Vec<(Rid, Suspect)>,
 }
 
-/// What the planner asks of beyond the lives of the scope.
+/// What the planner reads beyond the live resources of the scope.
 pub(super) struct Beyond<'a> {
-    /// The last life of an id that does not live.
+    /// The last life of an id that is not live.
     pub last_ended: &'a dyn Fn(&str) -> Result<Option<Ended>, StoreError>,
-    /// The life that an id has in another open scope of the type.
+    /// The live resource with an id in another open scope of the type.
     pub elsewhere: &'a dyn Fn(&str) -> Option<Rid>,
 }
 
@@ -120,7 +120,7 @@ struct Planner<'a> {
     plan: Plan,
 }
 
-/// `recorded` are lives that an earlier page of the same look showed.
+/// `recorded` are lives that an earlier page of the same sweep showed.
 pub(super) fn plan(
     state: &State,
     scope: ScopeNo,
@@ -140,14 +140,14 @@ pub(super) fn plan(
             (None, Some(_)) => Ordering::Greater,
             (Some(seen), Some(life)) => seen.observation.id.as_str().cmp(life.id),
         };
-        let looked = if order.is_le() { seen.next() } else { None };
+        let observed = if order.is_le() { seen.next() } else { None };
         let life = if order.is_ge() { lives.next() } else { None };
-        match (looked, life) {
+        match (observed, life) {
             (Some(seen), life) => planner.shown(&seen, life.as_ref())?,
-            // Only a complete look may conclude anything from absence.
+            // Only a complete sweep may conclude anything from absence.
             (None, Some(life))
                 if (sweep.outcome.is_complete() && !recorded.contains(&life.rid))
-                    || mutants::is_awake("a partial look ends lives") =>
+                    || mutants::is_awake("a partial sweep ends lives") =>
             {
                 planner.missed(&life);
             }
@@ -157,7 +157,7 @@ pub(super) fn plan(
     Ok(planner.plan)
 }
 
-/// What a page of a look shows. A scope may have hundreds of pages, so its lives are looked for, not walked.
+/// The plan of a page of a sweep. A scope may have hundreds of pages, so its lives are searched, not walked.
 pub(super) fn page(state: &State, scope: ScopeNo, page: &Sweep, beyond: &Beyond) -> Result<Plan, StoreError> {
     let mut planner = Planner::new(state, scope, page, beyond);
     for seen in by_id(&page.observations) {
@@ -170,15 +170,15 @@ pub(super) fn page(state: &State, scope: ScopeNo, page: &Sweep, beyond: &Beyond)
 
 /// An observation with its hashes.
 #[derive(Clone, Copy)]
-struct Seen<'a> {
+struct HashedObservation<'a> {
     observation: &'a Observation,
-    /// The first bytes of its id, by which most are in order.
+    /// The first bytes of its id, which are enough to order most.
     first_bytes: u128,
     document: u64,
     fingerprint: u64,
 }
 
-impl<'a> Seen<'a> {
+impl<'a> HashedObservation<'a> {
     fn of(observation: &'a Observation) -> Self {
         let mut bytes = [0; 16];
         let length = observation.id.len().min(16);
@@ -189,15 +189,16 @@ impl<'a> Seen<'a> {
     }
 }
 
-/// In the order of the ids. A page boundary can show one resource twice; the later page is the later look.
-fn by_id(observations: &[Observation]) -> Vec<Seen<'_>> {
-    // All that is far away in memory is read here, in the order in which it lies there.
-    let mut seen: Vec<(usize, Seen<'_>)> = observations.iter().map(Seen::of).enumerate().collect();
+/// In the order of the ids. Two pages can show the same resource; the later page counts.
+fn by_id(observations: &[Observation]) -> Vec<HashedObservation<'_>> {
+    // All distant memory is read here, in the order in which it is stored.
+    let mut seen: Vec<(usize, HashedObservation<'_>)> =
+        observations.iter().map(HashedObservation::of).enumerate().collect();
     seen.sort_unstable_by(|(i, a), (j, b)| {
         let by_all = || a.observation.id.cmp(&b.observation.id).then(i.cmp(j));
         a.first_bytes.cmp(&b.first_bytes).then_with(by_all)
     });
-    let mut last: Vec<Seen<'_>> = Vec::with_capacity(seen.len());
+    let mut last: Vec<HashedObservation<'_>> = Vec::with_capacity(seen.len());
     for (_, seen) in seen {
         match last.last_mut() {
             Some(before) if before.observation.id == seen.observation.id => *before = seen,
@@ -221,7 +222,7 @@ impl<'a> Planner<'a> {
         }
     }
 
-    fn shown(&mut self, seen: &Seen<'_>, life: Option<&Living<'_>>) -> Result<(), StoreError> {
+    fn shown(&mut self, seen: &HashedObservation<'_>, life: Option<&Living<'_>>) -> Result<(), StoreError> {
         if let Some(life) = life {
             self.seen(life, seen);
         } else {
@@ -247,30 +248,30 @@ impl<'a> Planner<'a> {
             || observation.birth == known
     }
 
-    /// Whether a life that is seen again is the one that was known. A new shape may read its birth elsewhere, and that
-    /// is our doing.
-    fn goes_on(&self, head: &Head, observation: &Observation) -> bool {
+    /// Whether a resource that is seen again is the same life. A new shape may read its birth from another field,
+    /// and that is our change.
+    fn is_continuation(&self, head: &Head, observation: &Observation) -> bool {
         head.shape != self.sweep.shape || self.is_same_life(head.birth, observation)
     }
 
-    /// What does not live: it is new, or comes back.
-    fn new_or_back(&mut self, seen: &Seen<'_>, ended: Option<Ended>) {
+    /// An id that is not live: the resource is new, or is back.
+    fn new_or_back(&mut self, seen: &HashedObservation<'_>, ended: Option<Ended>) {
         let observation = seen.observation;
-        // What is first seen in an end state has no life to tell of, and an end ends once.
+        // A resource that is first seen in an end state gets no life, and a life ends once.
         if observation.end_state.is_some() {
             return;
         }
         let version = self.first_version(seen);
         let Some(ended) = ended else {
             let baseline = self.baseline;
-            // What was there before anybody looked was seen to move by nobody.
+            // Baseline existed before the first sweep: its move was not observed.
             let moved_from = if baseline { None } else { self.elsewhere(&observation.id) };
             self.push(observation, Before::Nothing, Action::Appear { baseline, moved_from, version });
             return;
         };
         let tombstone = &ended.tombstone;
         let action = if self.is_same_life(tombstone.life.birth, observation) {
-            // A tag call that failed says nothing: what was known goes on.
+            // A failed tag call has no result: the known tags stay.
             let tags = match &observation.tags {
                 Tags::Unknown => self.state.tags(tombstone.tags),
                 tags => tags.clone(),
@@ -284,24 +285,24 @@ impl<'a> Planner<'a> {
         self.push(observation, Before::Ended(Box::new(ended)), action);
     }
 
-    fn first_version(&self, seen: &Seen<'_>) -> NewVersion {
+    fn first_version(&self, seen: &HashedObservation<'_>) -> NewVersion {
         let observation = seen.observation;
         NewVersion {
             fingerprint: seen.fingerprint,
             tags: Some(observation.tags.clone()),
             birth: observation.birth,
-            // The first document that is read takes the place of none, and nothing has changed by that.
+            // The first document replaces none, and that is no change.
             shape: Some(if observation.attributes.is_unknown() { UNREAD_SHAPE } else { self.sweep.shape }),
             attributes: observation.attributes.clone(),
             document: Vec::new(),
         }
     }
 
-    /// A life that is seen again.
-    fn seen(&mut self, life: &Living<'_>, seen: &Seen<'_>) {
+    /// A live resource that is seen again.
+    fn seen(&mut self, life: &Living<'_>, seen: &HashedObservation<'_>) {
         let (rid, head, observation) = (life.rid, life.head, seen.observation);
         let suspect = self.state.suspects.get(&rid);
-        let same_life = self.goes_on(&head, observation);
+        let same_life = self.is_continuation(&head, observation);
         let same_shape = head.shape == self.sweep.shape;
         let is_as_before = same_life && same_shape && head.fingerprint == seen.fingerprint;
         if is_as_before && suspect.is_none() && observation.end_state.is_none() {
@@ -327,11 +328,11 @@ impl<'a> Planner<'a> {
         if suspect.is_some() {
             self.push(observation, Before::Life(rid), Action::Clear);
         }
-        // It is there, and that is all that is known: what was read of it last goes on.
+        // It exists, and nothing else is known: what was last read of it stays.
         if observation.attributes.is_unknown() {
             return;
         }
-        // A tag call that failed says nothing: what was known goes on.
+        // A failed tag call has no result: the known tags stay.
         let is_unknown = observation.tags == Tags::Unknown;
         let same_tags = is_unknown || self.state.is_same_tags(head.tags, &observation.tags);
         let fingerprint =
@@ -347,7 +348,7 @@ impl<'a> Planner<'a> {
             attributes: observation.attributes.clone(),
             document: Vec::new(),
         };
-        // A new shape changes the document for everybody at once; that is our doing, not the cloud's.
+        // A new shape changes every document at once; that is our change, not the cloud's.
         let is_ours = !same_shape && same_tags;
         let action = if is_ours { Action::Rebase { version } } else { Action::Change { version } };
         self.push(observation, Before::Life(rid), action);
@@ -365,7 +366,7 @@ impl<'a> Planner<'a> {
         });
 
         let counts = match sweep.confirmation {
-            // Two listings that are both behind agree as well: they must lie apart.
+            // Two listings that are both out of date agree as well: they must lie apart.
             Confirmation::Sweeps { apart, .. } => {
                 suspect.misses == 0 || sweep.started >= suspect.first_missed.plus(apart * suspect.misses)
             }
@@ -378,7 +379,7 @@ impl<'a> Planner<'a> {
             suspect.misses += 1;
             let needed = match sweep.confirmation {
                 Confirmation::Sweeps { needed, .. } => needed,
-                Confirmation::ReadById if is_young(&head, sweep.ended) => YOUNG_LOOKS,
+                Confirmation::ReadById if is_young(&head, sweep.ended) => YOUNG_MIN_SWEEPS,
                 Confirmation::ReadById => 1,
             };
             if suspect.misses >= needed {
@@ -402,7 +403,7 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Nothing is dated more precisely than our clock and the cloud's agree.
+    /// An end is not dated more precisely than our clock and the cloud's agree.
     fn end(&self, cause: EndCause, last_seen: Timestamp, first_missed: Timestamp) -> Action {
         let skew = Duration::from_millis(self.sweep.skew_millis.unsigned_abs());
         match self.sweep.skew_millis {
@@ -412,12 +413,13 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// The life in another account or region that goes on under an id that is never reused, nor listed in several.
+    /// The live resource in another account or region with this id, if ids are never reused and only one account
+    /// lists each.
     fn elsewhere(&self, id: &str) -> Option<Rid> {
         if self.sweep.ids == IdReuse::Unique { (self.beyond.elsewhere)(id) } else { None }
     }
 
-    /// Where a life that ends goes on: only what appeared elsewhere after it can be it.
+    /// Where a life that ends continues: only a life that appeared elsewhere after it qualifies.
     fn moved_to(&self, id: &str, head: &Head) -> Option<ResourceKey> {
         let other = self.elsewhere(id)?;
         let there = self.state.head(other);
@@ -438,13 +440,13 @@ impl<'a> Planner<'a> {
     }
 }
 
-/// By its birth field, else by when it was first seen.
+/// By its birth, otherwise by when it was first seen.
 fn is_young(head: &Head, now: Timestamp) -> bool {
-    now.since(head.birth.unwrap_or(head.first_seen)) < YOUNG
+    now.since(head.birth.unwrap_or(head.first_seen)) < YOUNG_MAX_AGE
 }
 
-/// Of a document, by its hash, and the tags that go with it. 64 bits: two versions of one resource that
-/// follow each other are taken for one at 2^-64.
+/// Of a document, given by its hash, and its tags. 64 bits: two consecutive versions of one resource collide with
+/// a probability of 2^-64.
 fn fingerprint(document: u64, tags: &Tags) -> u64 {
     let tags = match tags {
         Tags::Unknown => 0,

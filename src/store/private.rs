@@ -1,4 +1,4 @@
-//! Files that hold an inventory: nobody but their owner reads them, and they are there only once they are whole.
+//! Files that hold an inventory: only their owner can read them, and they exist only once they are complete.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
-/// The end of the names of those that are not whole.
+/// Suffix of the names of unfinished files.
 const UNFINISHED: &str = ".part";
 
-/// One that is being written, beside where it will be and under a name that nobody foresees. Dropped, it is gone.
+/// A file that is being written, beside its final path and under an unpredictable name. Dropping it removes it.
 #[derive(Debug)]
 pub struct PrivateFile {
     file: NamedTempFile,
@@ -25,14 +25,14 @@ impl PrivateFile {
     pub fn begin(path: &Path) -> io::Result<Self> {
         let mut prefix = path.file_name().unwrap_or_default().to_owned();
         prefix.push(".");
-        // What a process that was killed left of the same: a store's would fill the volume. Where that can't be told it
+        // What a killed process left of the same file: that of a store would fill the volume. If this fails, it
         // stays.
         drop(clear_unfinished(folder(path), &prefix.to_string_lossy()));
         let file = tempfile::Builder::new().prefix(&prefix).suffix(UNFINISHED).tempfile_in(folder(path))?;
         Ok(Self { file, path: path.to_owned() })
     }
 
-    /// Where it is until it is finished.
+    /// Its path until it is finished.
     pub fn unfinished(&self) -> &Path {
         self.file.path()
     }
@@ -48,7 +48,7 @@ impl PrivateFile {
         File::open(folder(&self.path))?.sync_all()
     }
 
-    /// The same, in place of what has the name.
+    /// As [`PrivateFile::finish`], but replaces what has the name.
     pub(super) fn replace(self) -> io::Result<()> {
         self.file.as_file().sync_all()?;
         self.file.persist(&self.path).map_err(|error| error.error)?;
@@ -56,7 +56,7 @@ impl PrivateFile {
     }
 }
 
-/// Removes what a process that was killed left unfinished in a folder, of files whose names begin so.
+/// Removes files that killed processes left unfinished in a folder, if their names begin with `prefix`.
 pub fn clear_unfinished(folder: &Path, prefix: &str) -> io::Result<()> {
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
@@ -69,7 +69,7 @@ pub fn clear_unfinished(folder: &Path, prefix: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes an empty one where there is none.
+/// Creates an empty file if there is none.
 pub(super) fn create(path: &Path) -> io::Result<()> {
     match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),

@@ -1,6 +1,6 @@
-//! The tables of the file beside [`super::log`], and the records in them: store.md's layout. Integer keys are fixed-width big-endian in redb, so ranges scan in order. Records
-//! are postcard; each carries a checksum that every read verifies, because redb does not verify its own
-//! on plain reads.
+//! The tables of the file besides [`super::log`], and their records: the layout of store.md. Integer keys are
+//! fixed-width big-endian in redb, so ranges scan in order. Records are postcard. Each has a checksum that every
+//! read verifies, because redb does not verify its own on plain reads.
 
 use std::sync::Arc;
 
@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use super::StoreError;
 use crate::inventory::{Outcome, Timestamp};
 
-/// 0 was before the first release. Each version from 1 on has a file in tests/stores that must open for ever.
+/// Version 0 was before the first release. Each version from 1 on has a file in tests/stores that must open for
+/// ever.
 pub(super) const SCHEMA: u32 = 1;
 
 /// number -> (resource type, zstd dictionary)
@@ -23,33 +24,33 @@ pub(super) const RUN: TableDefinition<(u32, i64), &[u8]> = TableDefinition::new(
 pub(super) const SUSPECT: TableDefinition<u32, &[u8]> = TableDefinition::new("suspect");
 /// number -> interned tag set
 pub(super) const SYM: TableDefinition<u32, &[u8]> = TableDefinition::new("sym");
-/// (viewer, scope number, from rev) -> [`CoverRow`]
-pub(super) const COVER: TableDefinition<(&str, u32, u64), &[u8]> = TableDefinition::new("cover");
-/// scope number -> [`LookRow`]: looks of which only some pages are recorded
-pub(super) const LOOK: TableDefinition<u32, &[u8]> = TableDefinition::new("look");
+/// (subscriber, scope number, from revision) -> [`VisibilityRow`]
+pub(super) const VISIBILITY: TableDefinition<(&str, u32, u64), &[u8]> = TableDefinition::new("cover");
+/// scope number -> [`OpenSweepRow`]: sweeps of which only some pages are recorded
+pub(super) const OPEN_SWEEP: TableDefinition<u32, &[u8]> = TableDefinition::new("look");
 /// revision -> [`KeptRow`]: the last revision of each day that is thinned
 pub(super) const KEPT: TableDefinition<u64, &[u8]> = TableDefinition::new("kept");
-/// (viewer, name) -> bytes
+/// (subscriber, name) -> bytes
 pub(super) const NOTE: TableDefinition<(&str, &str), &[u8]> = TableDefinition::new("note");
 /// name -> bytes: schema, id of the store, the revisions that restores skipped
 pub(super) const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 
-/// The longest id, tag set and document that are taken. AWS ids and ARNs end at 2,048 characters, 50
-/// tags of 128 + 256 characters at 77 KB; no described object comes near a megabyte.
-pub(super) const MAX_ID_BYTES: usize = 4096;
-pub(super) const MAX_DOCUMENT_BYTES: usize = 4 << 20;
+/// The maximum lengths of ids and documents. AWS ids and ARNs have at most 2,048 characters, 50 tags of 128 + 256
+/// characters at most 77 KB; no described object comes near a megabyte.
+pub(super) const ID_MAX_BYTES: usize = 4096;
+pub(super) const DOCUMENT_MAX_BYTES: usize = 4 << 20;
 
 pub type Rid = u32;
 pub type ScopeNo = u32;
 
 #[derive(Clone, Debug)]
-pub(super) struct RevRow {
+pub(super) struct RevisionRow {
     pub time: Timestamp,
     pub scope: ScopeNo,
     pub entries: u32,
 }
 
-/// Tags as the log holds them: sets are interned.
+/// Tags as the log stores them: sets are interned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct TagsRef(u32);
 
@@ -61,18 +62,18 @@ impl TagsRef {
         Self(number + 2)
     }
 
-    /// From 0 on, over all of them.
+    /// Index from 0 on, over all references.
     pub fn index(self) -> usize {
         self.0 as usize
     }
 
-    /// The number of the set, if it is one.
+    /// The number of the set, if it is a set.
     pub fn number(self) -> Option<u32> {
         self.0.checked_sub(2)
     }
 }
 
-/// What a version of a resource is besides its document: what is other than in the one before.
+/// A version of a resource without its document. Optional fields are `None` if they are as in the version before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Version {
     /// [`super::plan::fingerprint`] as bytes: a varint of it would be longer.
@@ -82,20 +83,20 @@ pub(super) struct Version {
     pub shape: Option<u16>,
 }
 
-/// One entry of the log. `prev` is the revision of the resource's entry before this one, 0 for none;
-/// `milestone` stands on milestones, and is the revision of the one before. Entries about the scope
-/// itself carry `NO_RID`.
+/// One entry of the log. `prev` is the revision of the resource's entry before this one, 0 for none. `milestone`
+/// is set on milestones only: it is the revision of the milestone before. Entries about the scope itself have
+/// `NO_RID`.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub rid: Rid,
     pub prev: u64,
     pub milestone: Option<u64>,
     pub kind: EntryKind,
-    /// Its document is kept. Of what was thinned, milestones stay without.
+    /// Its document is kept. Retention drops the documents of milestones and keeps the milestones.
     pub has_document: bool,
 }
 
-/// Before all others, which begin at 1.
+/// Sorts before all row numbers, which begin at 1.
 pub(super) const NO_RID: Rid = 0;
 
 #[derive(Clone, Debug)]
@@ -107,7 +108,7 @@ pub(super) enum EntryKind {
     Changed {
         version: Version,
     },
-    /// First sight under a new shape: stored, in no difference, history or finding.
+    /// First seen under a new shape: stored, but in no difference, history or finding.
     Rebased {
         version: Version,
     },
@@ -123,16 +124,16 @@ pub(super) enum EntryKind {
         held: bool,
     },
     Cleared,
-    /// By a look that began then.
+    /// `started` is when the sweep that opened it began.
     ScopeOpened {
         started: Timestamp,
     },
     ScopeClosed,
-    CoverGained {
-        viewer: Arc<str>,
+    VisibilityGained {
+        subscriber: Arc<str>,
     },
-    CoverLost {
-        viewer: Arc<str>,
+    VisibilityLost {
+        subscriber: Arc<str>,
     },
 }
 
@@ -167,26 +168,26 @@ impl EntryKind {
     }
 }
 
-/// A moment that is kept where others were thinned away: the end of a day (UTC).
+/// A moment that is kept where others were thinned: the end of a day (UTC).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct KeptRow {
     pub time: Timestamp,
-    /// Until then nothing more happened, or the day was over.
+    /// The end of the day. Nothing more happened until then.
     pub until: Timestamp,
     /// Everything since the kept moment before it has been thinned.
     pub is_thinned: bool,
 }
 
-/// A look that was too large for one commit, until its last is there. One that is found when the file is
-/// opened was cut off.
+/// A sweep that is too large for one commit, until its last commit. A row that is found when the file is opened is
+/// of a sweep that was cut off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct LookRow {
+pub(super) struct OpenSweepRow {
     pub started: Timestamp,
     pub ended: Timestamp,
     pub cadence_seconds: Option<u64>,
 }
 
-/// A run-length of sweeps of one scope that ended alike: not a row per sweep.
+/// A run of sweeps of one scope with the same outcome, instead of one row per sweep.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Run {
     pub first_started: Timestamp,
@@ -194,20 +195,20 @@ pub(super) struct Run {
     pub last_started: Timestamp,
     pub last_ended: Timestamp,
     pub sweeps: u64,
-    /// Between the ends of two sweeps that follow each other.
+    /// The longest time between the ends of two consecutive sweeps.
     pub longest_gap_millis: u64,
     pub cadence_seconds: Option<u64>,
     pub outcome: Outcome,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct CoverRow {
-    /// The revision from which it no longer covers.
+pub(super) struct VisibilityRow {
+    /// The revision from which the scope is no longer visible.
     pub to: Option<u64>,
     pub proven: Timestamp,
 }
 
-/// Behind a checksum, which [`unsealed`] verifies.
+/// Prefixes a checksum, which [`unsealed`] verifies.
 pub(super) fn sealed(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut out = vec![0; 4];
     write(&mut out);

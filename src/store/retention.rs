@@ -1,17 +1,17 @@
-//! Retention: what of the past is kept, and how the rest leaves the file.
+//! Retention: which revisions are kept, and how the others are removed from the file.
 //!
 //! ```text
 //!  <- horizon ->|<- the last revision of each day (UTC) ->|<- detail: every revision -> now
 //! ```
 //!
-//! Milestones, the newest version of each life and the last one before each end are kept everywhere.
-//! A moment that is kept answers as it did before; what lies between two of them is thinned away, and
-//! asking for it names the nearest kept ones.
+//! Milestones, the newest version of each life and the last one before each end are always kept. A kept moment
+//! gives the same answers as before. Revisions between two kept moments are thinned, and a request for one gets an
+//! error that names the nearest kept moments.
 //!
-//! First the moments that are given up are given up, durably; then the pages of the log are written
-//! anew, from the newest down, a slice a commit. An entry is rewritten to point past those that will go
-//! before they go, so the file is whole after each slice, and one that was cut off begins again and
-//! finds the same.
+//! First the moments to drop are removed from the kept ones, durably. Then the pages of the log are rewritten,
+//! from the newest down, one slice per commit. An entry is rewritten to point past dropped entries before those
+//! are removed, so the file is consistent after each slice. A run that was cut off starts again and gets the same
+//! result.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -29,23 +29,23 @@ use super::record::{
 use super::state::State;
 use super::writer::{Queue, Request};
 use super::{Published, Shared, StoreError, mutants};
-use crate::inventory::{KeptMoment, Moment, Revision, Timestamp};
+use crate::inventory::{Moment, RetainedMoment, Revision, Timestamp};
 
-/// Pages of the log that one commit writes anew: a few milliseconds, which is what other commits wait.
-const STRETCH_BYTES: usize = if cfg!(test) { 1 << 12 } else { 128 << 10 };
+/// Bytes of log pages that one commit rewrites: a few milliseconds, for which other commits wait.
+const COMMIT_LOG_MAX_BYTES: usize = if cfg!(test) { 1 << 12 } else { 128 << 10 };
 /// Rows of the ledger that one commit drops.
-const RUNS_AT_ONCE: usize = 4_096;
-/// What lies below the horizon is written anew when it has grown by this part of it: to do so each day would
-/// write all of it each day.
-const HORIZON_STEPS: u32 = 16;
+const COMMIT_LEDGER_MAX_ROWS: usize = 4_096;
+/// The log below the horizon is rewritten when it has grown by this fraction of the horizon. Doing so every day
+/// would rewrite all of it every day.
+const HORIZON_FRACTION_DENOMINATOR: u32 = 16;
 const DAY: Duration = Duration::from_hours(24);
 
 /// How much of the past is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
-    /// So long every revision is kept.
+    /// How long every revision is kept.
     pub detail: Duration,
-    /// So long the last revision of each day.
+    /// How long the last revision of each day is kept.
     pub horizon: Duration,
 }
 
@@ -55,7 +55,7 @@ impl Default for Retention {
     }
 }
 
-/// What a run of retention freed.
+/// The result of a run of retention.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RetentionReport {
@@ -69,17 +69,17 @@ pub struct RetentionReport {
     /// Of the ledger.
     pub runs_dropped: u64,
     pub checkpoints_dropped: u64,
-    /// By how much the log got smaller; the file keeps the room and uses it again.
+    /// By how much the log got smaller; the file keeps the space and reuses it.
     pub bytes_freed: u64,
 }
 
-/// Revisions that a restore skipped: nothing was ever answered under them.
+/// Revisions that a restore skipped: no data was ever returned for them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Gap {
-    /// The newest of the backup, and its time.
+    /// The newest revision of the backup, and its time.
     pub last: u64,
     pub time: Timestamp,
-    /// The same state, from where the restored store goes on.
+    /// The same state, from which the restored store continues.
     pub next: u64,
 }
 
@@ -90,7 +90,7 @@ pub(super) fn gaps(meta: &impl ReadableTable<&'static str, &'static [u8]>) -> Re
     }
 }
 
-/// Which revisions answer.
+/// Which revisions can be read.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Kept {
     /// The moments that are kept below the detail floor.
@@ -112,7 +112,7 @@ impl Kept {
         Ok(Self { rows, gaps: gaps(&txn.open_table(META)?)? })
     }
 
-    /// Above it every revision is kept.
+    /// The detail floor: above it every revision is kept.
     pub fn floor(&self) -> Revision {
         Revision(self.rows.keys().next_back().copied().unwrap_or_default())
     }
@@ -122,28 +122,28 @@ impl Kept {
         is_detail || revision == Revision::ZERO || self.rows.contains_key(&revision.0)
     }
 
-    /// The gap that a revision lies in.
+    /// The gap that contains a revision.
     fn gap(&self, revision: u64) -> Option<&Gap> {
         self.gaps.iter().find(|gap| gap.last < revision && revision < gap.next)
     }
 
-    /// The newest revision that the log may hold, at or before one.
+    /// The newest revision at or before this one that the log may hold.
     pub fn logged(&self, revision: u64) -> u64 {
         let newest_first = self.gaps.iter().rev();
         newest_first.fold(revision, |at, gap| if gap.last < at && at <= gap.next { gap.last } else { at })
     }
 
-    /// A revision that answers, at or before one: not one that a restore skipped.
+    /// The newest revision at or before this one that can be read: not one that a restore skipped.
     pub fn real(&self, revision: u64) -> u64 {
         self.gap(revision).map_or(revision, |gap| gap.last)
     }
 
-    /// The first revision after one that the log may hold.
+    /// The first revision after this one that the log may hold.
     pub fn after(&self, revision: u64) -> u64 {
         self.gaps.iter().fold(revision, |at, gap| if at == gap.last { gap.next } else { at }) + 1
     }
 
-    /// Where a restored store goes on, though nothing happened in it yet.
+    /// The newest revision: where a restored store continues, even if nothing was recorded in it yet.
     pub fn newest(&self, folded: Revision) -> Revision {
         Revision(self.gaps.last().map_or(folded.0, |gap| gap.next.max(folded.0)))
     }
@@ -152,56 +152,56 @@ impl Kept {
         self.rows.iter().map(|(revision, row)| (*revision, row))
     }
 
-    /// The kept revision that answers for a time before the end of the floor's day; the error names the
+    /// The kept revision for a time before the end of the floor's day; `None` for later times. The error names the
     /// nearest ones.
-    pub fn at(&self, asked: Timestamp) -> Result<Option<Revision>, StoreError> {
-        let before = self.rows.iter().rev().find(|(_, row)| row.time <= asked);
+    pub fn at(&self, requested: Timestamp) -> Result<Option<Revision>, StoreError> {
+        let before = self.rows.iter().rev().find(|(_, row)| row.time <= requested);
         match before {
-            Some((revision, row)) if asked < row.until => Ok(Some(Revision(*revision))),
+            Some((revision, row)) if requested < row.until => Ok(Some(Revision(*revision))),
             // Above the floor's day everything is kept.
             Some((revision, _)) if *revision == self.floor().0 => Ok(None),
             None if self.rows.is_empty() => Ok(None),
-            _ => Err(self.not_kept(Moment::Time(asked), |_, row| row.time <= asked)),
+            _ => Err(self.not_kept(Moment::Time(requested), |_, row| row.time <= requested)),
         }
     }
 
-    pub fn check(&self, asked: Revision) -> Result<(), StoreError> {
-        if self.is_kept(asked) {
+    pub fn check(&self, requested: Revision) -> Result<(), StoreError> {
+        if self.is_kept(requested) {
             return Ok(());
         }
-        if let Some(gap) = self.gap(asked.0).filter(|gap| gap.last >= self.floor().0) {
+        if let Some(gap) = self.gap(requested.0).filter(|gap| gap.last >= self.floor().0) {
             let [before, after] =
-                [gap.last, gap.next].map(|r| Some(KeptMoment { revision: Revision(r), time: gap.time }));
-            return Err(StoreError::NotKept { asked: Moment::Revision(asked), before, after });
+                [gap.last, gap.next].map(|r| Some(RetainedMoment { revision: Revision(r), time: gap.time }));
+            return Err(StoreError::NotKept { requested: Moment::Revision(requested), before, after });
         }
-        Err(self.not_kept(Moment::Revision(asked), |revision, _| revision <= asked.0))
+        Err(self.not_kept(Moment::Revision(requested), |revision, _| revision <= requested.0))
     }
 
-    fn not_kept(&self, asked: Moment, is_before: impl Fn(u64, &KeptRow) -> bool) -> StoreError {
+    fn not_kept(&self, requested: Moment, is_before: impl Fn(u64, &KeptRow) -> bool) -> StoreError {
         let named =
-            |(revision, row): (&u64, &KeptRow)| KeptMoment { revision: Revision(*revision), time: row.time };
+            |(revision, row): (&u64, &KeptRow)| RetainedMoment { revision: Revision(*revision), time: row.time };
         let before = self.rows.iter().rev().find(|(revision, row)| is_before(**revision, row)).map(named);
         let after = self.rows.iter().find(|(revision, row)| !is_before(**revision, row)).map(named);
-        StoreError::NotKept { asked, before, after }
+        StoreError::NotKept { requested, before, after }
     }
 
-    /// Raw changes are told only from the floor on.
+    /// Single changes are available only from the floor on.
     pub fn check_raw(&self, from: Revision) -> Result<(), StoreError> {
         let floor = self.floor();
         if let Some(gap) = self.gap(from.0) {
-            let floor = KeptMoment { revision: Revision(gap.next), time: gap.time };
-            return Err(StoreError::Compacted { asked: from, floor });
+            let floor = RetainedMoment { revision: Revision(gap.next), time: gap.time };
+            return Err(StoreError::Compacted { requested: from, floor });
         }
         match self.rows.get(&floor.0) {
             Some(row) if from < floor => {
-                let floor = KeptMoment { revision: floor, time: row.time };
-                Err(StoreError::Compacted { asked: from, floor })
+                let floor = RetainedMoment { revision: floor, time: row.time };
+                Err(StoreError::Compacted { requested: from, floor })
             }
             _ => Ok(()),
         }
     }
 
-    /// The range above the kept moment before this one, and when that range began.
+    /// The kept moment before this one, and when the range above it began.
     fn range_of(&self, revision: u64) -> (u64, Timestamp) {
         let before = self.rows.range(..revision).next_back();
         before.map_or((0, Timestamp::MIN), |(before, row)| (*before, row.until))
@@ -232,9 +232,9 @@ impl Kept {
 enum Moments {
     #[default]
     AsBefore,
-    /// Below this revision only kept moments answer.
+    /// Below this revision only kept moments can be read.
     Floor(u64, KeptRow),
-    /// The kept moments below it are given up.
+    /// The kept moments below it are dropped.
     Horizon(u64),
     Thinned(u64),
 }
@@ -254,7 +254,7 @@ impl Step {
         self.new_pages.bytes()
     }
 
-    /// `kept` is what is kept from then on.
+    /// `kept` is the result of the step.
     pub fn write(self, txn: &WriteTransaction, kept: &Kept) -> Result<(), StoreError> {
         let mut pages = txn.open_table(LOG)?;
         for key in self.old_pages {
@@ -283,11 +283,11 @@ impl Step {
     }
 }
 
-/// Which entries of a range stay, told from the newest down.
-struct Verdicts {
-    /// By row number: what is there already of what comes later.
+/// Which entries of a range stay, decided from the newest down.
+struct RetentionDecisions {
+    /// By row number: what was found in later entries.
     found: Vec<u8>,
-    /// Full documents that kept differences rest on.
+    /// Full documents that kept differences are based on.
     bases: HashSet<(Rid, u64)>,
 }
 
@@ -295,7 +295,7 @@ const ENTRY: u8 = 1;
 const VERSION: u8 = 2;
 const CHANGE: u8 = 4;
 
-/// What stays of an entry.
+/// How much of an entry stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     Gone,
@@ -303,12 +303,12 @@ enum Verdict {
     Whole,
 }
 
-impl Verdicts {
+impl RetentionDecisions {
     fn new(state: &State) -> Self {
         Self { found: vec![0; state.next_rid as usize], bases: HashSet::new() }
     }
 
-    fn look(&self, revision: u64, entry: &Entry) -> Verdict {
+    fn verdict_of(&self, revision: u64, entry: &Entry) -> Verdict {
         let found = self.found.get(entry.rid as usize).copied().unwrap_or_default();
         if entry.rid == NO_RID {
             return Verdict::Whole;
@@ -328,7 +328,7 @@ impl Verdicts {
     }
 
     fn decide(&mut self, revision: u64, entry: &Entry, document: &[u8]) -> Result<Verdict, StoreError> {
-        let verdict = self.look(revision, entry);
+        let verdict = self.verdict_of(revision, entry);
         if verdict == Verdict::Gone || entry.rid == NO_RID {
             return Ok(verdict);
         }
@@ -353,20 +353,20 @@ impl Verdicts {
     }
 }
 
-/// Writes a range of the log anew.
-struct Thinning<'a> {
+/// Rewrites a range of the log.
+struct LogCompaction<'a> {
     log: &'a redb::ReadOnlyTable<(u64, Rid), &'static [u8]>,
-    /// Above this revision.
+    /// Revisions above this one.
     above: u64,
     until: u64,
-    verdicts: Verdicts,
+    verdicts: RetentionDecisions,
     report: RetentionReport,
 }
 
-impl Thinning<'_> {
-    /// The stretch as it is to be; none where it is so already.
+impl LogCompaction<'_> {
+    /// The rewritten stretch; `None` if nothing changes.
     fn rewrite(&mut self, stretch: Stretch) -> Result<Option<Step>, StoreError> {
-        let mut kept: Vec<(u64, super::record::RevRow, Vec<Logged>)> = Vec::new();
+        let mut kept: Vec<(u64, super::record::RevisionRow, Vec<Logged>)> = Vec::new();
         let mut has_changed = false;
         for mut slice in stretch.slices.into_iter().rev() {
             if slice.revision > self.above && slice.revision <= self.until {
@@ -379,9 +379,9 @@ impl Thinning<'_> {
                             self.report.documents_dropped += u64::from(logged.entry.has_document);
                         }
                         verdict => {
-                            let (mended, is_other) = self.mended(slice.revision, logged, verdict)?;
+                            let (relinked, is_other) = self.relinked(slice.revision, logged, verdict)?;
                             has_changed |= is_other;
-                            entries.push(mended);
+                            entries.push(relinked);
                         }
                     }
                 }
@@ -406,8 +406,8 @@ impl Thinning<'_> {
         Ok(Some(Step { old_pages: stretch.keys, new_pages: pages, ..Step::default() }))
     }
 
-    /// An entry that stays, pointing past those that go; with whether anything of it is another.
-    fn mended(
+    /// An entry that stays, pointing past dropped entries, and whether it has changed.
+    fn relinked(
         &mut self,
         revision: u64,
         mut logged: Logged,
@@ -421,33 +421,33 @@ impl Thinning<'_> {
             is_other = true;
         }
         let rid = logged.entry.rid;
-        // What is said of versions that go is said by the next that stays.
-        let mut told = Version { fingerprint: [0; 8], tags: None, birth: None, shape: None };
+        // The next version that stays takes over the fields of dropped versions.
+        let mut reported = Version { fingerprint: [0; 8], tags: None, birth: None, shape: None };
         while rid != NO_RID && logged.entry.prev > self.above {
             let previous = logged.entry.prev;
             if previous >= revision {
                 return Err(StoreError::Damaged { table: "log" });
             }
             let step = log::step(self.log, previous, rid)?;
-            if step.entries.iter().any(|l| self.verdicts.look(previous, &l.entry) != Verdict::Gone) {
+            if step.entries.iter().any(|l| self.verdicts.verdict_of(previous, &l.entry) != Verdict::Gone) {
                 break;
             }
             for version in step.entries.iter().rev().filter_map(|l| l.entry.kind.version()) {
-                told.birth = told.birth.or(version.birth);
-                told.shape = told.shape.or(version.shape);
+                reported.birth = reported.birth.or(version.birth);
+                reported.shape = reported.shape.or(version.shape);
             }
             logged.entry.prev = step.entries.first().ok_or(StoreError::Damaged { table: "log" })?.entry.prev;
             is_other = true;
         }
         if let Some(version) = logged.entry.kind.version_mut() {
-            version.birth = version.birth.or(told.birth);
-            version.shape = version.shape.or(told.shape);
+            version.birth = version.birth.or(reported.birth);
+            version.shape = version.shape.or(reported.shape);
         }
         Ok((logged, is_other))
     }
 }
 
-/// Brings the file to what is to be kept, on the caller's thread, in slices between which others commit.
+/// Applies the retention to the file, on the caller's thread, in slices between which other commits can run.
 pub(super) fn retain(
     shared: &Shared,
     queue: &Queue,
@@ -462,11 +462,11 @@ pub(super) fn retain(
             thin(&published, &kept, revision, queue, &mut report, &is_stopped)?;
         } else if let Some(moments) = next_horizon(&kept, shared.now(), retention) {
             let before = kept.rows.len();
-            ask(queue, Step { moments, ..Step::default() })?;
+            submit(queue, Step { moments, ..Step::default() })?;
             let dropped = before - shared.state().kept.rows.len();
             report.days_dropped += u32::try_from(dropped).unwrap_or(u32::MAX);
         } else if let Some(moments) = next_floor(&published, shared.now(), retention)? {
-            ask(queue, Step { moments, ..Step::default() })?;
+            submit(queue, Step { moments, ..Step::default() })?;
             report.days_thinned += 1;
         } else {
             break;
@@ -475,8 +475,8 @@ pub(super) fn retain(
     Ok(report)
 }
 
-fn ask(queue: &Queue, step: Step) -> Result<(), StoreError> {
-    queue.ask(Request::Retain(Box::new(step))).map(|_| ())
+fn submit(queue: &Queue, step: Step) -> Result<(), StoreError> {
+    queue.submit(Request::Retain(Box::new(step))).map(|_| ())
 }
 
 fn midnight_after(time: Timestamp) -> Timestamp {
@@ -509,7 +509,7 @@ fn next_horizon(kept: &Kept, now: Timestamp, retention: Retention) -> Option<Mom
     let passed = now.minus(retention.horizon.max(retention.detail));
     let (first, first_row) = kept.rows().next()?;
     let (last, last_row) = kept.rows().rev().find(|(_, row)| row.until <= passed)?;
-    let is_due = last_row.until.since(first_row.until) >= retention.horizon / HORIZON_STEPS;
+    let is_due = last_row.until.since(first_row.until) >= retention.horizon / HORIZON_FRACTION_DENOMINATOR;
     (last > first && is_due).then_some(Moments::Horizon(last))
 }
 
@@ -525,16 +525,21 @@ fn thin(
     let (above, since) = kept.range_of(until);
     let row = kept.rows[&until];
     let log = txn.open_table(LOG)?;
-    let mut thinning =
-        Thinning { log: &log, above, until, verdicts: Verdicts::new(state), report: std::mem::take(report) };
+    let mut thinning = LogCompaction {
+        log: &log,
+        above,
+        until,
+        verdicts: RetentionDecisions::new(state),
+        report: std::mem::take(report),
+    };
     let mut is_cut_off = false;
-    log::stretches_back(&log, above + 1..=until, STRETCH_BYTES, |stretch| {
+    log::stretches_back(&log, above + 1..=until, COMMIT_LOG_MAX_BYTES, |stretch| {
         is_cut_off |= is_stopped();
         if is_cut_off {
             return Ok(());
         }
         match thinning.rewrite(stretch)? {
-            Some(step) => ask(queue, step),
+            Some(step) => submit(queue, step),
             None => Ok(()),
         }
     })?;
@@ -542,21 +547,21 @@ fn thin(
     if is_cut_off {
         return Ok(());
     }
-    let runs = stale_runs(txn, state, since, row.time)?;
+    let runs = droppable_runs(txn, state, since, row.time)?;
     report.runs_dropped += runs.len() as u64;
-    for runs in runs.chunks(RUNS_AT_ONCE) {
-        ask(queue, Step { runs: runs.to_vec(), ..Step::default() })?;
+    for runs in runs.chunks(COMMIT_LEDGER_MAX_ROWS) {
+        submit(queue, Step { runs: runs.to_vec(), ..Step::default() })?;
     }
-    // The last one of a range is enough to begin from.
+    // The last checkpoint of a range is enough to begin from.
     let mut checkpoints = checkpoint::revisions(txn, above + 1..=until)?;
     checkpoints.pop();
     report.checkpoints_dropped += checkpoints.len() as u64;
-    ask(queue, Step { moments: Moments::Thinned(until), checkpoints, ..Step::default() })
+    submit(queue, Step { moments: Moments::Thinned(until), checkpoints, ..Step::default() })
 }
 
-/// Runs that began in a thinned range and that no kept moment asks for: neither the last nor the last
-/// complete one before its end.
-fn stale_runs(
+/// Runs that began in a thinned range and that no kept moment needs: neither the last nor the last complete one
+/// before its end.
+fn droppable_runs(
     txn: &ReadTransaction,
     state: &State,
     since: Timestamp,
@@ -570,7 +575,7 @@ fn stale_runs(
         for row in table.range((*number, since.as_millis())..=(*number, until.as_millis()))?.rev() {
             let (key, bytes) = row?;
             let run: Run = decode("run", bytes.value())?;
-            // One that goes on after the end is asked for at times after it.
+            // A run that continues after the end is needed for times after it.
             if run.last_ended < until && has_last && (has_complete || !run.outcome.is_complete()) {
                 stale.push(key.value());
             }

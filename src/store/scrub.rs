@@ -1,5 +1,5 @@
-//! Takes what should never have been kept out of a file, by writing another that takes its place: the pages that redb frees
-//! keep what they held.
+//! Removes content that must not be kept from a file, by writing another that replaces it: the pages that redb
+//! frees keep their content.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -12,28 +12,28 @@ use super::log::{LOG, Pages, Stretch};
 use super::record::{DICT, META, Rid, decode, encode};
 use super::state::State;
 use super::{
-    CACHE_BYTES, Open, PrivateFile, Store, StoreError, load, log, make_tables, named, open_db,
-    refuse_other_schemas, room_beside, unless_damaged,
+    Open, PAGE_CACHE_MAX_BYTES, PrivateFile, Store, StoreError, catch_damage, free_space_fn, load, log,
+    make_tables, named, open_db, refuse_other_schemas,
 };
 use crate::inventory::{ResourceType, Revision};
 
 /// Names the rules by which the file was cleaned last.
 const CLEANED_BY: &str = "cleaned by";
-/// Of the log that is held in memory at once.
-const STRETCH_BYTES: usize = 1 << 20;
+/// Bytes of the log that are held in memory at once.
+const COMMIT_MAX_BYTES: usize = 1 << 20;
 
-/// What is to be taken out of documents.
+/// What is removed from documents.
 pub struct Cleaning<'a> {
     /// Names these rules: a file that was cleaned by them is left as it is.
     pub rules: String,
-    /// Whether documents of a type may hold any of it.
+    /// Whether documents of a type may contain any of it.
     pub concerns: &'a dyn Fn(&ResourceType) -> bool,
     pub clean: &'a dyn Fn(&ResourceType, &mut Value),
 }
 
 impl Store {
-    /// Cleans the file at `path`, which nobody may have open, where that was not done by these rules. Returns how many
-    /// documents are other than before.
+    /// Cleans the file at `path`, which no process may have open, unless that was done by these rules. Returns the
+    /// number of changed documents.
     pub fn scrub(path: &Path, cleaning: &Cleaning<'_>) -> Result<u64, StoreError> {
         if !path.exists() || std::fs::metadata(path).is_ok_and(|file| file.len() == 0) {
             return Ok(0);
@@ -43,7 +43,7 @@ impl Store {
         let file = path.to_owned();
         let open: Open = Box::new(move |builder| builder.open(&file));
         let db = open_db(path, &open)?;
-        unless_damaged(move || {
+        catch_damage(move || {
             if is_clean(&db, cleaning)? {
                 return Ok(0);
             }
@@ -53,16 +53,17 @@ impl Store {
                 return mark(&db, cleaning).map(|()| 0);
             }
             let needed = std::fs::metadata(path).map_err(io)?.len();
-            let free = room_beside(path)().unwrap_or(u64::MAX);
+            let free = free_space_fn(path)().unwrap_or(u64::MAX);
             if free < needed {
                 return Err(StoreError::DiskFull { path: path.to_owned(), free, needed });
             }
             let unfinished = PrivateFile::begin(path).map_err(io)?;
-            let other = Database::builder().set_cache_size(CACHE_BYTES).create(unfinished.unfinished())?;
+            let other =
+                Database::builder().set_cache_size(PAGE_CACHE_MAX_BYTES).create(unfinished.unfinished())?;
             make_tables(&other)?;
             scrub.write(&other)?;
             mark(&other, cleaning)?;
-            // What can't be opened takes nothing's place.
+            // A file that can't be opened must not replace another.
             load(&other)?;
             let found = scrub.found;
             drop((scrub, other, db));
@@ -92,8 +93,8 @@ struct Scrub<'a> {
     state: State,
     /// Of the new file.
     dictionaries: Dictionaries,
-    /// Types of which something was found. All of their documents are written anew, for what they were compressed with
-    /// may hold it, too.
+    /// Types in which something was found. All of their documents are rewritten, because what they were compressed
+    /// with may contain it, too.
     types: BTreeSet<ResourceType>,
     samples: BTreeMap<ResourceType, Vec<Vec<u8>>>,
     found: u64,
@@ -131,9 +132,9 @@ impl<'a> Scrub<'a> {
     }
 
     fn find(&mut self) -> Result<(), StoreError> {
-        // Of its own: what is found is written down meanwhile.
+        // A separate handle, because `self` is changed meanwhile.
         let log = self.txn.open_table(LOG)?;
-        log::stretches_back(&log, 0..=u64::MAX, STRETCH_BYTES, |stretch| {
+        log::stretches_back(&log, 0..=u64::MAX, COMMIT_MAX_BYTES, |stretch| {
             for slice in stretch.slices {
                 if slice.entries.iter().all(|logged| logged.document.is_empty()) {
                     continue;
@@ -149,7 +150,7 @@ impl<'a> Scrub<'a> {
                         self.types.insert(kind.clone());
                     }
                     let samples = self.samples.entry(kind.clone()).or_default();
-                    if samples.len() < document::SAMPLES {
+                    if samples.len() < document::DICTIONARY_SAMPLES {
                         samples.push(text(&after));
                     }
                 }
@@ -161,10 +162,12 @@ impl<'a> Scrub<'a> {
     fn write(&mut self, other: &Database) -> Result<(), StoreError> {
         each_table!(table => copy(&self.txn, other, table)?);
         self.write_dictionaries(other)?;
-        log::stretches_back(&self.log, 0..=u64::MAX, STRETCH_BYTES, |stretch| self.write_stretch(stretch, other))
+        log::stretches_back(&self.log, 0..=u64::MAX, COMMIT_MAX_BYTES, |stretch| {
+            self.write_stretch(stretch, other)
+        })
     }
 
-    /// Under the numbers that they have.
+    /// The dictionaries keep their numbers.
     fn write_dictionaries(&mut self, other: &Database) -> Result<(), StoreError> {
         let mut anew = Dictionaries::default();
         let txn = other.begin_write()?;
@@ -221,7 +224,7 @@ fn text(document: &Value) -> Vec<u8> {
     serde_json::to_vec(document).expect("a document is JSON")
 }
 
-/// All but the log and the dictionaries, which are written anew.
+/// Copies a table, except the log and the dictionaries, which are rewritten.
 fn copy<K: redb::Key + 'static, V: redb::Value + 'static>(
     from: &ReadTransaction,
     to: &Database,
@@ -249,37 +252,37 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::inventory::{Moment, Observation, Snapshot, Viewer};
+    use crate::inventory::{Moment, Observation, Snapshot, Subscriber};
     use crate::store::system_clock;
     use crate::store::tests::{observation, sweep};
 
     const SECRET: &str = "correct-horse-battery-staple";
 
-    /// Looks that show so many, each time with another size and a secret.
-    fn record(path: &Path, looks: u64, things: usize) -> Vec<(Revision, Vec<Value>)> {
+    /// Sweeps that show this many resources, each time with another size and a secret.
+    fn record(path: &Path, rounds: u64, things: usize) -> Vec<(Revision, Vec<Value>)> {
         let now = std::sync::Arc::new(std::sync::atomic::AtomicI64::new(1_800_000_000_000));
         let ticking = now.clone();
         let clock = std::sync::Arc::new(move || {
             crate::inventory::Timestamp::from_millis(ticking.load(std::sync::atomic::Ordering::Relaxed))
         });
         let store = Store::open(path, clock).unwrap();
-        let mut told = Vec::new();
-        for look in 0..looks {
+        let mut reported = Vec::new();
+        for round in 0..rounds {
             now.fetch_add(300_000, std::sync::atomic::Ordering::Relaxed);
             let mut sweep = sweep(store.now().minus(Duration::from_secs(1)));
             let thing = |n: usize| {
-                let mut object = json!({"VolumeId": format!("vol-{n}"), "Size": look, "Long": "x".repeat(60)});
+                let mut object = json!({"VolumeId": format!("vol-{n}"), "Size": round, "Long": "x".repeat(60)});
                 if n.is_multiple_of(2) {
                     object["Inner"] = json!([{"Password": format!("{SECRET}-{n}"), "Kept": true}]);
                 }
                 Observation { attributes: (&object).into(), ..observation(&format!("vol-{n}"), &[], 8) }
             };
             sweep.observations = (0..things).map(thing).collect();
-            store.commit(&sweep, Some(&Viewer::new("team/one"))).unwrap();
-            told.push((store.revision(), documents(&store, Moment::Now)));
+            store.commit(&sweep, Some(&Subscriber::new("team/one"))).unwrap();
+            reported.push((store.revision(), documents(&store, Moment::Now)));
         }
         store.checkpoint().unwrap();
-        told
+        reported
     }
 
     fn documents(store: &Store, moment: Moment) -> Vec<Value> {
@@ -307,22 +310,22 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("store");
         // Enough of them for a dictionary.
-        let told = record(&path, 4, document::SAMPLES + 10);
+        let reported = record(&path, 4, document::DICTIONARY_SAMPLES + 10);
         assert!(holds(&path, SECRET), "the test would show nothing");
         let found = usize::try_from(Store::scrub(&path, &cleaning("none")).unwrap()).unwrap();
-        assert_eq!(found, 4 * (document::SAMPLES + 10) / 2);
+        assert_eq!(found, 4 * (document::DICTIONARY_SAMPLES + 10) / 2);
         assert!(!holds(&path, SECRET));
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside it");
         let store = Store::open(&path, system_clock()).unwrap();
         assert!(store.check().unwrap().flaws.is_empty());
-        for (revision, mut documents_then) in told {
+        for (revision, mut documents_then) in reported {
             for document in &mut documents_then {
                 clean(&ResourceType::new("AWS::EC2::Volume"), document);
             }
             assert_eq!(documents(&store, Moment::Revision(revision)), documents_then);
         }
         let snapshot = store.snapshot(Moment::Now).unwrap();
-        assert_eq!(snapshot.covered(&Viewer::new("team/one")).len(), 1);
+        assert_eq!(snapshot.visible(&Subscriber::new("team/one")).len(), 1);
     }
 
     #[test]

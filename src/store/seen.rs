@@ -1,5 +1,5 @@
-//! What viewers see: scopes with whoever covers them, a page of one, what of it was touched, and for which
-//! times a scope's past is whose.
+//! What subscribers can see: scopes with their subscribers, a page of a scope, what was touched in it, and the
+//! revisions in which a scope was visible.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,36 +8,36 @@ use redb::ReadableTable;
 use serde_json::Value;
 
 use super::log::{self, LOG};
-use super::record::{COVER, CoverRow, NO_RID, Rid, ScopeNo, decode};
+use super::record::{NO_RID, Rid, ScopeNo, VISIBILITY, VisibilityRow, decode};
 use super::snapshot::StoreSnapshot;
 use super::{Store, StoreError};
-use crate::inventory::{Moment, Resource, Revision, Scope, ScopeStatus, ScopeView, Timestamp, Viewer};
+use crate::inventory::{Moment, Resource, Revision, Scope, ScopeStatus, ScopeView, Subscriber, Timestamp};
 
-/// A scope that is watched, as of a moment.
+/// A watched scope, as of a moment.
 #[derive(Clone, Debug)]
-pub struct SeenScope<'a> {
+pub struct VisibleScope<'a> {
     pub number: ScopeNo,
     pub scope: &'a Arc<Scope>,
-    pub viewers: Vec<&'a Viewer>,
+    pub subscribers: Vec<&'a Subscriber>,
 }
 
-/// Of what anything was recorded after a revision, each with the last one that did.
+/// What was recorded after a revision: lives and scopes, each with the last revision that touched it.
 #[derive(Clone, Debug, Default)]
-pub struct Touched {
+pub struct ChangedSince {
     pub lives: BTreeMap<Rid, (ScopeNo, Revision)>,
-    /// Opened, closed, or covered by others.
+    /// Opened, closed, or with changed visibilities.
     pub scopes: BTreeMap<ScopeNo, Revision>,
 }
 
-/// From which revision to before which one some viewers covered each scope.
+/// From which revision to before which one some subscribers could see each scope.
 #[derive(Clone, Debug, Default)]
-pub struct CoverTimes(BTreeMap<ScopeNo, Vec<(Revision, Option<Revision>)>>);
+pub struct VisibilityIntervals(BTreeMap<ScopeNo, Vec<(Revision, Option<Revision>)>>);
 
-impl CoverTimes {
-    /// Whether one of them covered the scope in a revision.
+impl VisibilityIntervals {
+    /// Whether one of them could see the scope in a revision.
     pub fn has(&self, scope: ScopeNo, revision: Revision) -> bool {
-        let covers = self.0.get(&scope).into_iter().flatten();
-        covers.into_iter().any(|(from, to)| *from <= revision && to.is_none_or(|to| revision < to))
+        let visibilities = self.0.get(&scope).into_iter().flatten();
+        visibilities.into_iter().any(|(from, to)| *from <= revision && to.is_none_or(|to| revision < to))
     }
 
     pub fn scopes(&self) -> impl Iterator<Item = ScopeNo> {
@@ -46,25 +46,26 @@ impl CoverTimes {
 }
 
 impl StoreSnapshot {
-    /// Every scope that is watched and covered by anybody, in the order of the numbers.
-    pub fn seen_scopes(&self) -> impl Iterator<Item = SeenScope<'_>> {
-        self.state.scopes.iter().filter(|(_, scope)| scope.is_open() && !scope.covers.is_empty()).map(
-            |(number, scope)| SeenScope {
+    /// Every watched scope that any subscriber can see, in the order of the numbers.
+    pub fn visible_scopes(&self) -> impl Iterator<Item = VisibleScope<'_>> {
+        self.state.scopes.iter().filter(|(_, scope)| scope.is_open() && !scope.visibilities.is_empty()).map(
+            |(number, scope)| VisibleScope {
                 number: *number,
                 scope: &scope.scope,
-                viewers: scope.covers.viewers().collect(),
+                subscribers: scope.visibilities.subscribers().collect(),
             },
         )
     }
 
-    /// One of them; none where it is not watched, or nobody covers it.
-    pub fn seen_scope(&self, number: ScopeNo) -> Option<SeenScope<'_>> {
-        let scope = self.state.scopes.get(&number).filter(|scope| scope.is_open() && !scope.covers.is_empty())?;
-        Some(SeenScope { number, scope: &scope.scope, viewers: scope.covers.viewers().collect() })
+    /// One of them; `None` if it is not watched, or no subscriber can see it.
+    pub fn visible_scope(&self, number: ScopeNo) -> Option<VisibleScope<'_>> {
+        let scope =
+            self.state.scopes.get(&number).filter(|scope| scope.is_open() && !scope.visibilities.is_empty())?;
+        Some(VisibleScope { number, scope: &scope.scope, subscribers: scope.visibilities.subscribers().collect() })
     }
 
-    /// Lets go of the file: what memory knows goes on to be answered, documents and history are not.
-    pub fn let_go_of_the_file(&self) {
+    /// Releases the file: what is in memory can still be read, documents and history can't.
+    pub fn release_file(&self) {
         self.lease.end();
     }
 
@@ -81,52 +82,52 @@ impl StoreSnapshot {
         self.state.scopes.get(&number).map(|scope| &scope.scope)
     }
 
-    /// What lives in a scope, in the order of the ids and behind one of them, for as long as `tell` wants more.
-    /// Nothing is copied but what is told.
+    /// Passes the live resources of a scope to `report`, in the order of the ids and after `behind`, until it
+    /// returns false. Only what is reported is copied.
     pub fn page<E: From<StoreError>>(
         &self,
         number: ScopeNo,
         behind: Option<&str>,
-        tell: &mut dyn FnMut(Rid, Resource) -> Result<bool, E>,
+        report: &mut dyn FnMut(Rid, Resource) -> Result<bool, E>,
     ) -> Result<bool, E> {
         let Some(scope) = self.state.scopes.get(&number) else { return Ok(true) };
         let from = behind.map_or(0, |behind| scope.order.partition_point(|rid| self.state.id(*rid) <= behind));
         let status = self.scope_view(number).status;
         for life in self.state.heads.each(&scope.order[from..]) {
-            if !tell(life.rid, self.resource_of(&life, status))? {
+            if !report(life.rid, self.resource_of(&life, status))? {
                 return Ok(false);
             }
         }
         Ok(true)
     }
 
-    /// What lives under an id in a scope.
+    /// The live resource with an id in a scope.
     pub fn lookup(&self, number: ScopeNo, id: &str) -> Option<(Rid, Resource)> {
         let rid = self.state.rid(number, id)?;
         Some((rid, self.resource(rid, self.scope_view(number).status)))
     }
 
-    /// A life, where it goes on, in a scope that is as current as is said.
+    /// A life, if it is live, in a scope with the given status.
     pub fn living(&self, rid: Rid, status: ScopeStatus) -> Option<Resource> {
         self.state.heads.get(rid)?;
         Some(self.resource(rid, status))
     }
 
-    /// What lives in a scope.
+    /// The live resources of a scope.
     pub fn lives_of(&self, number: ScopeNo) -> &[Rid] {
         self.state.scopes.get(&number).map_or(&[], |scope| &scope.order)
     }
 
-    /// The described object of a life that goes on.
+    /// The described object of a live resource.
     pub fn described(&self, rid: Rid) -> Result<Value, StoreError> {
         let head = self.state.heads.get(rid).ok_or(StoreError::Damaged { table: "heads" })?;
         self.document(head.document, rid)
     }
 
     /// What was touched after a revision and until this moment.
-    pub fn touched_since(&self, after: Revision) -> Result<Touched, StoreError> {
+    pub fn touched_since(&self, after: Revision) -> Result<ChangedSince, StoreError> {
         self.state.kept.check_raw(after)?;
-        let mut touched = Touched::default();
+        let mut touched = ChangedSince::default();
         let first = self.state.kept.after(after.0);
         log::revisions(&self.txn()?.open_table(LOG)?, first..=self.state.revision.0, |revision, row, entries| {
             for entry in entries {
@@ -141,28 +142,28 @@ impl StoreSnapshot {
         Ok(touched)
     }
 
-    /// The times for which viewers covered scopes, until now, by what `group` makes of each viewer and of the revision
-    /// from which it did; none leaves it out.
-    pub fn cover_times<G: Ord>(
+    /// The revisions in which subscribers could see scopes, until now, grouped by `group`. It gets each subscriber
+    /// and the first revision of its visibility; `None` leaves it out.
+    pub fn visibility_intervals<G: Ord>(
         &self,
         group: impl Fn(&str, Revision) -> Option<G>,
-    ) -> Result<BTreeMap<G, CoverTimes>, StoreError> {
-        let mut times: BTreeMap<G, CoverTimes> = BTreeMap::new();
-        for row in self.txn()?.open_table(COVER)?.iter()? {
+    ) -> Result<BTreeMap<G, VisibilityIntervals>, StoreError> {
+        let mut intervals: BTreeMap<G, VisibilityIntervals> = BTreeMap::new();
+        for row in self.txn()?.open_table(VISIBILITY)?.iter()? {
             let (key, bytes) = row?;
-            let (viewer, scope, from) = key.value();
-            if let Some(group) = group(viewer, Revision(from)) {
-                let cover: CoverRow = decode("cover", bytes.value())?;
-                let covers = times.entry(group).or_default().0.entry(scope).or_default();
-                covers.push((Revision(from), cover.to.map(Revision)));
+            let (subscriber, scope, from) = key.value();
+            if let Some(group) = group(subscriber, Revision(from)) {
+                let visibility: VisibilityRow = decode("cover", bytes.value())?;
+                let visibilities = intervals.entry(group).or_default().0.entry(scope).or_default();
+                visibilities.push((Revision(from), visibility.to.map(Revision)));
             }
         }
-        Ok(times)
+        Ok(intervals)
     }
 }
 
 impl Store {
-    /// The revision that answers for a moment, and its time.
+    /// The revision of a moment, and its time.
     pub fn revision_at(&self, moment: Moment) -> Result<(Revision, Timestamp), StoreError> {
         let published = self.inner.shared.published()?;
         super::snapshot::revision_at(&published.txn, &published.state, moment, self.now())

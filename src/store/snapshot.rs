@@ -1,4 +1,4 @@
-//! Reading: state at any moment, and the net difference between two.
+//! Reads: the state at any moment, and the net difference between two.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,35 +20,36 @@ use super::state::State;
 use super::steps::fields_between;
 use super::{Published, Store, StoreError, document, ledger};
 use crate::inventory::{
-    Change, ChangeKind, Cover, Diff, Filter, History, Looks, Milestone, MilestoneKind, Moment, Presence, Resource,
-    ResourceKey, Revision, Scope, ScopeStatus, ScopeView, Snapshot, TagSet, Tags, Timestamp, Version, Viewer,
+    Change, ChangeKind, CompleteSweeps, Diff, Filter, History, Milestone, MilestoneKind, Moment, Presence,
+    Resource, ResourceKey, Revision, Scope, ScopeStatus, ScopeView, Snapshot, Subscriber, TagSet, Tags, Timestamp,
+    Version, Visibility,
 };
 
-/// The state at one moment, with redb's own snapshot behind it for documents and history.
+/// The state at one moment, with redb's own snapshot for documents and history.
 pub struct StoreSnapshot {
     pub(super) state: State,
     at: Timestamp,
-    /// By when it must have been looked at to be current: now, for the newest state, which can lie before its time
-    /// where the clock was set back.
+    /// The time at which scopes must be current: now, for the newest state. It can lie before the state's time if
+    /// the clock was set back.
     fresh_at: Timestamp,
-    /// The newest state: it knows the newest run of each scope, of which the file may hold a shorter one.
+    /// The newest state: it has the newest run of each scope, of which the file may hold a shorter one.
     newest: State,
-    /// Where later sweeps may speak too: the first end after the moment of each life that has one.
+    /// Set if later sweeps count too: the first end after the moment of each life that has one.
     ends_after: Option<BTreeMap<Rid, (u64, Tombstone)>>,
     pub(super) lease: Arc<Lease>,
 }
 
-/// One of so many is few.
-const FEW: usize = 8;
+/// A filter that selects less than one in this many resources is sparse.
+const SPARSE_FRACTION_DENOMINATOR: usize = 8;
 
-/// What a list says of a resource that lives.
+/// A live resource as a list shows it.
 #[derive(Clone, Copy, Debug)]
 pub struct Line<'a> {
     pub scope: &'a Arc<Scope>,
     pub id: &'a str,
     pub presence: Presence,
     pub is_suspect: bool,
-    /// None where they are not known, or the type has none.
+    /// `None` if they are unknown, or the type has none.
     pub tags: Option<&'a TagSet>,
     pub first_seen: Timestamp,
     pub changed: Revision,
@@ -60,8 +61,8 @@ impl Store {
         self.snapshot_on(moment, |txn| self.inner.shared.leases.lend(txn))
     }
 
-    /// For as long as it takes.
-    pub(super) fn snapshot_without_end(&self, moment: Moment) -> Result<StoreSnapshot, StoreError> {
+    /// As [`Store::snapshot`], without a time limit.
+    pub(super) fn snapshot_unlimited(&self, moment: Moment) -> Result<StoreSnapshot, StoreError> {
         self.snapshot_on(moment, Lease::without_end)
     }
 
@@ -83,8 +84,8 @@ impl Store {
         Ok(StoreSnapshot { state, at, fresh_at, newest, ends_after: None, lease })
     }
 
-    /// State at a moment, with what later sweeps let us say about it: present where a sweep before and
-    /// one after show the same life, unknown between last seen and first missed, absent from there on.
+    /// State at a moment, with what later sweeps show about it: present if a sweep before and one after show the
+    /// same life, unknown between last seen and first missed, absent from then on.
     pub fn snapshot_in_hindsight(&self, moment: Moment) -> Result<StoreSnapshot, StoreError> {
         let snapshot = self.snapshot(moment)?;
         let (state, newest) = (&snapshot.state, &snapshot.newest);
@@ -100,13 +101,13 @@ impl Store {
         Ok(StoreSnapshot { ends_after: Some(ends), ..snapshot })
     }
 
-    /// What ended after one moment and until another and was not taken back by then, newest first: read from the
-    /// tombstones alone.
+    /// Resources that ended after one moment and until another, and whose end was not retracted by then, newest
+    /// first: read from the tombstones alone.
     pub fn disappeared(
         &self,
         from: Moment,
         to: Moment,
-        viewer: Option<&Viewer>,
+        subscriber: Option<&Subscriber>,
     ) -> Result<Vec<Change>, StoreError> {
         let to = self.snapshot(to)?;
         let Published { state: newest, txn } = self.inner.shared.published()?;
@@ -114,7 +115,7 @@ impl Store {
         let mut ended = Vec::new();
         life::tombstones_back(&*to.txn()?, to.state.revision, to.state.ends, |revision, _, tombstone| {
             let is_within = revision > from.0;
-            let is_seen = viewer.is_none_or(|viewer| to.sees(viewer, tombstone.life.scope));
+            let is_seen = subscriber.is_none_or(|subscriber| to.sees(subscriber, tombstone.life.scope));
             if is_within && is_seen && tombstone.stands_at(to.state.revision) {
                 let resource = to.state.scopes[&tombstone.life.scope].scope.key(&tombstone.life.id);
                 let change =
@@ -127,15 +128,15 @@ impl Store {
     }
 
     /// The net difference between two moments, and the scopes that were not current at one of them.
-    pub fn diff(&self, from: Moment, to: Moment, viewer: Option<&Viewer>) -> Result<Diff, StoreError> {
+    pub fn diff(&self, from: Moment, to: Moment, subscriber: Option<&Subscriber>) -> Result<Diff, StoreError> {
         let (from, to) = (self.snapshot(from)?, self.snapshot(to)?);
-        let sees = |scope| viewer.is_none_or(|v| to.sees(v, scope) || from.sees(v, scope));
+        let sees = |scope| subscriber.is_none_or(|v| to.sees(v, scope) || from.sees(v, scope));
         let changes = net_changes(&from, &to, &sees)?.into_iter().map(|(_, change)| change).collect();
         let unknown = unknown_at(&from, &to);
         Ok(Diff { from: from.state.revision, to: to.state.revision, changes, unknown })
     }
 
-    /// As [`Store::diff`], of the scopes that `sees` lets through, each change with its scope.
+    /// As [`Store::diff`], of the scopes that `sees` accepts, each change with its scope.
     pub fn diff_of(
         &self,
         from: Moment,
@@ -147,7 +148,7 @@ impl Store {
     }
 }
 
-/// What differs between two moments, with the scope of each change, and the scopes that were not current at one
+/// The difference between two moments, with the scope of each change, and the scopes that were not current at one
 /// of them.
 #[derive(Clone, Debug)]
 pub struct ScopedDiff {
@@ -160,7 +161,7 @@ fn net_changes(
     to: &StoreSnapshot,
     sees: &dyn Fn(ScopeNo) -> bool,
 ) -> Result<Vec<(ScopeNo, Change)>, StoreError> {
-    // Of each life that anything is said of between the two: its scope, and its last end.
+    // For each life with entries between the two: its scope, and its last end.
     let mut touched: BTreeMap<Rid, (ScopeNo, Option<u64>)> = BTreeMap::new();
     let range = from.state.revision.0 + 1..=to.state.revision.0;
     log::revisions(&to.txn()?.open_table(LOG)?, range, |revision, row, entries| {
@@ -182,7 +183,7 @@ fn net_changes(
     Ok(changes)
 }
 
-/// The revision that answers for a moment, and its time.
+/// The revision of a moment, and its time.
 pub(super) fn revision_at(
     txn: &ReadTransaction,
     newest: &State,
@@ -191,14 +192,14 @@ pub(super) fn revision_at(
 ) -> Result<(Revision, Timestamp), StoreError> {
     Ok(match moment {
         Moment::Now => (newest.revision, now.max(newest.time)),
-        Moment::Revision(asked) if asked > newest.revision => {
-            return Err(StoreError::Future { asked, newest: newest.revision });
+        Moment::Revision(requested) if requested > newest.revision => {
+            return Err(StoreError::Future { requested, newest: newest.revision });
         }
-        Moment::Revision(asked) => {
-            newest.kept.check(asked)?;
-            (asked, time_of(txn, Revision(newest.kept.logged(asked.0)))?)
+        Moment::Revision(requested) => {
+            newest.kept.check(requested)?;
+            (requested, time_of(txn, Revision(newest.kept.logged(requested.0)))?)
         }
-        Moment::Time(asked) => (last_at(txn, newest, asked)?, asked),
+        Moment::Time(requested) => (last_at(txn, newest, requested)?, requested),
     })
 }
 
@@ -222,36 +223,36 @@ fn time_of(txn: &ReadTransaction, revision: Revision) -> Result<Timestamp, Store
     }
 }
 
-/// The last revision whose time is at or before `asked`.
-fn last_at(txn: &ReadTransaction, current: &State, asked: Timestamp) -> Result<Revision, StoreError> {
-    if asked >= current.time {
+/// The last revision whose time is at or before `requested`.
+fn last_at(txn: &ReadTransaction, current: &State, requested: Timestamp) -> Result<Revision, StoreError> {
+    if requested >= current.time {
         return Ok(current.revision);
     }
-    if let Some(kept) = current.kept.at(asked)? {
+    if let Some(kept) = current.kept.at(requested)? {
         return Ok(kept);
     }
     let log = txn.open_table(LOG)?;
     let floor = current.kept.floor();
     let first = if floor == Revision::ZERO { Revision(current.kept.after(0)) } else { floor };
     let earliest = log::time_of(&log, first.0)?;
-    if asked < earliest {
-        return Err(StoreError::TooEarly { asked, earliest, revision: first });
+    if requested < earliest {
+        return Err(StoreError::TooEarly { requested, earliest, revision: first });
     }
-    last_between(&log, &current.kept, first.0..=current.revision.0, asked)
+    last_between(&log, &current.kept, first.0..=current.revision.0, requested)
 }
 
-/// The last of some revisions, all of which are kept, whose time is at or before `asked`, as that of the
-/// first is: binary search, for times never go back.
+/// The last revision of a range whose time is at or before `requested`. All of them must be kept, and the first
+/// must qualify. Binary search, because times never go back.
 pub(super) fn last_between(
     log: &impl redb::ReadableTable<(u64, Rid), &'static [u8]>,
     kept: &Kept,
     range: RangeInclusive<u64>,
-    asked: Timestamp,
+    requested: Timestamp,
 ) -> Result<Revision, StoreError> {
     let (mut low, mut high) = range.into_inner();
     while low < high {
         let middle = low + (high - low).div_ceil(2);
-        if log::time_of(log, kept.logged(middle))? <= asked {
+        if log::time_of(log, kept.logged(middle))? <= requested {
             low = middle;
         } else {
             high = middle - 1;
@@ -261,7 +262,7 @@ pub(super) fn last_between(
 }
 
 impl StoreSnapshot {
-    /// The file as it was; an error once it has been held for too long.
+    /// The redb snapshot; an error once it has been held for too long.
     pub(super) fn txn(&self) -> Result<Arc<ReadTransaction>, StoreError> {
         self.lease.txn()
     }
@@ -273,12 +274,12 @@ impl StoreSnapshot {
         ScopeView { scope: Scope::clone(&state.scope), status, watermark }
     }
 
-    /// Runs that began to end at or before the moment, newest first. A run that can't be read is as
-    /// good as none: it makes its times unknown, never present.
+    /// Runs whose first sweep ended at or before the moment, newest first. A run that can't be read counts as
+    /// none: it makes its times unknown, never present.
     fn runs(&self, number: ScopeNo) -> Vec<Run> {
         let at = self.at.as_millis();
         let newest = self.newest_run(number).filter(|run| run.first_ended.as_millis() <= at);
-        // Nobody looks behind the last complete one: mostly it is the newest, and the file is not asked.
+        // Runs before the last complete one are not needed: mostly it is the newest, and the file is not read.
         if let Some(run) = newest.filter(|run| run.outcome.is_complete()) {
             return vec![run.clone()];
         }
@@ -302,17 +303,17 @@ impl StoreSnapshot {
         runs.into_values().rev().collect()
     }
 
-    /// When the complete sweeps began that are known of the runs before one: the first and the last of each.
-    fn earlier_looks(&self, number: ScopeNo, before: Timestamp) -> Vec<Timestamp> {
-        /// Further back nobody asks.
-        const RUNS: usize = 8;
+    /// When the known complete sweeps of the runs before one began: the first and the last of each.
+    fn earlier_sweeps(&self, number: ScopeNo, before: Timestamp) -> Vec<Timestamp> {
+        /// Earlier runs are not needed.
+        const EARLIER_RUNS_MAX: usize = 8;
         let mut began = Vec::new();
         if let Ok(txn) = self.txn()
             && let Ok(table) = txn.open_table(RUN)
             && let Ok(rows) = table.range((number, i64::MIN)..(number, before.as_millis()))
         {
             let runs = rows.rev().flatten().filter_map(|row| decode::<Run>("run", row.1.value()).ok());
-            for run in runs.filter(|run| run.outcome.is_complete()).take(RUNS) {
+            for run in runs.filter(|run| run.outcome.is_complete()).take(EARLIER_RUNS_MAX) {
                 began.extend([run.last_started, run.first_started]);
             }
         }
@@ -320,7 +321,7 @@ impl StoreSnapshot {
     }
 
     /// Whether a complete sweep of the scope ended after the moment.
-    fn is_looked_at_later(&self, number: ScopeNo) -> Result<bool, StoreError> {
+    fn is_swept_later(&self, number: ScopeNo) -> Result<bool, StoreError> {
         let is_later = |run: &Run| run.outcome.is_complete() && run.last_ended > self.at;
         if self.newest_run(number).is_some_and(is_later) || self.runs(number).iter().any(is_later) {
             return Ok(true);
@@ -337,13 +338,13 @@ impl StoreSnapshot {
         self.newest.scopes.get(&number)?.run.as_ref()
     }
 
-    /// Puts right what is said of a life by what was learnt of it after the moment.
+    /// Corrects a resource by what became known of its life after the moment.
     fn correct(&self, rid: Rid, ends_after: &BTreeMap<Rid, (u64, Tombstone)>, resource: &mut Resource) {
         let end = ends_after.get(&rid);
         if let Some((revision, tombstone)) = end
             && self.at >= tombstone.first_missed
         {
-            // What came back as the same life was no end: nobody knows what lay between.
+            // A retracted end was no end: what happened in between is unknown.
             let is_retracted = tombstone.retracted.is_some();
             resource.presence = if is_retracted { Presence::Unknown } else { Presence::Absent };
             resource.end = (!is_retracted).then(|| tombstone.end(*revision));
@@ -361,8 +362,8 @@ impl StoreSnapshot {
         }
     }
 
-    pub(super) fn sees(&self, viewer: &Viewer, scope: ScopeNo) -> bool {
-        self.state.scopes.get(&scope).is_some_and(|scope| scope.covers.get(viewer).is_some())
+    pub(super) fn sees(&self, subscriber: &Subscriber, scope: ScopeNo) -> bool {
+        self.state.scopes.get(&scope).is_some_and(|scope| scope.visibilities.get(subscriber).is_some())
     }
 
     pub(super) fn resource(&self, rid: Rid, status: ScopeStatus) -> Resource {
@@ -392,7 +393,7 @@ impl StoreSnapshot {
 
     fn ended_resource(&self, revision: u64, tombstone: Tombstone, status: ScopeStatus) -> Resource {
         let scope = self.state.scopes[&tombstone.life.scope].scope.clone();
-        // In hindsight it never ended where it was taken back.
+        // In hindsight a life whose end was retracted never ended.
         let is_false = self.ends_after.is_some() && tombstone.retracted.is_some();
         let is_absent = status == ScopeStatus::Current && !is_false;
         Resource {
@@ -410,18 +411,18 @@ impl StoreSnapshot {
         }
     }
 
-    /// Every resource that was ever seen, with its last life: what lives scope by scope, then what ended,
-    /// newest first. One at a time, for there may be many.
-    pub(super) fn each_ever(
+    /// Passes every resource that was ever seen to `report`, with its last life: live resources scope by scope,
+    /// then ended ones, newest first. One at a time, because there may be many.
+    pub(super) fn each_resource_ever(
         &self,
-        mut tell: impl FnMut(Resource) -> Result<(), StoreError>,
+        mut report: impl FnMut(Resource) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         let mut statuses = BTreeMap::new();
         for (number, scope) in &self.state.scopes {
             let status = self.scope_view(*number).status;
             statuses.insert(*number, status);
             for rid in scope.order.iter() {
-                tell(self.resource(*rid, status))?;
+                report(self.resource(*rid, status))?;
             }
         }
         let txn = self.txn()?;
@@ -430,11 +431,11 @@ impl StoreSnapshot {
         life::tombstones_back(&txn, self.state.revision, self.state.ends, |revision, rid, tombstone| {
             let number = tombstone.life.scope;
             let scope = &self.state.scopes[&number].scope;
-            // The table knows the last end of each id that does not live.
+            // The table holds the last end of each id that is not live.
             let last = keys.get(life::key_hash(scope, &tombstone.life.id)).map(|row| row.map(|row| row.value()));
             match last {
                 Ok(last) if last == Some((rid, revision)) => {
-                    failed = tell(self.ended_resource(revision, tombstone, statuses[&number]));
+                    failed = report(self.ended_resource(revision, tombstone, statuses[&number]));
                 }
                 Ok(_) => {}
                 Err(error) => failed = Err(error.into()),
@@ -444,10 +445,10 @@ impl StoreSnapshot {
         failed
     }
 
-    /// The last life that ended of each id that does not live at the moment.
+    /// The last ended life of each id that is not live at the moment.
     fn ended(&self, since: Timestamp) -> Result<Vec<(u64, Tombstone)>, StoreError> {
         let mut out = Vec::new();
-        let mut told: BTreeSet<(ScopeNo, Arc<str>)> = BTreeSet::new();
+        let mut reported: BTreeSet<(ScopeNo, Arc<str>)> = BTreeSet::new();
         life::tombstones_back(&*self.txn()?, self.state.revision, self.state.ends, |revision, _, tombstone| {
             if tombstone.concluded < since {
                 return false;
@@ -455,7 +456,7 @@ impl StoreSnapshot {
             let (scope, id) = (tombstone.life.scope, tombstone.life.id.clone());
             if tombstone.stands_at(self.state.revision)
                 && self.state.rid(scope, &id).is_none()
-                && told.insert((scope, id))
+                && reported.insert((scope, id))
             {
                 out.push((revision, tombstone));
             }
@@ -464,8 +465,8 @@ impl StoreSnapshot {
         Ok(out)
     }
 
-    /// All resources that a key or a bare id names, ended ones too.
-    pub fn find(&self, name: &str, viewer: Option<&Viewer>) -> Result<Vec<Resource>, StoreError> {
+    /// All resources that a key or a bare id names, including ended ones.
+    pub fn find(&self, name: &str, subscriber: Option<&Subscriber>) -> Result<Vec<Resource>, StoreError> {
         let key = name.parse::<ResourceKey>().ok();
         let is_meant = |scope: &Scope| {
             key.as_ref().is_none_or(|key| {
@@ -478,7 +479,7 @@ impl StoreSnapshot {
         let id = key.as_ref().map_or(name, |key| &*key.id);
         let mut found = Vec::new();
         for (number, scope) in &self.state.scopes {
-            if !is_meant(&scope.scope) || viewer.is_some_and(|v| scope.covers.get(v).is_none()) {
+            if !is_meant(&scope.scope) || subscriber.is_some_and(|v| scope.visibilities.get(v).is_none()) {
                 continue;
             }
             found.extend(self.find_in(*number, id)?);
@@ -487,19 +488,19 @@ impl StoreSnapshot {
         Ok(found)
     }
 
-    /// What lives under an id in a scope, or the last that did.
+    /// The live resource with an id in a scope, or the last one that ended.
     pub fn find_in(&self, number: ScopeNo, id: &str) -> Result<Option<Resource>, StoreError> {
         if let Some(rid) = self.state.rid(number, id) {
             let status = self.scope_view(number).status;
             let mut resource = self.resource(rid, status);
-            self.correct_between(number, status, &mut [(rid, &mut resource)]);
+            self.apply_hindsight_to_scope(number, status, &mut [(rid, &mut resource)]);
             return Ok(Some(resource));
         }
         let Some(ended) = self.ended_at(number, id)? else { return Ok(None) };
         Ok(Some(self.ended_resource(ended.revision, ended.tombstone, self.scope_view(number).status)))
     }
 
-    /// The last life of an id that has ended at the moment; none where it lives, or was never seen.
+    /// The last life of an id that has ended at the moment; `None` if it is live, or was never seen.
     fn ended_at(&self, number: ScopeNo, id: &str) -> Result<Option<Ended>, StoreError> {
         let now = &self.newest.scopes[&number];
         let mut last = match self.newest.rid(number, id) {
@@ -523,7 +524,7 @@ impl StoreSnapshot {
         Ok(None)
     }
 
-    /// The life that is meant, and the revision of its newest entry.
+    /// The life of a resource, and the revision of its newest entry.
     pub(super) fn life_of(&self, resource: &Resource) -> Result<Option<(Rid, u64)>, StoreError> {
         let Some(number) = self.state.scope_numbers.get(&resource.scope) else { return Ok(None) };
         if let Some(rid) = self.state.rid(*number, &resource.key.id) {
@@ -541,7 +542,7 @@ impl StoreSnapshot {
         self.state.tags(tags)
     }
 
-    /// What is different of one life here from how it was in `from`.
+    /// How one life here differs from its state in `from`.
     fn net_change(
         &self,
         from: &StoreSnapshot,
@@ -550,7 +551,7 @@ impl StoreSnapshot {
         ended: Option<u64>,
     ) -> Result<Option<Change>, StoreError> {
         let scope = &self.state.scopes[&number];
-        // A scope that is no longer watched says nothing about what became of its resources.
+        // A scope that is no longer watched gives no information on what became of its resources.
         if !scope.is_open() {
             return Ok(None);
         }
@@ -584,13 +585,18 @@ impl StoreSnapshot {
         })
     }
 
-    /// With hindsight: puts right what is said of lives of a scope, where the moment lies between two looks.
-    fn correct_between(&self, number: ScopeNo, status: ScopeStatus, resources: &mut [(Rid, &mut Resource)]) {
+    /// With hindsight: corrects resources of a scope if the moment lies between two sweeps.
+    fn apply_hindsight_to_scope(
+        &self,
+        number: ScopeNo,
+        status: ScopeStatus,
+        resources: &mut [(Rid, &mut Resource)],
+    ) {
         let Some(ends_after) = &self.ends_after else { return };
         if !matches!(status, ScopeStatus::Current | ScopeStatus::Stale) {
             return;
         }
-        match self.is_looked_at_later(number) {
+        match self.is_swept_later(number) {
             Ok(true) => resources.iter_mut().for_each(|(rid, resource)| self.correct(*rid, ends_after, resource)),
             Ok(false) => {}
             // As with a run that can't be read: unknown, never present.
@@ -598,21 +604,21 @@ impl StoreSnapshot {
         }
     }
 
-    /// Every life that goes on and that the filter wants, scope by scope in the order of the ids; nothing
-    /// is copied for it. It knows no hindsight.
-    pub fn each(&self, filter: &Filter, mut tell: impl FnMut(Line<'_>)) {
-        // Looked up once for each, not through the tree that holds them.
+    /// Passes every live resource that matches the filter to `report`, scope by scope in the order of the ids;
+    /// nothing is copied for it. It applies no hindsight.
+    pub fn each(&self, filter: &Filter, mut report: impl FnMut(Line<'_>)) {
+        // Collected once, instead of a search in the tree that holds them for each resource.
         let sets: Vec<&TagSet> = self.state.tag_sets.iter().collect();
-        let wanted = self.state.tag_index.wanted(&self.state.tag_sets, filter);
-        let has_tags = |tags: TagsRef| wanted.as_ref().is_none_or(|wanted| wanted.has(tags));
-        // A few are found by their tags first; of many it is quicker to leave out the others on the way.
-        let few = wanted.as_ref().map(|wanted| self.state.heads.with_tags(wanted));
-        let few = few.filter(|rids| rids.len() < self.state.heads.len() / FEW);
+        let selected = self.state.tag_index.matches(&self.state.tag_sets, filter);
+        let has_tags = |tags: TagsRef| selected.as_ref().is_none_or(|selected| selected.has(tags));
+        // A few are found by their tags first; with many it is faster to skip the others on the way.
+        let few = selected.as_ref().map(|selected| self.state.heads.with_tags(selected));
+        let few = few.filter(|rids| rids.len() < self.state.heads.len() / SPARSE_FRACTION_DENOMINATOR);
         let mut by_scope: BTreeMap<ScopeNo, Vec<Rid>> = BTreeMap::new();
         for rid in few.iter().flatten() {
             by_scope.entry(self.state.head(*rid).scope).or_default().push(*rid);
         }
-        for number in self.state.scopes.keys().filter(|number| self.is_asked(filter, **number)) {
+        for number in self.state.scopes.keys().filter(|number| self.is_requested(filter, **number)) {
             let scope = &self.state.scopes[number];
             let mut some = by_scope.remove(number).unwrap_or_default();
             some.sort_by(|a, b| self.state.id(*a).cmp(self.state.id(*b)));
@@ -622,12 +628,12 @@ impl StoreSnapshot {
             }
             let is_current = self.scope_view(*number).status == ScopeStatus::Current;
             for Living { rid, head, id } in self.state.heads.each_tagged(rids, has_tags) {
-                if filter.id.as_deref().is_some_and(|wanted| wanted != id) {
+                if filter.id.as_deref().is_some_and(|selected| selected != id) {
                     continue;
                 }
                 let is_suspect = !self.state.suspects.is_empty() && self.state.suspects.contains_key(&rid);
                 let is_present = is_current && !is_suspect;
-                tell(Line {
+                report(Line {
                     scope: &scope.scope,
                     id,
                     presence: if is_present { Presence::Present } else { Presence::Unknown },
@@ -640,23 +646,25 @@ impl StoreSnapshot {
         }
     }
 
-    /// How many resources live that the filter wants, without a look at each where it asks for tags of all
-    /// scopes that are watched.
+    /// The number of live resources that match the filter. A filter by tags over all watched scopes is counted
+    /// without visiting each resource.
     pub fn count(&self, filter: &Filter) -> usize {
-        let is_asked = |number: &ScopeNo| self.is_asked(filter, *number);
-        let wanted = self.state.tag_index.wanted(&self.state.tag_sets, filter);
-        if let Some(wanted) = wanted.filter(|_| filter.id.is_none() && self.state.scopes.keys().all(is_asked)) {
-            return self.state.heads.with_tags(&wanted).len();
+        let is_requested = |number: &ScopeNo| self.is_requested(filter, *number);
+        let selected = self.state.tag_index.matches(&self.state.tag_sets, filter);
+        if let Some(selected) =
+            selected.filter(|_| filter.id.is_none() && self.state.scopes.keys().all(is_requested))
+        {
+            return self.state.heads.with_tags(&selected).len();
         }
         let mut count = 0;
         self.each(filter, |_| count += 1);
         count
     }
 
-    fn is_asked(&self, filter: &Filter, number: ScopeNo) -> bool {
+    fn is_requested(&self, filter: &Filter, number: ScopeNo) -> bool {
         let scope = &self.state.scopes[&number];
         (filter.include_unwatched || scope.is_open())
-            && filter.viewer.as_ref().is_none_or(|v| scope.covers.get(v).is_some())
+            && filter.subscriber.as_ref().is_none_or(|v| scope.visibilities.get(v).is_some())
             && filter.matches_scope(&scope.scope)
     }
 }
@@ -678,26 +686,26 @@ impl Snapshot for StoreSnapshot {
     }
 
     fn resources(&self, filter: &Filter) -> Result<Vec<Resource>, StoreError> {
-        // Many resources share a set of tags: each is matched once.
+        // Many resources share a set of tags: each set is matched once.
         let matched: RefCell<BTreeMap<TagsRef, bool>> = RefCell::default();
         let matches = |tags: TagsRef| {
             *matched.borrow_mut().entry(tags).or_insert_with(|| filter.matches_tags(&self.state.tags(tags)))
         };
-        let is_id = |id: &str| filter.id.as_deref().is_none_or(|wanted| wanted == id);
+        let is_id = |id: &str| filter.id.as_deref().is_none_or(|selected| selected == id);
         let mut out = Vec::new();
         let mut statuses = BTreeMap::new();
-        for number in self.state.scopes.keys().filter(|number| self.is_asked(filter, **number)) {
+        for number in self.state.scopes.keys().filter(|number| self.is_requested(filter, **number)) {
             let status = self.scope_view(*number).status;
             statuses.insert(*number, status);
             let rids = self.state.scopes[number].order.iter().copied();
-            let wanted = rids.filter(|rid| matches(self.state.head(*rid).tags) && is_id(self.state.id(*rid)));
-            let mut lives: Vec<(Rid, Resource)> = wanted.map(|rid| (rid, self.resource(rid, status))).collect();
+            let selected = rids.filter(|rid| matches(self.state.head(*rid).tags) && is_id(self.state.id(*rid)));
+            let mut lives: Vec<(Rid, Resource)> = selected.map(|rid| (rid, self.resource(rid, status))).collect();
             let mut found: Vec<(Rid, &mut Resource)> = lives.iter_mut().map(|(rid, r)| (*rid, r)).collect();
-            self.correct_between(*number, status, &mut found);
-            let is_wanted = |resource: &Resource| {
+            self.apply_hindsight_to_scope(*number, status, &mut found);
+            let is_selected = |resource: &Resource| {
                 resource.end.as_ref().is_none_or(|end| filter.ended_since.is_some_and(|s| end.concluded >= s))
             };
-            out.extend(lives.into_iter().map(|(_, resource)| resource).filter(is_wanted));
+            out.extend(lives.into_iter().map(|(_, resource)| resource).filter(is_selected));
         }
         if let Some(since) = filter.ended_since {
             for (revision, tombstone) in self.ended(since)? {
@@ -722,24 +730,25 @@ impl Snapshot for StoreSnapshot {
         self.document(ended.tombstone.document, ended.rid)
     }
 
-    fn covered(&self, viewer: &Viewer) -> BTreeMap<Scope, Cover> {
-        let cover =
-            |scope: &Arc<super::state::ScopeState>| Some((Scope::clone(&scope.scope), *scope.covers.get(viewer)?));
-        self.state.scopes.values().filter_map(cover).collect()
+    fn visible(&self, subscriber: &Subscriber) -> BTreeMap<Scope, Visibility> {
+        let visibility = |scope: &Arc<super::state::ScopeState>| {
+            Some((Scope::clone(&scope.scope), *scope.visibilities.get(subscriber)?))
+        };
+        self.state.scopes.values().filter_map(visibility).collect()
     }
 
-    fn looks(&self, scope: &Scope) -> Option<Looks> {
+    fn complete_sweeps(&self, scope: &Scope) -> Option<CompleteSweeps> {
         let number = *self.state.scope_numbers.get(scope)?;
         if self.scope_view(number).status != ScopeStatus::Current {
             return None;
         }
         let run = self.runs(number).into_iter().find(|run| run.outcome.is_complete())?;
-        Some(Looks {
+        Some(CompleteSweeps {
             first: run.first_started,
-            // In a run that went on after the moment, the last one before it is not known.
+            // In a run that went on after the moment, the last sweep before it is not known.
             last: if run.last_ended <= self.at { run.last_started } else { run.first_started },
             longest_gap: Duration::from_millis(run.longest_gap_millis),
-            earlier: self.earlier_looks(number, run.first_ended),
+            earlier: self.earlier_sweeps(number, run.first_ended),
         })
     }
 
@@ -754,32 +763,37 @@ impl History for StoreSnapshot {
     fn milestones(&self, resource: &Resource) -> Result<Vec<Milestone>, StoreError> {
         let Some((rid, newest)) = self.life_of(resource)? else { return Ok(Vec::new()) };
         let newest = match self.state.heads.get(rid) {
-            // One that an older checkpoint knew: it keeps no milestones.
+            // A head from an older checkpoint has no milestone.
             Some(head) if head.milestone == 0 => self.last_milestone(rid, head.last_entry)?,
             Some(head) => head.milestone,
             None => newest,
         };
         let mut before = None;
-        let mut told = Vec::new();
+        let mut reported = Vec::new();
         for (revision, row, Logged { entry, .. }) in self.walk_back(rid, newest, 0, |entry| entry.milestone)? {
             let after = entry.kind.version().and_then(|version| version.tags).or(before);
             let tags = after.map_or(Tags::Unknown, |tags| self.tags_of(tags));
-            let mut tell = |kind| {
-                told.push(Milestone { revision: Revision(revision), time: row.time, kind, tags: tags.clone() });
+            let mut report = |kind| {
+                reported.push(Milestone {
+                    revision: Revision(revision),
+                    time: row.time,
+                    kind,
+                    tags: tags.clone(),
+                });
             };
             match &entry.kind {
-                EntryKind::Appeared { .. } => tell(MilestoneKind::Appeared { baseline: resource.baseline }),
-                EntryKind::Ended => tell(MilestoneKind::Ended),
-                EntryKind::Retracted { .. } => tell(MilestoneKind::Retracted),
+                EntryKind::Appeared { .. } => report(MilestoneKind::Appeared { baseline: resource.baseline }),
+                EntryKind::Ended => report(MilestoneKind::Ended),
+                EntryKind::Retracted { .. } => report(MilestoneKind::Retracted),
                 _ => {}
             }
             let is_new = matches!(entry.kind, EntryKind::Changed { .. } | EntryKind::Retracted { .. });
             if let (true, true, Some(before)) = (is_new, before != after, before) {
-                tell(MilestoneKind::TagsChanged { before: self.tags_of(before), after: tags.clone() });
+                report(MilestoneKind::TagsChanged { before: self.tags_of(before), after: tags.clone() });
             }
             before = after;
         }
-        Ok(told)
+        Ok(reported)
     }
 
     fn versions(&self, resource: &Resource, more: &mut dyn FnMut(Version) -> bool) -> Result<(), StoreError> {

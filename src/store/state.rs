@@ -1,8 +1,8 @@
 //! State at a revision: the fold of all deltas up to it.
 //!
-//! [`State::apply`] is the one fold. A live commit, opening a file and looking at a past revision all
-//! go through it, so they can't disagree. What it is made of is persistent (imbl, shared chunks): a
-//! reader's copy costs nothing and the writer never waits for it.
+//! [`State::apply`] is the only fold. Commits, opening a file and reading a past revision all use it, so they
+//! can't disagree. Its parts are persistent (imbl, shared chunks): a reader's copy costs nothing, and the writer
+//! never waits for it.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, OnceLock};
@@ -14,30 +14,30 @@ use super::document::Dictionaries;
 use super::heads::{Head, Heads};
 use super::id_index::IdIndex;
 use super::life::Life;
-use super::record::{Entry, EntryKind, NO_RID, RevRow, Rid, Run, ScopeNo, TagsRef, Version};
+use super::record::{Entry, EntryKind, NO_RID, RevisionRow, Rid, Run, ScopeNo, TagsRef, Version};
 use super::retention::Kept;
 use super::tag_index::TagIndex;
 use super::{StoreError, mutants};
 use crate::inventory::{
-    AccountId, Cover, Region, ResourceType, Revision, Scope, Suspect, TagSet, Tags, Timestamp, Viewer,
+    AccountId, Region, ResourceType, Revision, Scope, Subscriber, Suspect, TagSet, Tags, Timestamp, Visibility,
 };
 
-/// In a scope of so few an index finds nothing sooner.
-const FEW: usize = if cfg!(test) { 4 } else { 64 };
+/// In a smaller scope an index is not faster.
+const INDEXED_SCOPE_MIN_LIVES: usize = if cfg!(test) { 4 } else { 64 };
 
 #[derive(Clone, Debug)]
 pub(super) struct ScopeState {
     pub scope: Arc<Scope>,
     /// When it was opened and closed, oldest first.
     pub intervals: Vec<(Timestamp, Option<Timestamp>)>,
-    pub covers: Covers,
-    /// What lives in it, in the order of the ids.
+    pub visibilities: Visibilities,
+    /// Its live resources, in the order of the ids.
     pub order: Arc<[Rid]>,
-    /// The same by their ids, once somebody has asked.
+    /// The same by their ids, built at the first query.
     index: OnceLock<Arc<IdIndex>>,
-    /// Whether a life of it ever ended: only then may an id that does not live have lived before.
+    /// Whether any life of it has ended: only then may an id that is not live have lived before.
     pub has_ends: bool,
-    /// The run that the next sweep may lengthen. Not part of the fold: the ledger has no revisions.
+    /// The run that the next sweep may extend. Not part of the fold: the ledger has no revisions.
     pub run: Option<Run>,
     /// End of the last complete sweep ever. Like `run`, not part of the fold.
     pub last_complete: Option<Timestamp>,
@@ -48,8 +48,8 @@ impl ScopeState {
         self.intervals.last().is_some_and(|(_, closed)| closed.is_none())
     }
 
-    /// Whether what is new to the scope existed before anybody looked: no complete sweep has ended
-    /// since the scope was opened.
+    /// Whether a resource that is new to the scope is baseline: no complete sweep has ended since the scope was
+    /// opened.
     pub fn is_baseline(&self) -> bool {
         match (self.last_complete, self.intervals.last()) {
             (Some(complete), Some((opened, None))) => complete < *opened,
@@ -62,49 +62,49 @@ impl ScopeState {
     }
 }
 
-/// By whom a scope is covered: by few, and there are many scopes.
+/// The subscribers that can see a scope. They are few, and there are many scopes.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Covers(Box<[(Viewer, Cover)]>);
+pub(super) struct Visibilities(Box<[(Subscriber, Visibility)]>);
 
-impl Covers {
-    pub fn of(covers: impl IntoIterator<Item = (Viewer, Cover)>) -> Self {
-        Self(covers.into_iter().collect())
+impl Visibilities {
+    pub fn of(visibilities: impl IntoIterator<Item = (Subscriber, Visibility)>) -> Self {
+        Self(visibilities.into_iter().collect())
     }
 
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = &(Viewer, Cover)> {
+    pub fn iter(&self) -> impl Iterator<Item = &(Subscriber, Visibility)> {
         self.0.iter()
     }
 
-    pub fn viewers(&self) -> impl Iterator<Item = &Viewer> {
-        self.0.iter().map(|(viewer, _)| viewer)
+    pub fn subscribers(&self) -> impl Iterator<Item = &Subscriber> {
+        self.0.iter().map(|(subscriber, _)| subscriber)
     }
 
-    pub fn get(&self, viewer: &Viewer) -> Option<&Cover> {
-        self.0.iter().find_map(|(other, cover)| (other == viewer).then_some(cover))
+    pub fn get(&self, subscriber: &Subscriber) -> Option<&Visibility> {
+        self.0.iter().find_map(|(other, visibility)| (other == subscriber).then_some(visibility))
     }
 
-    pub fn get_mut(&mut self, viewer: &Viewer) -> Option<&mut Cover> {
-        self.0.iter_mut().find_map(|(other, cover)| (other == viewer).then_some(cover))
+    pub fn get_mut(&mut self, subscriber: &Subscriber) -> Option<&mut Visibility> {
+        self.0.iter_mut().find_map(|(other, visibility)| (other == subscriber).then_some(visibility))
     }
 
-    /// In the order of the viewers, in place of what there was of this one.
-    fn insert(&mut self, viewer: Viewer, cover: Cover) {
-        let mut covers = self.without(&viewer);
-        let at = covers.partition_point(|(other, _)| *other < viewer);
-        covers.insert(at, (viewer, cover));
-        self.0 = covers.into();
+    /// In the order of the subscribers, replacing the entry of this one.
+    fn insert(&mut self, subscriber: Subscriber, visibility: Visibility) {
+        let mut visibilities = self.without(&subscriber);
+        let at = visibilities.partition_point(|(other, _)| *other < subscriber);
+        visibilities.insert(at, (subscriber, visibility));
+        self.0 = visibilities.into();
     }
 
-    fn remove(&mut self, viewer: &Viewer) {
-        self.0 = self.without(viewer).into();
+    fn remove(&mut self, subscriber: &Subscriber) {
+        self.0 = self.without(subscriber).into();
     }
 
-    fn without(&self, viewer: &Viewer) -> Vec<(Viewer, Cover)> {
-        self.0.iter().filter(|(other, _)| other != viewer).cloned().collect()
+    fn without(&self, subscriber: &Subscriber) -> Vec<(Subscriber, Visibility)> {
+        self.0.iter().filter(|(other, _)| other != subscriber).cloned().collect()
     }
 }
 
@@ -113,24 +113,24 @@ pub(super) struct State {
     pub revision: Revision,
     pub time: Timestamp,
     pub heads: Heads,
-    /// Lives that were missed, and of which nothing has confirmed yet that they ended.
+    /// Lives that a sweep missed and whose end is not confirmed yet.
     pub suspects: OrdMap<Rid, Suspect>,
     pub scopes: OrdMap<ScopeNo, Arc<ScopeState>>,
     pub scope_numbers: ScopeNumbers,
     pub next_rid: Rid,
-    /// How many lives have ended until now, whether taken back or not.
+    /// How many lives have ended until now, including retracted ends.
     pub ends: u64,
-    /// Not part of the fold: a document names the one that it needs.
+    /// Not part of the fold: a document names the dictionary that it needs.
     pub dictionaries: Arc<Dictionaries>,
     /// Interned tag sets by number.
     pub tag_sets: Vector<TagSet>,
-    /// Which of them have a tag.
+    /// Index of the tag sets by tag.
     pub tag_index: Arc<TagIndex>,
-    /// Not part of the fold: what of the past is kept.
+    /// Not part of the fold: which past revisions are kept.
     pub kept: Arc<Kept>,
 }
 
-/// Scopes by a hash of 128 bits, so that nothing of them must be read to find one.
+/// Scope numbers by a hash of 128 bits, so that a search reads no scope.
 #[derive(Clone, Default)]
 pub(super) struct ScopeNumbers(HashMap<u128, ScopeNo>);
 
@@ -140,7 +140,7 @@ impl ScopeNumbers {
         let parts = [provider, partition, endpoint, account.as_str(), region.as_str(), resource_type.as_str()];
         let mut hash = Xxh3::new();
         for part in parts {
-            // No part can pass for the end of one and the beginning of the next.
+            // The lengths keep the parts apart.
             hash.update(&(part.len() as u64).to_le_bytes());
             hash.update(part.as_bytes());
         }
@@ -175,7 +175,7 @@ impl Default for State {
     }
 }
 
-/// Many scopes, few names: each is held once.
+/// There are many scopes and few names: each name is held once.
 #[derive(Default)]
 pub(super) struct Names(HashSet<Arc<str>>);
 
@@ -209,7 +209,7 @@ impl TagNumbers {
         Self(state.tag_sets.iter().cloned().zip(0..).collect())
     }
 
-    /// The reference to these tags, for which a set that is new gets the next number of the state.
+    /// The reference to these tags. A new set gets the next number of the state.
     pub fn intern(&mut self, state: &mut State, tags: &Tags) -> TagsRef {
         let set = match tags {
             Tags::Unknown => return TagsRef::UNKNOWN,
@@ -227,13 +227,13 @@ impl TagNumbers {
     }
 }
 
-/// What came and went in each scope, in what is folded.
+/// Lives that began and ended in each scope during a fold.
 #[derive(Default)]
 pub(super) struct Moves(BTreeMap<ScopeNo, Moved>);
 
 #[derive(Default)]
 struct Moved {
-    /// Those that go on at the end of it, with their ids.
+    /// Lives that are live at the end of the fold, with their ids.
     begun: BTreeMap<Rid, Arc<str>>,
     ended: BTreeSet<Rid>,
 }
@@ -244,13 +244,13 @@ impl Moves {
     }
 }
 
-/// The lives that begin, or go on after all, in what is folded.
+/// Reads the lives that begin, or whose end is retracted, during a fold.
 pub(super) trait Beginnings {
     fn life(&mut self, rid: Rid) -> Result<Life, StoreError>;
 }
 
 impl State {
-    /// Nothing but the names that numbers of the file stand for.
+    /// A state with only the names that numbers in the file refer to.
     pub fn names(&self) -> Self {
         let mut names = Self {
             dictionaries: self.dictionaries.clone(),
@@ -265,13 +265,13 @@ impl State {
         names
     }
 
-    /// Scopes come from those who share their names: [`Names`] where they are read.
+    /// The scope's names must be shared: [`Names`].
     pub fn add_scope(&mut self, number: ScopeNo, scope: Arc<Scope>) {
         self.scope_numbers.insert(&scope, number);
         let state = ScopeState {
             scope,
             intervals: Vec::new(),
-            covers: Covers::default(),
+            visibilities: Visibilities::default(),
             order: Arc::default(),
             index: OnceLock::new(),
             has_ends: false,
@@ -289,7 +289,7 @@ impl State {
         }
     }
 
-    /// Whether these are the tags that are meant.
+    /// Whether a reference is to these tags.
     pub fn is_same_tags(&self, tags: TagsRef, others: &Tags) -> bool {
         match others {
             Tags::Unknown => tags == TagsRef::UNKNOWN,
@@ -302,17 +302,18 @@ impl State {
         Arc::make_mut(self.scopes.get_mut(&number).expect("every numbered scope is in the state"))
     }
 
-    /// The life that goes on under an id.
+    /// The live resource with an id.
     pub fn rid(&self, scope: ScopeNo, id: &str) -> Option<Rid> {
         let known = self.scopes.get(&scope)?;
-        if known.order.len() < FEW {
+        if known.order.len() < INDEXED_SCOPE_MIN_LIVES {
             return self.find(scope, id);
         }
         let index = known.index.get_or_init(|| Arc::new(IdIndex::of(&known.order, |rid| self.id(rid))));
         index.find(id, |rid| self.id(rid) == id)
     }
 
-    /// The same without an index, for who changes the scope with every question: each change drops the index.
+    /// As [`State::rid`], without the index. For callers that change the scope between queries: each change drops
+    /// the index.
     pub fn find(&self, scope: ScopeNo, id: &str) -> Option<Rid> {
         let order = &self.scopes.get(&scope)?.order;
         order.binary_search_by(|rid| self.id(*rid).cmp(id)).ok().map(|at| order[at])
@@ -326,11 +327,11 @@ impl State {
         self.heads.get(rid).expect("what is in an order lives")
     }
 
-    /// Folds one revision in. Two entries of one life are in the order in which they happened.
+    /// Folds one revision. Two entries of one life are in the order in which they happened.
     pub fn apply(
         &mut self,
         revision: Revision,
-        row: &RevRow,
+        row: &RevisionRow,
         entries: &[Entry],
         beginnings: &mut dyn Beginnings,
     ) -> Result<(), StoreError> {
@@ -340,12 +341,12 @@ impl State {
         Ok(())
     }
 
-    /// As [`State::apply`], but for the orders of the scopes: whoever folds many revisions puts them in order once, at
+    /// As [`State::apply`], without the orders of the scopes: a caller that folds many revisions reorders once, at
     /// the end.
     pub fn fold(
         &mut self,
         revision: Revision,
-        row: &RevRow,
+        row: &RevisionRow,
         entries: &[Entry],
         beginnings: &mut dyn Beginnings,
         moves: &mut Moves,
@@ -383,20 +384,19 @@ impl State {
                     moved.begun.remove(&entry.rid);
                     moved.ended.insert(entry.rid);
                 }
-                _ => self.go_on(revision, entry),
+                _ => self.append_step(revision, entry),
             }
         }
         Ok(())
     }
 
-    fn apply_to_scope(&mut self, revision: Revision, row: &RevRow, kind: &EntryKind) {
+    fn apply_to_scope(&mut self, revision: Revision, row: &RevisionRow, kind: &EntryKind) {
         let scope = self.scope_mut(row.scope);
         match kind {
             EntryKind::ScopeOpened { started } => {
                 assert!(!scope.is_open(), "an open scope is not opened again");
-                // From the look on that opened it, which lies before its commit: it is what
-                // `is_baseline` measures the later ones by.
-                // Most are opened once.
+                // From the sweep that opened it, which lies before its commit: `is_baseline` compares later sweeps
+                // with this time. Most scopes are opened once.
                 scope.intervals.reserve_exact(1);
                 scope.intervals.push((*started, None));
             }
@@ -405,12 +405,12 @@ impl State {
                 assert!(last.1.is_none(), "a closed scope is not closed again");
                 last.1 = Some(row.time);
             }
-            EntryKind::CoverGained { viewer } => {
-                let cover = Cover { from: revision, proven: row.time };
-                scope.covers.insert(Viewer::new(viewer.clone()), cover);
+            EntryKind::VisibilityGained { subscriber } => {
+                let visibility = Visibility { from: revision, proven: row.time };
+                scope.visibilities.insert(Subscriber::new(subscriber.clone()), visibility);
             }
-            EntryKind::CoverLost { viewer } => {
-                scope.covers.remove(&Viewer::new(viewer.clone()));
+            EntryKind::VisibilityLost { subscriber } => {
+                scope.visibilities.remove(&Subscriber::new(subscriber.clone()));
             }
             other => unreachable!("{other:?} is about a resource"),
         }
@@ -436,7 +436,7 @@ impl State {
         self.heads.insert(rid, &head, &life.id);
     }
 
-    fn go_on(&mut self, revision: Revision, entry: &Entry) {
+    fn append_step(&mut self, revision: Revision, entry: &Entry) {
         self.heads.update(entry.rid, |head| {
             head.last_entry = revision.0;
             if entry.milestone.is_some() {
@@ -460,14 +460,15 @@ impl State {
                 let suspect = Suspect { last_seen, first_missed, misses: *misses, held: *held };
                 self.suspects.insert(entry.rid, suspect);
             }
-            // What is seen is no suspect: where single steps were thinned away, its version says so alone.
+            // A resource that was seen is no suspect. Where single steps were thinned, only its version shows
+            // that.
             _ => {
                 self.suspects.remove(&entry.rid);
             }
         }
     }
 
-    /// Changes the index of a scope, where there is one.
+    /// Changes the index of a scope, if there is one.
     fn change_index(&mut self, number: ScopeNo, change: impl FnOnce(&mut IdIndex, &Heads)) {
         if self.scopes.get(&number).is_none_or(|scope| scope.index.get().is_none()) {
             return;
@@ -477,7 +478,7 @@ impl State {
         self.scope_mut(number).index = index.into();
     }
 
-    /// Takes out of the orders what ended, and puts in what began, once for each scope.
+    /// Removes ended lives from the orders and adds new ones, once per scope.
     pub fn reorder(&mut self, moves: Moves) {
         for (number, Moved { begun, ended }) in moves.0 {
             let mut begun: Vec<(Arc<str>, Rid)> = begun.into_iter().map(|(rid, id)| (id, rid)).collect();
@@ -503,12 +504,12 @@ impl State {
             }
         });
         if is_full {
-            // The next who asks makes a larger one.
+            // The next query builds a larger one.
             self.scope_mut(number).index = OnceLock::new();
         }
     }
 
-    /// Lives in the order of their ids, and others in the same, as one order.
+    /// Merges two lists of lives, both in the order of their ids.
     pub fn merged<I: AsRef<str>>(&self, order: &[Rid], others: &[(I, Rid)]) -> Vec<Rid> {
         let mut merged = Vec::with_capacity(order.len() + others.len());
         let mut from = 0;

@@ -1,4 +1,4 @@
-//! The log as people read it: every step of one resource, or of all between two moments.
+//! The log as changes for readers: every step of one resource, or of all between two moments.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,26 +8,26 @@ use serde_json::Value;
 use super::document::Documents;
 use super::life::{self, END, Lives};
 use super::log::{self, LOG, Logged};
-use super::record::{Entry, EntryKind, NO_RID, RevRow, Rid, TagsRef};
+use super::record::{Entry, EntryKind, NO_RID, RevisionRow, Rid, TagsRef};
 use super::snapshot::{StoreSnapshot, unknown_at};
 use super::{Store, StoreError};
 use crate::inventory::{
-    Change, ChangeKind, Diff, FieldChange, Moment, Resource, Revision, TagSet, Tags, Viewer, field_changes,
+    Change, ChangeKind, Diff, FieldChange, Moment, Resource, Revision, Subscriber, TagSet, Tags, field_changes,
 };
 
-/// Turns entries of the log, oldest first, into the steps that people are told of.
+/// Turns entries of the log, oldest first, into the steps that are reported.
 pub(super) struct Steps<'a> {
     snapshot: &'a StoreSnapshot,
     lives: Lives,
     documents: Documents,
-    /// Of each life, the revision that holds its last document, and its last tags.
+    /// For each life, the revision that holds its last document, and its last tags.
     pub versions: BTreeMap<Rid, VersionAt>,
 }
 
 /// The revision that holds a document, or [`NO_DOCUMENT`]; and tags.
 pub(super) type VersionAt = (u64, TagsRef);
 
-/// It was thinned away.
+/// The document was thinned.
 pub(super) const NO_DOCUMENT: u64 = 0;
 
 impl<'a> Steps<'a> {
@@ -37,24 +37,24 @@ impl<'a> Steps<'a> {
         Ok(Self { snapshot, lives: Lives::open(&txn)?, documents, versions: BTreeMap::new() })
     }
 
-    pub fn step(&mut self, revision: u64, row: &RevRow, entry: &Entry) -> Result<Option<Change>, StoreError> {
+    pub fn step(&mut self, revision: u64, row: &RevisionRow, entry: &Entry) -> Result<Option<Change>, StoreError> {
         let before = self.versions.get(&entry.rid).copied();
         if let Some(version) = entry.kind.version() {
             let tags = version.tags.or(before.map(|(_, tags)| tags)).unwrap_or(TagsRef::UNKNOWN);
-            // Thinned: what changed besides its tags is told by the next version that is kept.
+            // Thinned: the next kept version reports what changed besides its tags.
             let thinned = before.map_or(NO_DOCUMENT, |(document, _)| document);
             let document = if entry.has_document { revision } else { thinned };
             self.versions.insert(entry.rid, (document, tags));
         }
         let after = self.versions.get(&entry.rid).copied();
-        let is_told = matches!(
+        let is_reported = matches!(
             entry.kind,
             EntryKind::Appeared { .. }
                 | EntryKind::Changed { .. }
                 | EntryKind::Ended
                 | EntryKind::Retracted { .. }
         );
-        if !is_told {
+        if !is_reported {
             return Ok(None);
         }
         let life = self.lives.get(entry.rid)?.clone();
@@ -91,7 +91,7 @@ impl<'a> Steps<'a> {
         after: Option<(u64, TagsRef)>,
     ) -> Result<Vec<FieldChange>, StoreError> {
         let (Some(before), Some(after)) = (before, after) else { return Ok(Vec::new()) };
-        // Where one of the two is not kept any more, nobody can tell what else changed.
+        // If one of the two is not kept any more, it is unknown what else changed.
         let is_kept = before.0 != NO_DOCUMENT && after.0 != NO_DOCUMENT;
         let mut version = |(revision, tags)| -> Result<(Arc<Value>, Tags), StoreError> {
             let document = if is_kept { self.documents.get(revision, rid)? } else { Arc::default() };
@@ -103,11 +103,11 @@ impl<'a> Steps<'a> {
 }
 
 impl StoreSnapshot {
-    /// Every step of a resource, newest first, each with what changed in it field by field. The lives
-    /// before under its id are part of it.
+    /// Every step of a resource, newest first, each with its changed fields. The lives before under its id are
+    /// included.
     pub fn history(&self, resource: &Resource) -> Result<Vec<Change>, StoreError> {
         let mut steps = Steps::new(self)?;
-        let mut told = Vec::new();
+        let mut reported = Vec::new();
         let mut life = self.life_of(resource)?;
         while let Some((rid, newest)) = life {
             let mut of_it = Vec::new();
@@ -116,20 +116,20 @@ impl StoreSnapshot {
                 steps.documents.found(revision, rid, document);
                 of_it.extend(steps.step(revision, &row, &entry)?);
             }
-            told.extend(of_it.into_iter().rev());
+            reported.extend(of_it.into_iter().rev());
             life = steps.lives.get(rid)?.before;
         }
-        Ok(told)
+        Ok(reported)
     }
 
-    /// The log entries of one resource after a revision, oldest first: walked back from its newest by
-    /// their pointers.
+    /// The log entries of one resource after a revision, oldest first: walked back from its newest along their
+    /// pointers.
     pub(super) fn entries_of(
         &self,
         rid: Rid,
         newest: u64,
         after: u64,
-    ) -> Result<Vec<(u64, RevRow, Entry)>, StoreError> {
+    ) -> Result<Vec<(u64, RevisionRow, Entry)>, StoreError> {
         let walked = self.walk_back(rid, newest, after, |entry| Some(entry.prev))?;
         Ok(walked.into_iter().map(|(revision, row, logged)| (revision, row, logged.entry)).collect())
     }
@@ -152,14 +152,14 @@ impl StoreSnapshot {
         Ok(revision)
     }
 
-    /// As [`StoreSnapshot::entries_of`], along the pointers that `back` reads.
+    /// As [`StoreSnapshot::entries_of`], along the pointers that `back` returns.
     pub(super) fn walk_back(
         &self,
         rid: Rid,
         newest: u64,
         after: u64,
         back: impl Fn(&Entry) -> Option<u64>,
-    ) -> Result<Vec<(u64, RevRow, Logged)>, StoreError> {
+    ) -> Result<Vec<(u64, RevisionRow, Logged)>, StoreError> {
         let mut out = Vec::new();
         let log = self.txn()?.open_table(LOG)?;
         let mut revision = newest;
@@ -180,13 +180,13 @@ impl StoreSnapshot {
 }
 
 impl Store {
-    /// Every step between two moments, oldest first: what came and went again, too. Empty when the
-    /// first lies after the second.
-    pub fn steps(&self, from: Moment, to: Moment, viewer: Option<&Viewer>) -> Result<Diff, StoreError> {
+    /// Every step between two moments, oldest first, including resources that came and went in between. Empty if
+    /// the first moment lies after the second.
+    pub fn steps(&self, from: Moment, to: Moment, subscriber: Option<&Subscriber>) -> Result<Diff, StoreError> {
         let (from, to) = (self.snapshot(from)?, self.snapshot(to)?);
         to.state.kept.check_raw(from.state.revision)?;
         let mut changes = Vec::new();
-        each(&from, &to, viewer, |change| {
+        each(&from, &to, subscriber, |change| {
             changes.push(change);
             Ok(())
         })?;
@@ -195,17 +195,17 @@ impl Store {
     }
 }
 
-/// Every step between two moments that is kept, oldest first.
+/// Passes every kept step between two moments to `report`, oldest first.
 pub(super) fn each(
     from: &StoreSnapshot,
     to: &StoreSnapshot,
-    viewer: Option<&Viewer>,
-    mut tell: impl FnMut(Change) -> Result<(), StoreError>,
+    subscriber: Option<&Subscriber>,
+    mut report: impl FnMut(Change) -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
     let mut steps = Steps::new(to)?;
     let range = from.state.revision.0 + 1..=to.state.revision.0;
     log::revisions(&to.txn()?.open_table(LOG)?, range, |revision, row, entries| {
-        if viewer.is_some_and(|v| !to.sees(v, row.scope) && !from.sees(v, row.scope)) {
+        if subscriber.is_some_and(|v| !to.sees(v, row.scope) && !from.sees(v, row.scope)) {
             return Ok(());
         }
         for entry in entries.iter().filter(|entry| entry.rid != NO_RID) {
@@ -213,14 +213,14 @@ pub(super) fn each(
                 steps.versions.extend(version_at(from, entry)?.map(|version| (entry.rid, version)));
             }
             if let Some(change) = steps.step(revision.0, row, entry)? {
-                tell(change)?;
+                report(change)?;
             }
         }
         Ok(())
     })
 }
 
-/// The version that a life had at a moment, before an entry after it.
+/// The version that a life had at a moment, before a later entry.
 fn version_at(from: &StoreSnapshot, entry: &Entry) -> Result<Option<VersionAt>, StoreError> {
     if let Some(head) = from.state.heads.get(entry.rid) {
         return Ok(Some((head.document, head.tags)));
@@ -228,7 +228,7 @@ fn version_at(from: &StoreSnapshot, entry: &Entry) -> Result<Option<VersionAt>, 
     if !matches!(entry.kind, EntryKind::Retracted { .. }) {
         return Ok(None);
     }
-    // It had ended then.
+    // It had ended by then.
     let tombstone = life::tombstone(&from.txn()?.open_table(END)?, entry.prev, entry.rid)?;
     Ok(Some((tombstone.document, tombstone.tags)))
 }

@@ -1,5 +1,5 @@
-//! Which of the interned tag sets have a tag. Sets are only ever added, so one index serves every state:
-//! each looks at the sets that it knows.
+//! An index of the interned tag sets by tag. Sets are only ever added, so one index serves every state: each uses
+//! only the sets that it knows.
 
 use std::collections::HashMap;
 use std::sync::{PoisonError, RwLock};
@@ -10,15 +10,15 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 use super::record::TagsRef;
 use crate::inventory::{Filter, TagSet, is_untagged};
 
-/// So many are kept in order of their coming before they are sorted in.
-const TAIL: usize = 4_096;
+/// Minimum size of the unsorted tail before it is sorted in.
+const UNSORTED_TAIL_MAX: usize = 4_096;
 
 #[derive(Debug, Default)]
 struct Known {
-    /// Sets up to here are in it.
+    /// Number of sets that are in the index.
     sets: usize,
-    /// (hash of key and value, set), sorted; and those that came later. 64 bits: that two of a million
-    /// different tags are taken for one happens to one store in 30 million.
+    /// (hash of key and value, set), sorted; later ones are in `tail`. 64 bits: among a million different tags,
+    /// two have the same hash in one store in 30 million.
     tags: Vec<(u64, u32)>,
     tail: Vec<(u64, u32)>,
     keys: HashMap<Box<str>, Vec<u32>>,
@@ -28,13 +28,13 @@ struct Known {
 #[derive(Debug, Default)]
 pub(super) struct TagIndex(RwLock<Known>);
 
-/// Of each reference to tags, whether they are wanted.
-pub(super) struct Wanted(Vec<u8>);
+/// For each reference to tags, whether it matches.
+pub(super) struct TagMatches(Vec<u8>);
 
-impl Wanted {
+impl TagMatches {
     pub fn has(&self, tags: TagsRef) -> bool {
-        // One that came later is of no state that was asked.
-        self.0.get(tags.index()).is_some_and(|wanted| *wanted != 0)
+        // A reference that was added later is not in the queried state.
+        self.0.get(tags.index()).is_some_and(|matches| *matches != 0)
     }
 }
 
@@ -65,20 +65,20 @@ impl Known {
         self.tags.shrink_to_fit();
     }
 
-    fn each(&self, (key, value): &(String, Option<String>), mut tell: impl FnMut(u32)) {
+    fn each(&self, (key, value): &(String, Option<String>), mut report: impl FnMut(u32)) {
         let Some(value) = value else {
-            self.keys.get(key.as_str()).into_iter().flatten().for_each(|number| tell(*number));
+            self.keys.get(key.as_str()).into_iter().flatten().for_each(|number| report(*number));
             return;
         };
         let hash = hash(key, value);
         let from = self.tags.partition_point(|(other, _)| *other < hash);
-        self.tags[from..].iter().take_while(|(other, _)| *other == hash).for_each(|(_, number)| tell(*number));
-        self.tail.iter().filter(|(other, _)| *other == hash).for_each(|(_, number)| tell(*number));
+        self.tags[from..].iter().take_while(|(other, _)| *other == hash).for_each(|(_, number)| report(*number));
+        self.tail.iter().filter(|(other, _)| *other == hash).for_each(|(_, number)| report(*number));
     }
 }
 
 impl TagIndex {
-    /// Takes in the sets that came since it was last asked.
+    /// Adds the sets that are new since the last call.
     pub fn update(&self, sets: &Vector<TagSet>) {
         if self.0.read().unwrap_or_else(PoisonError::into_inner).sets >= sets.len() {
             return;
@@ -88,23 +88,25 @@ impl TagIndex {
             known.add(u32::try_from(number).expect("interned under a u32"), set);
         }
         known.sets = known.sets.max(sets.len());
-        if known.tail.len() > TAIL.max(known.tags.len() / 8) {
+        if known.tail.len() > UNSORTED_TAIL_MAX.max(known.tags.len() / 8) {
             known.sort();
         }
     }
 
-    /// The sets of a state that a filter wants; none where it asks for no tags.
-    pub fn wanted(&self, sets: &Vector<TagSet>, filter: &Filter) -> Option<Wanted> {
+    /// The sets of a state that match a filter; `None` if it has no conditions on tags.
+    pub fn matches(&self, sets: &Vector<TagSet>, filter: &Filter) -> Option<TagMatches> {
         let conditions = filter.tags.len() + usize::from(filter.untagged);
         if conditions == 0 {
             return None;
         }
         self.update(sets);
         let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        // A set is wanted when every condition has counted it.
+        // A set matches when every condition has counted it.
         let Ok(all) = u8::try_from(conditions) else {
             let has_all = |set: &TagSet| filter.matches_tags(&crate::inventory::Tags::Known(set.clone()));
-            return Some(Wanted([0, 0].into_iter().chain(sets.iter().map(|s| u8::from(has_all(s)))).collect()));
+            return Some(TagMatches(
+                [0, 0].into_iter().chain(sets.iter().map(|s| u8::from(has_all(s)))).collect(),
+            ));
         };
         let mut counted = vec![0_u8; sets.len() + 2];
         let mut round = 0;
@@ -125,6 +127,6 @@ impl TagIndex {
         for place in &mut counted {
             *place = u8::from(*place == all);
         }
-        Some(Wanted(counted))
+        Some(TagMatches(counted))
     }
 }

@@ -8,7 +8,7 @@ use rand::{RngExt, SeedableRng};
 
 use super::checkpoint::{CKPT, CKPT_REST};
 use super::life::{END, KEY, LIFE};
-use super::record::{MAX_DOCUMENT_BYTES, MAX_ID_BYTES};
+use super::record::{DOCUMENT_MAX_BYTES, ID_MAX_BYTES};
 use super::*;
 use crate::inventory::{
     Absence, AccountId, ChangeKind, Confirmation, EndCause, Filter, History, IdReuse, Moment, Observation,
@@ -55,7 +55,7 @@ pub(crate) fn observation(id: &str, tags: &[(&str, &str)], size: u64) -> Observa
     }
 }
 
-/// A store under a clock that the test moves.
+/// A store with a clock that the test moves.
 struct Bed {
     store: Option<Store>,
     now: Arc<Mutex<Timestamp>>,
@@ -87,23 +87,23 @@ impl Bed {
         *now = now.plus(Duration::from_secs(seconds));
     }
 
-    /// A sweep five minutes on, changed by `with`.
-    fn look(&self, with: impl FnOnce(&mut Sweep)) -> Delta {
+    /// A sweep five minutes later, changed by `with`.
+    fn sweep_with(&self, with: impl FnOnce(&mut Sweep)) -> Delta {
         self.pass(300);
         let mut sweep = sweep(self.store().now().minus(Duration::from_secs(1)));
         with(&mut sweep);
-        // What was seen is committed a while after it was seen.
+        // A sweep is committed a while after it ended.
         self.pass(2);
         self.store().commit(&sweep, None).unwrap()
     }
 
     fn see(&self, observations: &[Observation]) -> Delta {
-        self.look(|s| s.observations = observations.to_vec())
+        self.sweep_with(|s| s.observations = observations.to_vec())
     }
 
-    /// A complete sweep that sees only these, and whose re-reads say NotFound of the rest.
+    /// A complete sweep that shows only these, and whose reads by id return NotFound for the missing ones.
     fn miss(&self, observations: &[Observation], missing: &[&str]) -> Delta {
-        self.look(|s| {
+        self.sweep_with(|s| {
             s.observations = observations.to_vec();
             s.absences = missing.iter().map(|id| ((*id).to_owned(), Absence::NotFound)).collect();
         })
@@ -161,7 +161,7 @@ fn partial_failed_and_held_sweeps_and_failed_re_reads_end_nothing() {
     bed.see(&[observation("vol-1", &[], 8)]);
     bed.pass(3600);
     for outcome in [Outcome::Partial(Reason::Throttled), Outcome::Failed(Reason::Denied)] {
-        let incomplete = bed.look(|s| {
+        let incomplete = bed.sweep_with(|s| {
             s.outcome = outcome;
             s.absences.insert("vol-1".to_owned(), Absence::NotFound);
         });
@@ -170,12 +170,12 @@ fn partial_failed_and_held_sweeps_and_failed_re_reads_end_nothing() {
     let not_found = |s: &mut Sweep| {
         s.absences.insert("vol-1".to_owned(), Absence::NotFound);
     };
-    let held = bed.look(|s| {
+    let held = bed.sweep_with(|s| {
         s.held = true;
         not_found(s);
     });
     assert!(held.changes.is_empty());
-    let unconfirmed = bed.look(|s| {
+    let unconfirmed = bed.sweep_with(|s| {
         s.absences.insert("vol-1".to_owned(), Absence::Unconfirmed);
     });
     assert!(unconfirmed.changes.is_empty());
@@ -183,7 +183,7 @@ fn partial_failed_and_held_sweeps_and_failed_re_reads_end_nothing() {
     let resource = &snapshot.find("vol-1", None).unwrap()[0];
     assert_eq!(resource.presence, Presence::Unknown);
     assert!(resource.suspect.as_ref().unwrap().held);
-    assert_eq!(bed.look(not_found).changes.len(), 1, "the next complete look with NotFound releases it");
+    assert_eq!(bed.sweep_with(not_found).changes.len(), 1, "the next complete look with NotFound releases it");
 }
 
 #[test]
@@ -208,7 +208,7 @@ fn a_listed_end_state_ends_a_life_in_any_sweep_and_only_once() {
     bed.see(&[observation("i-1", &[], 1)]);
     let mut dead = observation("i-1", &[], 1);
     dead.end_state = Some("terminated".to_owned());
-    let delta = bed.look(|s| {
+    let delta = bed.sweep_with(|s| {
         s.outcome = Outcome::Partial(Reason::Throttled);
         s.observations = vec![dead.clone()];
     });
@@ -231,8 +231,8 @@ fn a_unique_id_that_comes_back_is_retracted_and_old_answers_stay() {
     assert!(bed.live(Moment::Revision(gone.revision)).is_empty());
 }
 
-/// What is said of the one resource at a moment: as known then, and in hindsight.
-fn said_of(bed: &Bed, id: &str, at: Timestamp) -> (Presence, Presence) {
+/// The presence of a resource at a moment: as known then, and in hindsight.
+fn reports_of(bed: &Bed, id: &str, at: Timestamp) -> (Presence, Presence) {
     let moment = Moment::Time(at);
     let then = bed.store().snapshot(moment).unwrap().find(id, None).unwrap().remove(0);
     let hindsight = bed.store().snapshot_in_hindsight(moment).unwrap().find(id, None).unwrap().remove(0);
@@ -249,25 +249,25 @@ fn in_hindsight_a_gap_between_two_looks_at_the_same_life_is_presence() {
         s.cadence = Some(Duration::from_mins(5));
         s.observations = volume.to_vec();
     };
-    bed.look(every_five_minutes);
+    bed.sweep_with(every_five_minutes);
     bed.pass(3600);
     let between = bed.store().now();
-    bed.look(|s| {
+    bed.sweep_with(|s| {
         every_five_minutes(s);
         s.outcome = Outcome::Partial(Reason::Throttled);
         s.observations.clear();
     });
-    assert_eq!(said_of(&bed, "vol-1", between), (Unknown, Unknown), "a look that failed says nothing");
-    bed.look(every_five_minutes);
-    assert_eq!(said_of(&bed, "vol-1", between), (Unknown, Present));
-    assert_eq!(said_of(&bed, "vol-1", bed.store().now().plus(Duration::from_hours(1))), (Unknown, Unknown));
+    assert_eq!(reports_of(&bed, "vol-1", between), (Unknown, Unknown), "a look that failed says nothing");
+    bed.sweep_with(every_five_minutes);
+    assert_eq!(reports_of(&bed, "vol-1", between), (Unknown, Present));
+    assert_eq!(reports_of(&bed, "vol-1", bed.store().now().plus(Duration::from_hours(1))), (Unknown, Unknown));
     bed.reopen();
-    assert_eq!(said_of(&bed, "vol-1", between), (Unknown, Present));
+    assert_eq!(reports_of(&bed, "vol-1", between), (Unknown, Present));
     bed.store().close_scopes(&[Arc::new(scope("eu-west-1"))]).unwrap();
     bed.pass(60);
     let closed = bed.store().now();
-    bed.look(every_five_minutes);
-    assert_eq!(said_of(&bed, "vol-1", closed), (Unknown, Unknown), "nobody watched");
+    bed.sweep_with(every_five_minutes);
+    assert_eq!(reports_of(&bed, "vol-1", closed), (Unknown, Unknown), "nobody watched");
 }
 
 #[test]
@@ -281,13 +281,17 @@ fn in_hindsight_an_end_reaches_back_to_the_first_miss_and_is_unknown_before() {
     let after_seen = bed.store().now();
     bed.miss(&[], &["vol-1"]);
     let missed_once = bed.store().now();
-    assert_eq!(said_of(&bed, "vol-1", after_seen), (Present, Unknown), "a suspect is not forgotten in hindsight");
+    assert_eq!(
+        reports_of(&bed, "vol-1", after_seen),
+        (Present, Unknown),
+        "a suspect is not forgotten in hindsight"
+    );
     bed.miss(&[], &["vol-1"]);
     let end = bed.store().snapshot(Moment::Now).unwrap().find("vol-1", None).unwrap()[0].end.clone().unwrap();
-    assert_eq!(said_of(&bed, "vol-1", end.last_seen.max(seen)), (Present, Unknown));
-    assert_eq!(said_of(&bed, "vol-1", after_seen), (Present, Unknown));
-    assert_eq!(said_of(&bed, "vol-1", missed_once), (Unknown, Absent));
-    assert_eq!(said_of(&bed, "vol-1", bed.store().now()), (Absent, Absent));
+    assert_eq!(reports_of(&bed, "vol-1", end.last_seen.max(seen)), (Present, Unknown));
+    assert_eq!(reports_of(&bed, "vol-1", after_seen), (Present, Unknown));
+    assert_eq!(reports_of(&bed, "vol-1", missed_once), (Unknown, Absent));
+    assert_eq!(reports_of(&bed, "vol-1", bed.store().now()), (Absent, Absent));
     let filter = Filter::default();
     let listed = |s: StoreSnapshot| s.resources(&filter).unwrap().len();
     let at = Moment::Time(missed_once);
@@ -305,14 +309,14 @@ fn in_hindsight_what_came_back_was_there_unless_it_was_said_to_be_gone() {
     bed.miss(&[], &["vol-1"]);
     let suspected = bed.store().now();
     bed.see(&volume);
-    assert_eq!(said_of(&bed, "vol-1", suspected), (Unknown, Present));
+    assert_eq!(reports_of(&bed, "vol-1", suspected), (Unknown, Present));
     bed.pass(3600);
     bed.see(&volume);
     bed.miss(&[], &["vol-1"]);
     let gone = bed.store().now();
-    assert_eq!(said_of(&bed, "vol-1", gone), (Absent, Absent));
+    assert_eq!(reports_of(&bed, "vol-1", gone), (Absent, Absent));
     bed.see(&volume);
-    assert_eq!(said_of(&bed, "vol-1", gone), (Absent, Unknown));
+    assert_eq!(reports_of(&bed, "vol-1", gone), (Absent, Unknown));
 }
 
 #[test]
@@ -323,14 +327,14 @@ fn another_birth_under_a_reusable_id_is_another_life() {
         bucket.birth = Some(birth.parse().unwrap());
         bucket
     };
-    let look = |o: Observation| {
-        bed.look(|s| {
+    let sweep_with = |o: Observation| {
+        bed.sweep_with(|s| {
             s.ids = IdReuse::Reusable;
             s.observations = vec![o];
         })
     };
-    look(bucket("2020-01-01T00:00:00Z"));
-    let delta = look(bucket("2026-11-24T00:00:00Z"));
+    sweep_with(bucket("2020-01-01T00:00:00Z"));
+    let delta = sweep_with(bucket("2026-11-24T00:00:00Z"));
     let got: Vec<_> = delta.changes.iter().map(|c| (c.change, c.replaced)).collect();
     assert_eq!(got, [(ChangeKind::Disappeared, true), (ChangeKind::Appeared, true)]);
     let snapshot = bed.store().snapshot(Moment::Now).unwrap();
@@ -354,7 +358,7 @@ fn unknown_tags_carry_the_last_known_set_and_make_no_version() {
 fn a_new_shape_is_in_no_difference_and_no_history() {
     let bed = Bed::new();
     let first = bed.see(&[observation("vol-1", &[], 8)]);
-    let delta = bed.look(|s| {
+    let delta = bed.sweep_with(|s| {
         s.shape = 2;
         let mut wider = observation("vol-1", &[], 8);
         wider.attributes = (&serde_json::json!({"VolumeId": "vol-1", "Size": 8, "Encrypted": true})).into();
@@ -402,7 +406,7 @@ fn every_step_tells_of_what_the_net_difference_leaves_out() {
     assert_eq!(after, ["b", "a"]);
     assert!(bed.store().steps(from, from, None).unwrap().changes.is_empty());
     assert!(bed.store().steps(Moment::Now, from, None).unwrap().changes.is_empty());
-    let nobody = Viewer::from("team/none");
+    let nobody = Subscriber::from("team/none");
     assert!(bed.store().steps(from, Moment::Now, Some(&nobody)).unwrap().changes.is_empty());
 }
 
@@ -427,64 +431,68 @@ fn a_closed_scope_answers_not_watched_and_reopened_continues_its_lives() {
 #[test]
 fn only_a_viewer_that_proved_itself_sees_a_scope_and_only_from_then_on() {
     let bed = Bed::new();
-    let (one, two) = (Viewer::new("team/one"), Viewer::new("team/two"));
-    let look = |outcome, prover: &Viewer| {
+    let (one, two) = (Subscriber::new("team/one"), Subscriber::new("team/two"));
+    let sweep_with = |outcome, prover: &Subscriber| {
         bed.pass(300);
         let mut sweep = sweep(bed.store().now().minus(Duration::from_secs(1)));
         sweep.outcome = outcome;
         sweep.observations = vec![observation("vol-1", &[], 8)];
         bed.store().commit(&sweep, Some(prover)).unwrap();
     };
-    look(Outcome::Complete, &one);
-    look(Outcome::Partial(Reason::Denied), &two);
-    let seen = |viewer: &Viewer, moment| {
-        let filter = Filter { viewer: Some(viewer.clone()), ..Filter::default() };
+    sweep_with(Outcome::Complete, &one);
+    sweep_with(Outcome::Partial(Reason::Denied), &two);
+    let seen = |subscriber: &Subscriber, moment| {
+        let filter = Filter { subscriber: Some(subscriber.clone()), ..Filter::default() };
         bed.store().snapshot(moment).unwrap().resources(&filter).unwrap().len()
     };
     assert_eq!((seen(&one, Moment::Now), seen(&two, Moment::Now)), (1, 0));
     let before = bed.store().revision();
-    look(Outcome::Complete, &two);
+    sweep_with(Outcome::Complete, &two);
     assert_eq!((seen(&two, Moment::Now), seen(&two, Moment::Revision(before))), (1, 0));
-    bed.store().drop_cover(&one, &scope("eu-west-1")).unwrap();
+    bed.store().revoke_visibility(&one, &scope("eu-west-1")).unwrap();
     assert_eq!(seen(&one, Moment::Now), 0);
 }
 
 #[test]
 fn a_group_of_viewers_that_is_another_s_begins_anew() {
     let bed = Bed::new();
-    let (ours, others) = (Viewer::new("team/one"), Viewer::new("other/one"));
-    assert_eq!(bed.store().tenant_since("team", "first").unwrap(), Revision::ZERO, "it has all that there is");
-    for viewer in [&ours, &others] {
+    let (ours, others) = (Subscriber::new("team/one"), Subscriber::new("other/one"));
+    assert_eq!(bed.store().claim_tenant("team", "first").unwrap(), Revision::ZERO, "it has all that there is");
+    for subscriber in [&ours, &others] {
         bed.pass(300);
         let mut sweep = sweep(bed.store().now().minus(Duration::from_secs(1)));
         sweep.observations = vec![observation("vol-1", &[], 8)];
-        bed.store().commit(&sweep, Some(viewer)).unwrap();
-        bed.store().write_notes(viewer, &[("a".to_owned(), Some(b"note".to_vec()))]).unwrap();
+        bed.store().commit(&sweep, Some(subscriber)).unwrap();
+        bed.store().write_notes(subscriber, &[("a".to_owned(), Some(b"note".to_vec()))]).unwrap();
     }
-    let covered = |viewer: &Viewer| bed.store().snapshot(Moment::Now).unwrap().covered(viewer).len();
-    let noted = |viewer: &Viewer| bed.store().notes(viewer, "").unwrap().len();
-    assert_eq!(bed.store().tenant_since("team", "first").unwrap(), Revision::ZERO);
-    assert_eq!((covered(&ours), noted(&ours)), (1, 1));
-    // A group is not one whose name begins alike.
-    bed.store().tenant_since("tea", "first").unwrap();
-    bed.store().tenant_since("tea", "second").unwrap();
-    assert_eq!((covered(&ours), noted(&ours)), (1, 1));
+    let visible = |subscriber: &Subscriber| bed.store().snapshot(Moment::Now).unwrap().visible(subscriber).len();
+    let noted = |subscriber: &Subscriber| bed.store().notes(subscriber, "").unwrap().len();
+    assert_eq!(bed.store().claim_tenant("team", "first").unwrap(), Revision::ZERO);
+    assert_eq!((visible(&ours), noted(&ours)), (1, 1));
+    // A group whose name begins alike is another group.
+    bed.store().claim_tenant("tea", "first").unwrap();
+    bed.store().claim_tenant("tea", "second").unwrap();
+    assert_eq!((visible(&ours), noted(&ours)), (1, 1));
 
-    let since = bed.store().tenant_since("team", "second").unwrap();
+    let since = bed.store().claim_tenant("team", "second").unwrap();
     assert_eq!(since, bed.store().revision());
-    assert_eq!((covered(&ours), noted(&ours)), (0, 0));
-    assert_eq!((covered(&others), noted(&others)), (1, 1));
-    assert_eq!(bed.store().note_viewers().unwrap(), [others.clone()].into(), "nobody's notes are no viewer's");
-    // What is still seen for its predecessor proves nothing.
-    let is_theirs = |identity: &str| bed.store().as_tenant(&ours, identity, Ok).unwrap();
+    assert_eq!((visible(&ours), noted(&ours)), (0, 0));
+    assert_eq!((visible(&others), noted(&others)), (1, 1));
+    assert_eq!(
+        bed.store().subscribers_with_notes().unwrap(),
+        [others.clone()].into(),
+        "nobody's notes are no viewer's"
+    );
+    // A sweep for its predecessor proves nothing.
+    let is_theirs = |identity: &str| bed.store().with_tenant_lock(&ours, identity, Ok).unwrap();
     assert_eq!(["first", "second", ""].map(is_theirs), [false, true, true]);
-    assert!(bed.store().as_tenant(&others, "anybody", Ok).unwrap(), "never named");
-    // Those who look for notes of viewers that are gone leave it alone.
+    assert!(bed.store().with_tenant_lock(&others, "anybody", Ok).unwrap(), "never named");
+    // Deleting the notes of deleted subscribers leaves it alone.
     bed.store().retain_notes(&[others].into()).unwrap();
     bed.pass(300);
-    assert_eq!(bed.store().tenant_since("team", "second").unwrap(), since);
+    assert_eq!(bed.store().claim_tenant("team", "second").unwrap(), since);
 
-    // In another cluster no group is the one that it was.
+    // In another cluster no group has the owner that it had.
     let mut backup = Vec::new();
     bed.store().backup(&mut backup).unwrap();
     let dir = tempfile::tempdir().unwrap();
@@ -493,68 +501,68 @@ fn a_group_of_viewers_that_is_another_s_begins_anew() {
         Store::restore(&mut backup.as_slice(), &path).unwrap();
         let store = Store::open(&path, system_clock()).unwrap();
         if adopts {
-            store.forget_tenants().unwrap();
+            store.clear_tenants().unwrap();
         }
         store
     };
-    assert!(restored("same", false).tenant_since("team", "third").unwrap() > since);
-    assert_eq!(restored("moved", true).tenant_since("team", "third").unwrap(), Revision::ZERO);
+    assert!(restored("same", false).claim_tenant("team", "third").unwrap() > since);
+    assert_eq!(restored("moved", true).claim_tenant("team", "third").unwrap(), Revision::ZERO);
 }
 
 #[test]
 fn a_unique_id_that_is_seen_elsewhere_has_moved_when_the_other_life_ends_and_both_ends_say_so() {
     let mut bed = Bed::new();
-    let look = |bed: &Bed, region: &str, ids: &[&str], missing: &[&str]| {
-        bed.look(|s| {
+    let sweep_with = |bed: &Bed, region: &str, ids: &[&str], missing: &[&str]| {
+        bed.sweep_with(|s| {
             s.scope = scope(region);
             s.observations = ids.iter().map(|id| observation(id, &[], 8)).collect();
             s.absences = missing.iter().map(|id| ((*id).to_owned(), Absence::NotFound)).collect();
         })
     };
-    look(&bed, "eu-west-1", &["vol-1", "vol-2"], &[]);
-    look(&bed, "us-east-1", &["vol-9"], &[]);
+    sweep_with(&bed, "eu-west-1", &["vol-1", "vol-2"], &[]);
+    sweep_with(&bed, "us-east-1", &["vol-9"], &[]);
     bed.pass(3600);
     let before = Moment::Revision(bed.store().revision());
     let here = scope("eu-west-1").key("vol-1");
     let there = scope("us-east-1").key("vol-1");
-    let appeared = look(&bed, "us-east-1", &["vol-1", "vol-9"], &[]).changes.remove(0);
+    let appeared = sweep_with(&bed, "us-east-1", &["vol-1", "vol-9"], &[]).changes.remove(0);
     assert!(!appeared.moved, "while the other lives it may be two sights of one thing");
     let so_far = bed.store().diff(before, Moment::Now, None).unwrap().changes;
     assert!(so_far.iter().all(|change| !change.moved), "{so_far:?}");
-    let ended = look(&bed, "eu-west-1", &[], &["vol-1", "vol-2"]).changes;
+    let ended = sweep_with(&bed, "eu-west-1", &[], &["vol-1", "vol-2"]).changes;
     assert_eq!(ended.iter().map(|c| c.moved).collect::<Vec<_>>(), [true, false], "vol-2 is just gone");
     assert_eq!(ended[0].end.as_ref().unwrap().cause, EndCause::Moved(there.clone()));
     bed.reopen();
-    for told in [
+    for reported in [
         bed.store().diff(before, Moment::Now, None).unwrap().changes,
         bed.store().steps(before, Moment::Now, None).unwrap().changes,
     ] {
-        let of = |key: &ResourceKey| told.iter().find(|c| c.resource == *key).unwrap().clone();
+        let of = |key: &ResourceKey| reported.iter().find(|c| c.resource == *key).unwrap().clone();
         assert_eq!((of(&here).moved, of(&there).moved), (true, true));
         assert_eq!(of(&here).end.unwrap().cause, EndCause::Moved(there.clone()));
         assert_eq!(of(&there).moved_from, Some(here.clone()));
     }
-    // A first look at another scope shows what was there before: nobody saw it move.
-    let first = look(&bed, "ap-south-1", &["vol-1"], &[]).changes.remove(0);
+    // A first sweep of another scope shows what existed before: its move was not observed.
+    let first = sweep_with(&bed, "ap-south-1", &["vol-1"], &[]).changes.remove(0);
     assert!(first.baseline && !first.moved);
 }
 
 #[test]
 fn what_several_accounts_list_at_once_never_moves() {
     let mut bed = Bed::new();
-    let look = |bed: &Bed, region: &str, ids: &[&str], missing: &[&str]| {
-        bed.look(|s| {
+    let sweep_with = |bed: &Bed, region: &str, ids: &[&str], missing: &[&str]| {
+        bed.sweep_with(|s| {
             s.ids = IdReuse::Shared;
             s.scope = scope(region);
             s.observations = ids.iter().map(|id| observation(id, &[], 8)).collect();
             s.absences = missing.iter().map(|id| ((*id).to_owned(), Absence::NotFound)).collect();
         })
     };
-    look(&bed, "eu-west-1", &["subnet-1"], &[]);
-    look(&bed, "us-east-1", &[], &[]);
+    sweep_with(&bed, "eu-west-1", &["subnet-1"], &[]);
+    sweep_with(&bed, "us-east-1", &[], &[]);
     bed.pass(3600);
-    look(&bed, "us-east-1", &["subnet-1"], &[]);
-    let end = look(&bed, "eu-west-1", &[], &["subnet-1"]).changes.remove(0).end.unwrap();
+    sweep_with(&bed, "us-east-1", &["subnet-1"], &[]);
+    let end = sweep_with(&bed, "eu-west-1", &[], &["subnet-1"]).changes.remove(0).end.unwrap();
     assert_eq!(end.cause, EndCause::Absent, "it is not shared with this account any more");
     bed.reopen();
 }
@@ -581,10 +589,10 @@ fn what_is_there_without_its_attributes_keeps_what_was_known_of_it() {
     };
     assert_eq!(of(&now), of(&first));
     assert_eq!(of(&now).2, Presence::Present);
-    // It is no end of it either: what a listing missed and a read by id shows so is there.
-    let delta = bed.look(|s| s.observations = vec![unread.clone(), observation("key-2", &[], 8)]);
+    // It is no end of it either: a resource that a listing missed and that a read by id shows like this exists.
+    let delta = bed.sweep_with(|s| s.observations = vec![unread.clone(), observation("key-2", &[], 8)]);
     assert!(delta.changes.is_empty());
-    // And one that was never read is there, without an error of anybody's, until it can be read: no change of it.
+    // And one that was never read exists, without an error, until it can be read: that is no change of it.
     bed.see(&[unread.clone(), observation("key-2", &[], 8), Observation::unread("key-3")]);
     let before = bed.store().revision();
     let read = Observation { tags: Tags::Unknown, ..observation("key-3", &[], 8) };
@@ -596,34 +604,34 @@ fn what_is_there_without_its_attributes_keeps_what_was_known_of_it() {
 #[test]
 fn sweeps_that_confirm_each_other_lie_apart() {
     let bed = Bed::new();
-    let look = |ids: &[&str]| {
-        bed.look(|s| {
+    let sweep_with = |ids: &[&str]| {
+        bed.sweep_with(|s| {
             s.confirmation = Confirmation::Sweeps { needed: 2, apart: Duration::from_mins(30) };
             s.observations = ids.iter().map(|id| observation(id, &[], 8)).collect();
         })
     };
-    look(&["arn-1"]);
+    sweep_with(&["arn-1"]);
     bed.pass(3600);
-    assert!(look(&[]).changes.is_empty());
+    assert!(sweep_with(&[]).changes.is_empty());
     for _ in 0..3 {
-        // The same answer, asked for again at once.
+        // The same response, requested again at once.
         bed.pass(60);
-        assert!(look(&[]).changes.is_empty());
+        assert!(sweep_with(&[]).changes.is_empty());
     }
     bed.pass(900);
-    assert_eq!(kinds(&look(&[])), [(ChangeKind::Disappeared, "arn-1".to_owned())]);
+    assert_eq!(kinds(&sweep_with(&[])), [(ChangeKind::Disappeared, "arn-1".to_owned())]);
 }
 
 #[test]
 fn what_wanders_is_followed_however_much_else_comes_and_goes() {
     const REGIONS: [&str; 4] = ["eu-west-1", "us-east-1", "ap-south-1", "eu-central-1"];
     let mut bed = Bed::new();
-    let mut dice = SmallRng::seed_from_u64(7);
-    // Where each is; what is gone is nowhere.
+    let mut rng = SmallRng::seed_from_u64(7);
+    // Where each resource is; a deleted one is nowhere.
     let mut places: BTreeMap<String, usize> = (0..40).map(|n| (format!("vol-{n}"), n % 4)).collect();
     let mut been: BTreeSet<(String, usize)> = places.clone().into_iter().collect();
-    let look = |bed: &Bed, places: &BTreeMap<String, usize>, region: usize, missing: Option<&str>| {
-        bed.look(|s| {
+    let sweep_with = |bed: &Bed, places: &BTreeMap<String, usize>, region: usize, missing: Option<&str>| {
+        bed.sweep_with(|s| {
             s.scope = scope(REGIONS[region]);
             let here = places.iter().filter(|(_, place)| **place == region);
             s.observations = here.map(|(id, _)| observation(id, &[], 8)).collect();
@@ -631,38 +639,38 @@ fn what_wanders_is_followed_however_much_else_comes_and_goes() {
         })
     };
     for region in 0..4 {
-        look(&bed, &places, region, None);
+        sweep_with(&bed, &places, region, None);
     }
     for step in 0..200 {
-        // Nothing is young.
+        // No resource is young.
         bed.pass(3600);
         if step % 50 == 49 {
             bed.reopen();
         }
-        let at = dice.random_range(0..places.len());
+        let at = rng.random_range(0..places.len());
         let (id, from) = places.iter().nth(at).map(|(id, place)| (id.clone(), *place)).unwrap();
-        let to = (from + dice.random_range(1..4)) % 4;
-        // Where it has been before, its life there goes on.
+        let to = (from + rng.random_range(1..4)) % 4;
+        // Where it has been before, its life there continues.
         if !been.insert((id.clone(), to)) {
             continue;
         }
         let (here, there) = (scope(REGIONS[from]).key(&id), scope(REGIONS[to]).key(&id));
-        if dice.random_range(0..3) == 0 {
+        if rng.random_range(0..3) == 0 {
             places.remove(&id);
-            let end = look(&bed, &places, from, Some(&id)).changes.remove(0).end.unwrap();
+            let end = sweep_with(&bed, &places, from, Some(&id)).changes.remove(0).end.unwrap();
             assert_eq!(end.cause, EndCause::Absent, "step {step}");
             let new = format!("vol-{}", 100 + step);
             been.insert((new.clone(), to));
             places.insert(new, to);
-            assert!(!look(&bed, &places, to, None).changes[0].moved, "step {step}");
+            assert!(!sweep_with(&bed, &places, to, None).changes[0].moved, "step {step}");
         } else {
             places.insert(id.clone(), to);
             let before = Moment::Revision(bed.store().revision());
-            assert!(!look(&bed, &places, to, None).changes.remove(0).moved, "step {step}: both live");
-            let end = look(&bed, &places, from, Some(&id)).changes.remove(0).end.unwrap();
+            assert!(!sweep_with(&bed, &places, to, None).changes.remove(0).moved, "step {step}: both live");
+            let end = sweep_with(&bed, &places, from, Some(&id)).changes.remove(0).end.unwrap();
             assert_eq!(end.cause, EndCause::Moved(there.clone()), "step {step}");
-            let told = bed.store().steps(before, Moment::Now, None).unwrap().changes;
-            let appeared = told.into_iter().find(|change| change.resource == there).unwrap();
+            let reported = bed.store().steps(before, Moment::Now, None).unwrap().changes;
+            let appeared = reported.into_iter().find(|change| change.resource == there).unwrap();
             assert_eq!(appeared.moved_from, Some(here), "step {step}");
         }
     }
@@ -675,7 +683,7 @@ fn where_the_clocks_differ_an_end_is_dated_no_more_precisely_than_both_allow() {
         let bed = Bed::new();
         bed.see(&[observation("vol-1", &[], 8)]);
         bed.pass(3600);
-        let delta = bed.look(|s| {
+        let delta = bed.sweep_with(|s| {
             s.skew_millis = skew;
             s.absences.insert("vol-1".to_owned(), Absence::NotFound);
         });
@@ -703,7 +711,7 @@ fn a_clock_that_was_set_back_makes_nothing_stale_that_was_looked_at_since() {
         snapshot.resources(&Filter::default()).unwrap().iter().map(|resource| resource.presence).collect()
     };
     assert_eq!(presence(), [Presence::Present; 2]);
-    // Nobody can tell how old it is: two looks conclude.
+    // Its age is unknown: two sweeps conclude.
     let here = [observation("vol-2", &[], 8)];
     assert!(bed.miss(&here, &["vol-1"]).changes.is_empty());
     let gone = bed.miss(&here, &["vol-1"]);
@@ -712,11 +720,11 @@ fn a_clock_that_was_set_back_makes_nothing_stale_that_was_looked_at_since() {
     assert!(end.last_seen <= really && really <= end.first_missed, "the bracket holds the true time: {end:?}");
 }
 
-/// Documents that nothing makes shorter.
+/// Documents that can't be compressed.
 fn large(ids: std::ops::Range<u32>) -> Vec<Observation> {
     let of = |id: u32| {
-        let mut dice = SmallRng::seed_from_u64(id.into());
-        let note: String = (0..1_500).map(|_| char::from(dice.random_range(b'!'..b'~'))).collect();
+        let mut rng = SmallRng::seed_from_u64(id.into());
+        let note: String = (0..1_500).map(|_| char::from(rng.random_range(b'!'..b'~'))).collect();
         let document = serde_json::json!({"VolumeId": format!("vol-{id}"), "Note": note});
         Observation { attributes: (&document).into(), ..observation(&format!("vol-{id}"), &[], 8) }
     };
@@ -726,13 +734,13 @@ fn large(ids: std::ops::Range<u32>) -> Vec<Observation> {
 #[test]
 fn a_look_at_a_huge_scope_is_recorded_in_pieces_and_concludes_with_the_last() {
     let mut bed = Bed::new();
-    let viewer = Viewer::from("team/one");
+    let subscriber = Subscriber::from("team/one");
     let commit = |bed: &Bed, observations: Vec<Observation>, missing: &[&str]| {
         bed.pass(3600);
         let mut sweep = sweep(bed.store().now().minus(Duration::from_secs(1)));
         sweep.observations = observations;
         sweep.absences = missing.iter().map(|id| ((*id).to_owned(), Absence::NotFound)).collect();
-        bed.store().commit(&sweep, Some(&viewer)).unwrap()
+        bed.store().commit(&sweep, Some(&subscriber)).unwrap()
     };
     let delta = commit(&bed, large(0..60), &[]);
     assert!(delta.revision >= Revision(3), "several revisions, not {}", delta.revision);
@@ -741,9 +749,9 @@ fn a_look_at_a_huge_scope_is_recorded_in_pieces_and_concludes_with_the_last() {
     let pieces: Vec<usize> =
         (1..=delta.revision.0).map(|r| bed.live(Moment::Revision(Revision(r))).len()).collect();
     assert!(pieces.is_sorted() && pieces[0] > 0 && *pieces.last().unwrap() == 60, "{pieces:?}");
-    let covered = |r: u64| bed.store().snapshot(Moment::Revision(Revision(r))).unwrap().covered(&viewer).len();
-    assert_eq!((covered(delta.revision.0 - 1), covered(delta.revision.0)), (0, 1), "proven by the whole look");
-    // What the look did not show ends with its last piece only.
+    let visible = |r: u64| bed.store().snapshot(Moment::Revision(Revision(r))).unwrap().visible(&subscriber).len();
+    assert_eq!((visible(delta.revision.0 - 1), visible(delta.revision.0)), (0, 1), "proven by the whole look");
+    // What the sweep did not show ends with its last piece only.
     let delta = commit(&bed, large(30..90), &["vol-0", "vol-1"]);
     let gone = delta.changes.iter().filter(|c| c.change == ChangeKind::Disappeared);
     assert!(gone.map(|c| c.revision).eq([delta.revision; 2]));
@@ -756,33 +764,33 @@ fn a_look_at_a_huge_scope_is_recorded_in_pieces_and_concludes_with_the_last() {
 fn known(bed: &Bed) -> Vec<(String, String, Tags, Presence, bool)> {
     let snapshot = bed.store().snapshot(Moment::Now).unwrap();
     let all = Filter { ended_since: Some(Timestamp::MIN), ..Filter::default() };
-    let told = |r: Resource| {
+    let reported = |r: Resource| {
         let attributes = snapshot.attributes(&r).unwrap().to_string();
         (r.key.id.to_string(), attributes, r.tags, r.presence, r.baseline)
     };
-    snapshot.resources(&all).unwrap().into_iter().map(told).collect()
+    snapshot.resources(&all).unwrap().into_iter().map(reported).collect()
 }
 
 #[test]
 fn page_by_page_it_comes_to_the_same_as_in_one_piece() {
-    let viewer = Viewer::from("team/one");
+    let subscriber = Subscriber::from("team/one");
     for seed in 0..30 {
-        let mut dice = SmallRng::seed_from_u64(seed);
+        let mut rng = SmallRng::seed_from_u64(seed);
         let (whole, paged) = (Bed::new(), Bed::new());
-        for look in 0..6 {
-            let ids: Vec<u32> = (0..40).filter(|_| dice.random_bool(0.7)).collect();
+        for sweep_with in 0..6 {
+            let ids: Vec<u32> = (0..40).filter(|_| rng.random_bool(0.7)).collect();
             let observations: Vec<Observation> = ids
                 .iter()
                 .map(|id| {
-                    let tags: &[(&str, &str)] = if dice.random_bool(0.5) { &[("owner", "a")] } else { &[] };
-                    let mut one = observation(&format!("vol-{id}"), tags, dice.random_range(8..11));
-                    one.end_state = dice.random_bool(0.05).then(|| "deleting".to_owned());
+                    let tags: &[(&str, &str)] = if rng.random_bool(0.5) { &[("owner", "a")] } else { &[] };
+                    let mut one = observation(&format!("vol-{id}"), tags, rng.random_range(8..11));
+                    one.end_state = rng.random_bool(0.05).then(|| "deleting".to_owned());
                     one
                 })
                 .collect();
             let outcome =
-                if dice.random_bool(0.8) { Outcome::Complete } else { Outcome::Partial(Reason::Throttled) };
-            let page_of = dice.random_range(1..12);
+                if rng.random_bool(0.8) { Outcome::Complete } else { Outcome::Partial(Reason::Throttled) };
+            let page_of = rng.random_range(1..12);
             for bed in [&whole, &paged] {
                 bed.pass(3600);
                 let mut sweep = sweep(bed.store().now().minus(Duration::from_secs(1)));
@@ -799,10 +807,10 @@ fn page_by_page_it_comes_to_the_same_as_in_one_piece() {
                 }
                 let missed = bed.store().missed_by(&sweep, &recorded);
                 sweep.absences = missed.iter().map(|m| (m.id.to_string(), Absence::NotFound)).collect();
-                bed.store().commit_rest(&sweep, &recorded, Some(&viewer)).unwrap();
+                bed.store().commit_rest(&sweep, &recorded, Some(&subscriber)).unwrap();
                 assert_eq!(recorded.shown() + sweep.observations.len(), observations.len());
             }
-            assert_eq!(known(&whole), known(&paged), "seed {seed}, look {look}");
+            assert_eq!(known(&whole), known(&paged), "seed {seed}, look {sweep_with}");
         }
         assert!(paged.store().check().unwrap().flaws.is_empty());
     }
@@ -824,7 +832,7 @@ fn pages_that_show_nothing_new_take_no_revision_and_their_look_is_one_run() {
     assert!(bed.store().missed_by(&sweep, &recorded).is_empty());
     bed.store().commit_rest(&sweep, &recorded, None).unwrap();
     assert_eq!(bed.store().revision(), before);
-    // Where a page changed something, the end of its look is in the file with it, whatever it says itself.
+    // If a page changed something, the end of its sweep is in the file with it, whatever it contains itself.
     bed.pass(3600);
     let sweep = self::sweep(bed.store().now().minus(Duration::from_secs(1)));
     let mut recorded = Recorded::default();
@@ -833,11 +841,11 @@ fn pages_that_show_nothing_new_take_no_revision_and_their_look_is_one_run() {
     bed.store().record_page(&page, &mut recorded).unwrap();
     bed.store().commit_rest(&sweep, &recorded, None).unwrap();
     let txn = bed.store().inner.shared.db().unwrap().begin_read().unwrap();
-    assert!(txn.open_table(LOOK).unwrap().iter().unwrap().next().is_none(), "no look is under way");
+    assert!(txn.open_table(OPEN_SWEEP).unwrap().iter().unwrap().next().is_none(), "no look is under way");
     let runs = txn.open_table(RUN).unwrap();
     let last: Run = decode("run", runs.iter().unwrap().next_back().unwrap().unwrap().1.value()).unwrap();
     assert_eq!((last.outcome, last.last_ended), (Outcome::Complete, sweep.ended));
-    // Without what is recorded the same would have ended them all.
+    // Without the recorded pages the same sweep would have ended them all.
     assert_eq!(bed.store().missed_by(&sweep, &Recorded::default()).len(), 31);
 }
 
@@ -868,15 +876,14 @@ fn a_look_that_was_cut_off_between_its_pieces_is_partial_and_interrupted() {
     }
     let live = bed.live(Moment::Now);
     assert!(live.len() > 1 && live.contains(&"vol-old".to_owned()), "what was seen is there, nothing is gone");
-    // Another one in pieces, with what is only in memory of the ledger written in between: once it is over,
-    // nothing of it is under way.
+    // Another sweep in pieces, with the ledger flushed in between: once it is over, none is in progress.
     bed.reopen();
-    bed.look(|s| s.observations = large(0..120));
+    bed.sweep_with(|s| s.observations = large(0..120));
     assert_eq!(runs(&bed).len(), 3);
     bed.reopen();
     assert_eq!(runs(&bed).len(), 3);
     let txn = bed.store().inner.shared.db().unwrap().begin_read().unwrap();
-    assert_eq!(redb::ReadableTableMetadata::len(&txn.open_table(LOOK).unwrap()).unwrap(), 0);
+    assert_eq!(redb::ReadableTableMetadata::len(&txn.open_table(OPEN_SWEEP).unwrap()).unwrap(), 0);
     drop(txn);
     assert!(bed.store().check().unwrap().flaws.is_empty());
 }
@@ -913,7 +920,7 @@ fn moments_that_are_not_there_say_which_are() {
 #[test]
 fn notes_are_durable_take_no_revision_and_stay_apart() {
     let mut bed = Bed::new();
-    let (one, two) = (Viewer::new("a/one"), Viewer::new("a/one-more"));
+    let (one, two) = (Subscriber::new("a/one"), Subscriber::new("a/one-more"));
     bed.store().write_notes(&one, &[("finding/x".to_owned(), Some(b"1".to_vec()))]).unwrap();
     bed.store().write_notes(&two, &[("finding/x".to_owned(), Some(b"2".to_vec()))]).unwrap();
     assert_eq!(bed.store().revision(), Revision::ZERO);
@@ -944,9 +951,9 @@ fn what_is_over_a_bound_is_refused_by_name_and_stops_nothing_else() {
     let bed = Bed::new();
     bed.see(&[observation("vol-1", &[], 8)]);
     let mut large = observation("vol-2", &[], 8);
-    let description = "x".repeat(2 * MAX_DOCUMENT_BYTES);
+    let description = "x".repeat(2 * DOCUMENT_MAX_BYTES);
     large.attributes = (&serde_json::json!({"VolumeId": "vol-2", "Description": description})).into();
-    for (bad, bound) in [(large, MAX_DOCUMENT_BYTES), (observation(&"i".repeat(5000), &[], 8), MAX_ID_BYTES)] {
+    for (bad, bound) in [(large, DOCUMENT_MAX_BYTES), (observation(&"i".repeat(5000), &[], 8), ID_MAX_BYTES)] {
         let mut sweep = sweep(bed.store().now().plus(Duration::from_mins(1)));
         sweep.observations = vec![bad];
         let error = bed.store().commit(&sweep, None).unwrap_err();
@@ -960,31 +967,31 @@ fn what_is_over_a_bound_is_refused_by_name_and_stops_nothing_else() {
 #[test]
 fn a_full_volume_stops_recording_keeps_answering_and_recovers_by_itself() {
     let free = Arc::new(AtomicU64::new(1 << 30));
-    let (told, clock): (_, Clock) = (free.clone(), Arc::new(|| Timestamp::from_millis(1_000_000)));
-    let room: Room = Box::new(move || Some(told.load(Ordering::SeqCst)));
+    let (reported, clock): (_, Clock) = (free.clone(), Arc::new(|| Timestamp::from_millis(1_000_000)));
+    let room: FreeSpaceFn = Box::new(move || Some(reported.load(Ordering::SeqCst)));
     let store = Store::open_file(Path::new("full"), clock, room, |b| {
         b.create_with_backend(redb::backends::InMemoryBackend::new())
     })
     .unwrap();
-    let look = |region: &str| {
+    let sweep_with = |region: &str| {
         let mut sweep = sweep(store.now().minus(Duration::from_secs(2)));
         sweep.scope = scope(region);
         sweep.observations = vec![observation("vol-1", &[], 8)];
         store.commit(&sweep, None)
     };
-    look("eu-west-1").unwrap();
+    sweep_with("eu-west-1").unwrap();
     free.store(1 << 20, Ordering::SeqCst);
-    let error = look("us-east-1").unwrap_err();
+    let error = sweep_with("us-east-1").unwrap_err();
     assert_eq!(error.reason(), "DiskFull");
     assert!(error.to_string().contains("1048576 bytes free"), "{error}");
     assert!(store.is_full() && !store.is_poisoned());
-    assert!(store.write_notes(&Viewer::from("a/b"), &[("n".to_owned(), None)]).is_err());
+    assert!(store.write_notes(&Subscriber::from("a/b"), &[("n".to_owned(), None)]).is_err());
     let snapshot = store.snapshot(Moment::Now).unwrap();
     let resources = snapshot.resources(&Filter::default()).unwrap();
     assert_eq!(resources.len(), 1, "what was recorded is there, and nothing of what was not");
     assert_eq!(snapshot.attributes(&resources[0]).unwrap()["Size"], 8);
     free.store(1 << 30, Ordering::SeqCst);
-    look("us-east-1").unwrap();
+    sweep_with("us-east-1").unwrap();
     assert!(!store.is_full());
     assert_eq!(store.revision(), Revision(2));
 }
@@ -1016,7 +1023,7 @@ fn a_check_says_what_is_wrong_and_where_and_stats_where_the_room_goes() {
         let txn = bed.store().inner.shared.db().unwrap().begin_write().unwrap();
         damage(&txn);
         txn.commit().unwrap();
-        bed.store().inner.shared.publish(bed.store().state(), &Turn::default()).unwrap();
+        bed.store().inner.shared.publish(bed.store().state(), &LifeDelta::default()).unwrap();
         let flaws = bed.store().check().unwrap().flaws;
         assert!(flaws.iter().any(|flaw| flaw.table == table), "{table}: {flaws:?}");
     };
@@ -1057,7 +1064,7 @@ fn the_keeper_writes_a_checkpoint_when_one_is_due_and_the_file_opens_from_it() {
         assert_eq!((&document["Size"], &document["VolumeId"]), (&8.into(), &(*resource.key.id).into()));
         assert_eq!(snapshot.milestones(resource).unwrap().len(), 1);
     }
-    // A damaged one is as good as none.
+    // A damaged checkpoint counts as none.
     let txn = bed.store().inner.shared.db().unwrap().begin_write().unwrap();
     txn.open_table(CKPT_REST).unwrap().insert((4, 0), &[1, 2, 3][..]).unwrap();
     txn.commit().unwrap();
@@ -1082,7 +1089,7 @@ fn checkpoints_that_several_ask_for_at_once_spoil_none_of_each_other() {
             for _ in 0..3 {
                 threads.spawn(|| bed.store().checkpoint().unwrap());
             }
-            bed.look(|s| {
+            bed.sweep_with(|s| {
                 s.outcome = Outcome::Partial(Reason::Throttled);
                 s.observations = vec![observation("vol-1", &[], 100 + size)];
             });
@@ -1158,7 +1165,7 @@ fn while_the_disk_syncs_nothing_is_published_reads_go_on_and_what_queues_shares_
     };
     let regions: Vec<String> = (0..20).map(|n| format!("region-{n}")).collect();
     hold(true);
-    // Told only once nobody is held any more: who fails while others wait waits for ever.
+    // Asserted only once no sync is held any more: a panic while others wait would wait for ever.
     let (seen, listed) = std::thread::scope(|threads| {
         threads.spawn(|| commit("first"));
         until("the first is being synced", || syncing.load(Ordering::SeqCst));
@@ -1186,7 +1193,7 @@ fn while_the_disk_syncs_nothing_is_published_reads_go_on_and_what_queues_shares_
     assert!(pages < 10, "{pages} pages for 21 deltas");
 }
 
-/// What a store answers, with everything that was ever in it.
+/// The answers of a store, with everything that was ever in it.
 fn everything(store: &Store) -> String {
     let kept = |r: &u64| store.state().kept.is_kept(Revision(*r));
     let newest = store.state().kept.logged(store.revision().0);
@@ -1195,10 +1202,10 @@ fn everything(store: &Store) -> String {
     format!("{states:#?} {}", serde_json::to_string(&snapshot.scopes()).unwrap())
 }
 
-/// With an end, a suspect, a cover, notes, a checkpoint, and days that are thinned.
+/// With an end, a suspect, a visibility, notes, a checkpoint, and thinned days.
 fn well_used() -> Bed {
     let bed = Bed::new();
-    let viewer = Viewer::from("team-a/one");
+    let subscriber = Subscriber::from("team-a/one");
     for day in 0..6u64 {
         for n in 0..4u64 {
             bed.pass(3600 * 5);
@@ -1207,9 +1214,9 @@ fn well_used() -> Bed {
             sweep.observations =
                 (day..day + 4).map(|id| observation(&format!("vol-{id}"), &[("Owner", "a")], n)).collect();
             sweep.absences = (0..day).map(|id| (format!("vol-{id}"), Absence::NotFound)).collect();
-            bed.store().commit(&sweep, Some(&viewer)).unwrap();
+            bed.store().commit(&sweep, Some(&subscriber)).unwrap();
         }
-        bed.store().write_notes(&viewer, &[(format!("day/{day}"), Some(b"seen".to_vec()))]).unwrap();
+        bed.store().write_notes(&subscriber, &[(format!("day/{day}"), Some(b"seen".to_vec()))]).unwrap();
     }
     bed.store().checkpoint().unwrap();
     bed.store()
@@ -1259,7 +1266,7 @@ fn the_file_of_every_schema_opens_and_answers_as_when_it_was_made() {
     }
 }
 
-/// `make fuzz` found that redb panics on some.
+/// `make fuzz` found that redb panics on some of them.
 #[test]
 fn a_flipped_byte_anywhere_in_a_file_is_an_error_or_a_flaw_and_never_a_panic() {
     let packed = std::fs::read(format!("{FIXTURES}/schema-1.redb.zst")).unwrap();
@@ -1288,7 +1295,7 @@ fn a_flipped_byte_anywhere_in_a_file_is_an_error_or_a_flaw_and_never_a_panic() {
 
 #[test]
 fn a_schema_that_is_not_known_is_refused_and_nothing_is_touched() {
-    for (schema, told) in [(0_u32, "scan again"), (SCHEMA + 1, "a newer Elava wrote it")] {
+    for (schema, reported) in [(0_u32, "scan again"), (SCHEMA + 1, "a newer Elava wrote it")] {
         let mut bed = well_used();
         let path = bed.store().path().to_owned();
         let txn = bed.store().inner.shared.db().unwrap().begin_write().unwrap();
@@ -1298,7 +1305,7 @@ fn a_schema_that_is_not_known_is_refused_and_nothing_is_touched() {
         let before = std::fs::read(&path).unwrap();
         let error = Store::open(&path, system_clock()).err().unwrap();
         assert_eq!(error.reason(), "StoreSchema");
-        assert!(error.to_string().contains(told), "{error}");
+        assert!(error.to_string().contains(reported), "{error}");
         assert!(std::fs::read(&path).unwrap() == before, "the file was touched");
     }
 }
@@ -1345,20 +1352,20 @@ fn a_restored_backup_answers_as_the_store_did_and_goes_on_under_other_revisions(
         answers.collect::<Vec<_>>()
     };
     assert_eq!(of_original(&restored), of_original(original));
-    let viewer = Viewer::from("team-a/one");
-    assert_eq!(restored.notes(&viewer, "").unwrap(), original.notes(&viewer, "").unwrap());
+    let subscriber = Subscriber::from("team-a/one");
+    assert_eq!(restored.notes(&subscriber, "").unwrap(), original.notes(&subscriber, "").unwrap());
     assert_ne!(restored.id(), original.id());
 
     let base = restored.revision();
     assert_eq!(base.0, newest.0 + (1 << 32));
     assert_eq!(faults::state(&restored, base).unwrap(), faults::state(&restored, newest).unwrap());
-    // A cursor from after the backup must start over: nothing of it is here.
+    // A cursor from after the backup must start over: nothing of it exists here.
     let error = restored.snapshot(Moment::Revision(lost)).err().unwrap();
     assert!(error.to_string().contains(&format!("revision {newest} (")), "{error}");
     assert!(error.to_string().contains(&format!("revision {base} (")), "{error}");
     assert_eq!(restored.watch(lost, None).err().unwrap().reason(), "Compacted");
     assert_eq!(restored.steps(Moment::Revision(lost), Moment::Now, None).err().unwrap().reason(), "NotKept");
-    // And it goes on.
+    // And the store continues.
     bed.pass(300);
     let mut sweep = sweep(bed.store().now());
     bed.pass(60);
@@ -1420,19 +1427,19 @@ async fn a_watch_goes_on_over_what_a_restore_skipped() {
     later.observations = vec![observation("vol-77", &[], 8)];
     restored.commit(&later, None).unwrap();
     let from = Revision(newest.0 - 2);
-    let wanted = restored.steps(Moment::Revision(from), Moment::Now, None).unwrap().changes.len();
+    let selected = restored.steps(Moment::Revision(from), Moment::Now, None).unwrap().changes.len();
     let mut watch = restored.watch(from, None).unwrap();
-    let mut told = 0;
-    while watch.told < restored.revision() {
-        told += watch.next().await.unwrap().changes.len();
+    let mut reported = 0;
+    while watch.reached < restored.revision() {
+        reported += watch.next().await.unwrap().changes.len();
     }
-    assert_eq!(told, wanted);
+    assert_eq!(reported, selected);
 }
 
 #[test]
 fn what_was_written_in_full_again_and_thinned_still_has_a_history() {
     let bed = Bed::new();
-    // Nothing of the one helps to say the other.
+    // The versions have nothing in common.
     for seed in 0..4 {
         let mut seen = large(seed..seed + 1).remove(0);
         seen.id = "vol-1".to_owned();
@@ -1475,7 +1482,7 @@ fn a_backup_that_is_cut_off_or_damaged_makes_no_store_and_nothing_is_overwritten
     for at in (0..stream.len()).step_by(stream.len() / 97) {
         let mut damaged = stream.clone();
         damaged[at] ^= 16;
-        // A bit of zstd's own header may mean nothing.
+        // A bit of zstd's own header may have no effect.
         if restore(&damaged).is_ok() {
             let store = Store::open_existing(&path, system_clock()).unwrap();
             assert_eq!(everything(&store), whole, "byte {at}");
@@ -1529,16 +1536,16 @@ async fn a_watch_tells_every_step_once_goes_on_from_any_revision_and_is_told_whe
     let floor = store.state().kept.floor();
     let text = |changes: &[Change]| changes.iter().map(|c| serde_json::to_string(c).unwrap()).collect::<Vec<_>>();
     for from in floor.0..=store.revision().0 {
-        let wanted = store.steps(Moment::Revision(Revision(from)), Moment::Now, None).unwrap().changes;
+        let selected = store.steps(Moment::Revision(Revision(from)), Moment::Now, None).unwrap().changes;
         let mut watch = store.watch(Revision(from), None).unwrap();
-        let mut told = Vec::new();
-        while watch.told < store.revision() {
-            told.extend(watch.next().await.unwrap().changes);
+        let mut reported = Vec::new();
+        while watch.reached < store.revision() {
+            reported.extend(watch.next().await.unwrap().changes);
         }
-        assert_eq!(text(&told), text(&wanted), "from {from}");
+        assert_eq!(text(&reported), text(&selected), "from {from}");
     }
     let mut watch = store.watch(store.revision(), None).unwrap();
-    let nobody = Viewer::from("team/none");
+    let nobody = Subscriber::from("team/none");
     let mut blind = store.watch(store.revision(), Some(nobody)).unwrap();
     let next = {
         let waiting = watch.next();
@@ -1553,12 +1560,12 @@ async fn a_watch_tells_every_step_once_goes_on_from_any_revision_and_is_told_whe
     assert_eq!((unseen.changes.len(), unseen.revision), (0, store.revision()), "but it goes on");
     assert_eq!(store.watch(Revision(store.revision().0 + 1), None).err().unwrap().reason(), "NotKept");
     assert_eq!(store.watch(Revision(floor.0 - 1), None).err().unwrap().reason(), "Compacted");
-    // Overtaken while it sleeps: told, never a gap.
+    // Overtaken while it sleeps: an error, never a gap.
     bed.pass(3600 * 24 * 3);
     bed.see(&[observation("vol-9", &[("Owner", "c")], 3)]);
     store.retain(Retention { detail: Duration::from_hours(24), horizon: Duration::from_hours(1_000) }).unwrap();
     let mut slow = watch;
-    slow.told = Revision(store.state().kept.floor().0 - 1);
+    slow.reached = Revision(store.state().kept.floor().0 - 1);
     assert_eq!(slow.next().await.unwrap_err().reason(), "Compacted");
 }
 
@@ -1573,8 +1580,8 @@ mod model {
 
     #[derive(Clone, Debug)]
     enum Step {
-        /// (region, ids seen with size and whether tagged, outcome complete?, re-reads say NotFound?)
-        Look {
+        /// (region, ids seen with size and whether tagged, outcome complete?, reads by id return NotFound?)
+        Sweep {
             region: bool,
             seen: BTreeMap<u8, (u8, bool)>,
             complete: bool,
@@ -1591,7 +1598,7 @@ mod model {
         let seen = prop::collection::btree_map(0u8..6, (0u8..3, any::<bool>()), 0..6);
         prop_oneof![
             8 => (any::<bool>(), seen, prop::bool::weighted(0.8), prop::bool::weighted(0.8)).prop_map(
-                |(region, seen, complete, confirmed)| Step::Look { region, seen, complete, confirmed }
+                |(region, seen, complete, confirmed)| Step::Sweep { region, seen, complete, confirmed }
             ),
             1 => any::<bool>().prop_map(|region| Step::Close { region }),
             1 => Just(Step::Reopen),
@@ -1601,7 +1608,7 @@ mod model {
 
     const DETAIL: Duration = Duration::from_hours(40);
 
-    /// All that is answered at a revision, with what the ledger says then.
+    /// All answers at a revision, including the ledger.
     fn answer(store: &Store, revision: Revision) -> Result<String, StoreError> {
         let known = faults::state(store, revision)?;
         let views = store.snapshot(Moment::Revision(revision))?.scopes();
@@ -1615,17 +1622,17 @@ mod model {
         all.iter().map(|r| format!("{} {:?}", r.key, snapshot.milestones(r).unwrap())).collect()
     }
 
-    /// (hours until then, region, ids seen with size and owner, outcome complete?, re-reads say NotFound?)
-    type Look = (u64, bool, BTreeMap<u8, (u8, u8)>, bool, bool);
+    /// (hours until then, region, ids seen with size and owner, outcome complete?, reads by id return NotFound?)
+    type GeneratedSweep = (u64, bool, BTreeMap<u8, (u8, u8)>, bool, bool);
 
-    fn look_later() -> impl Strategy<Value = Look> {
+    fn sweep_later() -> impl Strategy<Value = GeneratedSweep> {
         let seen = prop::collection::btree_map(0u8..8, (0u8..4, 0u8..3), 0..8);
         (1..9u64, any::<bool>(), seen, prop::bool::weighted(0.8), prop::bool::weighted(0.7))
     }
 
-    fn take(bed: &Bed, (hours, region, seen, complete, confirmed): &Look) {
+    fn take(bed: &Bed, (hours, region, seen, complete, confirmed): &GeneratedSweep) {
         bed.pass(hours * 3600);
-        bed.look(|s| {
+        bed.sweep_with(|s| {
             s.scope = scope(if *region { "eu-west-1" } else { "us-east-1" });
             s.cadence = Some(Duration::from_hours(4));
             if !complete {
@@ -1633,7 +1640,7 @@ mod model {
             }
             let observe = |(id, (size, owner)): (&u8, &(u8, u8))| {
                 let tags: &[_] = [&[][..], &[("Owner", "a")], &[("Owner", "b")]][usize::from(*owner)];
-                // Large enough to be worth a difference to the one before.
+                // Large enough to be worth a difference to the version before.
                 let note = format!("{id} is as it was").repeat(30);
                 let document = serde_json::json!({"VolumeId": format!("vol-{id}"), "Size": size, "Note": note});
                 Observation {
@@ -1643,7 +1650,7 @@ mod model {
                 }
             };
             s.observations = seen.iter().map(observe).collect();
-            // A new version of the shape in the middle, told of birth later.
+            // A new version of the shape in between: a birth is reported later.
             s.shape = u16::from(seen.len() > 5) + 1;
             let answer = if *confirmed { Absence::NotFound } else { Absence::Unconfirmed };
             s.absences = (0..8).map(|i| (format!("vol-{i}"), answer)).collect();
@@ -1654,15 +1661,15 @@ mod model {
         #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
         #[test]
         fn what_is_kept_answers_as_before_and_the_rest_names_the_nearest_moments(
-            looks in prop::collection::vec(look_later(), 4..60),
-            more in prop::collection::vec(look_later(), 0..6),
+            complete_sweeps in prop::collection::vec(sweep_later(), 4..60),
+            more in prop::collection::vec(sweep_later(), 0..6),
             checkpoint_at in 0..60usize,
             horizon_hours in 48..200u64,
         ) {
             let mut bed = Bed::new();
             let retention = Retention { detail: DETAIL, horizon: Duration::from_hours(horizon_hours) };
-            for (n, look) in looks.iter().enumerate() {
-                take(&bed, look);
+            for (n, sweep) in complete_sweeps.iter().enumerate() {
+                take(&bed, sweep);
                 if n == checkpoint_at {
                     bed.store().checkpoint().unwrap();
                 }
@@ -1701,7 +1708,7 @@ mod model {
             for (revision, row) in kept.rows() {
                 prop_assert!(days.insert(row.until), "one moment a day");
                 prop_assert!(row.is_thinned);
-                // The end of the day is the last that happened in it.
+                // The kept revision of a day is the last one in it.
                 let last = Moment::Time(Timestamp::from_millis(row.until.as_millis() - 1));
                 prop_assert_eq!(store.snapshot(last).unwrap().revision(), Revision(revision));
             }
@@ -1736,9 +1743,9 @@ mod model {
             for resource in snapshot.resources(&every).unwrap() {
                 prop_assert!(!snapshot.history(&resource).unwrap().is_empty());
             }
-            // And it goes on as if nothing had happened.
-            for look in &more {
-                take(&bed, look);
+            // And the store continues as if nothing had happened.
+            for sweep in &more {
+                take(&bed, sweep);
             }
             bed.store().retain(retention).unwrap();
             prop_assert_eq!(format!("{:?}", bed.store().check().unwrap().flaws), "[]");
@@ -1752,7 +1759,7 @@ mod model {
         #[test]
         fn state_at_every_revision_equals_a_full_copy(steps in prop::collection::vec(step(), 1..25)) {
             let mut bed = Bed::new();
-            // What lives in all scopes, whether watched or not; and the scopes that are watched.
+            // Live resources in all scopes, watched or not; and the scopes that are watched.
             let mut live = Live::new();
             let mut misses: BTreeMap<(String, String), u32> = BTreeMap::new();
             let mut open: BTreeSet<String> = BTreeSet::new();
@@ -1767,10 +1774,10 @@ mod model {
                         bed.store().close_scopes(&[Arc::new(scope(name(region)))]).unwrap();
                         open.remove(name(region));
                     }
-                    Step::Look { region, seen, complete, confirmed } => {
+                    Step::Sweep { region, seen, complete, confirmed } => {
                         let region = name(region).to_owned();
                         let key = |id: &u8| (region.clone(), format!("vol-{id}"));
-                        bed.look(|s| {
+                        bed.sweep_with(|s| {
                             s.scope = scope(&region);
                             if !complete {
                                 s.outcome = Outcome::Partial(Reason::Throttled);
@@ -1827,7 +1834,7 @@ mod model {
                 let tagged = copy.iter().filter(|(_, (_, tagged))| *tagged).map(|(key, _)| key.clone());
                 prop_assert_eq!(lines, tagged.collect::<Vec<_>>());
             }
-            // What is opened from a checkpoint is what the whole log says, and so is each checkpoint.
+            // The state opened from a checkpoint is the fold of the whole log, and so is each checkpoint.
             let txn = bed.store().inner.shared.db().unwrap().begin_read().unwrap();
             let folded = |until| {
                 let mut state = named(&txn).unwrap();
@@ -1843,20 +1850,21 @@ mod model {
             }
             drop(txn);
             prop_assert_eq!(format!("{:?}", bed.store().check().unwrap().flaws), "[]");
-            // Every step, in the order of time, is every history.
+            // All steps, in the order of time, contain every history.
             let all = bed.store().steps(Moment::Revision(Revision::ZERO), Moment::Now, None).unwrap().changes;
             prop_assert!(all.is_sorted_by_key(|c| c.revision));
             let newest = bed.store().snapshot(Moment::Now).unwrap();
             let every = Filter { ended_since: Some(Timestamp::MIN), include_unwatched: true, ..Filter::default() };
             let text = |changes: &[Change]| serde_json::to_string(changes).unwrap();
-            let mut told = 0;
+            let mut reported = 0;
             for resource in newest.resources(&every).unwrap() {
                 let history = newest.history(&resource).unwrap();
                 let of_it = |c: &&Change| c.resource == resource.key;
                 let newest_first: Vec<Change> = all.iter().filter(of_it).rev().cloned().collect();
                 prop_assert_eq!(text(&history), text(&newest_first));
-                told += history.len();
-                // And from any moment on, the rest of it: what a step changed does not depend on where one begins.
+                reported += history.len();
+                // And from any moment on, the rest of it: the changes of a step do not depend on where reading
+                // begins.
                 if let Some(middle) = history.get(history.len() / 2) {
                     let since = Moment::Revision(middle.revision);
                     let rest = bed.store().steps(since, Moment::Now, None).unwrap().changes;
@@ -1865,8 +1873,8 @@ mod model {
                     prop_assert_eq!(text(&rest), text(&later.cloned().collect::<Vec<_>>()));
                 }
             }
-            prop_assert_eq!(told, all.len());
-            // What disappeared is what the steps say ended and did not take back.
+            prop_assert_eq!(reported, all.len());
+            // What disappeared is what the steps end and do not retract.
             if let Some(first) = copies.keys().next() {
                 let steps = bed.store().steps(Moment::Revision(*first), Moment::Now, None).unwrap().changes;
                 let mut ended: BTreeMap<ResourceKey, Vec<Revision>> = BTreeMap::new();
@@ -1877,11 +1885,11 @@ mod model {
                         _ => {}
                     }
                 }
-                let wanted: BTreeSet<(Revision, ResourceKey)> =
+                let selected: BTreeSet<(Revision, ResourceKey)> =
                     ended.into_iter().flat_map(|(key, at)| at.into_iter().map(move |r| (r, key.clone()))).collect();
-                let told = bed.store().disappeared(Moment::Revision(*first), Moment::Now, None).unwrap();
-                prop_assert!(told.is_sorted_by_key(|c| std::cmp::Reverse(c.revision)));
-                prop_assert_eq!(told.into_iter().map(|c| (c.revision, c.resource)).collect::<BTreeSet<_>>(), wanted);
+                let reported = bed.store().disappeared(Moment::Revision(*first), Moment::Now, None).unwrap();
+                prop_assert!(reported.is_sorted_by_key(|c| std::cmp::Reverse(c.revision)));
+                prop_assert_eq!(reported.into_iter().map(|c| (c.revision, c.resource)).collect::<BTreeSet<_>>(), selected);
             }
             // state(last) = state(first) + diff(first, last), for scopes that stayed open.
             if let (Some(first), Some(last)) = (copies.keys().next(), copies.keys().last()) {

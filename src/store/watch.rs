@@ -1,45 +1,45 @@
-//! Following the log: every step from a revision on, as it is recorded.
+//! Following the log: every step after a revision, as it is recorded.
 //!
-//! Nothing is queued for a watcher: it reads the log at its own pace, so a slow one holds up nobody. One
-//! that retention overtakes is told that single changes are not kept any more, and never sees a gap.
+//! Nothing is queued for a watcher: it reads the log at its own pace, so a slow one delays no other. A watcher
+//! that retention overtakes gets an error that single changes are not kept any more; it never misses one silently.
 
 use super::log::{self, LOG};
 use super::record::{NO_RID, Rid, ScopeNo};
 use super::snapshot::StoreSnapshot;
 use super::steps::{Steps, VersionAt};
 use super::{Store, StoreError};
-use crate::inventory::{Change, Moment, Revision, Viewer};
+use crate::inventory::{Change, Moment, Revision, Subscriber};
 
-/// Revisions and changes that one batch holds; of changes it holds more where one revision has more.
-const BATCH: u64 = if cfg!(test) { 8 } else { 1_000 };
-const CHANGES: usize = 10_000;
+/// Maximum revisions and changes of one batch. It has more changes if a single revision has more.
+const BATCH_MAX_REVISIONS: u64 = if cfg!(test) { 8 } else { 1_000 };
+const BATCH_MAX_CHANGES: usize = 10_000;
 
 /// What was recorded since the batch before.
 #[derive(Clone, Debug)]
 pub struct WatchBatch {
-    /// Everything up to it has been told: a watch goes on from here.
+    /// Everything up to it has been reported: a watch continues from here.
     pub revision: Revision,
-    /// Oldest first; none where what happened concerns nobody who watches.
+    /// Oldest first; empty if nothing is visible to the watcher.
     pub changes: Vec<Change>,
 }
 
 pub struct Watch {
     store: Store,
-    viewer: Option<Viewer>,
-    pub(super) told: Revision,
+    subscriber: Option<Subscriber>,
+    pub(super) reached: Revision,
     published: tokio::sync::watch::Receiver<Revision>,
 }
 
 impl Store {
-    /// Follows what is recorded after a revision; with a viewer, what it covers.
-    pub fn watch(&self, after: Revision, viewer: Option<Viewer>) -> Result<Watch, StoreError> {
+    /// Follows what is recorded after a revision; with a subscriber, only what is visible to it.
+    pub fn watch(&self, after: Revision, subscriber: Option<Subscriber>) -> Result<Watch, StoreError> {
         let published = self.subscribe();
         let state = self.state();
         if after > state.revision {
-            return Err(StoreError::Future { asked: after, newest: state.revision });
+            return Err(StoreError::Future { requested: after, newest: state.revision });
         }
         state.kept.check_raw(after)?;
-        Ok(Watch { store: self.clone(), viewer, told: after, published })
+        Ok(Watch { store: self.clone(), subscriber, reached: after, published })
     }
 }
 
@@ -48,20 +48,20 @@ impl Watch {
     pub async fn next(&mut self) -> Result<WatchBatch, StoreError> {
         loop {
             let newest = *self.published.borrow_and_update();
-            if newest > self.told {
-                let (store, viewer, told) = (self.store.clone(), self.viewer.clone(), self.told);
+            if newest > self.reached {
+                let (store, subscriber, reached) = (self.store.clone(), self.subscriber.clone(), self.reached);
                 let read = move || {
                     let now = store.snapshot(Moment::Now)?;
-                    let sees = |scope, _| viewer.as_ref().is_none_or(|viewer| now.sees(viewer, scope));
-                    let (revision, steps) = now.steps_after(told, now.state.revision, &sees)?;
+                    let sees = |scope, _| subscriber.as_ref().is_none_or(|subscriber| now.sees(subscriber, scope));
+                    let (revision, steps) = now.steps_after(reached, now.state.revision, &sees)?;
                     Ok(WatchBatch { revision, changes: steps.into_iter().map(|(_, change)| change).collect() })
                 };
                 let read = tokio::task::spawn_blocking(read).await;
                 let batch = read.unwrap_or(Err(StoreError::Damaged { table: "log" }))?;
-                self.told = batch.revision;
+                self.reached = batch.revision;
                 return Ok(batch);
             }
-            // The store is closed only when everybody has let go of it, and this watch has not.
+            // The store closes only when all its handles are dropped, and this watch holds one.
             if self.published.changed().await.is_err() {
                 return Err(StoreError::Poisoned);
             }
@@ -70,28 +70,28 @@ impl Watch {
 }
 
 impl StoreSnapshot {
-    /// Steps that were recorded after a revision, of the scopes that `sees` lets through, oldest first, and up to
-    /// which revision: not until `until` where they are many. A revision is told whole or not at all.
+    /// Steps that were recorded after a revision in the scopes that `sees` accepts, oldest first, and the revision
+    /// that they reach: before `until` if they are many. A revision is returned whole or not at all.
     pub fn steps_after(
         &self,
-        told: Revision,
+        reached: Revision,
         until: Revision,
         sees: &dyn Fn(ScopeNo, Revision) -> bool,
     ) -> Result<(Revision, Vec<(ScopeNo, Change)>), StoreError> {
         let kept = &self.state.kept;
-        kept.check_raw(told)?;
-        let first = kept.after(told.0);
+        kept.check_raw(reached)?;
+        let first = kept.after(reached.0);
         let until = until.min(self.state.revision);
-        let last = kept.real(until.0.min(first.saturating_add(BATCH - 1)));
+        let last = kept.real(until.0.min(first.saturating_add(BATCH_MAX_REVISIONS - 1)));
         let mut steps = Steps::new(self)?;
         let mut changes = Vec::new();
-        let mut told = last;
+        let mut reached = last;
         log::revisions(&self.txn()?.open_table(LOG)?, first..=last, |revision, row, entries| {
-            if told < revision.0 {
+            if reached < revision.0 {
                 return Ok(());
             }
-            if changes.len() + entries.len() > CHANGES && !changes.is_empty() {
-                told = revision.0 - 1;
+            if changes.len() + entries.len() > BATCH_MAX_CHANGES && !changes.is_empty() {
+                reached = revision.0 - 1;
                 return Ok(());
             }
             if !sees(row.scope, revision) {
@@ -106,7 +106,7 @@ impl StoreSnapshot {
             }
             Ok(())
         })?;
-        Ok((Revision(kept.real(told)), changes))
+        Ok((Revision(kept.real(reached)), changes))
     }
 }
 
@@ -129,7 +129,7 @@ fn version_before(now: &StoreSnapshot, rid: Rid, newest: u64) -> Result<Option<V
         if previous >= revision {
             return Err(StoreError::Damaged { table: "log" });
         }
-        // As long as nothing of its tags changed since, memory knows them.
+        // If its tags have not changed since, they are in memory.
         if let (Some(_), None, Some(head)) = (document, tags, now.state.heads.get(rid))
             && head.milestone != 0
             && head.milestone <= previous

@@ -1,8 +1,8 @@
-//! Where ids that are never reused live, over all scopes of a type: what ends here and goes on there has
-//! moved.
+//! Where ids that are never reused live, over all scopes of a type: a resource that ends in one scope and lives on
+//! in another has moved.
 //!
-//! A hint beside the state. The ids of a type are indexed when somebody first asks for one, and the writer
-//! keeps the index up with what it publishes. What is found counts only if it lives in the state of who asks.
+//! A hint beside the state. The ids of a type are indexed at the first query for one, and the writer updates the
+//! index with what it publishes. A result counts only if it is live in the state of the caller.
 
 use std::collections::HashMap;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -15,29 +15,29 @@ use super::record::Rid;
 use super::state::State;
 use crate::inventory::Scope;
 
-/// What may hold the same resource: scopes that differ in account and region alone.
+/// Scopes that may hold the same resource: they differ in account and region alone.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Kind(u64);
 
 impl Kind {
     fn of(scope: &Scope) -> Self {
         let Scope { provider, partition, endpoint, resource_type, .. } = scope;
-        // No part holds the byte that ends one.
+        // No part contains the separator.
         Self(xxh3_64([provider, partition, endpoint, resource_type.as_str()].join("\0").as_bytes()))
     }
 }
 
 #[derive(Default)]
-pub(super) struct Whereabouts(RwLock<HashMap<Kind, IdIndex>>);
+pub(super) struct CrossScopeIndex(RwLock<HashMap<Kind, IdIndex>>);
 
-/// Lives that ended and began, or go on after all, in what is published together.
+/// Lives that ended, and that began or whose end was retracted, in one publication.
 #[derive(Default)]
-pub(super) struct Turn {
+pub(super) struct LifeDelta {
     pub ended: Vec<(Rid, Life)>,
     pub begun: Vec<(Rid, Life)>,
 }
 
-impl Whereabouts {
+impl CrossScopeIndex {
     fn read(&self) -> RwLockReadGuard<'_, HashMap<Kind, IdIndex>> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -46,8 +46,7 @@ impl Whereabouts {
         self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The life that goes on under an id in another open scope of the same type. `newest` is the state
-    /// that is published.
+    /// The live resource with an id in another open scope of the same type. `newest` returns the published state.
     pub fn elsewhere(&self, state: &State, newest: impl Fn() -> State, scope: &Scope, id: &str) -> Option<Rid> {
         let kind = Kind::of(scope);
         let is_it = |rid: Rid| {
@@ -59,7 +58,7 @@ impl Whereabouts {
         if let Some(index) = self.read().get(&kind) {
             return index.find(id, is_it);
         }
-        // Under the lock, so that nothing is published meanwhile that the index would never hear of.
+        // Under the lock, so that nothing is published meanwhile that the index would miss.
         let mut kinds = self.write();
         let index = kinds.entry(kind).or_insert_with(|| {
             let newest = newest();
@@ -70,27 +69,27 @@ impl Whereabouts {
         index.find(id, is_it)
     }
 
-    /// What is known is of a file that was opened anew since.
+    /// Clears the index after the file was reopened.
     pub fn forget(&self) {
         self.write().clear();
     }
 
-    /// Publishes a state: what ended and what began since the one before is known from then on.
-    pub fn publish(&self, before: &State, after: &State, turn: &Turn, publish: impl FnOnce()) {
+    /// Publishes a state, and updates the index with what ended and began since the one before.
+    pub fn publish(&self, before: &State, after: &State, life_delta: &LifeDelta, publish: impl FnOnce()) {
         let mut kinds = self.write();
         let kind = |life: &Life| Kind::of(&after.scopes[&life.scope].scope);
-        // Nobody may have asked yet.
+        // Empty until the first query.
         if !kinds.is_empty() {
-            for (rid, life) in turn.ended.iter().filter(|(rid, _)| before.heads.has(*rid)) {
+            for (rid, life) in life_delta.ended.iter().filter(|(rid, _)| before.heads.has(*rid)) {
                 if let Some(index) = kinds.get_mut(&kind(life)) {
                     index.remove(*rid, |rid| before.id(rid));
                 }
             }
-            for (rid, life) in turn.begun.iter().filter(|(rid, _)| after.heads.has(*rid)) {
+            for (rid, life) in life_delta.begun.iter().filter(|(rid, _)| after.heads.has(*rid)) {
                 let kind = kind(life);
                 match kinds.get_mut(&kind) {
                     Some(index) if index.has_room() => index.insert(*rid, &life.id),
-                    // The next who asks makes a larger one.
+                    // The next query builds a larger one.
                     _ => drop(kinds.remove(&kind)),
                 }
             }

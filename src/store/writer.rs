@@ -1,6 +1,6 @@
-//! The one writer: a thread that takes what scopes have to record, commits all that is queued in one
-//! durable transaction, then publishes it and answers. Nothing is visible before it is durable, and no
-//! lock is held over an fsync.
+//! The only writer: a thread that takes records from scopes, commits everything that is queued in one durable
+//! transaction, then publishes it and replies. Nothing is visible before it is durable, and no lock is held during
+//! an fsync.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,42 +12,42 @@ use std::time::{Duration, Instant};
 use redb::WriteTransaction;
 
 use super::draft::{Draft, Drafted};
-use super::keeper::Bell;
+use super::keeper::KeeperWaker;
 use super::life::{self, END, KEY, LIFE, Life, Tombstone};
 use super::log::{LOG, Logged, Pages};
 use super::record::{
-    COVER, CoverRow, DICT, Entry, EntryKind, LOOK, LookRow, NOTE, RUN, RevRow, Rid, Run, SCOPE, SUSPECT, SYM,
-    ScopeNo, encode,
+    DICT, Entry, EntryKind, NOTE, OPEN_SWEEP, OpenSweepRow, RUN, RevisionRow, Rid, Run, SCOPE, SUSPECT, SYM,
+    ScopeNo, VISIBILITY, VisibilityRow, encode,
 };
 use super::state::{State, TagNumbers};
-use super::whereabouts::Turn;
+use super::whereabouts::LifeDelta;
 use super::{Delta, Shared, StoreError, mutants, scope_number};
 use super::{checkpoint, retention};
-use crate::inventory::{Outcome, Reason, Suspect, Timestamp, Viewer};
+use crate::inventory::{Outcome, Reason, Subscriber, Suspect, Timestamp};
 
-/// Unchanged sweeps are written together at most so often: a crash may lose a minute of "still there".
-const LEDGER_FLUSH: Duration = Duration::from_mins(1);
-/// How long after one attempt to open a file whose disk failed the next is made.
-const RETRY: Duration = if cfg!(test) { Duration::from_millis(20) } else { Duration::from_secs(5) };
-/// Who has more to record waits until some of it is durable.
-const QUEUE: usize = 256;
-/// A checkpoint is due after so many entries of the log, and more where more lives: to fold them takes
-/// about as long as to read one.
-const CHECKPOINT: usize = if cfg!(test) { 1_000 } else { 100_000 };
-/// A transaction takes no more requests beyond so many bytes.
-const BATCH_BYTES: usize = 4 << 20;
+/// Minimum interval between writes of unchanged sweeps: a crash may lose a minute of "still there".
+const LEDGER_FLUSH_INTERVAL: Duration = Duration::from_mins(1);
+/// Interval between attempts to reopen a file after a disk error.
+const REOPEN_INTERVAL: Duration = if cfg!(test) { Duration::from_millis(20) } else { Duration::from_secs(5) };
+/// Maximum number of queued requests. Further callers wait.
+const QUEUE_MAX_REQUESTS: usize = 256;
+/// A checkpoint is due after this many log entries, and more if more resources are live: folding them takes about
+/// as long as reading a checkpoint.
+const CHECKPOINT_MIN_ENTRIES: usize = if cfg!(test) { 1_000 } else { 100_000 };
+/// A transaction takes no more requests beyond this many bytes.
+const BATCH_MAX_BYTES: usize = 4 << 20;
 
 /// A scope, and the end of the first sweep.
 pub(super) type RunKey = (ScopeNo, Timestamp);
 
-/// What a caller asks for.
+/// A request of a caller.
 pub(super) enum Request {
-    /// With the epoch of the file that it was planned on.
+    /// With the epoch of the file in which it was planned.
     Record(Box<Draft>, u64),
-    Notes(Viewer, Vec<(String, Option<Vec<u8>>)>),
+    Notes(Subscriber, Vec<(String, Option<Vec<u8>>)>),
     Checkpoint(Box<checkpoint::Slice>),
     Retain(Box<retention::Step>),
-    /// Write what is only in memory of the ledger.
+    /// Write the part of the ledger that is only in memory.
     Flush,
 }
 
@@ -76,18 +76,18 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    /// Returns once it is durable and published.
-    pub fn ask(&self, request: Request) -> Result<Delta, StoreError> {
+    /// Returns once the request is durable and published.
+    pub fn submit(&self, request: Request) -> Result<Delta, StoreError> {
         let (answer, answered) = sync_channel(1);
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let sent = self.requests.send(Queued { request, answer });
         let answer = sent.ok().and_then(|()| answered.recv().ok());
         self.waiting.fetch_sub(1, Ordering::Relaxed);
-        // A writer that is gone will write nothing more.
+        // A writer that has ended will write nothing more.
         answer.unwrap_or(Err(StoreError::Poisoned))
     }
 
-    /// How many wait for what they record to be durable.
+    /// Number of callers that wait for their records to become durable.
     pub fn waiting(&self) -> i64 {
         self.waiting.load(Ordering::Relaxed)
     }
@@ -100,13 +100,13 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Rings after every so many entries of the log.
-    pub fn start(shared: Arc<Shared>, bell: Bell, found: Found) -> Result<Self, std::io::Error> {
-        let (sender, requests) = sync_channel(QUEUE);
+    /// The bell rings each time a checkpoint is due.
+    pub fn start(shared: Arc<Shared>, bell: KeeperWaker, found: Recovered) -> Result<Self, std::io::Error> {
+        let (sender, requests) = sync_channel(QUEUE_MAX_REQUESTS);
         let flushed = (shared.clock)();
         let numbers = TagNumbers::new(&shared.state());
-        let Found { since_checkpoint, interrupted } = found;
-        let open_looks = interrupted.keys().map(|(number, _)| *number).collect();
+        let Recovered { since_checkpoint, interrupted } = found;
+        let open_sweeps = interrupted.keys().map(|(number, _)| *number).collect();
         shared.since_checkpoint.store(since_checkpoint, Ordering::Release);
         let gone = Gone(shared.clone());
         let mut worker = Worker {
@@ -115,7 +115,7 @@ impl Writer {
             since_checkpoint,
             numbers,
             dirty_runs: interrupted,
-            open_looks,
+            open_sweeps,
             flushed,
             tried: Instant::now(),
         };
@@ -133,7 +133,7 @@ impl Writer {
     }
 }
 
-/// Without a writer nothing is recorded any more, however it went.
+/// Poisons the store when the writer ends, for whatever reason: nothing is recorded any more.
 struct Gone(Arc<Shared>);
 
 impl Drop for Gone {
@@ -146,55 +146,55 @@ impl Drop for Writer {
     fn drop(&mut self) {
         drop(self.queue.take());
         if let Some(thread) = self.thread.take() {
-            // A writer that panicked has poisoned the store, and there is nobody left to tell.
+            // A writer that panicked has poisoned the store, and no caller is left.
             drop(thread.join());
         }
     }
 }
 
-/// Free bytes without which a commit is not begun: what it copies on the way, several times over, and as
-/// much again as redb keeps in memory before it writes.
+/// Free bytes that a commit requires: several times its own bytes, for what it copies, and as much as redb keeps
+/// in memory before it writes.
 fn needed(bytes: usize) -> u64 {
     (16 << 20) + 4 * bytes as u64
 }
 
 /// What was found in the file besides its state.
-pub(super) struct Found {
-    /// Entries of the log that no checkpoint knows.
+pub(super) struct Recovered {
+    /// Log entries that are in no checkpoint.
     pub since_checkpoint: usize,
-    /// Looks that were cut off, as the runs that say so.
+    /// Sweeps that were cut off, as the runs that record that.
     pub interrupted: BTreeMap<RunKey, Run>,
 }
 
 struct Worker {
     shared: Arc<Shared>,
-    bell: Bell,
-    /// Entries of the log that the last checkpoint does not know.
+    bell: KeeperWaker,
+    /// Log entries that are not in the last checkpoint.
     since_checkpoint: usize,
     numbers: TagNumbers,
-    /// Runs that were lengthened in memory only.
+    /// Runs that were extended in memory only.
     dirty_runs: BTreeMap<RunKey, Run>,
-    /// Scopes with a look of which only some is recorded.
-    open_looks: BTreeSet<ScopeNo>,
+    /// Scopes with a sweep that is only partly recorded.
+    open_sweeps: BTreeSet<ScopeNo>,
     flushed: Timestamp,
-    /// When the file was last opened, or tried to be.
+    /// When the file was last opened, or an attempt was made.
     tried: Instant,
 }
 
 impl Worker {
     fn run(&mut self, requests: &Receiver<Queued>) {
         loop {
-            let first = match requests.recv_timeout(RETRY) {
+            let first = match requests.recv_timeout(REOPEN_INTERVAL) {
                 Ok(first) => first,
                 Err(RecvTimeoutError::Timeout) => {
-                    self.try_to_recover();
+                    self.recover_if_due();
                     continue;
                 }
                 Err(RecvTimeoutError::Disconnected) => break,
             };
             let mut bytes = first.request.bytes();
             let mut queued = vec![first];
-            while bytes < BATCH_BYTES
+            while bytes < BATCH_MAX_BYTES
                 && let Ok(next) = requests.try_recv()
             {
                 bytes += next.request.bytes();
@@ -202,8 +202,8 @@ impl Worker {
             }
             self.commit(queued);
         }
-        // The last chance to keep the minute of "still there" that is only in memory. Nothing is lost but
-        // that minute if it fails.
+        // The last chance to write the minute of "still there" that is only in memory. If it fails, nothing but
+        // that minute is lost.
         if !self.shared.is_poisoned() && self.shared.check_room(needed(0)).is_ok() {
             let mut batch = Batch::default();
             self.take_runs(&mut batch);
@@ -213,7 +213,7 @@ impl Worker {
     }
 
     fn commit(&mut self, queued: Vec<Queued>) {
-        self.try_to_recover();
+        self.recover_if_due();
         if self.shared.is_poisoned() {
             for Queued { answer, .. } in queued {
                 drop(answer.send(Err(StoreError::Poisoned)));
@@ -222,7 +222,7 @@ impl Worker {
         }
         let bytes: usize = queued.iter().map(|queued| queued.request.bytes()).sum();
         if let Err(full) = self.shared.check_room(needed(bytes)) {
-            // redb is not touched: after a write that fails it would answer no more reads.
+            // redb is not called: after a failed write it would fail all reads.
             let full = Arc::new(full);
             for Queued { answer, .. } in queued {
                 drop(answer.send(Err(StoreError::NotWritten(full.clone()))));
@@ -235,17 +235,17 @@ impl Worker {
         let mut answers = Vec::with_capacity(queued.len());
         let epoch = self.shared.epoch();
         let now = self.shared.now();
-        let mut is_due = now.since(self.flushed) >= LEDGER_FLUSH;
+        let mut is_due = now.since(self.flushed) >= LEDGER_FLUSH_INTERVAL;
         for Queued { request, answer } in queued {
             let delta = match request {
-                // What it rests on may not be in the file that was opened since.
+                // What it is based on may not be in the file that was reopened since.
                 Request::Record(_, planned_on) if planned_on != epoch => {
                     drop(answer.send(Err(StoreError::NotWritten(Arc::new(StoreError::Poisoned)))));
                     continue;
                 }
                 Request::Record(draft, _) => self.record(&mut next, &mut batch, *draft, now),
-                Request::Notes(viewer, notes) => {
-                    batch.notes.push((viewer, notes));
+                Request::Notes(subscriber, notes) => {
+                    batch.notes.push((subscriber, notes));
                     Delta { revision: next.revision, changes: Vec::new() }
                 }
                 Request::Checkpoint(slice) => {
@@ -267,32 +267,32 @@ impl Worker {
             };
             answers.push((answer, delta));
         }
-        // Every document that is queued rests on one of these.
+        // Contains every dictionary that a queued document needs.
         next.dictionaries = self.shared.trainer().dictionaries();
         if is_due {
             self.flushed = now;
             self.take_runs(&mut batch);
         }
-        let is_checkpoint_due = self.since_checkpoint >= CHECKPOINT.max(next.heads.len() / 4);
+        let is_checkpoint_due = self.since_checkpoint >= CHECKPOINT_MIN_ENTRIES.max(next.heads.len() / 4);
         self.shared.since_checkpoint.store(self.since_checkpoint, Ordering::Release);
-        let turn = batch.turn();
+        let life_delta = batch.life_delta();
         if mutants::is_awake("published before it is durable") {
-            drop(self.shared.publish(next.clone(), &Turn::default()));
+            drop(self.shared.publish(next.clone(), &LifeDelta::default()));
         }
         let written = self.write(batch, &current, &next);
-        match written.and_then(|()| self.shared.publish(next, &turn)) {
+        match written.and_then(|()| self.shared.publish(next, &life_delta)) {
             Ok(()) => {
                 if is_checkpoint_due {
                     self.shared.is_checkpoint_due.store(true, Ordering::Release);
                     self.bell.ring();
                 }
                 for (answer, delta) in answers {
-                    // Who no longer waits has no need of it.
+                    // A caller that no longer waits does not need it.
                     drop(answer.send(Ok(delta)));
                 }
             }
             Err(error) => {
-                // A commit that failed is indeterminate: only a reopened file tells what is in it.
+                // A commit that failed is indeterminate: only a reopened file shows what is in it.
                 self.shared.poison();
                 tracing::error!(store = %self.shared.path.display(), %error, "the disk failed: the store is opened again");
                 let error = Arc::new(error);
@@ -304,24 +304,24 @@ impl Worker {
         }
     }
 
-    /// Where that is due.
-    fn try_to_recover(&mut self) {
-        if self.shared.is_poisoned() && self.tried.elapsed() >= RETRY {
+    /// Reopens the file if that is due.
+    fn recover_if_due(&mut self) {
+        if self.shared.is_poisoned() && self.tried.elapsed() >= REOPEN_INTERVAL {
             self.recover();
         }
     }
 
-    /// After an error of the disk redb answers nothing more of what it does not hold in memory: readers are told,
-    /// and the file is opened again. What it holds then is what goes on; whoever planned before plans again.
+    /// After a disk error redb can only read what it holds in memory: readers get an error, and the file is
+    /// reopened. The store continues with its content; callers that planned before plan again.
     fn recover(&mut self) {
         self.tried = Instant::now();
         let store = self.shared.path.display().to_string();
         match self.shared.open_again() {
-            Ok(Found { since_checkpoint, interrupted }) => {
+            Ok(Recovered { since_checkpoint, interrupted }) => {
                 self.since_checkpoint = since_checkpoint;
                 self.shared.since_checkpoint.store(since_checkpoint, Ordering::Release);
                 self.numbers = TagNumbers::new(&self.shared.state());
-                self.open_looks = interrupted.keys().map(|(number, _)| *number).collect();
+                self.open_sweeps = interrupted.keys().map(|(number, _)| *number).collect();
                 // A minute of "still there" may be lost, as in a crash.
                 self.dirty_runs = interrupted;
                 tracing::info!(store, revision = self.shared.state().revision.0, "the store is open again");
@@ -330,23 +330,23 @@ impl Worker {
         }
     }
 
-    /// Folds a draft into the next state and adds what must be written of it.
+    /// Folds a draft into the next state and adds its records to the batch.
     fn record(&mut self, next: &mut State, batch: &mut Batch, mut draft: Draft, now: Timestamp) -> Delta {
         let number = scope_number(next, &draft.scope);
         let time = now.max(next.time);
-        // The end of a look of which pages are in the file goes there, too, whatever it says.
-        let must_write = draft.must_write() || (draft.run.is_some() && self.open_looks.contains(&number));
+        // If pages of a sweep are in the file, its end is written too, whatever it contains.
+        let must_write = draft.must_write() || (draft.run.is_some() && self.open_sweeps.contains(&number));
         let (run, proof) = (draft.run.take(), draft.proof.take());
-        let look = draft.look;
+        let open_sweep = draft.open_sweep;
         let mut drafted = Drafted::number(draft, number, time, next, &mut self.numbers);
         let logged = std::mem::take(&mut drafted.logged);
         if !logged.is_empty() {
             let entries: Vec<Entry> = logged.iter().map(|logged| logged.entry.clone()).collect();
             let count = u32::try_from(entries.len()).expect("a delta has fewer than 2^32 entries");
-            let row = RevRow { time, scope: number, entries: count };
+            let row = RevisionRow { time, scope: number, entries: count };
             let revision = next.revision.next();
             self.since_checkpoint += entries.len();
-            batch.covers(next, number, revision.0, time, &logged);
+            batch.visibilities(next, number, revision.0, time, &logged);
             next.apply(revision, &row, &entries, &mut drafted).expect("every life is in the draft");
             batch.pages.add(revision, &row, logged);
             batch.ended.extend(drafted.ended.into_iter().map(|(rid, tombstone)| ((revision.0, rid), tombstone)));
@@ -357,26 +357,28 @@ impl Worker {
             }
         }
         if must_write
-            && let Some(viewer) = proof
-            && let Some(cover) = next.scope_mut(number).covers.get_mut(&viewer)
+            && let Some(subscriber) = proof
+            && let Some(visibility) = next.scope_mut(number).visibilities.get_mut(&subscriber)
         {
-            cover.proven = time;
-            batch.covers.insert((viewer, number, cover.from.0), CoverRow { to: None, proven: time });
+            visibility.proven = time;
+            batch
+                .visibilities
+                .insert((subscriber, number, visibility.from.0), VisibilityRow { to: None, proven: time });
         }
         if must_write {
-            // With what is only in memory of the runs before it: a look that was cut off once is told of before
-            // the next of its scope begins.
+            // With earlier runs of the scope that are only in memory: a sweep that was cut off is recorded before
+            // the next one of its scope.
             let of_scope = |(key, _): &(&RunKey, &Run)| key.0 == number;
             let known = self.dirty_runs.range((number, Timestamp::MIN)..).take_while(of_scope);
             let known: Vec<RunKey> = known.map(|(key, _)| *key).collect();
             batch.runs.extend(known.into_iter().filter_map(|key| self.dirty_runs.remove_entry(&key)));
         }
-        if look.is_some() || (run.is_some() && self.open_looks.contains(&number)) {
-            batch.looks.insert(number, look);
-            if look.is_some() {
-                self.open_looks.insert(number)
+        if open_sweep.is_some() || (run.is_some() && self.open_sweeps.contains(&number)) {
+            batch.unfinished_sweeps.insert(number, open_sweep);
+            if open_sweep.is_some() {
+                self.open_sweeps.insert(number)
             } else {
-                self.open_looks.remove(&number)
+                self.open_sweeps.remove(&number)
             };
         }
         if let Some(run) = run {
@@ -398,11 +400,11 @@ impl Worker {
         Delta { revision: next.revision, changes: drafted.changes }
     }
 
-    /// What is only in memory of the ledger.
+    /// Moves the runs that are only in memory into the batch.
     fn take_runs(&mut self, batch: &mut Batch) {
         for (key, run) in std::mem::take(&mut self.dirty_runs) {
-            if run.outcome == Outcome::Partial(Reason::Interrupted) && self.open_looks.remove(&key.0) {
-                batch.looks.entry(key.0).or_insert(None);
+            if run.outcome == Outcome::Partial(Reason::Interrupted) && self.open_sweeps.remove(&key.0) {
+                batch.unfinished_sweeps.entry(key.0).or_insert(None);
             }
             batch.runs.entry(key).or_insert(run);
         }
@@ -424,20 +426,20 @@ impl Worker {
     }
 }
 
-/// What one transaction writes.
+/// The content of one transaction.
 #[derive(Default)]
 struct Batch {
     pages: Pages,
-    /// They follow each other.
+    /// With consecutive row numbers.
     lives: BTreeMap<Rid, Life>,
     ended: BTreeMap<(u64, Rid), Tombstone>,
     retracted: BTreeMap<(u64, Rid), Tombstone>,
     runs: BTreeMap<RunKey, Run>,
-    looks: BTreeMap<ScopeNo, Option<LookRow>>,
-    /// What becomes of the suspect rows.
+    unfinished_sweeps: BTreeMap<ScopeNo, Option<OpenSweepRow>>,
+    /// Changes of the suspect rows; `None` removes one.
     suspects: BTreeMap<Rid, Option<Suspect>>,
-    covers: BTreeMap<(Viewer, ScopeNo, u64), CoverRow>,
-    notes: Vec<(Viewer, Vec<(String, Option<Vec<u8>>)>)>,
+    visibilities: BTreeMap<(Subscriber, ScopeNo, u64), VisibilityRow>,
+    notes: Vec<(Subscriber, Vec<(String, Option<Vec<u8>>)>)>,
     checkpoint: Vec<checkpoint::Slice>,
     retained: Vec<retention::Step>,
 }
@@ -448,32 +450,32 @@ impl Batch {
         self.pages.is_empty()
             && self.runs.is_empty()
             && self.suspects.is_empty()
-            && self.looks.is_empty()
-            && self.covers.is_empty()
+            && self.unfinished_sweeps.is_empty()
+            && self.visibilities.is_empty()
             && self.notes.is_empty()
             && self.checkpoint.is_empty()
             && self.retained.is_empty()
     }
 
-    fn turn(&self) -> Turn {
+    fn life_delta(&self) -> LifeDelta {
         let life = |((_, rid), tombstone): (&(u64, Rid), &Tombstone)| (*rid, tombstone.life.clone());
         let new = self.lives.iter().map(|(rid, life)| (*rid, life.clone()));
         let begun = new.chain(self.retracted.iter().map(life)).collect();
-        Turn { ended: self.ended.iter().map(life).collect(), begun }
+        LifeDelta { ended: self.ended.iter().map(life).collect(), begun }
     }
 
-    fn covers(&mut self, before: &State, scope: ScopeNo, revision: u64, time: Timestamp, logged: &[Logged]) {
+    fn visibilities(&mut self, before: &State, scope: ScopeNo, revision: u64, time: Timestamp, logged: &[Logged]) {
         for Logged { entry, .. } in logged {
             match &entry.kind {
-                EntryKind::CoverGained { viewer } => {
-                    let key = (Viewer::new(viewer.clone()), scope, revision);
-                    self.covers.insert(key, CoverRow { to: None, proven: time });
+                EntryKind::VisibilityGained { subscriber } => {
+                    let key = (Subscriber::new(subscriber.clone()), scope, revision);
+                    self.visibilities.insert(key, VisibilityRow { to: None, proven: time });
                 }
-                EntryKind::CoverLost { viewer } => {
-                    let viewer = Viewer::new(viewer.clone());
-                    let held = before.scopes[&scope].covers.get(&viewer).expect("what is lost was held");
-                    let row = CoverRow { to: Some(revision), proven: held.proven };
-                    self.covers.insert((viewer, scope, held.from.0), row);
+                EntryKind::VisibilityLost { subscriber } => {
+                    let subscriber = Subscriber::new(subscriber.clone());
+                    let held = before.scopes[&scope].visibilities.get(&subscriber).expect("what is lost was held");
+                    let row = VisibilityRow { to: Some(revision), proven: held.proven };
+                    self.visibilities.insert((subscriber, scope, held.from.0), row);
                 }
                 _ => {}
             }
@@ -514,7 +516,7 @@ impl Batch {
             ends.insert(key, life::seal_tombstone(*key, tombstone).as_slice())?;
             keys.remove(hash(&tombstone.life))?;
         }
-        // Of the dead only.
+        // The table holds only ids that are not live.
         for life in self.lives.values().filter(|life| life.before.is_some()) {
             keys.remove(hash(life))?;
         }
@@ -522,11 +524,11 @@ impl Batch {
         for ((number, first_ended), run) in &self.runs {
             runs.insert((*number, first_ended.as_millis()), encode(run).as_slice())?;
         }
-        let mut looks = txn.open_table(LOOK)?;
-        for (number, look) in &self.looks {
-            match look {
-                Some(look) => looks.insert(number, encode(look).as_slice())?,
-                None => looks.remove(number)?,
+        let mut unfinished_sweeps = txn.open_table(OPEN_SWEEP)?;
+        for (number, open_sweep) in &self.unfinished_sweeps {
+            match open_sweep {
+                Some(open_sweep) => unfinished_sweeps.insert(number, encode(open_sweep).as_slice())?,
+                None => unfinished_sweeps.remove(number)?,
             };
         }
         let mut suspects = txn.open_table(SUSPECT)?;
@@ -536,17 +538,17 @@ impl Batch {
                 None => suspects.remove(rid)?,
             };
         }
-        let mut covers = txn.open_table(COVER)?;
-        for ((viewer, scope, from), row) in &self.covers {
-            covers.insert((viewer.as_str(), *scope, *from), encode(row).as_slice())?;
+        let mut visibilities = txn.open_table(VISIBILITY)?;
+        for ((subscriber, scope, from), row) in &self.visibilities {
+            visibilities.insert((subscriber.as_str(), *scope, *from), encode(row).as_slice())?;
         }
         for slice in &self.checkpoint {
             slice.write(txn)?;
         }
         let mut notes = txn.open_table(NOTE)?;
-        for (viewer, named) in &self.notes {
+        for (subscriber, named) in &self.notes {
             for (name, bytes) in named {
-                let key = (viewer.as_str(), name.as_str());
+                let key = (subscriber.as_str(), name.as_str());
                 match bytes {
                     Some(bytes) => notes.insert(key, bytes.as_slice())?,
                     None => notes.remove(key)?,

@@ -1,4 +1,4 @@
-//! One account of the emulator behind the proxy, a store under a clock that the test moves, and the scanner.
+//! One account of the emulator behind the proxy, a store with a clock that the test moves, and the scanner.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use elava::cloud::{AccountTarget, Credentials, Provider};
 use elava::inventory::{
-    AccountId, Filter, LossLimits, Moment, Outcome, Region, Resource, Snapshot, TagSet, Tags, Timestamp, Viewer,
+    AccountId, Filter, LossLimits, Moment, Outcome, Region, Resource, Snapshot, Subscriber, TagSet, Tags,
+    Timestamp,
 };
 use elava::scanner::{AccountScanner, Round, Subscription};
 use elava::store::{Clock, Store};
@@ -60,7 +61,7 @@ impl Bed {
             exclude_regions: Vec::new(),
         };
         let subscription = Subscription {
-            viewer: Viewer::new("team-a/one"),
+            subscriber: Subscriber::new("team-a/one"),
             tenant: "".into(),
             target,
             types: types.to_vec(),
@@ -78,7 +79,7 @@ impl Bed {
         Self { account, hands, store, now, provider, scanner, subscription, _dir: dir }
     }
 
-    /// One that has looked at nothing yet.
+    /// A scanner that has not swept anything yet.
     pub fn another_scanner(&self) -> AccountScanner {
         let target = &self.subscription.target;
         let account = AccountId::new(self.account.as_str());
@@ -89,27 +90,27 @@ impl Bed {
         self.now.fetch_add(i64::try_from(span.as_millis()).unwrap(), Ordering::Relaxed);
     }
 
-    /// A look at everything, twenty minutes on: nothing is young.
-    pub async fn look(&mut self) -> Round {
+    /// Sweeps everything twenty minutes later: nothing is young.
+    pub async fn sweep_once(&mut self) -> Round {
         let subscription = self.subscription.clone();
-        self.look_for(&[subscription]).await
+        self.sweep_for(&[subscription]).await
     }
 
-    /// The CloudScan, and another team's of the same.
+    /// The CloudScan of the bed, and an equal one of another team.
     pub fn two_cloud_scans(&self) -> [Subscription; 2] {
-        let second = Subscription { viewer: Viewer::new("team-b/two"), ..self.subscription.clone() };
+        let second = Subscription { subscriber: Subscriber::new("team-b/two"), ..self.subscription.clone() };
         [self.subscription.clone(), second]
     }
 
-    /// The same for several CloudScans.
-    pub async fn look_for(&mut self, subscriptions: &[Subscription]) -> Round {
+    /// Does the same for several CloudScans.
+    pub async fn sweep_for(&mut self, subscriptions: &[Subscription]) -> Round {
         self.pass(Duration::from_mins(20));
         let round = self.scanner.round(subscriptions, true, &|_, _| {}).await;
         assert!(round.store_errors.is_empty(), "{:?}", round.store_errors);
         round
     }
 
-    /// What is looked at of itself, so long after the last.
+    /// Sweeps the scopes that are due after this time.
     pub async fn wait(&mut self, span: Duration) -> Round {
         self.pass(span);
         self.scanner.round(std::slice::from_ref(&self.subscription), false, &|_, _| {}).await
@@ -139,7 +140,7 @@ pub fn is_same(tags: &TagSet, had: &TagMap) -> bool {
     tags.iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect::<TagMap>() == *had
 }
 
-/// The value of the tag `owner`; none where the tags are unknown, or it is not among them.
+/// The value of the tag `owner`; None if the tags are unknown or do not include it.
 pub fn owner(resource: &Resource) -> Option<&str> {
     match &resource.tags {
         Tags::Known(tags) => tags.get("owner"),
@@ -147,7 +148,7 @@ pub fn owner(resource: &Resource) -> Option<&str> {
     }
 }
 
-/// How the look at a type in a region ended.
+/// The outcome of the sweep of a type in a region.
 pub fn outcome(round: &Round, resource_type: &str, region: &str) -> Outcome {
     let of = |scope: &&elava::inventory::Scope| {
         scope.resource_type.as_str() == resource_type && scope.region.as_str() == region

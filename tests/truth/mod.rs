@@ -1,6 +1,6 @@
-//! "I could not look" must never become "it is gone", nor "untagged", nor "new".
+//! "It could not be listed" must never become "it is gone", nor "untagged", nor "new".
 //!
-//! - [`table`]: ../shared/truth.md row by row. [`random`]: random lives under random faults.
+//! - [`table`]: ../shared/truth.md row by row. [`random`]: random changes under random faults.
 
 mod bed;
 mod random;

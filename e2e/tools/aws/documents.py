@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Holds recorded resources against botocore: documents.py LOG < resources.json
+"""Compares recorded resources with botocore: documents.py LOG < resources.json
 
-LOG has the requests and answers that recorded/serve.py writes. Standard input is {"types": [...], "resources": [...]}: the
-declarations (`Aws::paths` with `added`), and {"type", "id", "tags", "attributes"} of what was recorded. Each answer is read
-by botocore's own parser, which the AWS CLI prints from; a resource must equal, field by field, one of the objects that
-came with its id, less what its declaration leaves out. Prints {"compared": N, "tags": N, "wrong": [...]}.
+LOG has the requests and responses that recorded/serve.py writes. Standard input is
+{"types": [...], "resources": [...]}: the declarations (`Aws::paths` with `added`), and
+{"type", "id", "tags", "attributes"} of the recorded resources. Each response is parsed by botocore's own parser, whose
+result the AWS CLI prints; a resource must equal, field by field, one of the objects that were returned with its id,
+without the fields that its declaration leaves out. Prints {"compared": N, "tags": N, "wrong": [...]}.
 """
 import base64
 import copy
@@ -19,9 +20,9 @@ import botocore.session
 session = botocore.session.Session()
 given = json.load(sys.stdin)
 types = {kind["type"]: kind for kind in given["types"]}
-# What IAM calls otherwise than requests are signed for.
+# Services whose IAM prefix differs from the name that requests are signed for.
 SIGNED = {"cloudwatch": "monitoring"}
-# Lists whose order means something; the others are sets.
+# Lists whose order is significant; the others are sets.
 ORDERED = {"CacheBehaviors", "TerminationPolicies"}
 
 
@@ -89,7 +90,7 @@ def items(answer, path):
 
 
 def written(kind, found):
-    """As a type writes what AWS says otherwise."""
+    """Converts an object to the form in which the type records it, where that differs from AWS's."""
     name = kind["type"]
     if name == "AWS::IAM::Role" and isinstance(found.get("AssumeRolePolicyDocument"), str):
         found["AssumeRolePolicyDocument"] = json.loads(urllib.parse.unquote(found["AssumeRolePolicyDocument"]))
@@ -149,7 +150,7 @@ for line in open(sys.argv[1]):
         continue
     found = parsed(call)
     values = {value for _, value in call["params"] if isinstance(value, str)}
-    # The same call may be one of several services: RDS, DocumentDB and Neptune share theirs.
+    # A call may belong to several services: RDS, DocumentDB and Neptune share theirs.
     signed = session.get_service_model(call["service"]).signing_name
     calls.setdefault(signed, []).append((call["operation"], values, call["answer"]["status"], found))
 
@@ -214,7 +215,7 @@ for resource in given["resources"]:
         continue
     sets = [tag_set(one.get(kind["tags"])) for one in found] if kind["tags"] else []
     if not kind["tags"] or not any(sets):
-        # Early answers of ElastiCache had no ARN to ask with.
+        # Early ElastiCache responses had no ARN for the tag call.
         names = {"", resource["id"], *strings(resource["attributes"])}
         names |= {name.removesuffix(":*") for name in names}
         sets += [one for name in names for one in tagged.get((service, name), [])]

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Makes one resource of every type that Elava looks at, each with the tag owner=a where it takes tags.
+"""Creates one resource of every type that Elava scans, each with the tag owner=a if the type supports tags.
 
     everything.py make URL ACCOUNT REGION      prints {"AWS::EC2::Volume": "vol-...", ...}
 
-What the emulator can't make is left out, and said on standard error.
+Types that the emulator can't create are left out, and reported on standard error.
 """
 import json
 import sys
@@ -33,7 +33,7 @@ def main(url, account, region):
     def make(name, work):
         try:
             made[name] = work()
-        except Exception as error:  # Whatever the emulator can't do.
+        except Exception as error:  # Any failure of the emulator.
             print(f"{name}: {error}", file=sys.stderr)
 
     ec2 = client("ec2")

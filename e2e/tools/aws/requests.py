@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Holds requests against the service models: requests.py LOG, of lines that recorded/serve.py writes.
+"""Checks requests against the service models: requests.py LOG, with lines that recorded/serve.py writes.
 
-Prints {"operations": [...], "wrong": [...], "unset": [...]}: what was asked for, numbers outside the bounds of the model,
-and members that decide what a listing hides and that no request of the operation sets. It runs on the emulator's Python,
-whose botocore is the one that the AWS CLI is built on.
+Prints {"operations": [...], "wrong": [...], "unset": [...]}: the requested operations, numbers outside the bounds of
+the model, and members that control what a listing hides and that no request of the operation sets. It runs on the
+emulator's Python, whose botocore is the one that the AWS CLI is built on.
 """
 import json
 import re
@@ -12,7 +12,7 @@ import sys
 import botocore.session
 
 session = botocore.session.Session()
-# By name, or because the documentation says what is left out without it.
+# Matched by name, or by documentation that describes what is left out by default.
 HIDING = re.compile(r"^(include|show)|deleted", re.I)
 BY_DEFAULT = re.compile(r"(default[^.]{0,120}(not included|excluded|not returned|only))|(not (included|returned|listed)[^.]{0,60}unless)", re.I)
 

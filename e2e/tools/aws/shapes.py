@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Writes src/cloud/aws/shapes.json: how a response body on the wire becomes the object that
-`aws <service> describe-...` prints, for the operations that Elava reads with.
+`aws <service> describe-...` prints, for the operations that Elava calls.
 
-The source is botocore's service models in the emulator's pinned environment, the same that the AWS
-CLI is built on. `make generate` runs this; CI fails when the committed file differs.
+The source is botocore's service models in the emulator's pinned environment, which the AWS CLI is
+built on. `make generate` runs this; CI fails if the committed file differs.
 """
 import json
 import sys
@@ -70,7 +70,7 @@ SCALARS = {
 
 
 def describe(shape, shapes):
-    """The name under which `shape` can be looked up: a scalar's kind, or an entry of `shapes`."""
+    """The reference to `shape`: a scalar's kind, or the name of an entry of `shapes`."""
     if shape.type_name in SCALARS:
         return SCALARS[shape.type_name]
     if shape.name in shapes:
@@ -78,13 +78,13 @@ def describe(shape, shapes):
     entry = shapes[shape.name] = {}
     wire = shape.serialization
     if shape.type_name == "structure":
-        # A document is whatever JSON its service likes to put there.
+        # A document is arbitrary JSON.
         if shape.is_document_type:
             del shapes[shape.name]
             return "document"
         entry["members"] = {
-            # An unflattened list wraps its items in an element of the member's own name; a flattened
-            # one repeats the element, named by the list's member where that has a name.
+            # An unflattened list wraps its items in an element of the member's own name; a flattened list repeats the
+            # element, which is named after the list's member if that has a name.
             name: [wire_name(name, member), describe(member, shapes)]
             for name, member in sorted(shape.members.items())
         }

@@ -1,4 +1,4 @@
-//! One call through the SDK: what its answer says besides what was asked.
+//! One call through the SDK: its answer, and what the answer contains besides the requested data.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -23,7 +23,7 @@ use super::http::{Body, Kept};
 use crate::cloud::CloudError;
 use crate::inventory::{CLOCK_TOLERANCE, Reason};
 
-/// A success, as it came.
+/// A successful answer, as received.
 pub(super) struct Answered {
     service: &'static str,
     operation: &'static str,
@@ -31,7 +31,7 @@ pub(super) struct Answered {
 }
 
 impl Answered {
-    /// It takes long to convert.
+    /// Whether it takes long to convert.
     pub fn is_long(&self) -> bool {
         self.body.is_long()
     }
@@ -41,7 +41,7 @@ impl Answered {
         convert::convert(self.service, self.operation, self.body.bytes()).map_err(|error| self.malformed(&error))
     }
 
-    /// The same, with the objects at the path handed out one by one where the answer can be read so.
+    /// The same, but passes the objects at the path to `take` one by one, where the answer can be read that way.
     pub fn convert_each(&self, path: &[&str], take: &mut dyn FnMut(Value)) -> Result<Value, Failure> {
         convert::convert_each(self.service, self.operation, self.body.bytes(), path, take)
             .map_err(|error| self.malformed(&error))
@@ -57,19 +57,19 @@ impl Answered {
 #[derive(Clone, Debug)]
 pub(super) struct Capture {
     pub body: Kept,
-    seen: Arc<Seen>,
+    seen: Arc<AnswerStats>,
 }
 
-/// What the answers of a session say besides what they were asked.
+/// What the answers of a session contain besides the requested data.
 #[derive(Debug, Default)]
-pub(super) struct Seen {
+pub(super) struct AnswerStats {
     pub calls: AtomicU64,
-    /// The cloud's clock less ours, by the last answer.
+    /// The cloud's clock minus the operator's, by the last answer.
     pub skew_millis: AtomicI64,
 }
 
-impl Seen {
-    /// `Date` counts in seconds; what differs by less than the tolerance is no difference.
+impl AnswerStats {
+    /// `Date` has whole seconds; a difference within the tolerance counts as none.
     fn see(&self, date: Option<&str>, now: SystemTime) {
         let Some(date) = date.and_then(|text| DateTime::from_str(text, Format::HttpDate).ok()) else { return };
         let ours = now.duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX));
@@ -80,11 +80,11 @@ impl Seen {
 }
 
 impl Capture {
-    pub fn new(seen: Arc<Seen>) -> Self {
+    pub fn new(seen: Arc<AnswerStats>) -> Self {
         Self { body: Kept::default(), seen }
     }
 
-    /// The body of the answer to the call, or what its error means.
+    /// The body of the call's answer, or the meaning of its error.
     pub fn answered<E>(
         &self,
         service: &'static str,
@@ -99,7 +99,7 @@ impl Capture {
     }
 }
 
-/// The permission that a call needs: IAM has names of its own for some services and calls.
+/// The permission that a call needs: IAM has other names for some services and calls.
 /// <https://docs.aws.amazon.com/service-authorization/latest/reference/reference_policies_actions-resources-contextkeys.html>
 fn action(service: &str, operation: &str) -> String {
     let prefix = match service {
@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_is_off_by_more_than_the_tolerance_is_seen_and_seconds_are_not() {
-        let seen = Seen::default();
+        let seen = AnswerStats::default();
         // 2026-11-24T12:00:00Z
         let now = UNIX_EPOCH + Duration::from_hours(498_756);
         let see = |date: &str| {

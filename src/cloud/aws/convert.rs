@@ -1,10 +1,9 @@
-//! From a response body on the wire (XML, JSON or CBOR, whatever the service speaks) to the object that
-//! `aws <service> describe-...` prints.
+//! From a response body on the wire (XML, JSON or CBOR, depending on the service) to the object that `aws <service>
+//! describe-...` prints.
 //!
-//! The SDK's output types can't be serialised, and the wire's own names (`tagSet.item`, `"true"`) are
-//! nobody's. `shapes.json` is generated from the service models that the AWS CLI is built on
-//! (e2e/tools/aws/shapes.py); this walks a body along it. What the model does not name is dropped, as the
-//! CLI does.
+//! The SDK's output types can't be serialized, and the names on the wire (`tagSet.item`, `"true"`) are not used by
+//! people. `shapes.json` is generated from the service models that the AWS CLI is built on (e2e/tools/aws/shapes.py);
+//! this module converts a body by it. Like the CLI, it drops what the model does not name.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -32,7 +31,7 @@ pub(super) enum ConvertError {
     Scalar { path: String, kind: &'static str, text: String },
 }
 
-/// The shapes of a service as `shapes.json` has them: by name.
+/// The shapes of a service as in `shapes.json`: by name.
 #[derive(Deserialize)]
 struct Model {
     operations: BTreeMap<String, Operation>,
@@ -64,7 +63,7 @@ enum Described {
     },
 }
 
-/// The same as a body is walked along it: by number.
+/// The same, in the form that is used for conversion: by number.
 struct Service {
     operations: BTreeMap<String, Output>,
     shapes: Vec<Shape>,
@@ -77,7 +76,7 @@ struct Output {
     payload: Option<Member>,
 }
 
-/// What a value is of.
+/// The type of a value.
 #[derive(Clone, Copy)]
 enum Of {
     Shape(usize),
@@ -156,7 +155,7 @@ static TABLE: LazyLock<BTreeMap<String, Service>> = LazyLock::new(|| {
     table.into_iter().map(|(name, model)| (name, model.into())).collect()
 });
 
-/// Where in an answer something stands: written out only where that is wrong.
+/// The place of a value in an answer: formatted only for errors.
 #[derive(Clone, Copy)]
 enum Path<'a> {
     Operation(&'a str),
@@ -172,16 +171,16 @@ impl fmt::Display for Path<'_> {
     }
 }
 
-/// How deep an answer may nest. The deepest described object has 9 levels.
+/// Maximum nesting of an answer. The deepest described object has 9 levels.
 const MAX_DEPTH: u32 = 64;
 
 pub(super) fn convert(service: &str, operation: &str, body: &[u8]) -> Result<Value, ConvertError> {
     converted(service, operation, body, None)
 }
 
-/// Hands out each object of the list at the path as soon as it is read, and returns the rest of the answer: a page
-/// of EC2's has a thousand, and all of them as trees take ten times as much memory as their text. What comes in one
-/// piece (JSON, CBOR, a list without an element around it) stays in the rest.
+/// Passes each object of the list at the path to `take` as soon as it is read, and returns the rest of the answer: a
+/// page of EC2's has a thousand, and all of them as trees take ten times as much memory as their text. Objects that
+/// can't be read separately (JSON, CBOR, a list without an element around it) stay in the rest.
 pub(super) fn convert_each(
     service: &str,
     operation: &str,
@@ -192,7 +191,7 @@ pub(super) fn convert_each(
     converted(service, operation, body, Some(Items { path, take }))
 }
 
-/// Where the objects of a listing stand, from here on, and who takes them.
+/// The path of a listing's objects from here on, and the function that takes them.
 struct Items<'a> {
     path: &'a [&'a str],
     take: &'a mut dyn FnMut(Value),
@@ -204,20 +203,20 @@ fn converted(service: &str, operation: &str, body: &[u8], items: Option<Items>) 
     let path = Path::Operation(operation);
     match body.iter().find(|byte| !byte.is_ascii_whitespace()) {
         Some(b'{') => service.json_value(output.shape, serde_json::from_slice(body)?, &path, 0),
-        // A map, of whatever length.
+        // A map, of any length.
         Some(0xa0..=0xbf) => {
             let body: ciborium::Value = ciborium::from_reader(body)?;
             service.json_value(output.shape, json(body), &path, 0)
         }
         _ => {
-            // The lossy conversion is slow, and only rarely needed.
+            // The lossy conversion is slow, and rarely needed.
             let text = std::str::from_utf8(body).map_or_else(|_| String::from_utf8_lossy(body), Cow::Borrowed);
             Walk { service, reader: reader(&text) }.answer(output, items, &path)
         }
     }
 }
 
-/// CBOR as JSON has it: a time is a number of seconds, bytes are text.
+/// CBOR as JSON: a time is a number of seconds, bytes are text.
 fn json(value: ciborium::Value) -> Value {
     use ciborium::Value as Cbor;
     match value {
@@ -236,7 +235,7 @@ fn json(value: ciborium::Value) -> Value {
 }
 
 impl Items<'_> {
-    /// Within a member of what they are in.
+    /// The same within a member, if it is the next step of the path.
     fn behind(self, member: &str) -> Option<Self> {
         let (step, further) = self.path.split_first()?;
         (*step == member).then_some(Self { path: further, take: self.take })
@@ -244,7 +243,7 @@ impl Items<'_> {
 }
 
 impl Service {
-    /// Its elements stand among the other members, with nothing around them.
+    /// Whether its elements are among the other members, without an element around them.
     fn is_flattened(&self, of: Of) -> bool {
         let Of::Shape(number) = of else { return false };
         matches!(self.shapes[number], Shape::List { flattened: true, .. } | Shape::Map { flattened: true, .. })
@@ -262,7 +261,7 @@ impl Service {
             Of::Shape(number) => &self.shapes[number],
             Of::Timestamp => {
                 let at = match &value {
-                    Value::Number(seconds) => seconds.as_f64().and_then(from_seconds).map(printed),
+                    Value::Number(seconds) => seconds.as_f64().and_then(from_seconds).map(format_time),
                     Value::String(text) => rfc3339(text),
                     _ => None,
                 };
@@ -276,7 +275,7 @@ impl Service {
         match (shape, value) {
             (Shape::Structure(members), Value::Object(fields)) => {
                 let mut object = Map::new();
-                // JSON says in two ways that there is none.
+                // JSON has two ways to omit a value.
                 for (wire, found) in fields.into_iter().filter(|(_, found)| !found.is_null()) {
                     let Some(Member { name, of }) = members.get(wire.as_str()) else { continue };
                     let path = Path::Member(path, name);
@@ -291,7 +290,7 @@ impl Service {
                 let convert = |(key, found)| Ok((key, self.json_value(*of, found, path, depth + 1)?));
                 fields.into_iter().map(convert).collect::<Result<_, _>>().map(Value::Object)
             }
-            (_, value) => Err(wrong("list or object as the model says", &value)),
+            (_, value) => Err(wrong("list or object as the model defines", &value)),
         }
     }
 }
@@ -300,7 +299,7 @@ fn too_deep(path: &Path) -> ConvertError {
     ConvertError::Scalar { path: path.to_string(), kind: "described object", text: "too deep".into() }
 }
 
-/// One walk over an XML body. A page of EC2's has 4 MB, so nothing of it is held but what comes of it.
+/// One pass over an XML body. A page of EC2's has 4 MB, so only the result is kept.
 struct Walk<'a> {
     service: &'a Service,
     reader: Reader<&'a [u8]>,
@@ -312,7 +311,7 @@ fn reader(text: &str) -> Reader<&[u8]> {
     reader
 }
 
-/// What an element that is walked may have in it.
+/// The possible contents of an element.
 enum Inside<'a> {
     Element(BytesStart<'a>),
     Text(Cow<'a, str>),
@@ -352,7 +351,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// The next of what stands in the element that was begun last.
+    /// The next content of the current element.
     fn inside(&mut self) -> Result<Inside<'a>, ConvertError> {
         loop {
             return Ok(match self.reader.read_event()? {
@@ -374,7 +373,7 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// The text of the element that was begun last, up to its end.
+    /// The text of the current element, up to its end.
     fn text(&mut self) -> Result<Cow<'a, str>, ConvertError> {
         let mut all = Cow::Borrowed("");
         loop {
@@ -387,7 +386,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// The first element of a name in the one that was begun last.
+    /// The first element of a name in the current one.
     fn wrapped(
         &mut self,
         name: &str,
@@ -406,7 +405,7 @@ impl<'a> Walk<'a> {
         found.ok_or_else(|| ConvertError::Wrapper(name.to_owned()))
     }
 
-    /// The next element in the one that was begun last; none at its end.
+    /// The next element in the current one; none at its end.
     fn element(&mut self) -> Result<Option<BytesStart<'a>>, ConvertError> {
         loop {
             match self.inside()? {
@@ -417,7 +416,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// The element that was begun last, up to its end, without the objects that are handed out.
+    /// The current element, up to its end, without the objects that are passed to `items`.
     fn value_but_items(
         &mut self,
         of: Of,
@@ -434,7 +433,7 @@ impl<'a> Walk<'a> {
                 }
                 Ok(Value::Null)
             }
-            // One object is as a list of one.
+            // A single object is treated as a list of one.
             (_, []) => {
                 (items.take)(self.value(of, path, depth)?);
                 Ok(Value::Null)
@@ -471,7 +470,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// The element that was begun last, up to its end.
+    /// The current element, up to its end.
     fn value(&mut self, of: Of, path: &Path, depth: u32) -> Result<Value, ConvertError> {
         if depth > MAX_DEPTH {
             return Err(too_deep(path));
@@ -506,7 +505,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// One element of a member: all of it, or one of the elements that a flattened list or map is made of.
+    /// One element of a member: the whole member, or one element of a flattened list or map.
     fn member(
         &mut self,
         Member { name, of }: &Member,
@@ -529,7 +528,7 @@ impl<'a> Walk<'a> {
                 let entries = entries.as_object_mut().expect("it is made here");
                 self.map_entry((key, value), *of, path, depth, entries)?;
             }
-            // Of two the first counts.
+            // If a member occurs twice, the first counts.
             _ if object.contains_key(name) => self.skip(element)?,
             _ => {
                 let value = self.value(*of, path, depth + 1)?;
@@ -565,7 +564,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// `&amp;`, `&#xD;`: what XML itself names, and nothing else.
+/// `&amp;`, `&#xD;`: only the references that XML itself defines.
 fn referred(reference: &BytesRef) -> Result<Cow<'static, str>, ConvertError> {
     if let Some(char) = reference.resolve_char_ref()? {
         return Ok(Cow::Owned(char.to_string()));
@@ -593,34 +592,34 @@ fn scalar(of: Of, text: &str, path: &Path) -> Result<Value, ConvertError> {
     })
 }
 
-/// As the AWS CLI prints times: `2026-11-24T08:30:00+00:00`, with a fraction only where there is one.
+/// In the format in which the AWS CLI prints times: `2026-11-24T08:30:00+00:00`, with a fraction only if there is one.
 fn rfc3339(text: &str) -> Option<String> {
     let text = text.trim();
     let at: jiff::Timestamp = text.parse().ok().or_else(|| format!("{text}Z").parse().ok())?;
-    Some(printed(at))
+    Some(format_time(at))
 }
 
-fn printed(at: jiff::Timestamp) -> String {
+fn format_time(at: jiff::Timestamp) -> String {
     let utc = at.to_zoned(jiff::tz::TimeZone::UTC);
     let format =
         if at.subsec_nanosecond() == 0 { "%Y-%m-%dT%H:%M:%S+00:00" } else { "%Y-%m-%dT%H:%M:%S.%6f+00:00" };
     utc.strftime(format).to_string()
 }
 
-/// Seconds since 1970, to the millisecond: more digits are an accident of floating point.
+/// Seconds since 1970, to the millisecond: further digits are floating-point artifacts.
 fn from_seconds(seconds: f64) -> Option<jiff::Timestamp> {
     #[allow(clippy::cast_possible_truncation)] // It saturates, and is out of range then.
     jiff::Timestamp::from_millisecond((seconds * 1e3).round() as i64).ok()
 }
 
-/// A time that its service counts instead of writing it: milliseconds since 1970, or seconds as text.
+/// A time that its service returns as a number: milliseconds since 1970, or seconds as text.
 pub(super) fn counted_time(count: &Value) -> Option<String> {
     let at = match count {
         Value::Number(millis) => jiff::Timestamp::from_millisecond(millis.as_i64()?).ok()?,
         Value::String(seconds) => jiff::Timestamp::from_second(seconds.parse().ok()?).ok()?,
         _ => return None,
     };
-    Some(printed(at))
+    Some(format_time(at))
 }
 
 /// The objects of an answer: `["Reservations", "Instances"]` flattens two lists.
@@ -745,7 +744,7 @@ mod tests {
              <DistributionSummary><Id>E2</Id></DistributionSummary></Items><NextMarker>n</NextMarker></DistributionList>";
         let tables = r#"{"TableNames": ["a", "b"], "LastEvaluatedTableName": "b"}"#;
         let flat = "<ListQueuesResult><QueueUrls>a</QueueUrls><QueueUrls>b</QueueUrls></ListQueuesResult>";
-        // How many are handed out, and how many stay in the rest.
+        // How many are passed on, and how many stay in the rest.
         let cases: [(&str, &str, &str, &[&str], (usize, usize)); 7] = [
             ("ec2", "DescribeInstances", instances, &["Reservations", "Instances"], (3, 0)),
             ("ec2", "DescribeInstances", "<DescribeInstancesResponse/>", &["Reservations", "Instances"], (0, 0)),

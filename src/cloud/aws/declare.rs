@@ -1,4 +1,4 @@
-//! What a resource type is: declared once, here and in its service's file.
+//! How a resource type is declared: once, here and in its service's file.
 
 use std::collections::BTreeMap;
 
@@ -9,119 +9,120 @@ use super::Regional;
 use super::call::Answered;
 use super::error::Failure;
 use crate::cloud::{CadenceClass, CloudError, TypeInfo};
-use crate::inventory::{Confirmation, IdReuse, Reason, SWEEPS_APART, TagSet, Tags, Timestamp};
+use crate::inventory::{CONFIRMATION_SPACING_MIN, Confirmation, IdReuse, Reason, TagSet, Tags, Timestamp};
 
-/// What a call asks for: a page of all, or one id.
+/// What a call requests: a page of all, or one id.
 #[derive(Clone, Debug)]
-pub(super) enum Which {
+pub(super) enum ListRequest {
     Page {
-        /// What it is listed in, where [`Declaration::within`] says so.
+        /// The parent that it is listed in, if [`Declaration::within`] is set.
         within: Option<String>,
         token: Option<String>,
     },
     Id(String),
 }
 
-/// What a call lists.
-pub(super) enum Listed {
-    AsItCame(Answered),
-    /// Where its type had something to add.
+/// What a call returns.
+pub(super) enum ListAnswer {
+    Raw(Answered),
+    /// If its type had to add something.
     Completed(Value),
 }
 
-impl From<Answered> for Listed {
+impl From<Answered> for ListAnswer {
     fn from(answered: Answered) -> Self {
-        Self::AsItCame(answered)
+        Self::Raw(answered)
     }
 }
 
-/// Whether an id exists, asked by a call whose answer is another document than the listing's.
+/// Checks that an id exists, by a call whose answer is another document than the listing's.
 pub(super) type Exists = for<'a> fn(&'a Regional, &'a str) -> BoxFuture<'a, Result<(), Failure>>;
 
-pub(super) type Answer<'a> = BoxFuture<'a, Result<Listed, Failure>>;
+pub(super) type Answer<'a> = BoxFuture<'a, Result<ListAnswer, Failure>>;
 
 /// Where the tags of a type are.
 #[derive(Clone, Copy)]
 pub(super) enum TagSource {
     /// In the described object, under this field.
     Inline(&'static str),
-    /// In an answer of their own, for one object at a time.
+    /// In a separate answer, for one object at a time.
     Call(for<'a> fn(&'a Regional, &'a Value) -> BoxFuture<'a, Result<Tags, Failure>>),
-    /// In an answer for so many ids at once, by id.
+    /// In a separate answer for up to this many ids at once, by id.
     Calls(
         usize,
         for<'a> fn(&'a Regional, Vec<String>) -> BoxFuture<'a, Result<BTreeMap<String, TagSet>, Failure>>,
     ),
-    /// The type takes none.
+    /// The type takes no tags.
     Untaggable,
 }
 
-/// How one that a listing missed is asked for by its id.
+/// How a resource that a listing missed is read by its id.
 #[derive(Clone, Copy)]
 pub(super) enum ById {
     /// The listing takes an id.
     Listing,
-    /// What a listing would have shown of the id, for [`Declaration::describe`] to complete.
+    /// Starts from the fields that a listing would have shown of the id; [`Declaration::describe`] completes them.
     Describe(fn(&str) -> Value),
     /// By a call that proves only whether it exists: its answer is another document.
     Exists(Exists),
-    /// Not at all: complete sweeps must agree.
+    /// Not at all: two complete sweeps must agree.
     Sweeps,
 }
 
-/// Completes what a listing shows by a further call.
+/// Completes a listed object by a further call.
 pub(super) type Describe = for<'a> fn(&'a Regional, &'a mut Value) -> BoxFuture<'a, Result<(), Failure>>;
 
 /// The tags of each of some ids.
 pub(super) type VerifyTags =
     for<'a> fn(&'a Regional, &'a [&'a str]) -> BoxFuture<'a, Result<BTreeMap<String, TagSet>, Failure>>;
 
-/// What things are listed in, such as the clusters of services.
+/// The parents that resources are listed in, such as the clusters of services.
 pub(super) type Within = for<'a> fn(&'a Regional) -> BoxFuture<'a, Result<Vec<String>, Failure>>;
 
 pub(super) struct Declaration {
-    /// As CloudFormation calls it.
+    /// The name that CloudFormation uses.
     pub name: &'static str,
     /// The IAM actions that a scan of it needs.
     pub actions: &'static [&'static str],
     pub within: Option<Within>,
-    pub fetch: for<'a> fn(&'a Regional, Which) -> Answer<'a>,
+    pub fetch: for<'a> fn(&'a Regional, ListRequest) -> Answer<'a>,
     /// The path of the list in the answer; each step but the last is a list too, or an object.
     pub items: &'static [&'static str],
     /// The path of the token of the next page.
     pub next_page: &'static str,
-    /// Without it there is no document: the listing shows only names.
+    /// Without it there is no document: the listing contains only names.
     pub describe: Option<Describe>,
-    /// Fields that the document can do without.
+    /// Adds fields that are not required.
     pub enrich: Option<Describe>,
     pub by_id: ById,
-    /// The error codes by which the call that reads one by its id says that there is none, in any case: each is one of
-    /// that call's, in the service's model or by its documentation. Whatever else is not found proves nothing.
+    /// The error codes with which the call that reads a resource by its id reports that it does not exist, and nothing
+    /// else. Each is a code of that call, from the service's model or its documentation. Any other "not found" proves
+    /// nothing.
     pub not_found: &'static [&'static str],
     pub id: &'static str,
     pub tags: TagSource,
-    /// Asks again for tags by a call that fails where the listing answers none under load.
+    /// Reads tags again by a call that fails where the listing returns none under load.
     pub verify_tags: Option<VerifyTags>,
-    /// The path of the field that says when it was made; through lists the earliest of them.
+    /// The path of the creation time; through lists, the earliest of them.
     pub birth: Option<&'static str>,
     pub reusable_ids: bool,
-    /// Listed by several accounts or regions at once, so that a second sight is no move.
+    /// Listed by several accounts or regions at once, so that seeing it twice is not a move.
     pub is_shared: bool,
     pub global: bool,
     /// The path of its state, and the states that end a life.
     pub end_states: Option<(&'static str, &'static [&'static str])>,
     /// States that come and go by themselves (every night's backup), each with the one that is recorded in its place.
     pub passing_states: &'static [(&'static str, &'static str)],
-    /// Paths that change by themselves and say nothing of the resource: not kept.
+    /// Paths that change by themselves and are no information about the resource: not kept.
     pub volatile: &'static [&'static str],
-    /// Paths that may hold what nobody should find in an inventory: never kept.
+    /// Paths that may contain secrets: never kept.
     pub secret: &'static [&'static str],
     pub shape: u16,
     pub cadence: CadenceClass,
 }
 
 impl Declaration {
-    /// What most have in common; each type says how it differs.
+    /// What most types have in common; each type declares how it differs.
     pub const USUAL: Declaration = Declaration {
         name: "",
         actions: &[],
@@ -148,14 +149,14 @@ impl Declaration {
         cadence: CadenceClass::Fast,
     };
 
-    /// Whether a listing shows all that is kept of an object, with no further call.
-    pub fn tells_all(&self) -> bool {
+    /// Whether a listing contains everything that is kept of an object, without further calls.
+    pub fn lists_all(&self) -> bool {
         let has_tags = matches!(self.tags, TagSource::Inline(_) | TagSource::Untaggable);
         has_tags && self.describe.is_none() && self.enrich.is_none()
     }
 
-    /// The call that completes what the listing shows: of the actions it stands behind those that list, and before the
-    /// one that reads tags.
+    /// The call that completes a listed object. Among the actions it comes after those that list, and before the one
+    /// that reads tags.
     pub fn further_action(&self) -> &'static str {
         let has_tag_call =
             matches!(self.tags, TagSource::Call(_) | TagSource::Calls(..)) || self.verify_tags.is_some();
@@ -172,22 +173,22 @@ impl Declaration {
         self.actions.last().copied().unwrap_or_default()
     }
 
-    /// Whether an error code of the call that reads one by its id means that there is none.
+    /// Whether an error code of the call that reads a resource by its id means that it does not exist.
     pub fn is_absence(&self, code: &str) -> bool {
-        // Some protocols put the namespace of the service before it.
+        // Some protocols prefix the code with the namespace of the service.
         let code = code.rsplit('#').next().unwrap_or_default();
         self.not_found.iter().any(|known| known.eq_ignore_ascii_case(code))
     }
 
-    /// Whether what a listing shows of an object names it, for where its further call is denied.
-    pub fn names_itself(&self, object: &mut Value) -> bool {
+    /// Whether the listed fields of an object contain its id, in case its further call is denied.
+    pub fn contains_id(&self, object: &mut Value) -> bool {
         if object.is_string() {
             *object = serde_json::json!({ self.id: object.take() });
         }
         !text(object, self.id).is_empty()
     }
 
-    /// Where the parts of a resource stand in the answers, for holding it against the models of the services.
+    /// The paths of a resource's parts in the answers, for comparing them with the models of the services.
     pub fn paths(&self) -> Value {
         serde_json::json!({
             "type": self.name,
@@ -220,7 +221,7 @@ impl Declaration {
             },
             confirmation: match self.by_id {
                 ById::Listing | ById::Describe(_) | ById::Exists(_) => Confirmation::ReadById,
-                ById::Sweeps => Confirmation::Sweeps { needed: 2, apart: SWEEPS_APART },
+                ById::Sweeps => Confirmation::Sweeps { needed: 2, apart: CONFIRMATION_SPACING_MIN },
             },
             shape: self.shape,
             cadence: self.cadence,
@@ -238,8 +239,9 @@ impl Declaration {
     }
 }
 
-/// One call in the governor's time: `ask!(regional, "rds" "DescribeDBInstances", request)`, with its answer as it came.
-macro_rules! ask {
+/// One call at the governor's rate: `query!(regional, "rds" "DescribeDBInstances", request)`, with its answer as
+/// received.
+macro_rules! query {
     ($regional:expr, $service:literal $operation:literal, $request:expr) => {{
         let regional: &$crate::cloud::aws::Regional = $regional;
         let request = $request;
@@ -250,7 +252,7 @@ macro_rules! ask {
             let sent = capture.body.of(request.clone().customize().interceptor(capture.clone()).send()).await;
             let answer = capture.answered($service, $operation, sent.map(drop));
             let failed = answer.as_ref().err().and_then($crate::cloud::aws::error::Failure::reason);
-            if !attempts.is_to_be_repeated(failed) {
+            if !attempts.should_retry(failed) {
                 break answer;
             }
         }
@@ -261,38 +263,38 @@ macro_rules! ask {
 macro_rules! send {
     ($regional:expr, $service:literal $operation:literal, $request:expr) => {{
         let regional: &$crate::cloud::aws::Regional = $regional;
-        match $crate::cloud::aws::declare::ask!(regional, $service $operation, $request) {
+        match $crate::cloud::aws::declare::query!(regional, $service $operation, $request) {
             Ok(answered) => regional.converted(answered).await,
             Err(failure) => Err(failure),
         }
     }};
 }
 
-/// A listing: `list!(ec2 "ec2" "DescribeVolumes": describe_volumes; page set_next_token, max_results(1000);
-/// id volume_ids)`, with what every call says in braces behind the call's name. One without `page` answers
-/// all at once, one without `id` takes none.
+/// A listing: `list!(ec2 "ec2" "DescribeVolumes": describe_volumes; page set_next_token, max_results(1000); id
+/// volume_ids)`. Parameters of every call follow the call's name, in braces. A call without `page` returns everything
+/// at once, one without `id` takes no id.
 macro_rules! list {
     ($client:ident $service:literal $operation:literal: $call:ident $({$($with:ident($value:expr)),*})?
      $(; page $token:ident $(, $size:ident($most:expr))?)? $(; id $id:ident)?) => {
-        |regional: &$crate::cloud::aws::Regional, which: $crate::cloud::aws::declare::Which| {
+        |regional: &$crate::cloud::aws::Regional, which: $crate::cloud::aws::declare::ListRequest| {
             Box::pin(async move {
                 let request = regional.$client().$call()$($(.$with($value))*)?;
                 let request = match which {
                     #[allow(unused_variables)]
-                    $crate::cloud::aws::declare::Which::Page { token, .. } => {
+                    $crate::cloud::aws::declare::ListRequest::Page { token, .. } => {
                         request$(.$token(token)$(.$size($most))?)?
                     }
-                    $($crate::cloud::aws::declare::Which::Id(id) => request.$id(id),)?
+                    $($crate::cloud::aws::declare::ListRequest::Id(id) => request.$id(id),)?
                     #[allow(unreachable_patterns)]
-                    $crate::cloud::aws::declare::Which::Id(_) => unreachable!("no read by id is declared"),
+                    $crate::cloud::aws::declare::ListRequest::Id(_) => unreachable!("no read by id is declared"),
                 };
-                $crate::cloud::aws::declare::ask!(regional, $service $operation, request).map(Into::into)
+                $crate::cloud::aws::declare::query!(regional, $service $operation, request).map(Into::into)
             })
         }
     };
 }
 
-pub(super) use {ask, list, send};
+pub(super) use {list, query, send};
 
 pub(super) use super::convert::items;
 
@@ -300,7 +302,7 @@ pub(super) fn at_path<'a>(object: &'a Value, path: &str) -> Option<&'a Value> {
     path.split('.').try_fold(object, |value, step| value.get(step))
 }
 
-/// The time at a path, the earliest where lists are on it.
+/// The time at a path; the earliest, if lists are on it.
 pub(super) fn time_field(object: &Value, path: &str) -> Option<Timestamp> {
     match (object, path.split_once('.')) {
         (Value::Array(items), _) => items.iter().filter_map(|item| time_field(item, path)).min(),
@@ -309,17 +311,18 @@ pub(super) fn time_field(object: &Value, path: &str) -> Option<Timestamp> {
     }
 }
 
-/// The text at a path; empty where there is none.
+/// The text at a path; empty if there is none.
 pub(super) fn text<'a>(object: &'a Value, path: &str) -> &'a str {
     at_path(object, path).and_then(Value::as_str).unwrap_or_default()
 }
 
-/// The token of the next page; none behind the last.
+/// The token of the next page; none after the last.
 pub(super) fn next_page(answer: &Value, path: &str) -> Option<String> {
     Some(text(answer, path).to_owned()).filter(|token| !token.is_empty())
 }
 
-/// What a further call says of one. An answer without it proves nothing: AWS says by an error that there is none.
+/// The described object in the answer of a further call. An answer without it proves nothing: AWS reports by an error
+/// that a resource does not exist.
 pub(super) fn described(mut answer: Value, member: &str) -> Result<Value, Failure> {
     match answer.get_mut(member) {
         Some(described) if !described.is_null() => Ok(described.take()),
@@ -330,13 +333,13 @@ pub(super) fn described(mut answer: Value, member: &str) -> Result<Value, Failur
     }
 }
 
-/// The one member of an answer that holds tags, however its service writes them.
+/// The member of an answer that contains tags, in any service's notation.
 pub(super) fn tags_in(answer: &Value, path: &str) -> Tags {
     Tags::Known(tag_set(at_path(answer, path)))
 }
 
-/// The same of an answer that may have a further page. A part of the tags is none of them: whatever is missing would be
-/// taken for lost.
+/// The same for an answer that may have a further page. Incomplete tags are treated as unread: the missing ones would
+/// be taken for removed.
 pub(super) fn tags_unless_more(answer: &Value, path: &str, token: &str) -> Result<Tags, Failure> {
     match next_page(answer, token) {
         None => Ok(tags_in(answer, path)),
@@ -348,7 +351,7 @@ pub(super) fn more_tags() -> Failure {
     Failure::Error(CloudError::new(Reason::Malformed, "it has more tags than one answer holds"))
 }
 
-/// `[{Key, Value}]`, as most services write tags, or a map, as the rest does.
+/// `[{Key, Value}]`, the notation of most services, or a map, that of the others.
 pub(super) fn tag_set(tags: Option<&Value>) -> TagSet {
     match tags {
         Some(Value::Array(tags)) => tags.iter().map(tag).collect(),

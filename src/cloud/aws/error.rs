@@ -1,4 +1,4 @@
-//! What AWS's errors mean for a sweep.
+//! The meaning of AWS's errors for a sweep.
 
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
@@ -9,7 +9,7 @@ use crate::cloud::CloudError;
 use crate::inventory::Reason;
 
 pub(super) enum Failure {
-    /// The thing that was asked for does not exist.
+    /// The requested resource does not exist.
     NotFound {
         code: String,
     },
@@ -45,7 +45,7 @@ where
             let text = DisplayErrorContext(error).to_string();
             let reason = match failure.as_connector_error() {
                 Some(connector) if connector.is_timeout() => Reason::TimedOut,
-                // Credentials are resolved on the way out; a chain without any shows up here.
+                // Credentials are resolved when the request is sent; a chain without any fails here.
                 _ if text.contains("credentials") => Reason::InvalidCredentials,
                 _ => Reason::Unreachable,
             };
@@ -58,14 +58,14 @@ where
     Failure::Error(CloudError { reason, action, message: bounded(message) })
 }
 
-/// `InvalidVolume.NotFound`, `NatGatewayNotFound`, `NoSuchEntity`, `QueueDoesNotExist`, ...: AWS spells "no
-/// such thing" in dozens of ways, some only in the message.
+/// `InvalidVolume.NotFound`, `NatGatewayNotFound`, `NoSuchEntity`, `QueueDoesNotExist`, ...: AWS has dozens of ways to
+/// report that a resource does not exist, some only in the message.
 fn is_not_found(code: &str, message: &str) -> bool {
     const ENDINGS: [&str; 5] = ["NotFound", "NotFoundException", "NotFoundFault", ".Unknown", "DoesNotExist"];
     let by_code = ENDINGS.iter().any(|ending| code.ends_with(ending))
         || code.starts_with("NoSuch")
         || code.contains("NonExistent")
-        // An image that was deregistered lately: AWS knows the id, and that is all.
+        // An image that was deregistered recently: AWS knows its id, and nothing else.
         || code == "InvalidAMIID.Unavailable";
     // CloudFormation, SageMaker and EMR.
     let words = ["does not exist", "Could not find", "could not be found", "RecordNotFound"];
@@ -90,7 +90,7 @@ fn reason_of(code: &str, message: &str, status: u16) -> Reason {
         | "EC2ThrottledException"
         | "ThrottledException"
         | "TransactionInProgressException" => Reason::Throttled,
-        // AWS says so in words: "... with an explicit deny in a service control policy".
+        // AWS reports this only in the message: "... with an explicit deny in a service control policy".
         "UnauthorizedOperation" | "AccessDenied" | "AccessDeniedException" | "AuthorizationError"
             if message.contains("service control policy") =>
         {
@@ -122,7 +122,7 @@ fn root_cause(error: &dyn std::error::Error) -> String {
     innermost.to_string()
 }
 
-/// Messages come from outside and end up in conditions and events.
+/// Messages come from outside and are shown in conditions and events.
 fn bounded(message: String) -> String {
     const MAX: usize = 512;
     if message.len() <= MAX {

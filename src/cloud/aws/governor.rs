@@ -1,8 +1,8 @@
-//! Our share of what AWS lets an account ask.
+//! Elava's share of the call rate that AWS allows an account.
 //!
-//! AWS limits calls by account, region and API with token buckets, and the customer's own tools draw from the
-//! same ones. Each has a bucket here, shared by all CloudScans, that fills at a share of AWS's rate; being
-//! throttled halves the rate, and calls that succeed bring it back.
+//! AWS limits calls by account, region and API with token buckets, which the customer's own tools use too. For each of
+//! them there is a bucket here, shared by all CloudScans, that fills at a share of AWS's rate. Being throttled halves
+//! the rate, and successful calls restore it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,19 +12,19 @@ use tokio::time::Instant;
 
 use crate::inventory::{AccountId, Reason};
 
-/// The share that is taken unless somebody says otherwise.
+/// The share that is used unless another is configured.
 pub const DEFAULT_SHARE: f64 = 0.25;
 /// One call, with its retries.
-const ATTEMPTS: u32 = 3;
+const ATTEMPTS_MAX: u32 = 3;
 const FIRST_BACKOFF: Duration = Duration::from_millis(250);
-/// Being throttled slows down to no less than this part of the share.
-const SLOWEST: f64 = 1.0 / 32.0;
-/// What each call that succeeds gives back of the share.
-const RECOVERY: f64 = 0.02;
-/// So many buckets are kept before those that are full again are forgotten.
-const BUCKETS: usize = 4_096;
+/// Being throttled reduces the rate to no less than this part of the share.
+const RATE_FACTOR_MIN: f64 = 1.0 / 32.0;
+/// How much of the share each successful call restores.
+const RATE_RECOVERY_PER_CALL: f64 = 0.02;
+/// Number of buckets beyond which those that are full again are dropped.
+const BUCKETS_MAX: usize = 4_096;
 
-/// Calls a second that AWS allows, and calls at once.
+/// Calls per second that AWS allows, and calls at once.
 #[derive(Clone, Copy)]
 struct Limit {
     rate: f64,
@@ -35,7 +35,7 @@ impl Limit {
     /// - EC2: <https://docs.aws.amazon.com/ec2/latest/devguide/ec2-api-throttling.html>, filtered or paged
     ///   Describe calls
     /// - Route 53: <https://docs.aws.amazon.com/Route53/latest/DeveloperGuide/DNSLimitations.html>
-    /// - S3 limits requests by prefix, far above what is asked here:
+    /// - S3 limits requests by prefix, far above what is requested here:
     ///   <https://docs.aws.amazon.com/AmazonS3/latest/userguide/optimizing-performance.html>
     /// - RDS was measured at about 12; the others publish limits of 5 to 100 or none.
     fn of(service: &str) -> Self {
@@ -50,11 +50,11 @@ impl Limit {
     }
 }
 
-/// A bucket by when it will be full: "generic cell rate algorithm".
+/// A bucket, stored as the time when it will be full: "generic cell rate algorithm".
 #[derive(Clone, Copy)]
 struct Bucket {
     full: Instant,
-    /// What being throttled has left of the share.
+    /// The factor of the share that is left after throttling.
     pace: f64,
 }
 
@@ -66,7 +66,7 @@ struct Api {
     operation: &'static str,
 }
 
-/// Calls of one operation since the process began.
+/// Calls of one operation since the process started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CallCounts {
     pub made: u64,
@@ -109,17 +109,17 @@ impl Governor {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a token; returns how long it takes until it is there.
+    /// Takes a token. Returns how long to wait for it.
     fn take(&self, api: &Api, now: Instant) -> Duration {
         let mut inner = self.lock();
         inner.calls.entry((api.service, api.operation)).or_default().made += 1;
-        if inner.buckets.len() >= BUCKETS {
+        if inner.buckets.len() >= BUCKETS_MAX {
             inner.buckets.retain(|_, bucket| bucket.full > now || bucket.pace < 1.0);
         }
         let Limit { rate, burst } = Limit::of(api.service);
         let bucket = inner.buckets.entry(api.clone()).or_insert(Bucket { full: now, pace: 1.0 });
         let one = Duration::from_secs_f64(1.0 / (rate * self.share * bucket.pace));
-        // The share of the burst, of which this call is one. Who was throttled has none.
+        // The share of the burst, which includes this call. There is no burst after throttling.
         let at_once = if bucket.pace < 1.0 { 0.0 } else { (burst * self.share - 1.0).max(0.0) };
         let room = one.mul_f64(at_once);
         let wait = bucket.full.saturating_duration_since(now).saturating_sub(room);
@@ -137,14 +137,14 @@ impl Governor {
         }
         let Some(bucket) = inner.buckets.get_mut(api) else { return };
         match failed {
-            None => bucket.pace = (bucket.pace + RECOVERY).min(1.0),
-            Some(Reason::Throttled) => bucket.pace = (bucket.pace / 2.0).max(SLOWEST),
+            None => bucket.pace = (bucket.pace + RATE_RECOVERY_PER_CALL).min(1.0),
+            Some(Reason::Throttled) => bucket.pace = (bucket.pace / 2.0).max(RATE_FACTOR_MIN),
             Some(_) => {}
         }
     }
 }
 
-/// One call and its retries, each in the governor's time.
+/// One call and its retries, each with a permit of the governor.
 pub(super) struct Attempts<'a> {
     governor: &'a Governor,
     api: Api,
@@ -174,14 +174,14 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// Whether it is worth another try.
-    pub fn is_to_be_repeated(&self, failed: Option<Reason>) -> bool {
+    /// Whether a retry is useful.
+    pub fn should_retry(&self, failed: Option<Reason>) -> bool {
         self.governor.learn(&self.api, failed);
         let passes = matches!(
             failed,
             Some(Reason::Throttled | Reason::TimedOut | Reason::Unreachable | Reason::ServerError)
         );
-        passes && self.made < ATTEMPTS
+        passes && self.made < ATTEMPTS_MAX
     }
 }
 
@@ -198,7 +198,7 @@ mod tests {
         }
     }
 
-    /// How long so many calls take that each begin as soon as they may, from `now` on.
+    /// How long this number of calls takes if each starts as soon as it may, from `now` on.
     fn span(governor: &Governor, api: &Api, calls: u32, now: &mut Instant) -> Duration {
         let began = *now;
         for _ in 0..calls {
@@ -229,7 +229,7 @@ mod tests {
         for _ in 0..50 {
             governor.learn(&api("1"), None);
         }
-        // What was put off by the slow pace is done with.
+        // Waits that the reduced rate caused are over.
         span(&governor, &api("1"), 100, &mut now);
         assert!(span(&governor, &api("1"), 10, &mut now) < usual * 11 / 10);
         assert_eq!(governor.calls()[&("ec2", "DescribeVolumes")].throttled, 2);
@@ -239,7 +239,7 @@ mod tests {
     fn buckets_that_are_full_again_are_forgotten() {
         let governor = Governor::new(DEFAULT_SHARE);
         let now = Instant::now();
-        for n in 0..BUCKETS {
+        for n in 0..BUCKETS_MAX {
             governor.take(&api(&n.to_string()), now);
         }
         governor.take(&api("new"), now + Duration::from_hours(1));

@@ -1,8 +1,8 @@
 //! The body of an answer, on its way to the SDK.
 //!
-//! What is recorded is made from the body itself ([`super::convert`]), and of an answer that is a success the SDK's
-//! own objects are thrown away. EC2's can have megabytes: the SDK gets such a one, and every JSON, without its
-//! content, which halves the work of a listing. Errors, and all else, it gets as they are.
+//! What is recorded is made from the body itself ([`super::convert`]), and of a successful answer the SDK's own objects
+//! are discarded. EC2's can have megabytes: the SDK receives large EC2 answers, and all JSON, without their content,
+//! which halves the work of a listing. It receives errors, and everything else, unchanged.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -18,24 +18,24 @@ use aws_smithy_types::byte_stream::ByteStream;
 use hyper::body::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Smaller XML is not worth it.
-const BARE: usize = 16 << 10;
-/// Less is converted where it is read.
-const LONG: usize = 64 << 10;
-/// More waits for its turn. Few answers are as large: a page of 300 instances.
-const LARGE: usize = 1 << 20;
-/// About the largest answer there is: 1,000 instances.
-const PAGE: usize = 8 << 20;
-/// How long a large body waits for its turn. Then it is read without one: that others are slow must cost memory rather
-/// than the call.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// Smaller XML is not worth stripping.
+const STRIP_MIN_BYTES: usize = 16 << 10;
+/// Smaller bodies are converted on the thread that reads them.
+const OFFLOAD_MIN_BYTES: usize = 64 << 10;
+/// Larger bodies wait for a permit. Few answers are as large: a page of 300 instances.
+const LARGE_BODY_MIN_BYTES: usize = 1 << 20;
+/// About the size of the largest answer: 1,000 instances.
+const BODY_BUFFER_MAX_BYTES: usize = 8 << 20;
+/// How long a large body waits for its permit. After that it is read without one: if others are slow, that must cost
+/// memory rather than the call.
+const BODY_PERMIT_WAIT_MAX: Duration = Duration::from_secs(3);
 
-/// A body as it came.
+/// A body as received.
 #[derive(Debug, Default)]
 pub(super) struct Body {
     bytes: Bytes,
-    /// Until it is let go of.
-    _turn: Option<OwnedSemaphorePermit>,
+    /// Held until the body is dropped.
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Body {
@@ -43,13 +43,13 @@ impl Body {
         &self.bytes
     }
 
-    /// It takes long to convert.
+    /// Whether it takes long to convert.
     pub fn is_long(&self) -> bool {
-        self.bytes.len() > LONG
+        self.bytes.len() > OFFLOAD_MIN_BYTES
     }
 }
 
-/// The body of the call that runs in this task.
+/// The body of the answer to the call that runs in this task.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Kept(Arc<Mutex<Body>>);
 
@@ -58,7 +58,7 @@ tokio::task_local! {
 }
 
 impl Kept {
-    /// Keeps the body of the last answer that the call gets.
+    /// Keeps the body of the last answer that the call receives.
     pub async fn of<T>(&self, call: impl Future<Output = T>) -> T {
         KEPT.scope(self.clone(), call).await
     }
@@ -79,7 +79,7 @@ pub(super) struct KeepingClient {
 }
 
 impl KeepingClient {
-    /// So many large bodies are in memory at once, of all accounts, unless those that are take long.
+    /// At most this many large bodies of all accounts are in memory at once, unless they are held for long.
     pub fn over(client: SharedHttpClient, large_bodies: usize) -> SharedHttpClient {
         SharedHttpClient::new(Self { client, large: Arc::new(Semaphore::new(large_bodies)) })
     }
@@ -113,10 +113,10 @@ impl HttpConnector for Keeping {
                 return Ok(answer);
             }
             let body = std::mem::replace(answer.body_mut(), SdkBody::empty());
-            let body = read(body, large, PATIENCE).await?;
+            let body = read(body, large, BODY_PERMIT_WAIT_MAX).await?;
             let passed_on = match without_content(body.bytes()) {
                 Some(bare) => {
-                    // The SDK compares it; a body that was cut short failed above.
+                    // The SDK checks it; a body that was cut short has failed above.
                     answer.headers_mut().remove("content-length");
                     bare.into()
                 }
@@ -129,32 +129,32 @@ impl HttpConnector for Keeping {
     }
 }
 
-/// All of it in one piece. What has arrived of a large one stays with the connection until its turn comes.
+/// The whole body. What has arrived of a large one stays with the connection until it gets a permit.
 async fn read(body: SdkBody, large: Arc<Semaphore>, patience: Duration) -> Result<Body, ConnectorError> {
-    let told = body.content_length().and_then(|length| usize::try_from(length).ok()).unwrap_or_default();
+    let reported = body.content_length().and_then(|length| usize::try_from(length).ok()).unwrap_or_default();
     let mut arriving = ByteStream::new(body);
-    let mut bytes = Vec::with_capacity(told.min(LARGE));
-    let mut turn = None;
-    let mut is_asked_for = false;
+    let mut bytes = Vec::with_capacity(reported.min(LARGE_BODY_MIN_BYTES));
+    let mut permit = None;
+    let mut is_requested = false;
     while let Some(piece) = arriving.next().await {
         bytes.extend_from_slice(&piece.map_err(|error| ConnectorError::io(error.into()))?);
-        if bytes.len() > LARGE && !is_asked_for {
-            is_asked_for = true;
-            let asked = tokio::time::timeout(patience, large.clone().acquire_owned()).await;
-            turn = asked.ok().and_then(Result::ok);
-            // No more than a page can have, whatever is told.
-            bytes.reserve(told.min(PAGE).saturating_sub(bytes.len()));
+        if bytes.len() > LARGE_BODY_MIN_BYTES && !is_requested {
+            is_requested = true;
+            let requested = tokio::time::timeout(patience, large.clone().acquire_owned()).await;
+            permit = requested.ok().and_then(Result::ok);
+            // No more than the largest page, whatever length is reported.
+            bytes.reserve(reported.min(BODY_BUFFER_MAX_BYTES).saturating_sub(bytes.len()));
         }
     }
-    Ok(Body { bytes: bytes.into(), _turn: turn })
+    Ok(Body { bytes: bytes.into(), _permit: permit })
 }
 
-/// JSON, or a large answer of EC2, as one that holds nothing.
+/// An empty answer in place of JSON, or of a large answer of EC2.
 fn without_content(body: &[u8]) -> Option<Vec<u8>> {
     if body.first() == Some(&b'{') {
         return Some(b"{}".to_vec());
     }
-    if body.len() < BARE {
+    if body.len() < STRIP_MIN_BYTES {
         return None;
     }
     let head = std::str::from_utf8(&body[..512]).ok()?;
@@ -174,10 +174,10 @@ mod tests {
     #[tokio::test]
     async fn a_large_body_waits_for_its_turn_and_a_small_one_for_nothing() {
         let large = Arc::new(Semaphore::new(1));
-        let big = || SdkBody::from(vec![b'x'; 2 * LARGE]);
+        let big = || SdkBody::from(vec![b'x'; 2 * LARGE_BODY_MIN_BYTES]);
         let long = Duration::from_hours(1);
         let first = read(big(), large.clone(), long).await.unwrap();
-        assert_eq!(first.bytes().len(), 2 * LARGE);
+        assert_eq!(first.bytes().len(), 2 * LARGE_BODY_MIN_BYTES);
         let mut second = std::pin::pin!(read(big(), large.clone(), long));
         assert!(futures::poll!(&mut second).is_pending(), "the first is still held");
         let small = read(SdkBody::from("small"), large.clone(), long).await.unwrap();
@@ -185,16 +185,16 @@ mod tests {
         drop(first);
         let second = second.await.unwrap();
         assert_eq!(large.available_permits(), 0);
-        // Nobody lets go of it.
+        // The permit is never released.
         let third = read(big(), large.clone(), Duration::from_millis(1)).await.unwrap();
-        assert_eq!(third.bytes().len(), 2 * LARGE);
+        assert_eq!(third.bytes().len(), 2 * LARGE_BODY_MIN_BYTES);
         drop((second, third));
         assert_eq!(large.available_permits(), 1);
     }
 
     #[test]
     fn json_and_what_is_large_and_of_ec2_go_on_without_their_content() {
-        let large = "<item/>".repeat(BARE);
+        let large = "<item/>".repeat(STRIP_MIN_BYTES);
         let ec2 = format!(
             "<?xml version=\"1.0\"?>\n<DescribeVolumesResponse xmlns=\"http://ec2.amazonaws.com/doc/2016-11-15/\">{large}"
         );

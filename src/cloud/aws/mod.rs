@@ -1,10 +1,10 @@
 //! AWS through the official SDK: one file per service, each type declared in one place.
 //!
-//! - [`declare`]: what a type is; [`services`]: the types.
-//! - [`organization`]: which accounts there are.
-//! - [`governor`]: how much may be asked, [`call`], [`http`] and [`convert`]: one call, and its body
-//!   as the object that the AWS CLI prints.
-//! - [`error`]: what AWS's errors mean.
+//! - [`declare`]: how a type is declared; [`services`]: the types.
+//! - [`organization`]: the accounts of an organization.
+//! - [`governor`]: the rate of calls. [`call`], [`http`] and [`convert`]: one call, and its body as the object that the
+//!   AWS CLI prints.
+//! - [`error`]: the meaning of AWS's errors.
 
 mod call;
 mod convert;
@@ -43,30 +43,32 @@ use super::{
 use crate::inventory::{
     AccountId, Document, Observation, Part, Reason, Region, Scope, TagSet, Tags, Unread, shared_by,
 };
-use call::{Answered, Capture, Seen};
-use declare::{ById, Declaration, Listed, TagSource, Which, at_path, items, next_page, tag_set, text, time_field};
+use call::{AnswerStats, Answered, Capture};
+use declare::{
+    ById, Declaration, ListAnswer, ListRequest, TagSource, at_path, items, next_page, tag_set, text, time_field,
+};
 use error::{Failure, classify};
 use governor::{Attempts, Governor};
 use http::KeepingClient;
 
 pub use governor::{CallCounts, Calls};
 
-/// Where the account is asked who it is and which regions it has, when nothing else names a region.
+/// The region in which an account's identity and regions are requested when nothing else names a region.
 const HOME_REGION: &str = "us-east-1";
-/// One attempt, and one call with its retries. Unbounded reads are how a scan hangs for a night.
+/// Limits of one attempt, and of one call with its retries. Reads without a limit can make a scan hang for a night.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(20);
 const CALL_TIMEOUT: Duration = Duration::from_mins(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Objects of one listing in flight that need calls of their own.
-const TAG_CALLS: usize = 8;
-/// Large bodies of all accounts that are in memory at once: so many for each core that converts them, up to a bound
-/// that a pod without a limit of CPU has memory for, on whatever node.
-const LARGE_BODIES: usize = 4;
-const MOST_LARGE_BODIES: usize = 16;
-/// Fewer become observations where they are.
-const MANY_OBJECTS: usize = 100;
-/// The most pages of one listing: a token that never ends must not either.
-const MAX_PAGES: usize = 10_000;
+/// Objects of one listing that need further calls and are processed concurrently.
+const DETAIL_CALLS_IN_FLIGHT: usize = 8;
+/// Large bodies of all accounts in memory at once: a number for each core that converts them, up to a maximum for which
+/// a pod without a CPU limit has memory, on any node.
+const LARGE_BODIES_PER_CORE: usize = 4;
+const LARGE_BODIES_MAX: usize = 16;
+/// Smaller pages are converted on the task's own thread.
+const OFFLOAD_MIN_OBJECTS: usize = 100;
+/// Maximum number of pages of one listing: a token that never ends must not make it endless.
+const PAGES_MAX: usize = 10_000;
 
 fn declarations() -> impl Iterator<Item = &'static Declaration> {
     services::TYPES.iter().copied().flatten()
@@ -77,18 +79,17 @@ fn declaration(scope: &Scope) -> &'static Declaration {
     declarations().find(|d| d.name == name).expect("scopes are built from declared types only")
 }
 
-/// All sessions of a process ask in the time of one governor, over one pool of connections.
+/// All sessions of a process share one governor and one pool of connections.
 #[derive(Debug)]
 pub struct Aws {
     governor: Arc<Governor>,
-    /// Pages that are worked on at once.
+    /// Pages that are converted concurrently.
     cores: Arc<Semaphore>,
-    /// For whoever reads the answers: credentials are fetched in the middle of a look as well.
+    /// For answers that the SDK itself reads: credentials are fetched during a sweep as well.
     http: SharedHttpClient,
-    /// The same, that keeps bodies for what is recorded.
+    /// The same, but keeps the bodies that are recorded.
     keeping: SharedHttpClient,
-    /// The process's own chain of credentials, by endpoint. It has clients of its own, which a thousand accounts
-    /// share.
+    /// The process's own credential chain, by endpoint. It has its own clients, shared by all of a thousand accounts.
     chains: Mutex<BTreeMap<Arc<str>, SdkConfig>>,
 }
 
@@ -99,7 +100,7 @@ impl Default for Aws {
 }
 
 impl Aws {
-    /// Takes such a share of what AWS lets an account ask.
+    /// Uses this share of the rate that AWS allows an account.
     pub fn new(share: f64) -> Self {
         let http = aws_smithy_http_client::Builder::new()
             .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::AwsLc))
@@ -109,12 +110,12 @@ impl Aws {
             governor: Arc::new(Governor::new(share)),
             cores: Arc::new(Semaphore::new(cores)),
             http: http.clone(),
-            keeping: KeepingClient::over(http, (LARGE_BODIES * cores).min(MOST_LARGE_BODIES)),
+            keeping: KeepingClient::over(http, (LARGE_BODIES_PER_CORE * cores).min(LARGE_BODIES_MAX)),
             chains: Mutex::default(),
         }
     }
 
-    /// Who asks before any role is assumed.
+    /// The configuration before a role is assumed.
     async fn base(&self, target: &AccountTarget) -> SdkConfig {
         let is_chain = target.credentials == Credentials::Chain;
         if is_chain && let Some(known) = self.chains().get(&target.endpoint) {
@@ -122,7 +123,7 @@ impl Aws {
         }
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
             .http_client(self.http.clone())
-            // One for all clients of the session: each would ask for credentials of its own.
+            // Shared by all clients of the session: otherwise each would fetch credentials of its own.
             .identity_cache(IdentityCache::lazy().build())
             .retry_config(RetryConfig::standard())
             .timeout_config(
@@ -150,12 +151,12 @@ impl Aws {
         self.chains.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Where the parts of each type stand in the answers of its calls: what tests hold against the services' models.
+    /// The paths of each type's parts in the answers of its calls. Tests compare them with the services' models.
     pub fn paths() -> Vec<Value> {
         declarations().map(Declaration::paths).collect()
     }
 
-    /// Calls since the process began.
+    /// Calls since the process started.
     pub fn calls(&self) -> Calls {
         self.governor.calls()
     }
@@ -172,7 +173,7 @@ impl Provider for Aws {
     }
 
     fn default_endpoint(&self) -> String {
-        // The SDK would follow it anyway; named, it becomes part of the scope's identity.
+        // The SDK would use it anyway; named, it becomes part of the scope's identity.
         std::env::var("AWS_ENDPOINT_URL").unwrap_or_default()
     }
 
@@ -192,15 +193,15 @@ impl Provider for Aws {
                 if let Some(external_id) = &target.external_id {
                     assume = assume.external_id(external_id);
                 }
-                // Refreshes by itself before it expires: the SDK caches what a provider gives.
+                // It refreshes before it expires: the SDK caches what a provider returns.
                 let provider = assume.configure(&base).build().await;
                 let builder = base.into_builder().credentials_provider(SharedCredentialsProvider::new(provider));
-                // Of its own: a cache never forgets a provider.
+                // A cache of its own, because a cache never forgets a provider.
                 builder.identity_cache(IdentityCache::lazy().build()).build()
             }
         };
         let identity = identify(&config, target).await.inspect_err(|error| {
-            // It may be another by now, such as a file that was written anew.
+            // The credentials may have changed, such as a file that was rewritten.
             if target.credentials == Credentials::Chain && error.reason == Reason::InvalidCredentials {
                 self.chains().remove(&target.endpoint);
             }
@@ -218,8 +219,8 @@ impl Provider for Aws {
     }
 }
 
-/// A region that is enabled in every account of the partition that the named regions lie in. Never one
-/// of those: it may be misspelt, and then nothing at all would answer.
+/// A region that is enabled in every account of the partition that the named regions belong to. Never a named region:
+/// it may be misspelt, and then no call would succeed.
 fn home_region(named: &[Region]) -> &'static str {
     home_of(match named.first().map_or("", Region::as_str) {
         region if region.starts_with("cn-") => "aws-cn",
@@ -229,7 +230,7 @@ fn home_region(named: &[Region]) -> &'static str {
     })
 }
 
-/// Where what is global to a partition is asked for.
+/// The region for resources that are global to a partition.
 fn home_of(partition: &str) -> &'static str {
     match partition {
         "aws-cn" => "cn-north-1",
@@ -239,7 +240,7 @@ fn home_of(partition: &str) -> &'static str {
     }
 }
 
-/// GetCallerIdentity needs no permission, so it tells wrong credentials from missing rights.
+/// GetCallerIdentity needs no permission, so it distinguishes wrong credentials from missing permissions.
 async fn identify(config: &SdkConfig, target: &AccountTarget) -> Result<Identity, CloudError> {
     let answer = match aws_sdk_sts::Client::new(config).get_caller_identity().send().await {
         Ok(answer) => answer,
@@ -250,7 +251,7 @@ async fn identify(config: &SdkConfig, target: &AccountTarget) -> Result<Identity
                     CloudError::new(Reason::ServerError, "sts:GetCallerIdentity: not found")
                 }
             };
-            // The role is assumed on the way out, so its refusal hides in the chain of sources.
+            // The role is assumed when the request is sent, so its refusal is in the chain of sources.
             if let Some(role) = &target.role_arn
                 && failed.reason != Reason::Unreachable
                 && failed.reason != Reason::TimedOut
@@ -270,13 +271,13 @@ async fn identify(config: &SdkConfig, target: &AccountTarget) -> Result<Identity
     };
     let account = answer.account().unwrap_or_default();
     let arn = answer.arn().unwrap_or_default().to_owned();
-    if let Some(wanted) = &target.account
-        && wanted.as_str() != account
+    if let Some(desired) = &target.account
+        && desired.as_str() != account
     {
         return Err(CloudError::new(
             Reason::WrongAccount,
             format!(
-                "the credentials answer for account {account}, not {wanted}: name the role or Secret of {wanted}"
+                "the credentials answer for account {account}, not {desired}: name the role or Secret of {desired}"
             ),
         ));
     }
@@ -291,18 +292,18 @@ struct AwsSession {
     governor: Arc<Governor>,
     cores: Arc<Semaphore>,
     keeping: SharedHttpClient,
-    seen: Arc<Seen>,
+    seen: Arc<AnswerStats>,
 }
 
-/// One account in one region, for as long as something of it is looked at. A client is made when it is asked
-/// for: an organisation has a hundred thousand places to ask.
+/// One account in one region, while something in it is scanned. Clients are created on demand: an organization has a
+/// hundred thousand combinations of account, region and service.
 pub(super) struct Regional {
     config: SdkConfig,
     account: AccountId,
     region: Arc<str>,
     governor: Arc<Governor>,
     cores: Arc<Semaphore>,
-    seen: Arc<Seen>,
+    seen: Arc<AnswerStats>,
 }
 
 macro_rules! clients {
@@ -358,7 +359,7 @@ clients! {
 impl Regional {
     fn new(session: &AwsSession, region: &str) -> Self {
         let config = session.config.to_builder().region(aws_config::Region::new(region.to_owned()));
-        // The governor repeats what is worth it, so that every attempt takes its turn.
+        // The governor repeats calls where that is useful, so that every attempt takes a permit.
         let config = config.retry_config(RetryConfig::disabled()).http_client(session.keeping.clone()).build();
         Self {
             config,
@@ -372,16 +373,16 @@ impl Regional {
 
     #[cfg(feature = "services")]
     fn s3(&self) -> aws_sdk_s3::Client {
-        // Endpoints that are not AWS's rarely answer for bucket host names.
+        // Endpoints other than AWS's rarely support bucket host names.
         let path_style = self.config.endpoint_url().is_some();
         let config = aws_sdk_s3::config::Builder::from(&self.config).force_path_style(path_style).build();
         aws_sdk_s3::Client::from_conf(config)
     }
 
-    /// The listing of buckets dates them by when they were made only in the first region of all: of those of other
-    /// partitions nothing is known.
+    /// The listing of buckets contains their creation time only in the first region of all; nothing is known about
+    /// other partitions.
     #[cfg(feature = "services")]
-    fn tells_birth_of_buckets(&self) -> bool {
+    fn lists_bucket_creation(&self) -> bool {
         &*self.region == HOME_REGION
     }
 
@@ -399,18 +400,18 @@ impl Regional {
         }
     }
 
-    /// What takes long on a thread of its own: a page of a thousand instances takes a twentieth of a second, in which
-    /// its task would hold up all others of its thread. More at once than there are cores would only take memory.
+    /// Runs slow work on a separate thread: a page of a thousand instances takes a twentieth of a second, during which
+    /// its task would delay all others of its thread. Running more than there are cores would only use memory.
     async fn aside<T: Send + 'static>(&self, is_long: bool, work: impl FnOnce() -> T + Send + 'static) -> T {
         if !is_long {
             return work();
         }
-        let _turn = self.cores.acquire().await.expect("it is never closed");
+        let _permit = self.cores.acquire().await.expect("it is never closed");
         match tokio::task::spawn_blocking(work).await {
             Ok(done) => done,
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
-                // The process ends: nobody waits for this any more.
+                // The process ends: no task waits for this any more.
                 Err(_) => std::future::pending().await,
             },
         }
@@ -433,39 +434,39 @@ impl Regional {
 
 impl AwsSession {
     fn regional(&self, scope: &Scope) -> Regional {
-        // Whatever region the operator runs in: buckets are dated otherwise elsewhere.
+        // Not the operator's own region: in other regions buckets have other dates.
         let region =
             if scope.region.is_global() { home_of(&self.identity.partition) } else { scope.region.as_str() };
         Regional::new(self, region)
     }
 }
 
-/// Turns described objects into observations: tags, place, and without what is volatile or secret.
+/// Converts described objects to observations: with tags and place, and without volatile and secret fields.
 async fn observe(
     regional: &Regional,
     declaration: &'static Declaration,
     objects: Vec<Value>,
 ) -> Result<Vec<Observation>, CloudError> {
-    let is_many = objects.len() > MANY_OBJECTS;
+    let is_many = objects.len() > OFFLOAD_MIN_OBJECTS;
     let complete = |object| complete(regional, declaration, object);
-    let completed = futures::stream::iter(objects).map(complete).buffered(TAG_CALLS);
+    let completed = futures::stream::iter(objects).map(complete).buffered(DETAIL_CALLS_IN_FLIGHT);
     let completed: Vec<Option<Described>> = completed.try_collect().await?;
     let completed = completed.into_iter().flatten().collect();
     let tagged: Vec<Described> = if let TagSource::Calls(most, call) = declaration.tags {
         tags_of_many(regional, declaration, completed, most, call).await
     } else {
         let tagged = |described| tagged(regional, declaration, described);
-        futures::stream::iter(completed).map(tagged).buffered(TAG_CALLS).collect().await
+        futures::stream::iter(completed).map(tagged).buffered(DETAIL_CALLS_IN_FLIGHT).collect().await
     };
     let account = regional.account.clone();
     let seen = move || tagged.into_iter().map(|described| observation(declaration, &account, described)).collect();
     regional.aside(is_many, seen).await
 }
 
-/// An object on its way to an observation: what its listing and the further calls told of it.
+/// An object on its way to an observation: what its listing and the further calls returned.
 struct Described {
     object: Value,
-    /// Only what the listing shows: its attributes may not be read.
+    /// Only the listing's fields: its attributes may not be read.
     is_bare: bool,
     tags: Tags,
     unread: Vec<Unread>,
@@ -478,7 +479,7 @@ impl Described {
 
     fn miss(&mut self, part: Part, failure: Failure, action: &str) {
         let unread = match failure {
-            // Of a thing that was just listed: it is busy, or not everywhere yet. That is no absence.
+            // The resource was just listed: it is busy, or not visible everywhere yet. That does not prove absence.
             Failure::NotFound { code } => {
                 tracing::debug!(code, "a further call does not find what was listed");
                 Unread { part, reason: Reason::ServerError, action: action.to_owned() }
@@ -496,8 +497,8 @@ fn is_denied(error: &CloudError) -> bool {
     matches!(error.reason, Reason::Denied | Reason::DeniedByPolicy)
 }
 
-/// With what the listing lacks. `None`: it vanished between the listing and the call that describes it. What was listed
-/// and may not be described is there all the same: a key whose policy shuts this account out hides no other key.
+/// Adds what the listing lacks. `None`: the resource vanished between the listing and the call that describes it. A
+/// listed resource that may not be described still exists: a key whose policy denies this account hides no other key.
 async fn complete(
     regional: &Regional,
     declaration: &Declaration,
@@ -513,7 +514,7 @@ async fn complete(
                     Failure::NotFound { .. } => true,
                     Failure::Error(error) => is_denied(error),
                 };
-                if !is_of_it_alone || !declaration.names_itself(&mut described.object) {
+                if !is_of_it_alone || !declaration.contains_id(&mut described.object) {
                     return Err(as_error(failure, declaration));
                 }
                 described.is_bare = true;
@@ -525,13 +526,13 @@ async fn complete(
     if let Some(enrich) = declaration.enrich {
         match enrich(regional, &mut described.object).await {
             Ok(()) => {}
-            // What could not be read this time would look like a change, there and back.
+            // Omitting what could not be read this time would be recorded as a change, there and back.
             Err(Failure::Error(error)) if !is_denied(&error) => return Err(error),
             Err(failure @ Failure::NotFound { .. }) => {
                 described.is_bare = true;
                 described.miss(Part::Attributes, failure, declaration.further_action());
             }
-            // What may not be read is left out of the document: it is no reason to doubt the listing.
+            // Fields that may not be read are left out of the document: that is no reason to doubt the listing.
             Err(failure) => described.miss(Part::Attributes, failure, declaration.further_action()),
         }
     }
@@ -544,11 +545,11 @@ fn end_state(declaration: &Declaration, object: &Value) -> Option<String> {
     states.contains(&state).then(|| state.to_owned())
 }
 
-/// An object with its tags. A call for tags proves nothing of the thing itself: ElastiCache does not find the tags of a
-/// cluster that is making its nightly snapshot.
+/// Adds an object's tags. A call for tags proves nothing about the resource itself: ElastiCache does not find the tags
+/// of a cluster while it takes its nightly snapshot.
 async fn tagged(regional: &Regional, declaration: &Declaration, mut described: Described) -> Described {
     match declaration.tags {
-        // What has ended has no more to tell.
+        // A resource that has ended has no more tags to read.
         TagSource::Call(call) if !described.is_bare && end_state(declaration, &described.object).is_none() => {
             match call(regional, &described.object).await {
                 Ok(tags) => described.tags = tags,
@@ -560,7 +561,7 @@ async fn tagged(regional: &Regional, declaration: &Declaration, mut described: D
     described
 }
 
-/// The tags that an object itself tells, taken out of it.
+/// The tags that an object itself contains, removed from it.
 fn own_tags(declaration: &Declaration, object: &mut Value) -> Tags {
     match declaration.tags {
         TagSource::Inline(field) => {
@@ -575,7 +576,8 @@ fn own_tags(declaration: &Declaration, object: &mut Value) -> Tags {
 
 type TagCalls = for<'a> fn(&'a Regional, Vec<String>) -> BoxFuture<'a, Result<BTreeMap<String, TagSet>, Failure>>;
 
-/// So many in one call. One that vanished meanwhile fails the call for all: they are asked one by one then.
+/// Reads tags of many resources in one call. A resource that has vanished fails the call for all: they are then read
+/// one by one.
 async fn tags_of_many(
     regional: &Regional,
     declaration: &Declaration,
@@ -623,7 +625,7 @@ fn observation(
         tags = Tags::Untaggable;
     }
     let end_state = end_state(declaration, &object);
-    pass_states(declaration, &mut object);
+    replace_passing_states(declaration, &mut object);
     let birth = declaration.birth.and_then(|field| time_field(&object, field));
     for path in declaration.volatile.iter().chain(declaration.secret) {
         remove(&mut object, path);
@@ -632,8 +634,8 @@ fn observation(
     Ok(Observation { id, tags, attributes: (&object).into(), birth, end_state, unread })
 }
 
-/// A state that comes and goes by itself is recorded as the one that it comes from and goes to.
-fn pass_states(declaration: &Declaration, object: &mut Value) {
+/// A passing state is replaced by the lasting one that it starts from and returns to.
+fn replace_passing_states(declaration: &Declaration, object: &mut Value) {
     let Some((path, _)) = declaration.end_states else { return };
     let steps = || path.split('.');
     if let Some(state) = steps().try_fold(object, |value, step| value.get_mut(step))
@@ -643,11 +645,11 @@ fn pass_states(declaration: &Declaration, object: &mut Value) {
     }
 }
 
-/// Lists whose order means something: the first behavior that fits is taken, the first policy is tried first.
+/// Lists whose order matters: the first cache behavior that matches is used, the first policy is tried first.
 const ORDERED: [&str; 2] = ["CacheBehaviors", "TerminationPolicies"];
 
-/// Other lists in described objects are sets (groups, attachments, addresses): AWS gives no order to rely
-/// on, and a mere change of order is no change.
+/// Other lists in described objects are sets (groups, attachments, addresses): AWS guarantees no order, and a different
+/// order is not a change.
 fn sort_lists(value: &mut Value) {
     match value {
         Value::Array(items) => {
@@ -679,7 +681,7 @@ fn as_error(failure: Failure, declaration: &Declaration) -> CloudError {
     }
 }
 
-/// What a failed read by id proves: that there is no such resource, or nothing.
+/// What a failed read by id proves: that the resource does not exist, or nothing.
 fn absent(failure: Failure, declaration: &Declaration) -> Result<Option<Observation>, CloudError> {
     match failure {
         Failure::NotFound { code } if declaration.is_absence(&code) => Ok(None),
@@ -687,25 +689,25 @@ fn absent(failure: Failure, declaration: &Declaration) -> Result<Option<Observat
     }
 }
 
-/// One page of a listing, and the token of the next. Of an answer about one id only that one: some listings take the
+/// One page of a listing, and the token of the next. If one id is requested, only that one: some listings match the
 /// beginning of a name.
 async fn page(
     regional: &Regional,
     declaration: &'static Declaration,
-    which: Which,
+    which: ListRequest,
 ) -> Result<(Vec<Observation>, Option<String>), Failure> {
-    let only = if let Which::Id(id) = &which { Some(id.clone()) } else { None };
-    let is_asked_for = move |object: &Value| only.as_ref().is_none_or(|id| text(object, declaration.id) == id);
+    let only = if let ListRequest::Id(id) = &which { Some(id.clone()) } else { None };
+    let is_requested = move |object: &Value| only.as_ref().is_none_or(|id| text(object, declaration.id) == id);
     let mut rest = match (declaration.fetch)(regional, which).await? {
-        Listed::Completed(answer) => answer,
-        // A thousand objects of megabytes: each becomes an observation before the next is read.
-        Listed::AsItCame(answered) if declaration.tells_all() => {
+        ListAnswer::Completed(answer) => answer,
+        // A page may contain a thousand objects and megabytes: each becomes an observation before the next is read.
+        ListAnswer::Raw(answered) if declaration.lists_all() => {
             let is_long = answered.is_long();
             let account = regional.account.clone();
             let convert = move || {
                 let mut observations = Vec::new();
                 let mut take = |mut object| {
-                    if !is_asked_for(&object) {
+                    if !is_requested(&object) {
                         return;
                     }
                     let tags = own_tags(declaration, &mut object);
@@ -720,15 +722,15 @@ async fn page(
             };
             return regional.aside(is_long, convert).await;
         }
-        Listed::AsItCame(answered) => regional.converted(answered).await?,
+        ListAnswer::Raw(answered) => regional.converted(answered).await?,
     };
     let token = next_page(&rest, declaration.next_page);
     let mut objects = items(&mut rest, declaration.items);
-    objects.retain(is_asked_for);
+    objects.retain(is_requested);
     Ok((observe(regional, declaration, objects).await.map_err(Failure::Error)?, token))
 }
 
-/// All pages of a listing, or of the part of it that is within something.
+/// All pages of a listing, or of its part within one parent.
 fn pages_within<'a>(
     regional: &'a Regional,
     declaration: &'static Declaration,
@@ -737,8 +739,8 @@ fn pages_within<'a>(
     try_stream! {
         let mut token = None;
         let mut seen_tokens = BTreeSet::new();
-        for _ in 0..MAX_PAGES {
-            let which = Which::Page { within: within.clone(), token: token.take() };
+        for _ in 0..PAGES_MAX {
+            let which = ListRequest::Page { within: within.clone(), token: token.take() };
             let observations;
             (observations, token) = page(regional, declaration, which).await?;
             yield observations;
@@ -775,7 +777,7 @@ impl Session for AwsSession {
                 .filter_map(|region| region.region_name().map(Region::from))
                 .collect(),
             Err(error) => match classify(&error, "ec2:DescribeRegions") {
-                // Named regions can be looked at without the list of all.
+                // Named regions can be scanned without the list of all.
                 Failure::Error(error) if error.reason == Reason::Denied && !include.is_empty() => include.clone(),
                 Failure::Error(error) => return Err(error),
                 Failure::NotFound { .. } => {
@@ -793,8 +795,8 @@ impl Session for AwsSession {
             );
             return Err(CloudError::new(Reason::RegionDisabled, message));
         }
-        let wanted = if include.is_empty() { enabled } else { include.clone() };
-        Ok(wanted.into_iter().filter(|region| !exclude.contains(region)).collect())
+        let desired = if include.is_empty() { enabled } else { include.clone() };
+        Ok(desired.into_iter().filter(|region| !exclude.contains(region)).collect())
     }
 
     fn list<'a>(&'a self, scope: &'a Scope) -> Pages<'a> {
@@ -811,7 +813,7 @@ impl Session for AwsSession {
                 while let Some(page) = pages.next().await {
                     match page {
                         Ok(observations) => yield observations,
-                        // What it is listed in is gone meanwhile, and with it all that was there.
+                        // The parent was deleted meanwhile, and with it everything in it.
                         Err(Failure::NotFound { .. }) if is_within => break,
                         Err(failure) => Err(failure)?,
                     }
@@ -852,19 +854,19 @@ impl Session for AwsSession {
                     vec![observation(declaration, &regional.account, described)?]
                 }
             },
-            ById::Listing => match page(&regional, declaration, Which::Id(id.to_owned())).await {
+            ById::Listing => match page(&regional, declaration, ListRequest::Id(id.to_owned())).await {
                 Ok((found, _)) => found,
                 Err(failure) => return absent(failure, declaration),
             },
         };
-        // Another may have its name by now.
+        // Another resource may have its name by now.
         Ok(found.into_iter().find(|observation| observation.id == id))
     }
 
     async fn read_tags(&self, scope: &Scope, ids: &[&str]) -> Result<BTreeMap<String, TagSet>, CloudError> {
         let declaration = declaration(scope);
         let Some(verify) = declaration.verify_tags else {
-            let message = format!("the tags of {} are never asked again", declaration.name);
+            let message = format!("the tags of {} are never read again", declaration.name);
             return Err(CloudError::new(Reason::Malformed, message));
         };
         verify(&self.regional(scope), ids).await.map_err(|failure| as_error(failure, declaration))
@@ -901,8 +903,8 @@ mod tests {
 
     #[test]
     fn no_declaration_is_incomplete() {
-        // Their APIs tell no time of creation: one life under a name can't be told from the next.
-        const BIRTH_UNTOLD: [&str; 5] = [
+        // Their APIs report no creation time: one life under a name can't be distinguished from the next.
+        const WITHOUT_CREATION_TIME: [&str; 5] = [
             "AWS::CloudWatch::Alarm",
             "AWS::ECS::Cluster",
             "AWS::Lambda::Function",
@@ -918,14 +920,14 @@ mod tests {
             let is_action =
                 |action: &&str| action.split_once(':').is_some_and(|(s, a)| !s.is_empty() && !a.is_empty());
             assert!(!declaration.actions.is_empty() && declaration.actions.iter().all(is_action), "{name}");
-            let is_told = declaration.birth.is_some() || BIRTH_UNTOLD.contains(&name);
-            assert!(!declaration.reusable_ids || is_told, "{name}: what tells one life from the next?");
+            let is_reported = declaration.birth.is_some() || WITHOUT_CREATION_TIME.contains(&name);
+            assert!(!declaration.reusable_ids || is_reported, "{name}: what tells one life from the next?");
             let is_described = declaration.describe.is_some();
             assert!(!matches!(declaration.by_id, ById::Describe(_)) || is_described, "{name}: described by what?");
-            // Where its description is denied, it is known by what the listing shows. A node group is not: its id is its ARN,
-            // which no listing tells; its scope is incomplete then.
+            // If its description is denied, its id comes from the listing. A node group's does not: its id is its ARN,
+            // which no listing contains; its scope is then incomplete.
             if let ById::Describe(shown) = declaration.by_id {
-                let is_named = declaration.names_itself(&mut shown("some/id"));
+                let is_named = declaration.contains_id(&mut shown("some/id"));
                 assert_eq!(
                     is_named,
                     name != "AWS::EKS::Nodegroup",
@@ -933,7 +935,7 @@ mod tests {
                 );
             }
             assert!(declaration.within.is_none() || !matches!(declaration.by_id, ById::Listing), "{name}");
-            // A listing that takes an id may answer an empty list instead, and so prove it.
+            // A listing that takes an id may return an empty list instead of an error, which proves the absence.
             let answers_nothing = [
                 "AWS::AutoScaling::AutoScalingGroup",
                 "AWS::CloudWatch::Alarm",

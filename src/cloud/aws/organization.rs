@@ -1,6 +1,6 @@
-//! The accounts of an organisation.
+//! The accounts of an organization.
 //!
-//! Only the management account and delegated administrators may ask, wherever the organisation's endpoint is:
+//! Only the management account and delegated administrators may list them, wherever the organization's endpoint is:
 //! <https://docs.aws.amazon.com/organizations/latest/APIReference/API_ListAccounts.html>
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,8 +13,8 @@ use super::error::Failure;
 use crate::cloud::Member;
 use crate::inventory::AccountId;
 
-/// The most accounts that one call lists.
-const PAGE: i32 = 20;
+/// The maximum number of accounts that one call lists.
+const PAGE_SIZE: i32 = 20;
 
 /// All accounts, or those under some units and the units below.
 pub(super) async fn members(regional: &Regional, units: &[String]) -> Result<Vec<Member>, Failure> {
@@ -22,7 +22,7 @@ pub(super) async fn members(regional: &Regional, units: &[String]) -> Result<Vec
     if units.is_empty() {
         let mut token = None;
         loop {
-            let request = regional.organizations().list_accounts().max_results(PAGE);
+            let request = regional.organizations().list_accounts().max_results(PAGE_SIZE);
             let answer = send!(regional, "organizations" "ListAccounts", request.set_next_token(token))?;
             take(&answer, &mut members);
             token = next_page(&answer, "NextToken");
@@ -39,7 +39,8 @@ pub(super) async fn members(regional: &Regional, units: &[String]) -> Result<Vec
         }
         let mut token = None;
         loop {
-            let request = regional.organizations().list_accounts_for_parent().parent_id(&unit).max_results(PAGE);
+            let request =
+                regional.organizations().list_accounts_for_parent().parent_id(&unit).max_results(PAGE_SIZE);
             let answer = send!(regional, "organizations" "ListAccountsForParent", request.set_next_token(token))?;
             take(&answer, &mut members);
             token = next_page(&answer, "NextToken");
@@ -50,7 +51,7 @@ pub(super) async fn members(regional: &Regional, units: &[String]) -> Result<Vec
         let mut token = None;
         loop {
             let request = regional.organizations().list_organizational_units_for_parent().parent_id(&unit);
-            let request = request.max_results(PAGE).set_next_token(token);
+            let request = request.max_results(PAGE_SIZE).set_next_token(token);
             let answer = send!(regional, "organizations" "ListOrganizationalUnitsForParent", request)?;
             let below = answer["OrganizationalUnits"].as_array().into_iter().flatten();
             ahead.extend(below.map(|unit| text(unit, "Id").to_owned()));
@@ -65,7 +66,7 @@ pub(super) async fn members(regional: &Regional, units: &[String]) -> Result<Vec
 
 fn take(answer: &Value, members: &mut BTreeMap<AccountId, bool>) {
     for account in answer["Accounts"].as_array().into_iter().flatten() {
-        // `Status` says less, and is retired since September 2026.
+        // `Status` is less precise, and is retired since September 2026.
         let state = [text(account, "State"), text(account, "Status")];
         let state = state.into_iter().find(|state| !state.is_empty()).unwrap_or_default();
         members.insert(AccountId::new(text(account, "Id")), state == "ACTIVE");

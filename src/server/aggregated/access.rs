@@ -1,5 +1,5 @@
-//! Whether a user may ask: the API server decides, by a SubjectAccessReview for every request of resources. What
-//! it said is believed for a few seconds.
+//! Whether a user may make a request: the API server decides, by a SubjectAccessReview for every request of resources.
+//! Its decisions are cached for a few seconds.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
@@ -12,14 +12,14 @@ use kube::api::PostParams;
 use super::refusal::Refusal;
 use super::{GROUP, VERSION};
 
-/// As long as kube-apiserver's own delegating servers believe a yes and a no.
-const ALLOWED_FOR: Duration = Duration::from_secs(10);
-const DENIED_FOR: Duration = Duration::from_secs(10);
-/// Answers that are remembered: at 300 bytes each a megabyte.
-const REMEMBERED: usize = 4_096;
-const DEADLINE: Duration = Duration::from_secs(10);
+/// The times for which kube-apiserver's own delegating servers cache decisions.
+const ALLOWED_TTL: Duration = Duration::from_secs(10);
+const DENIED_TTL: Duration = Duration::from_secs(10);
+/// Cached decisions: at 300 bytes each a megabyte.
+const CACHE_MAX_ENTRIES: usize = 4_096;
+const REVIEW_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Who asks, as the API server's front proxy says.
+/// The user of a request, from the API server's front proxy.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct User {
     pub name: String,
@@ -28,9 +28,9 @@ pub(super) struct User {
     pub extra: BTreeMap<String, Vec<String>>,
 }
 
-/// What is asked for.
+/// The access that a request needs.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Wish {
+pub(super) struct AccessRequest {
     pub verb: &'static str,
     pub resource: &'static str,
     pub namespace: Option<String>,
@@ -39,7 +39,7 @@ pub(super) struct Wish {
 
 pub(super) struct Access {
     client: kube::Client,
-    known: Mutex<HashMap<(User, Wish), (bool, Instant)>>,
+    known: Mutex<HashMap<(User, AccessRequest), (bool, Instant)>>,
 }
 
 impl Access {
@@ -47,25 +47,25 @@ impl Access {
         Self { client, known: Mutex::default() }
     }
 
-    pub async fn check(&self, user: &User, wish: Wish) -> Result<(), Refusal> {
-        let asked = (user.clone(), wish);
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&asked).copied();
+    pub async fn check(&self, user: &User, access: AccessRequest) -> Result<(), Refusal> {
+        let requested = (user.clone(), access);
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&requested).copied();
         let is_allowed = match known {
             Some((is_allowed, until)) if until > Instant::now() => is_allowed,
-            _ => self.review(asked.clone()).await?,
+            _ => self.review(requested.clone()).await?,
         };
-        if is_allowed { Ok(()) } else { Err(denied(&asked)) }
+        if is_allowed { Ok(()) } else { Err(denied(&requested)) }
     }
 
-    async fn review(&self, asked: (User, Wish)) -> Result<bool, Refusal> {
-        let (user, wish) = asked.clone();
+    async fn review(&self, requested: (User, AccessRequest)) -> Result<bool, Refusal> {
+        let (user, access) = requested.clone();
         let attributes = ResourceAttributes {
-            verb: Some(wish.verb.to_owned()),
+            verb: Some(access.verb.to_owned()),
             group: Some(GROUP.to_owned()),
             version: Some(VERSION.to_owned()),
-            resource: Some(wish.resource.to_owned()),
-            namespace: wish.namespace,
-            name: wish.name,
+            resource: Some(access.resource.to_owned()),
+            namespace: access.namespace,
+            name: access.name,
             ..ResourceAttributes::default()
         };
         let spec = SubjectAccessReviewSpec {
@@ -79,33 +79,33 @@ impl Access {
         let review = SubjectAccessReview { spec, ..SubjectAccessReview::default() };
         let api: Api<SubjectAccessReview> = Api::all(self.client.clone());
         let params = PostParams::default();
-        let answer = tokio::time::timeout(DEADLINE, api.create(&params, &review)).await;
+        let answer = tokio::time::timeout(REVIEW_TIMEOUT, api.create(&params, &review)).await;
         let status = match answer {
             Ok(Ok(review)) => review.status.unwrap_or_default(),
-            Ok(Err(error)) => return Err(unanswered(&error.to_string())),
-            Err(_) => return Err(unanswered("no answer in time")),
+            Ok(Err(error)) => return Err(review_failed(&error.to_string())),
+            Err(_) => return Err(review_failed("no answer in time")),
         };
         let is_allowed = status.allowed && status.denied != Some(true);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= REMEMBERED {
+        if known.len() >= CACHE_MAX_ENTRIES {
             let now = Instant::now();
             known.retain(|_, (_, until)| *until > now);
-            if known.len() >= REMEMBERED {
+            if known.len() >= CACHE_MAX_ENTRIES {
                 known.clear();
             }
         }
-        known.insert(asked, (is_allowed, Instant::now() + if is_allowed { ALLOWED_FOR } else { DENIED_FOR }));
+        known.insert(requested, (is_allowed, Instant::now() + if is_allowed { ALLOWED_TTL } else { DENIED_TTL }));
         Ok(is_allowed)
     }
 }
 
-fn unanswered(why: &str) -> Refusal {
+fn review_failed(why: &str) -> Refusal {
     Refusal::unavailable(format!("the API server did not say whether you may ask: {why}"))
 }
 
-/// In the words of kube-apiserver's own.
-fn denied((user, wish): &(User, Wish)) -> Refusal {
-    let Wish { verb, resource, namespace, name } = wish;
+/// In the wording of kube-apiserver.
+fn denied((user, access): &(User, AccessRequest)) -> Refusal {
+    let AccessRequest { verb, resource, namespace, name } = access;
     let named = name.as_ref().map_or(String::new(), |name| format!(" \"{name}\""));
     let within = match namespace {
         Some(namespace) => format!("in the namespace \"{namespace}\""),

@@ -1,5 +1,4 @@
-//! What the group says of itself: discovery in both shapes, and the OpenAPI document that `kubectl explain`
-//! reads.
+//! The description of the group: discovery in both formats, and the OpenAPI document that `kubectl explain` reads.
 
 use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
@@ -70,7 +69,7 @@ pub(super) fn resources() -> Value {
     })
 }
 
-/// All of it in one answer, as kube-apiserver asks for it first.
+/// Everything in one answer, the format that kube-apiserver requests first.
 pub(super) fn aggregated() -> Value {
     let resource = |kind: &Kind| {
         json!({
@@ -88,7 +87,7 @@ pub(super) fn aggregated() -> Value {
     })
 }
 
-/// Where the document is. Its hash stands in the URL: it is asked for again when that changes.
+/// The location of the document. The URL contains its hash: clients fetch it again when that changes.
 pub(super) fn openapi_index() -> Value {
     let hash = blake3::hash(openapi().to_string().as_bytes()).to_hex();
     let path = format!("apis/{GROUP}/{VERSION}");
@@ -101,8 +100,7 @@ pub(super) fn openapi() -> Value {
     for (kind, text, status) in [
         (
             &RESOURCES,
-            "CloudResource is one resource of a cloud that a CloudScan of this namespace covers, as the last looks \
-             showed it. Look into the past by a field selector: kubectl get cloudresources --field-selector \
+            "CloudResource is one resource of a cloud that is visible to a CloudScan of this namespace, as of the last sweeps. Query the past with a field selector: kubectl get cloudresources --field-selector \
              'asOf=2026-11-24T08:30:00Z', or asOf=41 for a revision, asOf=2h for two hours ago. Other fields to \
              select by are id, key, provider, account, region, type, owner, state, tag (which it has), tag.KEY (the \
              value), untagged and metadata.name.",
@@ -110,8 +108,7 @@ pub(super) fn openapi() -> Value {
         ),
         (
             &CHANGES,
-            "ResourceChange is one thing that happened to one resource while a CloudScan of this namespace covered \
-             it. Name the time by field selectors: kubectl get resourcechanges --field-selector \
+            "ResourceChange is one thing that happened to one resource while it was visible to a CloudScan of this namespace. Name the time by field selectors: kubectl get resourcechanges --field-selector \
              'from=2026-11-24T08:00:00Z,to=2026-11-24T09:00:00Z'; without from the last 24 hours. Other fields to \
              select by are change, id, key, resource (the name of the CloudResource), provider, account, region and \
              type.",
@@ -119,8 +116,7 @@ pub(super) fn openapi() -> Value {
         ),
         (
             &HISTORIES,
-            "ResourceHistory is all that happened to one resource, also to one that is gone, while CloudScans of \
-             this namespace covered it. It has the name of its CloudResource: kubectl get resourcehistory NAME; or \
+            "ResourceHistory is all that happened to one resource, also to one that is gone, while it was visible to CloudScans of this namespace. It has the name of its CloudResource: kubectl get resourcehistory NAME; or \
              name the resource by a field selector, id= or key=.",
             schema::<ResourceHistoryStatus>(),
         ),
@@ -178,7 +174,7 @@ pub(super) fn openapi() -> Value {
     })
 }
 
-/// The schema of a status, with everything in place.
+/// The schema of a status, with all subschemas inlined.
 fn schema<T: JsonSchema>() -> Value {
     let settings = SchemaSettings::openapi3().with(|settings| {
         settings.inline_subschemas = true;
@@ -196,7 +192,7 @@ fn schema<T: JsonSchema>() -> Value {
 mod tests {
     use super::*;
 
-    /// Every field says what it is, beginning with its name; `kubectl explain` shows nothing else.
+    /// Every field has a description that begins with its name; `kubectl explain` shows nothing else.
     fn check(path: &str, schema: &Value) {
         for (name, field) in schema["properties"].as_object().into_iter().flatten() {
             let description = field["description"].as_str().unwrap_or_default();

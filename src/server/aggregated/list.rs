@@ -1,5 +1,5 @@
-//! Lists: what there is at a moment, what happened between two, what became of one resource. They are written as
-//! they are read, so what a request takes does not grow with its answer.
+//! Lists: resources at a moment, changes between two moments, the history of one resource. They are written while they
+//! are read, so the memory of a request does not grow with its answer.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -12,18 +12,18 @@ use serde_json::{Value, json};
 
 use super::discovery::{CHANGES, HISTORIES, Kind, RESOURCES};
 use super::objects::{self, Object};
-use super::question::{Form, Options, Owners, Place, Wanted, each, namespace_of, not_current, warning};
+use super::question::{Form, Options, Owners, Place, Selection, each, namespace_of, not_current, warning};
 use super::refusal::Refusal;
 use super::table::{self, Rows};
 use crate::inventory::{
-    Change, Filter, Moment, Presence, Resource, ResourceKey, Revision, Scope, Snapshot, Timestamp, Viewer,
+    Change, Filter, Moment, Presence, Resource, ResourceKey, Revision, Scope, Snapshot, Subscriber, Timestamp,
 };
 use crate::server::findings::{self, OwnersQuestion, TreeQuestion};
 use crate::server::{query, stream};
-use crate::store::{CoverTimes, ScopeNo, SeenScope, Store, StoreSnapshot};
+use crate::store::{ScopeNo, Store, StoreSnapshot, VisibilityIntervals, VisibleScope};
 
-/// Without `from`, changes are those since then.
-const A_DAY_AGO: &str = "24h";
+/// The start of a list of changes without `from`.
+const DEFAULT_FROM: &str = "24h";
 
 /// Writes one list.
 struct Writer<'a> {
@@ -86,12 +86,12 @@ impl<'a> Writer<'a> {
         serde_json::to_writer(&mut *self.out, item).map_err(|error| Refusal::internal(error.to_string()))
     }
 
-    /// What the list says of itself stands at its end: only then is it known where it goes on.
+    /// The list's metadata is written at its end: only then is it known where the list continues.
     fn end(self, revision: Revision, goes_on: Option<Place>) -> Result<(), Refusal> {
         self.end_with(revision, goes_on, &Value::Null)
     }
 
-    /// With what is asked for as objects has beside: other clients know nothing of it, and need not.
+    /// Adds fields beside the items, in object form only: other clients don't know them, and don't need them.
     fn end_with(self, revision: Revision, goes_on: Option<Place>, beside: &Value) -> Result<(), Refusal> {
         let mut metadata = json!({"resourceVersion": revision.to_string()});
         if let Some(place) = goes_on {
@@ -105,8 +105,8 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// An answer with a warning, which kubectl shows.
-pub(super) fn warned(mut response: Response, warning: Option<String>) -> Response {
+/// Adds a warning to an answer. kubectl shows it.
+pub(super) fn with_warning(mut response: Response, warning: Option<String>) -> Response {
     let Some(warning) = warning else { return response };
     let quoted: String = warning.chars().filter(|c| c.is_ascii() && !c.is_ascii_control()).collect();
     let quoted = quoted.replace('\\', r"\\").replace('"', r#"\""#);
@@ -116,14 +116,14 @@ pub(super) fn warned(mut response: Response, warning: Option<String>) -> Respons
     response
 }
 
-/// A body of JSON.
+/// A streamed body of JSON.
 fn json_stream(answer: impl FnOnce(&mut (dyn Write + Send)) -> Result<(), Refusal> + Send + 'static) -> Response {
     let mut response = stream(answer);
     response.headers_mut().insert("content-type", HeaderValue::from_static("application/json"));
     response
 }
 
-/// Before a namespace was made under its name, another had it: what that one saw is not shown.
+/// An earlier namespace may have had the same name: what it saw is not shown.
 pub(super) fn check_tenant(snapshot: &StoreSnapshot, since: Revision) -> Result<(), Refusal> {
     if snapshot.revision() >= since {
         return Ok(());
@@ -134,11 +134,16 @@ pub(super) fn check_tenant(snapshot: &StoreSnapshot, since: Revision) -> Result<
     )))
 }
 
-/// The moment that a list is asked as of.
-fn moment(store: &Store, options: &Options, wanted: &Wanted, place: Option<&Place>) -> Result<Moment, Refusal> {
-    let asked = options.revision()?;
-    let exactly = match (options.resource_version_match.as_deref(), asked) {
-        (None, asked) => asked.filter(|_| options.limit.is_some()),
+/// The moment that a list is requested for.
+fn moment(
+    store: &Store,
+    options: &Options,
+    selection: &Selection,
+    place: Option<&Place>,
+) -> Result<Moment, Refusal> {
+    let requested = options.revision()?;
+    let exactly = match (options.resource_version_match.as_deref(), requested) {
+        (None, requested) => requested.filter(|_| options.limit.is_some()),
         (Some("NotOlderThan"), _) if options.resource_version.is_some() => None,
         (Some("Exact"), Some(revision)) => Some(revision),
         (Some("Exact" | "NotOlderThan"), _) => {
@@ -153,15 +158,13 @@ fn moment(store: &Store, options: &Options, wanted: &Wanted, place: Option<&Plac
         }
     };
     if let Some(place) = place {
-        if asked.is_some() {
-            return Err(Refusal::bad_request(
-                "a continue token says the revision itself: leave resourceVersion out",
-            ));
+        if requested.is_some() {
+            return Err(Refusal::bad_request("a continue token contains the revision: leave resourceVersion out"));
         }
         return Ok(Moment::Revision(place.revision));
     }
-    if let Some(as_of) = &wanted.as_of {
-        if asked.is_some() {
+    if let Some(as_of) = &selection.as_of {
+        if requested.is_some() {
             return Err(Refusal::bad_request("asOf and resourceVersion both name a moment: leave one out"));
         }
         return Ok(query::moment(as_of, store.now())?);
@@ -169,20 +172,25 @@ fn moment(store: &Store, options: &Options, wanted: &Wanted, place: Option<&Plac
     if let Some(revision) = exactly {
         return Ok(Moment::Revision(revision));
     }
-    // Any that is not older: there is none newer than the newest.
-    if let Some(asked) = asked {
-        store.revision_at(Moment::Revision(asked.max(store.revision())))?;
+    // Any revision that is not older. A requested revision must not be newer than the newest.
+    if let Some(requested) = requested {
+        store.revision_at(Moment::Revision(requested.max(store.revision())))?;
     }
     Ok(Moment::Now)
 }
 
-pub(super) fn resources(store: &Store, wanted: Wanted, options: Options, form: Form) -> Result<Response, Refusal> {
+pub(super) fn resources(
+    store: &Store,
+    selection: Selection,
+    options: Options,
+    form: Form,
+) -> Result<Response, Refusal> {
     let place = options.continue_token.as_deref().map(Place::parse).transpose()?;
-    let snapshot = store.snapshot(moment(store, &options, &wanted, place.as_ref())?)?;
-    check_tenant(&snapshot, wanted.tenant_since)?;
-    let unknown = not_current(&snapshot, &wanted);
-    // What began is not warned of again.
-    let told = if place.is_none() { warning(&unknown, snapshot.time()) } else { None };
+    let snapshot = store.snapshot(moment(store, &options, &selection, place.as_ref())?)?;
+    check_tenant(&snapshot, selection.tenant_since)?;
+    let unknown = not_current(&snapshot, &selection);
+    // A list that is continued has warned already.
+    let warning_text = if place.is_none() { warning(&unknown, snapshot.time()) } else { None };
     let store = store.clone();
     let answer = move |out: &mut (dyn Write + Send)| {
         let mut writer =
@@ -190,7 +198,7 @@ pub(super) fn resources(store: &Store, wanted: Wanted, options: Options, form: F
         let revision = snapshot.revision();
         let (mut count, mut last) = (0, None);
         let mut owners = Owners::new(&store);
-        let is_whole = each(&snapshot, &wanted, &mut owners, place.as_ref(), &mut |namespace, found| {
+        let is_whole = each(&snapshot, &selection, &mut owners, place.as_ref(), &mut |namespace, found| {
             if options.limit.is_some_and(|limit| count >= limit) {
                 return Ok(false);
             }
@@ -199,7 +207,7 @@ pub(super) fn resources(store: &Store, wanted: Wanted, options: Options, form: F
                 let id = found.resource.key.id.to_string();
                 last = Some(Place { revision, scope: found.scope, namespace: namespace.to_owned(), id });
             }
-            // A table shows none of it, and most of the time goes into reading it.
+            // A table shows no attributes, and reading them takes most of the time.
             let attributes = if form == Form::Object { Some(snapshot.described(found.rid)?) } else { None };
             let changed = found.resource.changed;
             writer.add(&objects::cloud_resource(namespace, found.resource, found.owner, attributes, changed))?;
@@ -208,21 +216,20 @@ pub(super) fn resources(store: &Store, wanted: Wanted, options: Options, form: F
         let beside = json!({"time": snapshot.time(), "unknown": unknown});
         writer.end_with(revision, last.filter(|_| !is_whole), &beside)
     };
-    Ok(warned(json_stream(answer), told))
+    Ok(with_warning(json_stream(answer), warning_text))
 }
 
 /// One resource by its name, as it is now.
-pub(super) fn resource(store: &Store, wanted: &Wanted, name: &str, form: Form) -> Result<Response, Refusal> {
+pub(super) fn resource(store: &Store, selection: &Selection, name: &str, form: Form) -> Result<Response, Refusal> {
     let snapshot = store.snapshot(Moment::Now)?;
     let mut found = None;
-    each(&snapshot, wanted, &mut Owners::new(store), None, &mut |namespace, resource| {
+    each(&snapshot, selection, &mut Owners::new(store), None, &mut |namespace, resource| {
         found = Some((namespace.to_owned(), resource));
         Ok(false)
     })?;
     let Some((namespace, found)) = found else {
         return Err(Refusal::not_found(format!(
-            "cloudresources.{} \"{name}\" not found: nothing of this name is there now; kubectl get resourcehistory \
-             {name} tells whether it ever was, --field-selector asOf=... lists what was",
+            "cloudresources.{} \"{name}\" not found: no resource of this name exists now; kubectl get resourcehistory {name} shows whether one ever did, --field-selector asOf=... lists the past",
             super::GROUP
         )));
     };
@@ -247,23 +254,24 @@ where
     Ok(axum::Json(value).into_response())
 }
 
-/// Answers that are no objects, for the command line: whose things are, and what belongs together, of what a
-/// namespace sees.
+/// Answers that are not objects, for the command line: owners, and references between resources, as far as a namespace
+/// sees them.
 pub(super) fn report(
     store: &Store,
-    (namespace, tenant_since): (Option<&str>, Revision),
+    (namespace, claim_tenant): (Option<&str>, Revision),
     name: &str,
     query: &str,
 ) -> Result<Response, Refusal> {
     let within = |snapshot: &StoreSnapshot| {
-        if snapshot.revision() < tenant_since {
+        if snapshot.revision() < claim_tenant {
             return Filter { scopes: Some(Arc::default()), ..Filter::default() };
         }
-        let is_seen = |seen: &SeenScope<'_>| {
-            let mut namespaces = seen.viewers.iter().filter_map(|viewer| namespace_of(viewer.as_str()));
-            namespace.is_none_or(|wanted| namespaces.any(|own| own == wanted))
+        let is_visible = |seen: &VisibleScope<'_>| {
+            let mut namespaces =
+                seen.subscribers.iter().filter_map(|subscriber| namespace_of(subscriber.as_str()));
+            namespace.is_none_or(|selection| namespaces.any(|own| own == selection))
         };
-        let seen = snapshot.seen_scopes().filter(is_seen).map(|seen| Scope::clone(seen.scope)).collect();
+        let seen = snapshot.visible_scopes().filter(is_visible).map(|seen| Scope::clone(seen.scope)).collect();
         Filter { scopes: Some(Arc::new(seen)), ..Filter::default() }
     };
     let malformed = |error: serde_urlencoded::de::Error| Refusal::bad_request(error.to_string());
@@ -274,9 +282,9 @@ pub(super) fn report(
             if question.cloudscan.as_ref().is_some_and(of_others) {
                 return Err(Refusal::bad_request("the CloudScan is of another namespace: ask there"));
             }
-            // Those of others are not named.
+            // CloudScans of other namespaces are not named.
             if let (Some(_), Some(scan)) = (namespace, &question.cloudscan)
-                && !store.note_viewers()?.contains(&Viewer::from(scan.as_str()))
+                && !store.subscribers_with_notes()?.contains(&Subscriber::from(scan.as_str()))
             {
                 return Err(Refusal::not_found(format!("no CloudScan {scan} was ever evaluated here")));
             }
@@ -290,48 +298,48 @@ pub(super) fn report(
     }
 }
 
-/// What a namespace may know, and may have known.
-pub(super) struct Covered {
-    by_namespace: BTreeMap<String, CoverTimes>,
+/// What is visible to a namespace, and what was.
+pub(super) struct PastVisibility {
+    by_namespace: BTreeMap<String, VisibilityIntervals>,
 }
 
-impl Covered {
-    pub fn of(snapshot: &StoreSnapshot, wanted: &Wanted) -> Result<Self, Refusal> {
-        let namespace = |viewer: &str, from: Revision| {
-            let own = namespace_of(viewer)?;
-            let is_meant = wanted.namespace.as_deref().is_none_or(|wanted| wanted == own);
-            (is_meant && from > wanted.tenant_since).then(|| own.to_owned())
+impl PastVisibility {
+    pub fn of(snapshot: &StoreSnapshot, selection: &Selection) -> Result<Self, Refusal> {
+        let namespace = |subscriber: &str, from: Revision| {
+            let own = namespace_of(subscriber)?;
+            let is_meant = selection.namespace.as_deref().is_none_or(|selection| selection == own);
+            (is_meant && from > selection.tenant_since).then(|| own.to_owned())
         };
-        Ok(Self { by_namespace: snapshot.cover_times(namespace)? })
+        Ok(Self { by_namespace: snapshot.visibility_intervals(namespace)? })
     }
 
-    /// The namespaces that covered a scope in a revision.
+    /// The namespaces to which a scope was visible in a revision.
     pub fn namespaces(&self, scope: ScopeNo, revision: Revision) -> impl Iterator<Item = &str> {
-        let covering = self.by_namespace.iter().filter(move |(_, times)| times.has(scope, revision));
-        covering.map(|(namespace, _)| namespace.as_str())
+        let seeing = self.by_namespace.iter().filter(move |(_, times)| times.has(scope, revision));
+        seeing.map(|(namespace, _)| namespace.as_str())
     }
 
-    /// What happened after one revision and until another at most, of what is wanted, in each namespace that may
-    /// know; and up to which revision that is.
+    /// The selected changes after one revision and up to another at most, for each namespace that may know them; and
+    /// the revision that they reach.
     pub fn steps(
         &self,
         snapshot: &StoreSnapshot,
-        wanted: &Wanted,
+        selection: &Selection,
         after: Revision,
         until: Revision,
     ) -> Result<(Revision, Vec<Step>), Refusal> {
-        let scope = |number| snapshot.scope_name(number).filter(|scope| wanted.has_scope(scope));
+        let scope = |number| snapshot.scope_name(number).filter(|scope| selection.has_scope(scope));
         let sees =
             |number, revision| scope(number).is_some() && self.namespaces(number, revision).next().is_some();
-        let (told, steps) = snapshot.steps_after(after, until, &sees)?;
+        let (reached, steps) = snapshot.steps_after(after, until, &sees)?;
         let mut out = Vec::new();
         for (number, change) in steps {
-            let Some(scope) = scope(number).filter(|scope| wanted.has_change(scope, &change)) else { continue };
+            let Some(scope) = scope(number).filter(|scope| selection.has_change(scope, &change)) else { continue };
             for namespace in self.namespaces(number, change.revision) {
                 out.push(Step { namespace: namespace.to_owned(), scope: scope.clone(), change: change.clone() });
             }
         }
-        Ok((told.max(after.next()), out))
+        Ok((reached.max(after.next()), out))
     }
 
     pub fn object(&self, snapshot: &StoreSnapshot, step: &Step) -> Object<objects::ResourceChangeStatus> {
@@ -339,28 +347,28 @@ impl Covered {
         objects::resource_change(&step.namespace, &step.scope, step.change.clone(), &may_know)
     }
 
-    /// Whether a namespace ever covered where a key is.
+    /// Whether the scope of a key was ever visible to a namespace.
     pub fn may_know(&self, snapshot: &StoreSnapshot, namespace: &str, key: &ResourceKey) -> bool {
-        let scopes = self.by_namespace.get(namespace).into_iter().flat_map(CoverTimes::scopes);
+        let scopes = self.by_namespace.get(namespace).into_iter().flat_map(VisibilityIntervals::scopes);
         scopes.filter_map(|number| snapshot.scope_name(number)).any(|scope| scope.key(&key.id) == *key)
     }
 }
 
-/// A change as a namespace is told of it.
+/// A change as it is reported to a namespace.
 pub(super) struct Step {
     namespace: String,
     scope: Arc<Scope>,
     pub change: Change,
 }
 
-/// From after which revision until which changes are asked for.
-pub(super) fn span(store: &Store, wanted: &Wanted) -> Result<(Revision, Revision), Refusal> {
-    let to = match &wanted.to {
+/// The revision after which, and the one up to which, changes are requested.
+pub(super) fn span(store: &Store, selection: &Selection) -> Result<(Revision, Revision), Refusal> {
+    let to = match &selection.to {
         None => Moment::Now,
         Some(to) => query::moment(to, store.now())?,
     };
     let to = store.revision_at(to)?.0;
-    let from = query::since(store, wanted.from.as_deref().unwrap_or(A_DAY_AGO))?;
+    let from = query::since(store, selection.from.as_deref().unwrap_or(DEFAULT_FROM))?;
     let from = store.revision_at(from)?.0;
     if from > to {
         return Err(Refusal::bad_request("from lies after to: name the earlier moment first"));
@@ -368,11 +376,16 @@ pub(super) fn span(store: &Store, wanted: &Wanted) -> Result<(Revision, Revision
     Ok((from, to))
 }
 
-pub(super) fn changes(store: &Store, wanted: Wanted, options: Options, form: Form) -> Result<Response, Refusal> {
+pub(super) fn changes(
+    store: &Store,
+    selection: Selection,
+    options: Options,
+    form: Form,
+) -> Result<Response, Refusal> {
     let place = options.continue_token.as_deref().map(Place::parse).transpose()?;
     let (from, until) = match &place {
-        None => span(store, &wanted)?,
-        // It says how many changes of its revision were told, and where the list ends.
+        None => span(store, &selection)?,
+        // It contains how many changes of its revision were returned, and where the list ends.
         Some(place) => {
             let until = place.id.parse().map(Revision);
             let until = until.map_err(|_| Refusal::bad_request("the continue token is of another list"))?;
@@ -380,19 +393,19 @@ pub(super) fn changes(store: &Store, wanted: Wanted, options: Options, form: For
         }
     };
     let snapshot = store.snapshot(Moment::Now)?;
-    let covered = Covered::of(&snapshot, &wanted)?;
-    let unknown = not_current(&snapshot, &wanted);
+    let visibility = PastVisibility::of(&snapshot, &selection)?;
+    let unknown = not_current(&snapshot, &selection);
     let warning = if place.is_none() { warning(&unknown, snapshot.time()) } else { None };
-    // What is not kept is said before the answer begins.
+    // Revisions that are no longer kept are refused before the answer begins.
     snapshot.steps_after(from, from, &|_, _| false)?;
     let answer = move |out: &mut (dyn Write + Send)| {
         let mut writer =
             Writer::begin::<objects::ResourceChangeStatus>(out, form, options.include_object, &CHANGES)?;
         let mut skipped = place.map_or(0, |place| place.scope as usize);
-        let (mut count, mut told) = (0, from);
-        while told < until {
-            let (revision, steps) = covered.steps(&snapshot, &wanted, told, until)?;
-            // How many of a revision were told before one.
+        let (mut count, mut reached) = (0, from);
+        while reached < until {
+            let (revision, steps) = visibility.steps(&snapshot, &selection, reached, until)?;
+            // How many changes of a revision were returned before this one.
             let mut before = (Revision::ZERO, 0);
             for step in steps {
                 if before.0 != step.change.revision {
@@ -406,56 +419,61 @@ pub(super) fn changes(store: &Store, wanted: Wanted, options: Options, form: For
                     return writer.end(until, Some(place));
                 } else {
                     count += 1;
-                    writer.add(&covered.object(&snapshot, &step))?;
+                    writer.add(&visibility.object(&snapshot, &step))?;
                 }
                 before.1 += 1;
             }
-            told = revision;
+            reached = revision;
         }
         writer.end_with(until, None, &json!({"from": from, "unknown": unknown}))
     };
-    Ok(warned(json_stream(answer), warning))
+    Ok(with_warning(json_stream(answer), warning))
 }
 
-/// What is different between two moments, of what was covered at both.
+/// The net difference between two moments, of what was visible at both.
 pub(super) fn difference(
     store: &Store,
-    wanted: Wanted,
+    selection: Selection,
     options: Options,
     form: Form,
 ) -> Result<Response, Refusal> {
-    let (from, until) = span(store, &wanted)?;
+    let (from, until) = span(store, &selection)?;
     let snapshot = store.snapshot(Moment::Now)?;
-    let covered = Covered::of(&snapshot, &wanted)?;
+    let visibility = PastVisibility::of(&snapshot, &selection)?;
     let both = |number: ScopeNo| -> Vec<&str> {
-        let before: Vec<&str> = covered.namespaces(number, from).collect();
-        covered.namespaces(number, until).filter(|namespace| before.contains(namespace)).collect()
+        let before: Vec<&str> = visibility.namespaces(number, from).collect();
+        visibility.namespaces(number, until).filter(|namespace| before.contains(namespace)).collect()
     };
-    let is_asked = |number: ScopeNo| {
-        snapshot.scope_name(number).is_some_and(|scope| wanted.has_scope(scope)) && !both(number).is_empty()
+    let is_requested = |number: ScopeNo| {
+        snapshot.scope_name(number).is_some_and(|scope| selection.has_scope(scope)) && !both(number).is_empty()
     };
-    let diff = store.diff_of(Moment::Revision(from), Moment::Revision(until), &is_asked)?;
+    let diff = store.diff_of(Moment::Revision(from), Moment::Revision(until), &is_requested)?;
     let mut unknown = diff.unknown;
-    unknown.retain(|view| snapshot.scope_number(&view.scope).is_some_and(is_asked));
+    unknown.retain(|view| snapshot.scope_number(&view.scope).is_some_and(is_requested));
     let mut body = Vec::new();
     let mut writer =
         Writer::begin::<objects::ResourceChangeStatus>(&mut body, form, options.include_object, &CHANGES)?;
     for (number, change) in diff.changes {
         let scope = snapshot.scope_name(number);
-        let Some(scope) = scope.filter(|scope| wanted.has_change(scope, &change)) else { continue };
+        let Some(scope) = scope.filter(|scope| selection.has_change(scope, &change)) else { continue };
         for namespace in both(number) {
             let step = Step { namespace: namespace.to_owned(), scope: scope.clone(), change: change.clone() };
-            writer.add(&covered.object(&snapshot, &step))?;
+            writer.add(&visibility.object(&snapshot, &step))?;
         }
     }
     writer.end_with(until, None, &json!({"from": from, "unknown": unknown}))?;
     let response = ([("content-type", "application/json")], body).into_response();
-    Ok(warned(response, warning(&unknown, snapshot.time())))
+    Ok(with_warning(response, warning(&unknown, snapshot.time())))
 }
 
 /// The history of one resource by the name of its CloudResource, or of those that a selector names.
-pub(super) fn histories(store: &Store, wanted: Wanted, options: Options, form: Form) -> Result<Response, Refusal> {
-    let named = ["metadata.name", "id", "key"].into_iter().find(|field| wanted.exactly(field).is_some());
+pub(super) fn histories(
+    store: &Store,
+    selection: Selection,
+    options: Options,
+    form: Form,
+) -> Result<Response, Refusal> {
+    let named = ["metadata.name", "id", "key"].into_iter().find(|field| selection.exactly(field).is_some());
     if named.is_none() {
         return Err(Refusal::bad_request(
             "a history is of one resource: kubectl get resourcehistory NAME, or --field-selector id=vol-1; what \
@@ -463,7 +481,7 @@ pub(super) fn histories(store: &Store, wanted: Wanted, options: Options, form: F
         ));
     }
     let snapshot = store.snapshot(Moment::Now)?;
-    let objects = told(&snapshot, &wanted)?;
+    let objects = history_objects(&snapshot, &selection)?;
     let answer = move |out: &mut (dyn Write + Send)| {
         let mut writer =
             Writer::begin::<objects::ResourceHistoryStatus>(out, form, options.include_object, &HISTORIES)?;
@@ -475,9 +493,9 @@ pub(super) fn histories(store: &Store, wanted: Wanted, options: Options, form: F
     Ok(json_stream(answer))
 }
 
-pub(super) fn history(store: &Store, wanted: &Wanted, name: &str, form: Form) -> Result<Response, Refusal> {
+pub(super) fn history(store: &Store, selection: &Selection, name: &str, form: Form) -> Result<Response, Refusal> {
     let snapshot = store.snapshot(Moment::Now)?;
-    match told(&snapshot, wanted)?.first() {
+    match history_objects(&snapshot, selection)?.first() {
         Some(object) => one(object, form, snapshot.revision(), &HISTORIES),
         None => Err(Refusal::not_found(format!(
             "resourcehistories.{} \"{name}\" not found: nothing of this name was ever seen by a CloudScan of this \
@@ -487,27 +505,27 @@ pub(super) fn history(store: &Store, wanted: &Wanted, name: &str, form: Form) ->
     }
 }
 
-fn told(
+fn history_objects(
     snapshot: &StoreSnapshot,
-    wanted: &Wanted,
+    selection: &Selection,
 ) -> Result<Vec<Object<objects::ResourceHistoryStatus>>, Refusal> {
-    let covered = Covered::of(snapshot, wanted)?;
+    let visibility = PastVisibility::of(snapshot, selection)?;
     let mut out = Vec::new();
-    for (namespace, times) in &covered.by_namespace {
+    for (namespace, times) in &visibility.by_namespace {
         let scopes: Vec<(ScopeNo, &Scope)> = times
             .scopes()
             .filter_map(|number| Some((number, &**snapshot.scope_name(number)?)))
-            .filter(|(_, scope)| wanted.has_scope(scope))
+            .filter(|(_, scope)| selection.has_scope(scope))
             .collect();
-        for (number, resource) in ever(snapshot, wanted, &scopes)? {
-            let may_know = |key: &ResourceKey| covered.may_know(snapshot, namespace, key);
+        for (number, resource) in existing_and_past(snapshot, selection, &scopes)? {
+            let may_know = |key: &ResourceKey| visibility.may_know(snapshot, namespace, key);
             let changes = snapshot.history(&resource)?;
             let seen = changes.into_iter().filter(|change| times.has(number, change.revision));
             let seen: Vec<_> = seen.map(|change| objects::change_status(change, &may_know)).collect();
-            let is_covered = times.has(number, snapshot.revision());
-            // What was gone before anybody here looked was never seen here.
-            if (is_covered && resource.is_live()) || !seen.is_empty() {
-                let presence = if is_covered { resource.presence } else { Presence::Unknown };
+            let is_visible = times.has(number, snapshot.revision());
+            // A resource that was gone before any CloudScan of the namespace scanned its scope was never seen here.
+            if (is_visible && resource.is_live()) || !seen.is_empty() {
+                let presence = if is_visible { resource.presence } else { Presence::Unknown };
                 let resource = Resource { presence, ..resource };
                 out.push(objects::resource_history(namespace, &resource, seen, snapshot.revision()));
             }
@@ -516,23 +534,23 @@ fn told(
     Ok(out)
 }
 
-/// What is or was in some scopes under the name, the id or the key that is wanted.
-fn ever(
+/// Existing and past resources in some scopes with the selected name, id or key.
+fn existing_and_past(
     snapshot: &StoreSnapshot,
-    wanted: &Wanted,
+    selection: &Selection,
     scopes: &[(ScopeNo, &Scope)],
 ) -> Result<Vec<(ScopeNo, Resource)>, Refusal> {
     let mut found = Vec::new();
     for (number, scope) in scopes {
-        for id in wanted.ids(scope, true).unwrap_or_default() {
+        for id in selection.ids(scope, true).unwrap_or_default() {
             found.extend(snapshot.find_in(*number, &id)?.map(|resource| (*number, resource)));
         }
     }
-    if !found.is_empty() || wanted.exactly("metadata.name").is_none() {
+    if !found.is_empty() || selection.exactly("metadata.name").is_none() {
         return Ok(found);
     }
-    // An id that is not its own slug: each of the type must be looked at.
-    for (number, scope) in scopes.iter().filter(|(_, scope)| wanted.ids(scope, false).is_none()) {
+    // An id that is not its own slug: each resource of the type must be checked.
+    for (number, scope) in scopes.iter().filter(|(_, scope)| selection.ids(scope, false).is_none()) {
         let filter = Filter {
             account: Some(scope.account.to_string()),
             region: Some(scope.region.to_string()),
@@ -542,7 +560,7 @@ fn ever(
             ..Filter::default()
         };
         let all = snapshot.resources(&filter)?.into_iter();
-        let of_name = all.filter(|resource| *resource.scope == **scope && wanted.has(resource, None));
+        let of_name = all.filter(|resource| *resource.scope == **scope && selection.has(resource, None));
         found.extend(of_name.map(|resource| (*number, resource)));
     }
     Ok(found)

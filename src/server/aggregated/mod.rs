@@ -1,13 +1,13 @@
-//! The past behind the API server: `inventory.elava.dev`, served to kubectl and every other client from the
-//! store, not from etcd.
+//! The inventory behind the API server: `inventory.elava.dev`, served to kubectl and every other client from the store,
+//! not from etcd.
 //!
-//! - [`tls`]: who may connect, and as whom. [`access`]: whether they may ask. [`slots`]: how many at once. [`bundle`]:
-//!   what the cluster is told of us, and what it tells us.
-//! - [`discovery`]: what there is. [`question`], [`selector`]: what is asked for. [`refusal`]: why not.
-//! - [`objects`], [`table`]: what is answered. [`list`], [`watch`]: how.
+//! - [`tls`]: who may connect, and as which user. [`access`]: what a user may request. [`slots`]: how many requests are
+//!   served at once. [`bundle`]: publishes the serving CA to the cluster, and reads the cluster's front proxy settings.
+//! - [`discovery`]: the kinds. [`question`], [`selector`]: what is requested. [`refusal`]: errors.
+//! - [`objects`], [`table`]: the content of answers. [`list`], [`watch`]: how they are produced.
 //!
-//! A revision of the store is a resourceVersion. A CloudScan sees what its own credentials were proven on; its
-//! namespace sees that and nothing else, of the past only the times for which it was so.
+//! A revision of the store is a resourceVersion. A CloudScan sees the scopes that its own credentials were proven to
+//! list. Its namespace sees those and nothing else, and of the past only the times at which they were visible.
 
 mod access;
 mod bundle;
@@ -38,9 +38,9 @@ use super::listen;
 use crate::api::namespace_uid;
 use crate::inventory::Revision;
 use crate::store::{Store, StoreError};
-use access::{Access, User, Wish};
+use access::{Access, AccessRequest, User};
 use discovery::Kind;
-use question::{Form, Options, Wanted};
+use question::{Form, Options, Selection};
 use refusal::Refusal;
 use slots::Slots;
 use tls::{Authority, Peer, SharedTrust, TlsListener, Trust, trusted};
@@ -48,22 +48,22 @@ use tls::{Authority, Peer, SharedTrust, TlsListener, Trust, trusted};
 pub const GROUP: &str = "inventory.elava.dev";
 pub const VERSION: &str = "v1alpha1";
 
-/// Lists that are written at once: each holds a state, and the disk serves no more of them sooner.
-const LISTS: usize = 8;
-/// And for one namespace: its readers may be slow.
-const LISTS_OF_ONE: usize = 4;
-/// How long one waits for its turn.
-const TURN: Duration = Duration::from_secs(5);
-/// Watches at once: each has a thread, and a state that costs what changed since it was told.
-const WATCHES: usize = 256;
+/// Lists that are written at once: each holds a state, and more would not make the disk faster.
+const LIST_SLOTS: usize = 8;
+/// The same for one namespace: its readers may be slow.
+const LIST_SLOTS_OF_ONE_NAMESPACE: usize = 4;
+/// How long a request waits for its slot.
+const LIST_SLOT_WAIT_MAX: Duration = Duration::from_secs(5);
+/// Concurrent watches: each has a thread, and a state that costs what changed since its last event.
+const WATCHES_MAX: usize = 256;
 
-/// Until when the API server must say whose a namespace is.
+/// Deadline for the API server to return the UID of a namespace.
 const NAMESPACE_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Connections at once of those who show no certificate of the front proxy: they are told so, and no more.
-const STRANGERS: usize = 32;
+/// Concurrent connections without a certificate of the front proxy: they receive an error, and nothing else.
+const UNAUTHENTICATED_CONNECTIONS_MAX: usize = 32;
 
-/// Where the cluster finds us.
+/// The Service under which the cluster reaches the operator.
 #[derive(Clone, Debug)]
 pub struct Service {
     pub namespace: String,
@@ -100,12 +100,13 @@ pub async fn serve(
         trust: trust.clone(),
         access: Access::new(client.clone()),
         client,
-        lists: Slots::new(LISTS, LISTS_OF_ONE),
-        watches: Slots::new(WATCHES, watches_of_one),
+        lists: Slots::new(LIST_SLOTS, LIST_SLOTS_OF_ONE_NAMESPACE),
+        watches: Slots::new(WATCHES_MAX, watches_of_one),
     };
     let app = Router::new().fallback(answer).with_state(Arc::new(shared));
     let listener = TlsListener::new(listener, trust);
-    listen::serve(listen::HEAD, listener, app, STRANGERS, Peer::is_verified).await
+    listen::serve(listen::REQUEST_HEAD_TIMEOUT, listener, app, UNAUTHENTICATED_CONNECTIONS_MAX, Peer::is_verified)
+        .await
 }
 
 async fn answer(
@@ -122,7 +123,7 @@ async fn answer(
 
 async fn respond(shared: &Arc<Shared>, peer: &Peer, request: &Parts) -> Result<Response, Refusal> {
     let path = request.uri.path();
-    // Says nothing but that it runs.
+    // Reveals only that it runs.
     if matches!(path, "/livez" | "/readyz" | "/healthz") {
         return Ok("ok".into_response());
     }
@@ -160,20 +161,20 @@ async fn respond(shared: &Arc<Shared>, peer: &Peer, request: &Parts) -> Result<R
         return Err(Refusal::method_not_allowed());
     }
     if let Some(name) = name {
-        // A watch of one is a watch of all that have its name.
+        // A watch of one object is a watch of all with its name.
         options.field_selector = format!("metadata.name={name}");
     }
-    let wish = Wish {
+    let requested = AccessRequest {
         verb,
         resource: kind.plural,
         namespace: namespace.map(str::to_owned),
         name: name.map(str::to_owned),
     };
-    shared.access.check(&user, wish).await?;
-    told(shared, kind, verb, (namespace, name), options, form).await
+    shared.access.check(&user, requested).await?;
+    answer_request(shared, kind, verb, (namespace, name), options, form).await
 }
 
-/// Not in the discovery: no object, and nothing that kubectl could show.
+/// Not in the discovery: it is not an object, and kubectl could not show it.
 async fn report(
     shared: &Shared,
     user: &User,
@@ -181,30 +182,31 @@ async fn report(
     request: &Parts,
 ) -> Result<Response, Refusal> {
     let (namespace, name) = (namespace.map(str::to_owned), name.to_owned());
-    let wish = Wish { verb: "get", resource: "reports", namespace: namespace.clone(), name: Some(name.clone()) };
-    shared.access.check(user, wish).await?;
-    let _slot = shared.lists.take_within(namespace.as_deref(), TURN).await?;
-    let since = tenant_since(shared, namespace.as_deref()).await?;
+    let requested =
+        AccessRequest { verb: "get", resource: "reports", namespace: namespace.clone(), name: Some(name.clone()) };
+    shared.access.check(user, requested).await?;
+    let _slot = shared.lists.take_within(namespace.as_deref(), LIST_SLOT_WAIT_MAX).await?;
+    let since = claim_tenant(shared, namespace.as_deref()).await?;
     let (store, query) = (shared.store.clone(), request.uri.query().unwrap_or_default().to_owned());
     blocking(move || list::report(&store, (namespace.as_deref(), since), &name, &query)).await
 }
 
-/// The revision after which what a namespace saw was seen by the one that there is now. Of a request over all namespaces
-/// all of it: whoever may see all of them may see what each saw.
-async fn tenant_since(shared: &Shared, namespace: Option<&str>) -> Result<Revision, Refusal> {
+/// The revision after which the visible past of a namespace belongs to the namespace that now has the name. A request
+/// over all namespaces has no such limit: its user may see what each of them saw.
+async fn claim_tenant(shared: &Shared, namespace: Option<&str>) -> Result<Revision, Refusal> {
     let Some(namespace) = namespace else { return Ok(Revision::ZERO) };
     let unknown = |why: &dyn std::fmt::Display| {
-        Refusal::unavailable(format!("whose namespace {namespace} is can't be told: {why}"))
+        Refusal::unavailable(format!("the UID of namespace {namespace} can't be read: {why}"))
     };
-    let asked = tokio::time::timeout(NAMESPACE_DEADLINE, namespace_uid(&shared.client, namespace)).await;
-    let uid = asked.map_err(|late| unknown(&late))?.map_err(|error| unknown(&error))?;
+    let requested = tokio::time::timeout(NAMESPACE_DEADLINE, namespace_uid(&shared.client, namespace)).await;
+    let uid = requested.map_err(|late| unknown(&late))?.map_err(|error| unknown(&error))?;
     let uid = uid.ok_or_else(|| Refusal::not_found(format!("namespaces \"{namespace}\" not found")))?;
     let (store, namespace) = (shared.store.clone(), namespace.to_owned());
-    let since = tokio::task::spawn_blocking(move || store.tenant_since(&namespace, &uid)).await;
+    let since = tokio::task::spawn_blocking(move || store.claim_tenant(&namespace, &uid)).await;
     Ok(since.unwrap_or(Err(StoreError::Poisoned))?)
 }
 
-async fn told(
+async fn answer_request(
     shared: &Arc<Shared>,
     kind: &'static Kind,
     verb: &str,
@@ -218,36 +220,36 @@ async fn told(
         "ResourceChange" => (&["from", "to"], &["change", "resource", "net"]),
         _ => (&[], &[]),
     };
-    let mut wanted = Wanted::parse(namespace.clone(), &options, moments, more)?;
-    wanted.tenant_since = tenant_since(shared, namespace.as_deref()).await?;
+    let mut selection = Selection::parse(namespace.clone(), &options, moments, more)?;
+    selection.tenant_since = claim_tenant(shared, namespace.as_deref()).await?;
     if kind.name == "ResourceChange" {
-        wanted.check_change()?;
+        selection.check_change()?;
     }
     let store = shared.store.clone();
     let name = name.map(str::to_owned);
     if verb == "watch" {
         let permit = shared.watches.take_within(namespace.as_deref(), Duration::ZERO).await?;
         return blocking(move || match kind.name {
-            "CloudResource" => watch::resources(&store, wanted, options, form, permit),
-            _ => watch::changes(&store, wanted, options, form, permit),
+            "CloudResource" => watch::resources(&store, selection, options, form, permit),
+            _ => watch::changes(&store, selection, options, form, permit),
         })
         .await;
     }
-    let permit = shared.lists.take_within(namespace.as_deref(), TURN).await?;
+    let permit = shared.lists.take_within(namespace.as_deref(), LIST_SLOT_WAIT_MAX).await?;
     let response = blocking(move || match (kind.name, name) {
-        ("CloudResource", None) => list::resources(&store, wanted, options, form),
-        ("CloudResource", Some(name)) => list::resource(&store, &wanted, &name, form),
-        ("ResourceChange", _) if wanted.is_net => list::difference(&store, wanted, options, form),
-        ("ResourceChange", _) => list::changes(&store, wanted, options, form),
-        (_, None) => list::histories(&store, wanted, options, form),
-        (_, Some(name)) => list::history(&store, &wanted, &name, form),
+        ("CloudResource", None) => list::resources(&store, selection, options, form),
+        ("CloudResource", Some(name)) => list::resource(&store, &selection, &name, form),
+        ("ResourceChange", _) if selection.is_net => list::difference(&store, selection, options, form),
+        ("ResourceChange", _) => list::changes(&store, selection, options, form),
+        (_, None) => list::histories(&store, selection, options, form),
+        (_, Some(name)) => list::history(&store, &selection, &name, form),
     })
     .await?;
-    // Its turn lasts until the last of it is written.
+    // The slot is held until the last chunk is written.
     Ok(response.map(|body| {
         use futures::StreamExt;
         axum::body::Body::from_stream(body.into_data_stream().map(move |chunk| {
-            let _turn = &permit;
+            let _list_slot = &permit;
             chunk
         }))
     }))
@@ -258,10 +260,10 @@ async fn blocking(work: impl FnOnce() -> Result<Response, Refusal> + Send + 'sta
     done.unwrap_or_else(|_| Err(Refusal::internal("the store could not be read: see the operator's log")))
 }
 
-/// What reads what comes from outside, for whoever fuzzes it.
+/// Parsers of external input, for fuzzing.
 #[cfg(fuzzing)]
 pub mod fuzzed {
-    use super::question::{Options, Place, Wanted};
+    use super::question::{Options, Place, Selection};
 
     /// The query of a URL: options, with field and label selectors.
     pub fn query(query: &str) {
@@ -270,13 +272,13 @@ pub mod fuzzed {
         for (moments, more) in
             [(&["asOf"][..], &[][..]), (&["from", "to"], &["change", "resource", "net"]), (&[], &[])]
         {
-            if let Ok(wanted) = Wanted::parse(None, &options, moments, more) {
-                let _ = wanted.check_change();
+            if let Ok(selection) = Selection::parse(None, &options, moments, more) {
+                let _ = selection.check_change();
             }
         }
     }
 
-    /// A continue token reads as it is written.
+    /// A continue token is parsed as it was written.
     pub fn token(token: &str) {
         if let Ok(place) = Place::parse(token) {
             assert_eq!(Place::parse(&place.token()).expect("it was written by us"), place);
@@ -284,7 +286,7 @@ pub mod fuzzed {
     }
 }
 
-/// What the group says of itself: nothing that is anybody's, and who reads it the API server has checked.
+/// The description of the group: it belongs to no tenant, and the API server has checked who reads it.
 fn document(request: &Parts) -> Result<Response, Refusal> {
     let path = request.uri.path();
     let accept = request.headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The objects of the group, as people and clients get them.
+//! The objects of the group, as clients receive them.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ pub(super) fn api_version() -> String {
     format!("{GROUP}/{VERSION}")
 }
 
-/// Of the metadata that Kubernetes knows, what these objects have.
+/// The fields of Kubernetes' object metadata that these objects have.
 #[derive(Clone, Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Metadata {
@@ -46,7 +46,7 @@ pub(super) struct Object<S> {
     pub status: S,
 }
 
-/// Which resource, in one piece and in parts.
+/// Identifies a resource, as a whole and in parts.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Subject {
@@ -78,52 +78,52 @@ impl Subject {
     }
 }
 
-/// What is known of the resource, and since when.
+/// The known state of a resource, and since when it is known.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct CloudResourceStatus {
     #[serde(flatten)]
     pub subject: Subject,
-    /// endpoint is where it was seen, where that is not the provider's own. Absent otherwise.
+    /// endpoint is where it was seen, if that is not the provider's own endpoint. Absent otherwise.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub endpoint: String,
     /// name is the value of its Name tag. Absent when it has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// owner is whom its tags name as the owner, by the tag keys of the CloudScan. Absent when they name
-    /// nobody.
+    /// owner is the owner that its tags name, by the tag keys of the CloudScan. Absent when they name none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
-    /// state is Present, or Unknown: the last complete look is too old to say, or the last one missed it and
-    /// nothing has confirmed yet that it is gone. What is gone is not listed.
+    /// state is Present, or Unknown: the last complete sweep is too old, or it missed the resource and nothing has
+    /// confirmed yet that the resource is gone. Resources that are gone are not listed.
     pub state: String,
     /// tags are its tags. Absent when they could not be read, and when its type has none: see tagState.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<BTreeMap<String, String>>")]
     pub tags: Option<TagSet>,
-    /// tagState is Known, Unknown (nobody could read them) or Untaggable (its type has none).
+    /// tagState is Known, Unknown (they could not be read) or Untaggable (its type has none).
     pub tag_state: String,
     /// firstSeen is when it was first seen.
     #[schemars(with = "Time")]
     pub first_seen: Timestamp,
-    /// baseline is true when it was there before anybody looked: it may be older than firstSeen.
+    /// baseline is true when it existed before the first sweep: it may be older than firstSeen.
     pub baseline: bool,
-    /// birth is when the cloud says that it was made. Absent when the cloud does not say.
+    /// birth is when the cloud reports that it was created. Absent when the cloud does not report it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<Time>")]
     pub birth: Option<Timestamp>,
     /// changed is the revision of its last change.
     #[schemars(with = "i64")]
     pub changed: Revision,
-    /// suspect says that a complete look missed it. Absent when none did.
+    /// suspect is present when a complete sweep missed it. Absent when none did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub suspect: Option<Suspicion>,
-    /// sharedBy is the account that it belongs to, where that is not the one that lists it: shared by AWS Resource Access
-    /// Manager. Its tags are not shown here then, and no rule asks anything of it. Absent otherwise, and in answers
+    /// sharedBy is the account that owns it, if that is not the account that lists it: it is shared by AWS Resource
+    /// Access Manager. Its tags are not shown here then, and no rule is applied to it. Absent otherwise, and in answers
     /// without attributes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shared_by: Option<String>,
-    /// attributes are the described object, in the names of the cloud's own API, as its command line prints it.
+    /// attributes are the described object, with the names of the cloud's own API, as the cloud's command line prints
+    /// it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "any_object")]
     pub attributes: Option<Value>,
@@ -132,36 +132,36 @@ pub(super) struct CloudResourceStatus {
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Suspicion {
-    /// lastSeen is when a look last showed it.
+    /// lastSeen is when a sweep last showed it.
     #[schemars(with = "Time")]
     pub last_seen: Timestamp,
-    /// firstMissed is when a complete look first missed it.
+    /// firstMissed is when a complete sweep first missed it.
     #[schemars(with = "Time")]
     pub first_missed: Timestamp,
-    /// misses are how many complete looks missed it and counted.
+    /// misses is the number of complete sweeps that missed it and counted.
     pub misses: u32,
-    /// held is true when so much was missed at once that the look is doubted.
+    /// held is true when a sweep missed so many resources at once that its result is doubted.
     pub held: bool,
 }
 
-/// One thing that happened to one resource.
+/// One change of one resource.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-#[allow(clippy::struct_excessive_bools)] // flags of an answer, each on its own
+#[allow(clippy::struct_excessive_bools)] // independent flags of an answer
 pub(super) struct ResourceChangeStatus {
     /// change is Appeared, Changed or Disappeared.
     pub change: String,
-    /// revision is that in which it was concluded: asOf=REVISION shows the world as it was then.
+    /// revision is the revision in which it was concluded: asOf=REVISION shows the state as it was then.
     #[schemars(with = "i64")]
     pub revision: Revision,
-    /// time is when that was.
+    /// time is the time of that revision.
     #[schemars(with = "Time")]
     pub time: Timestamp,
     #[serde(flatten)]
     pub subject: Subject,
-    /// message says it for people.
+    /// message is the change in one line, for people.
     pub message: String,
-    /// baseline is true on Appeared when it was there before anybody looked. Absent means false.
+    /// baseline is true on Appeared when it existed before the first sweep. Absent means false.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub baseline: bool,
     /// replaced is true on both changes of a replacement: another life under the same id. Absent means false.
@@ -171,17 +171,17 @@ pub(super) struct ResourceChangeStatus {
     /// region. Absent means false.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub moved: bool,
-    /// movedFrom is the key under which it was seen before, where that is yours to know. Absent otherwise.
+    /// movedFrom is the key under which it was seen before, if you may know it. Absent otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub moved_from: Option<String>,
-    /// retracted is true on Appeared when a disappearance was taken back. Absent means false.
+    /// retracted is true on Appeared when a disappearance was retracted. Absent means false.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub retracted: bool,
-    /// end says how it ended. Absent unless change is Disappeared.
+    /// end is how it ended. Absent unless change is Disappeared.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub end: Option<Ending>,
-    /// fields are what is different, with tags under Tags.KEY. Absent unless change is Changed, or a
-    /// disappearance was taken back.
+    /// fields are the differences, with tags under Tags.KEY. Absent unless change is Changed, or a disappearance was
+    /// retracted.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<Field>")]
     pub fields: Vec<FieldChange>,
@@ -190,18 +190,18 @@ pub(super) struct ResourceChangeStatus {
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Ending {
-    /// cause is Listed (in an end state), Absent (missed by a complete look, and confirmed), Replaced or Moved.
+    /// cause is Listed (in an end state), Absent (missed by a complete sweep, and confirmed), Replaced or Moved.
     pub cause: String,
-    /// detail is the end state, or where it is seen now. Absent when there is none, or it is not yours to know.
+    /// detail is the end state, or where it is seen now. Absent when there is none, or when you may not know it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
-    /// lastSeen is when a look last showed it.
+    /// lastSeen is when a sweep last showed it.
     #[schemars(with = "Time")]
     pub last_seen: Timestamp,
-    /// firstMissed is when a complete look first missed it.
+    /// firstMissed is when a complete sweep first missed it.
     #[schemars(with = "Time")]
     pub first_missed: Timestamp,
-    /// concluded is when that was confirmed.
+    /// concluded is when its end was confirmed.
     #[schemars(with = "Time")]
     pub concluded: Timestamp,
 }
@@ -210,17 +210,17 @@ pub(super) struct Ending {
 #[derive(JsonSchema)]
 #[allow(dead_code)] // Only its schema is used.
 struct Field {
-    /// path is the field, with dots between names and [n] for the nth of a list.
+    /// path is the field, with dots between names and [n] for the nth entry of a list.
     path: String,
-    /// before is its value before. Absent when it was not there.
+    /// before is its value before. Absent when it did not exist.
     #[schemars(schema_with = "any_value")]
     before: Value,
-    /// after is its value after. Absent when it is not there any more.
+    /// after is its value after. Absent when it no longer exists.
     #[schemars(schema_with = "any_value")]
     after: Value,
 }
 
-/// All that happened to one resource, while CloudScans of the namespace covered it.
+/// All changes of one resource, while it was visible to CloudScans of the namespace.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct ResourceHistoryStatus {
@@ -228,7 +228,7 @@ pub(super) struct ResourceHistoryStatus {
     pub key: String,
     /// state is Present, Unknown or Absent.
     pub state: String,
-    /// changes are what happened, newest first; lives before under the same id are part of it.
+    /// changes are its changes, newest first, including those of earlier lives under the same id.
     pub changes: Vec<ResourceChangeStatus>,
 }
 
@@ -240,14 +240,14 @@ fn any_value(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({"x-kubernetes-preserve-unknown-fields": true})
 }
 
-/// What the names of all resources of a type begin with.
+/// The prefix of the names of all resources of a type.
 pub(super) fn type_slug(scope: &Scope) -> String {
     let last = scope.resource_type.as_str().rsplit("::").next().unwrap_or_default();
     last.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).take(30).collect()
 }
 
-/// `<type>-<slug of the id>-<16 hex>`: the same for ever. Two things of one key that were seen at different
-/// endpoints have different ones.
+/// `<type>-<slug of the id>-<16 hex>`: it never changes. Resources with the same key at different endpoints have
+/// different names.
 pub(super) fn name(scope: &Scope, key: &ResourceKey) -> String {
     format!("{}-{}-{}", type_slug(scope), key.slug(), &hash(scope, key).to_hex()[..16])
 }
@@ -260,26 +260,26 @@ fn hash(scope: &Scope, key: &ResourceKey) -> blake3::Hash {
     }
 }
 
-/// Of one life in one namespace.
+/// The uid of one life in one namespace.
 fn uid(namespace: &str, scope: &Scope, key: &ResourceKey, salt: &str) -> String {
     let seed = format!("{namespace}\0{}\0{salt}", hash(scope, key));
     let hash = blake3::hash(seed.as_bytes());
     let mut bytes = [0; 16];
     bytes.copy_from_slice(&hash.as_bytes()[..16]);
-    // As RFC 9562 has UUIDs of one's own making: version 8.
+    // RFC 9562 reserves version 8 for custom UUIDs.
     bytes[6] = bytes[6] & 0x0F | 0x80;
     bytes[8] = bytes[8] & 0x3F | 0x80;
     let hex = format!("{:032x}", u128::from_be_bytes(bytes));
     [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
 }
 
-/// The labels are all of the scope.
+/// All labels come from the scope.
 pub(super) fn labels(scope: &Scope) -> BTreeMap<String, String> {
     let label = |name: &str, value: String| (format!("{}/{name}", crate::api::GROUP), value);
     BTreeMap::from([
         label("account", scope.account.to_string()),
         label("region", scope.region.to_string()),
-        // A label value holds no colon.
+        // A label value can't contain a colon.
         label("type", scope.resource_type.as_str().replace("::", ".")),
     ])
 }
@@ -348,7 +348,7 @@ pub(super) fn cloud_resource(
     Object { kind: "CloudResource", api_version: api_version(), metadata, status }
 }
 
-/// `may_know` says of another resource whether who asks may know where it is.
+/// `may_know` returns whether the caller may know where another resource is.
 pub(super) fn change_status(change: Change, may_know: &dyn Fn(&ResourceKey) -> bool) -> ResourceChangeStatus {
     let message = message(&change, may_know);
     let key = &change.resource;
@@ -392,9 +392,9 @@ pub(super) fn word(change: ChangeKind) -> &'static str {
     }
 }
 
-/// What a change was, in a line of a table; the fields themselves stand beside it.
+/// The change as one line of a table; the fields themselves are shown beside it.
 fn message(change: &Change, may_know: &dyn Fn(&ResourceKey) -> bool) -> String {
-    const LONGEST: usize = 200;
+    const MESSAGE_MAX_CHARS: usize = 200;
     let elsewhere = match &change.end {
         Some(End { cause: EndCause::Moved(to), .. }) => Some(to),
         _ => change.moved_from.as_ref(),
@@ -403,10 +403,10 @@ fn message(change: &Change, may_know: &dyn Fn(&ResourceKey) -> bool) -> String {
         return "moved from or to another account or region".to_owned();
     }
     let text = change.remark();
-    if text.chars().count() <= LONGEST {
+    if text.chars().count() <= MESSAGE_MAX_CHARS {
         return text;
     }
-    text.chars().take(LONGEST - 1).chain(['…']).collect()
+    text.chars().take(MESSAGE_MAX_CHARS - 1).chain(['…']).collect()
 }
 
 pub(super) fn resource_change(
@@ -468,7 +468,7 @@ mod tests {
 
     #[test]
     fn names_are_names_of_objects_and_the_same_for_ever() {
-        for (endpoint, resource_type, id, wanted) in [
+        for (endpoint, resource_type, id, selection) in [
             ("", "AWS::EC2::Volume", "vol-0abc", "volume-vol-0abc-6e380da3"),
             ("http://127.0.0.1:1", "AWS::EC2::Volume", "vol-0abc", "volume-vol-0abc-"),
             ("", "AWS::IAM::Role", "Path/to:Rôle", "role-path-to-r-le-"),
@@ -478,7 +478,7 @@ mod tests {
             let scope = scope(endpoint, resource_type);
             let key = scope.key(id);
             let name = name(&scope, &key);
-            assert!(name.starts_with(wanted), "{name}");
+            assert!(name.starts_with(selection), "{name}");
             assert!(name.len() <= 100 && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-'), "{name}");
             assert!(uid("team-a", &scope, &key, "").split('-').map(str::len).eq([8, 4, 4, 4, 12]));
         }

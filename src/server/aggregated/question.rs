@@ -1,4 +1,4 @@
-//! What a request asks for: its options, the answer's form, and which resources.
+//! What a request selects: its options, the form of the answer, and which resources.
 
 use std::cell::OnceCell;
 use std::collections::HashMap;
@@ -15,14 +15,14 @@ use super::objects;
 use super::refusal::Refusal;
 use super::selector::{self, Term};
 use crate::inventory::{
-    ChangeKind, OwnershipSettings, Resource, Revision, Scope, ScopeStatus, ScopeView, Tags, Timestamp, Viewer,
+    ChangeKind, OwnershipSettings, Resource, Revision, Scope, ScopeStatus, ScopeView, Subscriber, Tags, Timestamp,
     is_untagged,
 };
 use crate::policy;
 use crate::policy::lifecycle::OWNERSHIP;
-use crate::store::{Rid, SeenScope, Store, StoreError, StoreSnapshot};
+use crate::store::{Rid, Store, StoreError, StoreSnapshot, VisibleScope};
 
-/// Kubernetes' own options of list and watch, as far as they mean anything here.
+/// Kubernetes' own options of list and watch, as far as they apply here.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Options {
     pub field_selector: String,
@@ -35,7 +35,7 @@ pub(super) struct Options {
     pub allow_watch_bookmarks: bool,
     pub send_initial_events: bool,
     pub timeout: Option<Duration>,
-    /// Of rows: None, Metadata or Object.
+    /// For rows: None, Metadata or Object.
     pub include_object: Option<String>,
 }
 
@@ -70,14 +70,14 @@ impl Options {
                     options.timeout = Some(Duration::from_secs(number()?)).filter(|t| !t.is_zero());
                 }
                 "includeObject" => options.include_object = text(),
-                // Such as pretty, and what later versions of Kubernetes add.
+                // Such as pretty, and options of later versions of Kubernetes.
                 _ => {}
             }
         }
         Ok(options)
     }
 
-    /// The revision that a resource version names; none where any will do.
+    /// The revision that a resource version names; none if any revision will do.
     pub fn revision(&self) -> Result<Option<Revision>, Refusal> {
         match self.resource_version.as_deref() {
             None | Some("0") => Ok(None),
@@ -92,17 +92,17 @@ impl Options {
     }
 }
 
-/// How an answer is written.
+/// The form of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
     Object,
     Table,
-    /// Nothing but the metadata.
+    /// Only the metadata.
     Metadata,
 }
 
 impl Form {
-    /// The first that is accepted and that we have.
+    /// The first accepted form that is supported.
     pub fn accepted(headers: &HeaderMap) -> Result<Self, Refusal> {
         let accept =
             headers.get(axum::http::header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("*/*");
@@ -133,23 +133,23 @@ impl Form {
     }
 }
 
-/// Which of the resources of a namespace, or of all.
+/// Selects resources of one namespace, or of all.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Wanted {
+pub(super) struct Selection {
     pub namespace: Option<String>,
-    /// What was seen until then is another's.
+    /// What was seen up to this revision belongs to an earlier namespace of the same name.
     pub tenant_since: Revision,
     terms: Vec<Term>,
     labels: Selector,
-    /// The moment that is asked about; none for now.
+    /// The requested moment; none for now.
     pub as_of: Option<String>,
     pub from: Option<String>,
     pub to: Option<String>,
-    /// The difference between the two, not each step.
+    /// The net difference between the two, not each step.
     pub is_net: bool,
 }
 
-/// What a field selector may name, of all kinds.
+/// The fields that a field selector may name for all kinds.
 const FIELDS: [&str; 12] = [
     "metadata.name",
     "metadata.namespace",
@@ -165,31 +165,32 @@ const FIELDS: [&str; 12] = [
     "untagged",
 ];
 
-impl Wanted {
-    /// `moments` are the fields that name one, `more` others of the kind.
+impl Selection {
+    /// `moments` are the fields that name a moment, `more` the other fields of the kind.
     pub fn parse(
         namespace: Option<String>,
         options: &Options,
         moments: &[&str],
         more: &[&str],
     ) -> Result<Self, Refusal> {
-        let mut wanted = Self { namespace, labels: selector::labels(&options.label_selector)?, ..Self::default() };
+        let mut selection =
+            Self { namespace, labels: selector::labels(&options.label_selector)?, ..Self::default() };
         for term in selector::fields(&options.field_selector)? {
             let moment = match term.key.as_str() {
-                "asOf" => &mut wanted.as_of,
+                "asOf" => &mut selection.as_of,
                 "net" if more.contains(&"net") => {
-                    wanted.is_net = term.is_equal == boolean(&term)?;
+                    selection.is_net = term.is_equal == boolean(&term)?;
                     continue;
                 }
                 "untagged" => {
                     boolean(&term)?;
-                    wanted.terms.push(term);
+                    selection.terms.push(term);
                     continue;
                 }
-                "from" => &mut wanted.from,
-                "to" => &mut wanted.to,
+                "from" => &mut selection.from,
+                "to" => &mut selection.to,
                 key if FIELDS.contains(&key) || more.contains(&key) || key.starts_with("tag.") => {
-                    wanted.terms.push(term);
+                    selection.terms.push(term);
                     continue;
                 }
                 key => return Err(unknown_field(key, moments, more)),
@@ -202,10 +203,10 @@ impl Wanted {
             }
             *moment = Some(term.value);
         }
-        Ok(wanted)
+        Ok(selection)
     }
 
-    /// The value that a field must have.
+    /// The exact value that a field must have.
     pub fn exactly(&self, key: &str) -> Option<&str> {
         self.terms.iter().find(|term| term.key == key && term.is_equal).map(|term| term.value.as_str())
     }
@@ -214,7 +215,7 @@ impl Wanted {
         self.terms.iter().filter(|term| term.key == key).all(|term| is_value(&term.value) == term.is_equal)
     }
 
-    /// Whether anything of a scope may be wanted. All labels are of the scope.
+    /// Whether anything in a scope may match. All labels come from the scope.
     pub fn has_scope(&self, scope: &Scope) -> bool {
         self.holds("provider", |value| value == &*scope.provider)
             && self.holds("account", |value| value == scope.account.as_str())
@@ -223,20 +224,20 @@ impl Wanted {
             && (self.labels.selects_all() || self.labels.matches(&objects::labels(scope)))
     }
 
-    /// Those namespaces in which a scope is seen and that are asked about.
-    pub fn namespaces<'a>(&self, seen: &SeenScope<'a>) -> Vec<&'a str> {
+    /// The selected namespaces to which a scope is visible.
+    pub fn namespaces<'a>(&self, seen: &VisibleScope<'a>) -> Vec<&'a str> {
         let mut names: Vec<&str> =
-            seen.viewers.iter().filter_map(|viewer| namespace_of(viewer.as_str())).collect();
+            seen.subscribers.iter().filter_map(|subscriber| namespace_of(subscriber.as_str())).collect();
         names.sort_unstable();
         names.dedup();
         names.retain(|name| {
-            self.namespace.as_deref().is_none_or(|wanted| wanted == *name)
+            self.namespace.as_deref().is_none_or(|selection| selection == *name)
                 && self.holds("metadata.namespace", |value| value == *name)
         });
         names
     }
 
-    /// Whether it is wanted, of a scope of which something is.
+    /// Whether a resource matches, in a scope that does.
     pub fn has(&self, resource: &Resource, owner: Option<&str>) -> bool {
         if self.terms.is_empty() {
             return true;
@@ -263,7 +264,7 @@ impl Wanted {
             })
     }
 
-    /// Whether a change is wanted, of a scope of which something is.
+    /// Whether a change matches, in a scope that does.
     pub fn has_change(&self, scope: &Scope, change: &crate::inventory::Change) -> bool {
         let key = &change.resource;
         let kind = |value: &str| value == objects::word(change.change);
@@ -273,7 +274,7 @@ impl Wanted {
             && self.holds("resource", |value| value == objects::name(scope, key))
     }
 
-    /// Kinds of changes that may be wanted, checked.
+    /// Checks the kinds of change that are selected.
     pub fn check_change(&self) -> Result<(), Refusal> {
         let known = [ChangeKind::Appeared, ChangeKind::Changed, ChangeKind::Disappeared].map(objects::word);
         match self.terms.iter().find(|term| term.key == "change" && !known.contains(&term.value.as_str())) {
@@ -285,8 +286,8 @@ impl Wanted {
         }
     }
 
-    /// The ids that may be wanted of a scope; none where a look at each is needed. Most ids are their own slug, so
-    /// that a name tells them; `is_slug` believes that of all.
+    /// The ids in a scope that may match; none if each resource must be checked. Most ids are their own slug, so that
+    /// the name contains the id; `is_slug` assumes this of all.
     pub fn ids(&self, scope: &Scope, is_slug: bool) -> Option<Vec<String>> {
         if let Some(id) = self.exactly("id") {
             return Some(vec![id.to_owned()]);
@@ -323,15 +324,15 @@ fn unknown_field(key: &str, moments: &[&str], more: &[&str]) -> Refusal {
     Refusal::bad_request(format!("'{key}' is no field to select by: there are {} and tag.KEY", known.join(", ")))
 }
 
-/// A viewer is a CloudScan: `namespace/name`.
-pub(super) fn namespace_of(viewer: &str) -> Option<&str> {
-    viewer.split_once('/').map(|(namespace, _)| namespace)
+/// A subscriber is a CloudScan: `namespace/name`.
+pub(super) fn namespace_of(subscriber: &str) -> Option<&str> {
+    subscriber.split_once('/').map(|(namespace, _)| namespace)
 }
 
-/// Whom the tags of a resource name as the owner, by the measure of the CloudScan that covers it.
+/// Finds the owner that a resource's tags name, by the settings of the CloudScan to which it is visible.
 pub(super) struct Owners {
     store: Store,
-    settings: HashMap<Viewer, Arc<OwnershipSettings>>,
+    settings: HashMap<Subscriber, Arc<OwnershipSettings>>,
 }
 
 impl Owners {
@@ -339,22 +340,23 @@ impl Owners {
         Self { store: store.clone(), settings: HashMap::new() }
     }
 
-    /// The measure of the first CloudScan of a namespace that covers a scope.
+    /// The settings of the first CloudScan of a namespace to which a scope is visible.
     pub fn measure(
         &mut self,
-        seen: &SeenScope<'_>,
+        seen: &VisibleScope<'_>,
         namespace: &str,
     ) -> Result<Arc<OwnershipSettings>, StoreError> {
-        let covering = seen.viewers.iter().find(|viewer| namespace_of(viewer.as_str()) == Some(namespace));
-        let Some(viewer) = covering else { return Ok(Arc::default()) };
-        if let Some(settings) = self.settings.get(*viewer) {
+        let seeing =
+            seen.subscribers.iter().find(|subscriber| namespace_of(subscriber.as_str()) == Some(namespace));
+        let Some(subscriber) = seeing else { return Ok(Arc::default()) };
+        if let Some(settings) = self.settings.get(*subscriber) {
             return Ok(settings.clone());
         }
-        let noted = self.store.note(viewer, OWNERSHIP)?;
+        let noted = self.store.note(subscriber, OWNERSHIP)?;
         let settings: OwnershipSettings =
             noted.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
         let settings = Arc::new(settings);
-        self.settings.insert((*viewer).clone(), settings.clone());
+        self.settings.insert((*subscriber).clone(), settings.clone());
         Ok(settings)
     }
 }
@@ -363,7 +365,7 @@ pub(super) fn owner(resource: &Resource, settings: &OwnershipSettings) -> Option
     policy::owner_in_tags(resource.tags.known()?, settings).map(str::to_owned)
 }
 
-/// Where a list was cut: it goes on behind this.
+/// Where a list was cut: it continues after this.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Place {
     pub revision: Revision,
@@ -386,50 +388,50 @@ impl Place {
     }
 }
 
-/// A resource in a namespace.
-pub(super) struct Found {
+/// A matching resource in a namespace.
+pub(super) struct ResourceMatch {
     pub scope: u32,
     pub rid: Rid,
     pub resource: Resource,
     pub owner: Option<String>,
 }
 
-/// Everything that is wanted, scope by scope, behind a place; for as long as `tell` wants more.
+/// Passes all matches after a place to `report`, scope by scope, until `report` returns false.
 pub(super) fn each(
     snapshot: &StoreSnapshot,
-    wanted: &Wanted,
+    selection: &Selection,
     owners: &mut Owners,
     behind: Option<&Place>,
-    tell: &mut dyn FnMut(&str, Found) -> Result<bool, Refusal>,
+    report: &mut dyn FnMut(&str, ResourceMatch) -> Result<bool, Refusal>,
 ) -> Result<bool, Refusal> {
-    if wanted.exactly("metadata.name").is_some() {
+    if selection.exactly("metadata.name").is_some() {
         let mut is_found = false;
-        let goes_on = each_of(snapshot, wanted, owners, behind, true, &mut |namespace, found| {
+        let goes_on = each_of(snapshot, selection, owners, behind, true, &mut |namespace, found| {
             is_found = true;
-            tell(namespace, found)
+            report(namespace, found)
         })?;
         if is_found {
             return Ok(goes_on);
         }
     }
-    each_of(snapshot, wanted, owners, behind, false, tell)
+    each_of(snapshot, selection, owners, behind, false, report)
 }
 
 fn each_of(
     snapshot: &StoreSnapshot,
-    wanted: &Wanted,
+    selection: &Selection,
     owners: &mut Owners,
     behind: Option<&Place>,
     is_slug: bool,
-    tell: &mut dyn FnMut(&str, Found) -> Result<bool, Refusal>,
+    report: &mut dyn FnMut(&str, ResourceMatch) -> Result<bool, Refusal>,
 ) -> Result<bool, Refusal> {
     let from = behind.map_or(0, |place| place.scope);
-    for seen in snapshot.seen_scopes().filter(|seen| seen.number >= from && wanted.has_scope(seen.scope)) {
-        let namespaces = wanted.namespaces(&seen);
+    for seen in snapshot.visible_scopes().filter(|seen| seen.number >= from && selection.has_scope(seen.scope)) {
+        let namespaces = selection.namespaces(&seen);
         if namespaces.is_empty() {
             continue;
         }
-        let ids = wanted.ids(seen.scope, is_slug);
+        let ids = selection.ids(seen.scope, is_slug);
         for namespace in namespaces {
             let behind = behind.filter(|place| place.scope == seen.number);
             if behind.is_some_and(|place| namespace < place.namespace.as_str()) {
@@ -437,20 +439,20 @@ fn each_of(
             }
             let behind = behind.filter(|place| place.namespace == namespace).map(|place| place.id.as_str());
             let settings = owners.measure(&seen, namespace)?;
-            let mut tell = |rid, resource: Resource| {
+            let mut report = |rid, resource: Resource| {
                 let owner = owner(&resource, &settings);
-                if !wanted.has(&resource, owner.as_deref()) {
+                if !selection.has(&resource, owner.as_deref()) {
                     return Ok(true);
                 }
-                tell(namespace, Found { scope: seen.number, rid, resource, owner })
+                report(namespace, ResourceMatch { scope: seen.number, rid, resource, owner })
             };
             let goes_on = match &ids {
-                None => snapshot.page(seen.number, behind, &mut tell)?,
+                None => snapshot.page(seen.number, behind, &mut report)?,
                 Some(ids) => {
                     let mut goes_on = true;
                     for id in ids.iter().filter(|id| behind.is_none_or(|behind| id.as_str() > behind)) {
                         if let Some((rid, resource)) = snapshot.lookup(seen.number, id) {
-                            goes_on = goes_on && tell(rid, resource)?;
+                            goes_on = goes_on && report(rid, resource)?;
                         }
                     }
                     goes_on
@@ -464,23 +466,24 @@ fn each_of(
     Ok(true)
 }
 
-/// The scopes of which something was asked and that were not current at the moment of a snapshot.
-pub(super) fn not_current(snapshot: &StoreSnapshot, wanted: &Wanted) -> Vec<ScopeView> {
-    let asked = |seen: &SeenScope<'_>| wanted.has_scope(seen.scope) && !wanted.namespaces(seen).is_empty();
-    let views = snapshot.seen_scopes().filter(asked).map(|seen| snapshot.view_of(seen.number));
+/// The selected scopes that were not current at the moment of a snapshot.
+pub(super) fn not_current(snapshot: &StoreSnapshot, selection: &Selection) -> Vec<ScopeView> {
+    let requested =
+        |seen: &VisibleScope<'_>| selection.has_scope(seen.scope) && !selection.namespaces(seen).is_empty();
+    let views = snapshot.visible_scopes().filter(requested).map(|seen| snapshot.view_of(seen.number));
     views.filter(|view| view.status != ScopeStatus::Current).collect()
 }
 
-/// The same for people, in a line; none where all were current.
+/// The same as a line for people; none if all were current.
 pub(super) fn warning(unknown: &[ScopeView], at: Timestamp) -> Option<String> {
-    /// More than a line holds nobody reads.
-    const NAMED: usize = 3;
-    let named = unknown.iter().take(NAMED).map(|view| match view.watermark {
-        Some(watermark) => format!("{} (last looked at whole {})", view.scope, watermark.to),
-        None => format!("{} (never looked at whole)", view.scope),
+    /// More would make the line too long to read.
+    const SCOPES_NAMED_MAX: usize = 3;
+    let named = unknown.iter().take(SCOPES_NAMED_MAX).map(|view| match view.watermark {
+        Some(watermark) => format!("{} (last complete sweep {})", view.scope, watermark.to),
+        None => format!("{} (never swept completely)", view.scope),
     });
     let named = named.collect::<Vec<_>>().join(", ");
-    let more = if unknown.len() > NAMED { ", ..." } else { "" };
+    let more = if unknown.len() > SCOPES_NAMED_MAX { ", ..." } else { "" };
     let are = if unknown.len() == 1 { "scope was" } else { "scopes were" };
     (!unknown.is_empty()).then(|| format!("{} {are} not current at {at}: {named}{more}", unknown.len()))
 }
@@ -530,15 +533,15 @@ mod tests {
     #[test]
     fn what_can_t_be_asked_says_what_can() {
         let options = |fields: &str| Options { field_selector: fields.to_owned(), ..Options::default() };
-        let parse = |fields: &str, moments: &[&str]| Wanted::parse(None, &options(fields), moments, &[]);
+        let parse = |fields: &str, moments: &[&str]| Selection::parse(None, &options(fields), moments, &[]);
         let unknown = parse("status.phase=x", &["asOf"]).unwrap_err();
         assert!(unknown.message.contains("'status.phase' is no field") && unknown.message.contains("asOf"));
         assert!(parse("asOf=1", &[]).is_err(), "not of this kind");
         let neither = parse("untagged=maybe", &[]).unwrap_err();
         assert_eq!(neither.message, "untagged is true or false, not 'maybe'");
         assert!(parse("asOf!=1", &["asOf"]).is_err() && parse("asOf=1,asOf=2", &["asOf"]).is_err());
-        let wanted = parse("asOf=1,id=vol-1,tag.owner!=x", &["asOf"]).unwrap();
-        assert_eq!((wanted.as_of.as_deref(), wanted.exactly("id")), (Some("1"), Some("vol-1")));
+        let selection = parse("asOf=1,id=vol-1,tag.owner!=x", &["asOf"]).unwrap();
+        assert_eq!((selection.as_of.as_deref(), selection.exactly("id")), (Some("1"), Some("vol-1")));
         assert!(Options::parse("limit=x").is_err() && Options::parse("watch=perhaps").is_err());
         let options = Options::parse("watch=1&limit=0&resourceVersion=0&pretty=true").unwrap();
         assert!(options.is_watch && options.limit.is_none() && options.revision().unwrap().is_none());
@@ -550,10 +553,10 @@ mod tests {
         #[test]
         fn no_query_is_a_panic(query in ".{0,80}", fields in "[a-zA-Z.!=,\\\\]{0,40}", token in "[A-Za-z0-9_-]{0,60}") {
             if let Ok(options) = Options::parse(&query) {
-                drop((options.revision(), Wanted::parse(None, &options, &["asOf"], &["change"])));
+                drop((options.revision(), Selection::parse(None, &options, &["asOf"], &["change"])));
             }
             let options = Options { label_selector: fields.clone(), field_selector: fields, ..Options::default() };
-            drop((Wanted::parse(None, &options, &["from", "to"], &["net"]), Place::parse(&token)));
+            drop((Selection::parse(None, &options, &["from", "to"], &["net"]), Place::parse(&token)));
         }
     }
 }

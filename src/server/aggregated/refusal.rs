@@ -1,4 +1,4 @@
-//! Answers that are no answer, as Kubernetes' `Status`.
+//! Error answers, as Kubernetes' `Status`.
 
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -12,10 +12,10 @@ use crate::store::StoreError;
 #[error("{message}")]
 pub(super) struct Refusal {
     pub code: StatusCode,
-    /// One of Kubernetes' reasons: clients decide by it.
+    /// One of Kubernetes' reasons: clients act on it.
     pub reason: &'static str,
     pub message: String,
-    /// To be asked again after so many seconds.
+    /// After how many seconds to retry.
     pub retry_after_seconds: Option<u32>,
 }
 
@@ -89,17 +89,17 @@ impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Self {
         match &error {
             StoreError::Compacted { .. } | StoreError::NotKept { .. } | StoreError::TooEarly { .. } => {
-                Self::expired(query::told(&error))
+                Self::expired(query::message_of(&error))
             }
-            // Clients know it from a cache that lags behind, and ask again.
+            // Clients know this from a cache that lags behind, and retry.
             StoreError::Future { .. } => {
-                let refusal = Self::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", query::told(&error));
+                let refusal = Self::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", query::message_of(&error));
                 Self { retry_after_seconds: Some(1), ..refusal }
             }
             StoreError::ReaderExpired { .. } => {
-                Self::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", query::told(&error))
+                Self::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", query::message_of(&error))
             }
-            _ => Self::internal(query::told(&error)),
+            _ => Self::internal(query::message_of(&error)),
         }
     }
 }

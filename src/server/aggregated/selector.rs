@@ -1,5 +1,5 @@
-//! Selectors as Kubernetes writes them: field selectors, `key=value,other!=value` with `\` before a `,`, `=` or
-//! `\` that is meant, and label selectors with `in`, `notin` and existence.
+//! Selectors in Kubernetes' notation: field selectors, `key=value,other!=value` with `\` before a literal `,`, `=` or
+//! `\`, and label selectors with `in`, `notin` and existence.
 
 use std::collections::BTreeSet;
 
@@ -7,8 +7,8 @@ use kube::core::{Expression, Selector};
 
 use super::refusal::Refusal;
 
-/// Longer ones are no selectors that anybody wrote.
-const MAX_LENGTH: usize = 4_096;
+/// No real selector is longer.
+const SELECTOR_MAX_BYTES: usize = 4_096;
 
 /// One term of a field selector.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,14 +23,14 @@ fn malformed(text: &str, why: &str) -> Refusal {
 }
 
 fn check_length(text: &str) -> Result<(), Refusal> {
-    if text.len() > MAX_LENGTH {
-        let message = format!("a selector of {} characters: {MAX_LENGTH} at most", text.len());
+    if text.len() > SELECTOR_MAX_BYTES {
+        let message = format!("a selector of {} characters: {SELECTOR_MAX_BYTES} at most", text.len());
         return Err(Refusal::bad_request(message));
     }
     Ok(())
 }
 
-/// As apimachinery's `fields.ParseSelector` reads them.
+/// Parses like apimachinery's `fields.ParseSelector`.
 pub(super) fn fields(text: &str) -> Result<Vec<Term>, Refusal> {
     check_length(text)?;
     let mut terms = Vec::new();
@@ -48,7 +48,7 @@ pub(super) fn fields(text: &str) -> Result<Vec<Term>, Refusal> {
     Ok(terms)
 }
 
-/// At the commas that no backslash stands before.
+/// Splits at commas without a backslash before them.
 fn split(text: &str) -> Vec<&str> {
     let (mut terms, mut from, mut is_escaped) = (Vec::new(), 0, false);
     for (at, c) in text.char_indices() {
@@ -90,7 +90,7 @@ fn unescaped(value: &str) -> Option<String> {
     Some(out)
 }
 
-/// As apimachinery's `labels.Parse` reads them.
+/// Parses like apimachinery's `labels.Parse`.
 pub(super) fn labels(text: &str) -> Result<Selector, Refusal> {
     check_length(text)?;
     let mut expressions = Vec::new();
@@ -106,7 +106,7 @@ pub(super) fn labels(text: &str) -> Result<Selector, Refusal> {
     Ok(expressions.into_iter().collect())
 }
 
-/// At the commas that stand in no parentheses.
+/// Splits at commas outside of parentheses.
 fn outside_of_sets(text: &str) -> impl Iterator<Item = &str> {
     let mut is_inside = false;
     text.split(move |c| {
@@ -163,7 +163,7 @@ mod tests {
     #[test]
     fn field_selectors_are_read_as_kubernetes_reads_them() {
         let term = |key: &str, is_equal, value: &str| Term { key: key.into(), is_equal, value: value.into() };
-        for (text, wanted) in [
+        for (text, selection) in [
             ("", vec![]),
             ("id=vol-1", vec![term("id", true, "vol-1")]),
             ("id==vol-1,region!=us-east-1", vec![term("id", true, "vol-1"), term("region", false, "us-east-1")]),
@@ -172,7 +172,7 @@ mod tests {
             ("owner=", vec![term("owner", true, "")]),
             (",id=a,", vec![term("id", true, "a")]),
         ] {
-            assert_eq!(fields(text).unwrap(), wanted, "{text}");
+            assert_eq!(fields(text).unwrap(), selection, "{text}");
         }
         for bad in ["vol-1", "=x", "a=b=c", r"a=b\", r"a=\n", "a!b"] {
             assert!(fields(bad).unwrap_err().message.contains("is no selector"), "{bad}");

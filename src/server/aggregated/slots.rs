@@ -1,4 +1,4 @@
-//! What is served at once: so much in all, and of that so much for one namespace, so that none waits for another's.
+//! Limits the concurrent requests, in total and for each namespace, so that no namespace waits for another's.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,36 +8,39 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::refusal::Refusal;
 
-/// Namespaces that are remembered without anything being served for them.
-const IDLE: usize = 1_024;
+/// Namespaces without a request in progress that are remembered.
+const IDLE_NAMESPACES_MAX: usize = 1_024;
 
 pub(super) struct Slots {
     all: Arc<Semaphore>,
-    of_one: usize,
+    per_namespace: usize,
     by_namespace: Mutex<HashMap<String, Arc<Semaphore>>>,
 }
 
-/// Held for as long as it is served.
+/// Held while a request is served.
 pub(super) struct Slot {
     _of_namespace: Option<OwnedSemaphorePermit>,
     _of_all: OwnedSemaphorePermit,
 }
 
 impl Slots {
-    pub fn new(all: usize, of_one: usize) -> Self {
-        Self { all: Arc::new(Semaphore::new(all)), of_one, by_namespace: Mutex::default() }
+    pub fn new(all: usize, per_namespace: usize) -> Self {
+        Self { all: Arc::new(Semaphore::new(all)), per_namespace, by_namespace: Mutex::default() }
     }
 
     fn of(&self, namespace: &str) -> Arc<Semaphore> {
         let mut by_namespace = self.by_namespace.lock().unwrap_or_else(PoisonError::into_inner);
-        if by_namespace.len() >= IDLE {
+        if by_namespace.len() >= IDLE_NAMESPACES_MAX {
             by_namespace
-                .retain(|_, slots| slots.available_permits() < self.of_one || Arc::strong_count(slots) > 1);
+                .retain(|_, slots| slots.available_permits() < self.per_namespace || Arc::strong_count(slots) > 1);
         }
-        by_namespace.entry(namespace.to_owned()).or_insert_with(|| Arc::new(Semaphore::new(self.of_one))).clone()
+        by_namespace
+            .entry(namespace.to_owned())
+            .or_insert_with(|| Arc::new(Semaphore::new(self.per_namespace)))
+            .clone()
     }
 
-    /// That of a namespace first: whoever waits for its own holds none of all.
+    /// The permit of the namespace first: a request that waits for it holds none of the total.
     async fn wait(&self, namespace: Option<&str>) -> Option<Slot> {
         let of_namespace = match namespace {
             None => None,
@@ -46,9 +49,9 @@ impl Slots {
         Some(Slot { _of_namespace: of_namespace, _of_all: self.all.clone().acquire_owned().await.ok()? })
     }
 
-    /// Waits for one, for so long.
-    pub async fn take_within(&self, namespace: Option<&str>, patience: Duration) -> Result<Slot, Refusal> {
-        let slot = tokio::time::timeout(patience, self.wait(namespace)).await;
+    /// Waits for a slot, for `wait_max` at most.
+    pub async fn take_within(&self, namespace: Option<&str>, wait_max: Duration) -> Result<Slot, Refusal> {
+        let slot = tokio::time::timeout(wait_max, self.wait(namespace)).await;
         slot.ok().flatten().ok_or_else(Refusal::too_many)
     }
 }
@@ -76,10 +79,10 @@ mod tests {
     async fn who_asks_under_many_names_is_not_remembered_for_ever() {
         let slots = Slots::new(3, 2);
         let _held = slots.take_within(Some("held"), Duration::ZERO).await.unwrap();
-        for n in 0..3 * IDLE {
+        for n in 0..3 * IDLE_NAMESPACES_MAX {
             drop(slots.take_within(Some(&format!("team-{n}")), Duration::ZERO).await.unwrap());
         }
         let by_namespace = slots.by_namespace.lock().unwrap();
-        assert!(by_namespace.len() <= IDLE && by_namespace["held"].available_permits() == 1);
+        assert!(by_namespace.len() <= IDLE_NAMESPACES_MAX && by_namespace["held"].available_permits() == 1);
     }
 }

@@ -6,14 +6,14 @@ use serde_json::{Value, json};
 use super::objects::{CloudResourceStatus, Object, ResourceChangeStatus, ResourceHistoryStatus};
 use crate::inventory::Timestamp;
 
-/// A column: name, type, format, whether only `-o wide` shows it, what it says.
+/// A column: name, type, format, whether only `-o wide` shows it, description.
 type Column = (&'static str, &'static str, &'static str, bool, &'static str);
 
-/// What can be a row.
+/// Objects that can be shown as rows.
 pub(super) trait Rows: Serialize {
     const COLUMNS: &'static [Column];
 
-    /// One for most; a history has one for each change.
+    /// One row for most kinds; a history has one for each change.
     fn rows(&self) -> Vec<Vec<Value>>;
 }
 
@@ -34,7 +34,7 @@ impl Rows for Object<CloudResourceStatus> {
         ("Owner", "string", "", false, "Whom its tags name as the owner"),
         ("Account", "string", "", false, "The account that holds it"),
         ("Region", "string", "", false, "The region that holds it"),
-        ("State", "string", "", false, "Present, or Unknown where nobody could look"),
+        ("State", "string", "", false, "Present, or Unknown where the last sweeps are missing or failed"),
         ("Seen", "string", "", false, "How long ago it was first seen"),
         ("Type", "string", "", true, "Its CloudFormation type"),
         ("ID", "string", "", true, "Its own id"),
@@ -64,7 +64,7 @@ impl Rows for Object<CloudResourceStatus> {
     }
 }
 
-/// As kubectl writes ages: two units where one says too little.
+/// Ages in kubectl's format: two units where one is too imprecise.
 fn age(since: Timestamp, now: Timestamp) -> String {
     let seconds = now.since(since).as_secs();
     let (minutes, hours, days) = (seconds / 60, seconds / 3_600, seconds / 86_400);
@@ -85,7 +85,7 @@ fn age(since: Timestamp, now: Timestamp) -> String {
     }
 }
 
-/// With what makes it unknown.
+/// The state, with the reason if it is unknown.
 fn state(status: &CloudResourceStatus) -> String {
     match &status.suspect {
         Some(suspect) if suspect.held => "Unknown (missing, held)".to_owned(),
@@ -109,7 +109,7 @@ impl Rows for Object<ResourceChangeStatus> {
 
     fn rows(&self) -> Vec<Vec<Value>> {
         let status = &self.status;
-        let mut row = told(status);
+        let mut row = history_cells(status);
         row.insert(3, json!(status.subject.resource_type));
         row.insert(4, json!(status.subject.id));
         row.extend([json!(status.subject.account), json!(status.subject.region), json!(self.metadata.name)]);
@@ -126,15 +126,15 @@ impl Rows for Object<ResourceHistoryStatus> {
     ];
 
     fn rows(&self) -> Vec<Vec<Value>> {
-        self.status.changes.iter().map(told).collect()
+        self.status.changes.iter().map(history_cells).collect()
     }
 }
 
-fn told(change: &ResourceChangeStatus) -> Vec<Value> {
+fn history_cells(change: &ResourceChangeStatus) -> Vec<Value> {
     vec![json!(change.revision), json!(change.time), json!(change.change), json!(change.message)]
 }
 
-/// The rows of an object, each with what of it is asked for.
+/// The rows of an object, each with the requested part of it.
 pub(super) fn rows<S: Serialize>(object: &Object<S>, include: Option<&str>) -> Vec<Value>
 where
     Object<S>: Rows,
@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn ages_are_written_as_kubectl_writes_them() {
         let since = Timestamp::from_millis(0);
-        for (seconds, wanted) in [
+        for (seconds, selection) in [
             (0, "0s"),
             (119, "119s"),
             (120, "2m"),
@@ -176,7 +176,7 @@ mod tests {
             (864_000, "10d"),
             (94_608_000, "3y"),
         ] {
-            assert_eq!(age(since, since.plus(Duration::from_secs(seconds))), wanted, "{seconds} s");
+            assert_eq!(age(since, since.plus(Duration::from_secs(seconds))), selection, "{seconds} s");
         }
     }
 }

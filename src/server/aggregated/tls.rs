@@ -1,9 +1,9 @@
-//! Who may connect, and as whom: the certificates on both sides.
+//! Who may connect, and as which user: the certificates on both sides.
 //!
-//! The API server's front proxy proves itself by a client certificate, signed by the CA and under a name that
-//! the ConfigMap `kube-system/extension-apiserver-authentication` names; only then is any header read that says
-//! who the user is. Our own certificate is made at the start, under a CA of this process alone, and made anew long
-//! before it ends; the APIService is told of the CA by [`super::bundle`].
+//! The API server's front proxy authenticates with a client certificate, signed by the CA and under a name that the
+//! ConfigMap `kube-system/extension-apiserver-authentication` contains. Only then are the headers read that name the
+//! user. The serving certificate is created at startup, under a CA of this process alone, and renewed long before it
+//! expires; [`super::bundle`] publishes the CA in the APIService.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -31,27 +31,27 @@ use super::access::User;
 use super::refusal::Refusal;
 use crate::server::listen::Bounded;
 
-/// The CA lives as long as any process may; who restarts it has another.
-const CA_DAYS: i64 = 3_650;
-const CERTIFICATE_DAYS: i64 = 90;
-/// Made anew this long before it ends.
-pub(super) const RENEWED_AFTER: Duration = Duration::from_hours(24 * 60);
-/// Clocks differ.
+/// The CA outlives any process; a restart creates another.
+const CA_VALID_DAYS: i64 = 3_650;
+const CERTIFICATE_VALID_DAYS: i64 = 90;
+/// The age at which the certificate is renewed.
+pub(super) const CERTIFICATE_RENEWAL_AGE: Duration = Duration::from_hours(24 * 60);
+/// Tolerance for clock differences.
 const SKEW: SignedDuration = SignedDuration::from_hours(1);
-/// A handshake that takes longer is none.
-const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Handshakes at once; the oldest ends when there are more.
-const HANDSHAKES: usize = 128;
-/// Of the ConfigMap: the CA of the front proxy.
+/// Maximum time for a handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Concurrent handshakes; beyond this the oldest is aborted.
+const HANDSHAKES_IN_FLIGHT_MAX: usize = 128;
+/// The ConfigMap's key with the CA of the front proxy.
 const CLIENT_CA: &str = "requestheader-client-ca-file";
-/// Connections that wait to be taken.
-const BACKLOG: usize = 64;
+/// Connections that wait to be accepted.
+const ACCEPTED_CONNECTIONS_BUFFER: usize = 64;
 
-/// What the API server's ConfigMap says of its front proxy.
+/// The front proxy settings in the API server's ConfigMap.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct FrontProxy {
     client_ca: String,
-    /// Empty allows any that the CA has signed.
+    /// If empty, any name that the CA has signed is allowed.
     allowed_names: Vec<String>,
     username_headers: Vec<String>,
     uid_headers: Vec<String>,
@@ -95,12 +95,10 @@ impl FrontProxy {
         })
     }
 
-    /// Who asks: only from a connection whose certificate the CA has signed under an allowed name.
+    /// The user of a request: only from a connection whose certificate the CA has signed under an allowed name.
     pub fn user(&self, peer: &Peer, headers: &HeaderMap) -> Result<User, Refusal> {
         let name = peer.common_name.as_deref().ok_or_else(|| {
-            Refusal::unauthorized(
-                "without the client certificate of the API server's front proxy nobody is believed",
-            )
+            Refusal::unauthorized("without the client certificate of the API server's front proxy no request is accepted")
         })?;
         if !self.allowed_names.is_empty() && !self.allowed_names.iter().any(|allowed| allowed == name) {
             let message = format!("the client certificate of '{}' is not the front proxy's", name.escape_debug());
@@ -129,7 +127,7 @@ impl FrontProxy {
     }
 }
 
-/// Keys of extra values come percent-encoded in the names of headers.
+/// Decodes a key of an extra value: header names contain it percent-encoded.
 fn decoded(key: &str) -> String {
     let mut out = Vec::with_capacity(key.len());
     let bytes = key.as_bytes();
@@ -150,7 +148,7 @@ fn decoded(key: &str) -> String {
     String::from_utf8(out).unwrap_or_else(|_| key.to_owned())
 }
 
-/// A CA of this process, and what it signs.
+/// The CA of this process, which signs its certificates.
 pub(super) struct Authority {
     pub pem: String,
     issuer: Issuer<'static, KeyPair>,
@@ -158,7 +156,7 @@ pub(super) struct Authority {
 }
 
 impl Authority {
-    /// For a server that is known under these DNS names.
+    /// For a server with these DNS names.
     pub fn new(names: Vec<String>) -> Result<Self, TlsError> {
         let failed = |error: rcgen::Error| TlsError::Certificate(error.into());
         let key = KeyPair::generate().map_err(failed)?;
@@ -166,7 +164,7 @@ impl Authority {
         params.distinguished_name.push(DnType::CommonName, "elava query API");
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
-        valid_for(&mut params, CA_DAYS);
+        valid_for(&mut params, CA_VALID_DAYS);
         let pem = params.self_signed(&key).map_err(failed)?.pem();
         Ok(Self { pem, issuer: Issuer::new(params, key), names })
     }
@@ -176,14 +174,14 @@ impl Authority {
         let failed = |error: rcgen::Error| TlsError::Certificate(error.into());
         let mut params = CertificateParams::new(self.names.clone()).map_err(failed)?;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        valid_for(&mut params, CERTIFICATE_DAYS);
+        valid_for(&mut params, CERTIFICATE_VALID_DAYS);
         let key = KeyPair::generate().map_err(failed)?;
         let certificate = params.signed_by(&key, &self.issuer).map_err(failed)?;
         Ok((certificate.der().clone(), PrivatePkcs8KeyDer::from(key.serialize_der()).into()))
     }
 
-    /// What a connection is made by: our certificate, and the CA that must have signed the client's. One
-    /// without any is let in to be told so.
+    /// The settings of a connection: the serving certificate, and the CA that must have signed the client's. A client
+    /// without a certificate may connect, to receive an error.
     pub fn server(&self, proxy: Option<&FrontProxy>) -> Result<Arc<ServerConfig>, TlsError> {
         let verifier = match proxy {
             None => Arc::new(NoClientAuth),
@@ -222,16 +220,16 @@ fn valid_for(params: &mut CertificateParams, days: i64) {
         rcgen::date_time_ymd(date.year().into(), date.month().unsigned_abs(), date.day().unsigned_abs())
     };
     let now = Timestamp::now();
-    // Whole days: it began yesterday at the latest.
+    // Whole days: it is valid since yesterday at the latest.
     params.not_before = day(now - SKEW);
     params.not_after = day(now + SignedDuration::from_hours(24 * days));
 }
 
-/// What is served with and what the front proxy is believed by; replaced while connections are open.
+/// The serving settings and the trusted front proxy; replaced while connections are open.
 #[derive(Clone)]
 pub(super) struct Trust {
     pub server: Arc<ServerConfig>,
-    /// None until the API server has said so.
+    /// None until they are read from the API server.
     pub proxy: Option<Arc<FrontProxy>>,
 }
 
@@ -244,7 +242,7 @@ pub(super) fn trusted(trust: &SharedTrust) -> Trust {
 /// The other end of a connection.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Peer {
-    /// Of its verified certificate; none where it showed none.
+    /// From its verified certificate; none if it presented none.
     common_name: Option<String>,
 }
 
@@ -267,7 +265,7 @@ fn common_name(certificate: &CertificateDer<'_>) -> Option<String> {
     Some(name.to_owned())
 }
 
-/// Connections whose handshake is done. One that takes its time holds up no other.
+/// Connections with a completed handshake. A slow handshake delays no other connection.
 pub(super) struct TlsListener {
     ready: mpsc::Receiver<(TlsStream<TcpStream>, Peer)>,
     accepting: tokio::task::JoinHandle<()>,
@@ -275,9 +273,9 @@ pub(super) struct TlsListener {
 
 impl TlsListener {
     pub fn new(listener: TcpListener, trust: SharedTrust) -> Self {
-        let (sender, ready) = mpsc::channel(BACKLOG);
+        let (sender, ready) = mpsc::channel(ACCEPTED_CONNECTIONS_BUFFER);
         let accepting = tokio::spawn(async move {
-            let mut handshakes = Bounded::to(HANDSHAKES);
+            let mut handshakes = Bounded::to(HANDSHAKES_IN_FLIGHT_MAX);
             loop {
                 let Ok((stream, from)) = listener.accept().await else {
                     // Out of file handles: some will be closed.
@@ -299,7 +297,7 @@ async fn handshake(
     sender: mpsc::Sender<(TlsStream<TcpStream>, Peer)>,
 ) {
     drop(stream.set_nodelay(true));
-    match tokio::time::timeout(HANDSHAKE, TlsAcceptor::from(server).accept(stream)).await {
+    match tokio::time::timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(server).accept(stream)).await {
         Ok(Ok(stream)) => {
             let peer = Peer::of(&stream);
             drop(sender.send((stream, peer)).await);
@@ -322,7 +320,7 @@ impl Listener for TlsListener {
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         match self.ready.recv().await {
             Some(connection) => connection,
-            // It is aborted only with this.
+            // The task is aborted only when this is dropped.
             None => std::future::pending().await,
         }
     }

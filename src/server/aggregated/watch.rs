@@ -1,11 +1,12 @@
 //! Watches: from a revision on, everything that becomes visible, changes, or goes.
 //!
-//! Nothing is queued for a watcher. It holds the state that it was told last, which costs what changed since, and
-//! compares it with the newest as fast as its client reads; so a slow one holds up nobody, and finds less to be
-//! told. One that retention overtakes gets an ERROR event with 410, and lists again.
+//! No events are queued for a watch. It holds the last state that it reported, which costs what changed since, and
+//! compares it with the newest as fast as its client reads. So a slow client delays no other, and has fewer changes to
+//! receive. A watch that retention overtakes gets an ERROR event with 410, and its client lists again.
 //!
-//! One revision may touch many resources, and a client that was cut off goes on from the resource version that it
-//! saw last. So all events of a revision but the last carry the revision before: what was not told is told again.
+//! One revision may change many resources, and a client that was interrupted continues from the last resource version
+//! that it saw. So all events of a revision but the last carry the revision before: events that were not received are
+//! sent again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -17,23 +18,23 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::discovery::{CHANGES, Kind, RESOURCES};
-use super::list::{Covered, check_tenant, span};
+use super::list::{PastVisibility, check_tenant, span};
 use super::objects::{self, Object};
-use super::question::{Form, Found, Options, Owners, Wanted, each, owner};
+use super::question::{Form, Options, Owners, ResourceMatch, Selection, each, owner};
 use super::refusal::Refusal;
 use super::slots::Slot;
 use super::table::{self, Rows};
 use crate::inventory::{Moment, Revision, ScopeStatus, Snapshot};
 use crate::store::{Rid, ScopeNo, Store, StoreSnapshot};
 
-/// How often a watcher looks for what no revision says: scopes that are no longer current.
-const TICK: Duration = Duration::from_secs(10);
-/// How often one that asked for bookmarks gets one.
-const BOOKMARK: Duration = Duration::from_mins(1);
-/// Without a time of its own a watch ends after so long, as kube-apiserver's do.
-const LONGEST: Duration = Duration::from_mins(45);
-/// Events that wait for a slow reader.
-const BUFFER: usize = 64;
+/// Interval between checks for changes without a revision: scopes that are no longer current.
+const POLL_INTERVAL: Duration = Duration::from_secs(10);
+/// Interval between bookmarks, for watches that request them.
+const BOOKMARK_INTERVAL: Duration = Duration::from_mins(1);
+/// The duration of a watch that requests none, as in kube-apiserver; also the maximum.
+const WATCH_TIMEOUT_DEFAULT: Duration = Duration::from_mins(45);
+/// Events that are buffered for a slow reader.
+const EVENT_BUFFER: usize = 64;
 
 /// Writes events of one watch.
 struct Events {
@@ -43,17 +44,17 @@ struct Events {
     has_columns: bool,
 }
 
-/// The client is gone, or its time is over.
-struct Over;
+/// The client is gone, or the watch has ended.
+struct WatchEnded;
 
 enum Stop {
-    Over,
+    WatchEnded,
     Refused(Refusal),
 }
 
-impl From<Over> for Stop {
-    fn from(_: Over) -> Self {
-        Stop::Over
+impl From<WatchEnded> for Stop {
+    fn from(_: WatchEnded) -> Self {
+        Stop::WatchEnded
     }
 }
 
@@ -64,12 +65,12 @@ impl<E: Into<Refusal>> From<E> for Stop {
 }
 
 impl Events {
-    fn send(&self, kind: &str, object: &Value) -> Result<(), Over> {
+    fn send(&self, kind: &str, object: &Value) -> Result<(), WatchEnded> {
         let line = format!("{}\n", json!({"type": kind, "object": object}));
-        self.sender.blocking_send(Ok(line.into())).map_err(|_| Over)
+        self.sender.blocking_send(Ok(line.into())).map_err(|_| WatchEnded)
     }
 
-    fn tell<S: Serialize>(&mut self, kind: &str, object: &Object<S>) -> Result<(), Over>
+    fn announce<S: Serialize>(&mut self, kind: &str, object: &Object<S>) -> Result<(), WatchEnded>
     where
         Object<S>: Rows,
     {
@@ -84,7 +85,7 @@ impl Events {
         }
     }
 
-    /// The columns stand in the first.
+    /// Only the first table contains the columns.
     fn table<S: Serialize>(&mut self, resource_version: &str, rows: Vec<Value>) -> Value
     where
         Object<S>: Rows,
@@ -99,7 +100,12 @@ impl Events {
         table
     }
 
-    fn bookmark<S: Serialize>(&mut self, kind: &Kind, revision: Revision, is_initial_end: bool) -> Result<(), Over>
+    fn bookmark<S: Serialize>(
+        &mut self,
+        kind: &Kind,
+        revision: Revision,
+        is_initial_end: bool,
+    ) -> Result<(), WatchEnded>
     where
         Object<S>: Rows,
     {
@@ -122,7 +128,7 @@ impl Events {
 /// How a watch begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Start {
-    /// With everything that there is.
+    /// With all existing objects.
     All {
         with_bookmark: bool,
     },
@@ -142,8 +148,8 @@ fn start(options: &Options) -> Result<Start, Refusal> {
     Ok(options.revision()?.map_or(Start::All { with_bookmark: false }, Start::After))
 }
 
-/// Runs a watch until its client or its time is gone. Each call of `step` tells what is new, on a thread that may
-/// wait for a slow reader, and returns up to which revision; between them no thread is held.
+/// Runs a watch until its client is gone or its time has passed. Each call of `step` sends what is new, on a thread
+/// that may wait for a slow reader, and returns the revision that it reached. Between calls no thread is held.
 fn run(
     store: &Store,
     options: &Options,
@@ -151,8 +157,8 @@ fn run(
     permit: Slot,
     mut step: impl FnMut(&mut Events) -> Result<Revision, Stop> + Send + 'static,
 ) -> Response {
-    let (sender, receiver) = mpsc::channel(BUFFER);
-    let ends = Instant::now() + options.timeout.unwrap_or(LONGEST).min(LONGEST);
+    let (sender, receiver) = mpsc::channel(EVENT_BUFFER);
+    let ends = Instant::now() + options.timeout.unwrap_or(WATCH_TIMEOUT_DEFAULT).min(WATCH_TIMEOUT_DEFAULT);
     let mut events = Events { sender, form, include: options.include_object.clone(), has_columns: false };
     let store = store.clone();
     tokio::spawn(async move {
@@ -165,9 +171,9 @@ fn run(
                 }
                 (step, events, done)
             });
-            let Ok((next_step, same_events, Ok(told))) = stepped.await else { return };
+            let Ok((next_step, same_events, Ok(announced))) = stepped.await else { return };
             (step, events) = (next_step, same_events);
-            if newer(&store, events.sender.closed(), told, ends).await.is_err() {
+            if wait_for_newer(&store, events.sender.closed(), announced, ends).await.is_err() {
                 return;
             }
         }
@@ -179,48 +185,58 @@ fn run(
     ([("content-type", "application/json")], Body::from_stream(lines)).into_response()
 }
 
-/// Waits for a newer revision than one, for a tick at most; [`Over`] once the watch is.
-async fn newer(store: &Store, gone: impl Future<Output = ()>, known: Revision, ends: Instant) -> Result<(), Over> {
+/// Waits for a newer revision than `known`, for one poll interval at most; [`WatchEnded`] once the watch has ended.
+async fn wait_for_newer(
+    store: &Store,
+    gone: impl Future<Output = ()>,
+    known: Revision,
+    ends: Instant,
+) -> Result<(), WatchEnded> {
     let mut revisions = store.subscribe();
     let now = Instant::now();
     if now >= ends {
-        return Err(Over);
+        return Err(WatchEnded);
     }
-    let until = ends.min(now + TICK);
+    let until = ends.min(now + POLL_INTERVAL);
     tokio::select! {
-        () = gone => Err(Over),
+        () = gone => Err(WatchEnded),
         _ = revisions.wait_for(|revision| *revision > known) => Ok(()),
         () = tokio::time::sleep_until(until.into()) => Ok(()),
     }
 }
 
-/// Tells a client that asked for them, now and then, up to which revision it knows everything.
+/// Reports at intervals, to a client that requests bookmarks, up to which revision it has received everything.
 struct Bookmarks {
     next: Option<Instant>,
-    told: Revision,
+    announced: Revision,
 }
 
 impl Bookmarks {
-    fn new(options: &Options, told: Revision) -> Self {
-        Self { next: options.allow_watch_bookmarks.then(|| Instant::now() + BOOKMARK), told }
+    fn new(options: &Options, announced: Revision) -> Self {
+        Self { next: options.allow_watch_bookmarks.then(|| Instant::now() + BOOKMARK_INTERVAL), announced }
     }
 
-    fn tell<S: Serialize>(&mut self, events: &mut Events, kind: &Kind, revision: Revision) -> Result<(), Over>
+    fn announce<S: Serialize>(
+        &mut self,
+        events: &mut Events,
+        kind: &Kind,
+        revision: Revision,
+    ) -> Result<(), WatchEnded>
     where
         Object<S>: Rows,
     {
-        if self.next.is_some_and(|next| next <= Instant::now()) && revision > self.told {
+        if self.next.is_some_and(|next| next <= Instant::now()) && revision > self.announced {
             events.bookmark::<S>(kind, revision, false)?;
-            *self = Self { next: Some(Instant::now() + BOOKMARK), told: revision };
+            *self = Self { next: Some(Instant::now() + BOOKMARK_INTERVAL), announced: revision };
         }
         Ok(())
     }
 }
 
-/// What an event says of a resource in a namespace.
-struct Told {
+/// An event for a resource in a namespace.
+struct Announcement {
     revision: Revision,
-    /// What goes is told before what comes under the same name.
+    /// Deletions are sent before additions under the same name.
     kind: What,
     namespace: String,
     scope: ScopeNo,
@@ -234,63 +250,74 @@ enum What {
     Modified,
 }
 
-/// The state that a watcher was told of last.
-struct Seen {
+/// The state that a watch reported last.
+struct WatchState {
     snapshot: StoreSnapshot,
     statuses: BTreeMap<ScopeNo, ScopeStatus>,
 }
 
-impl Seen {
-    fn new(snapshot: StoreSnapshot, wanted: &Wanted) -> Self {
-        let asked = snapshot.seen_scopes().filter(|seen| wanted.has_scope(seen.scope));
+impl WatchState {
+    fn new(snapshot: StoreSnapshot, selection: &Selection) -> Self {
+        let requested = snapshot.visible_scopes().filter(|seen| selection.has_scope(seen.scope));
         let status = |number| (number, snapshot.view_of(number).status);
-        let statuses = asked.map(|seen| seen.number).collect::<Vec<_>>().into_iter().map(status).collect();
+        let statuses = requested.map(|seen| seen.number).collect::<Vec<_>>().into_iter().map(status).collect();
         Self { snapshot, statuses }
     }
 
-    fn namespaces(&self, wanted: &Wanted, number: ScopeNo) -> BTreeSet<&str> {
-        let seen = self.snapshot.seen_scope(number).filter(|seen| wanted.has_scope(seen.scope));
-        seen.map(|seen| wanted.namespaces(&seen)).into_iter().flatten().collect()
+    fn namespaces(&self, selection: &Selection, number: ScopeNo) -> BTreeSet<&str> {
+        let seen = self.snapshot.visible_scope(number).filter(|seen| selection.has_scope(seen.scope));
+        seen.map(|seen| selection.namespaces(&seen)).into_iter().flatten().collect()
     }
 
-    /// A life as it stands here, where it does and is wanted.
+    /// A life in this state, if it exists and is selected.
     fn found(
         &self,
-        wanted: &Wanted,
+        selection: &Selection,
         owners: &mut Owners,
         (namespace, scope, rid): (&str, ScopeNo, Rid),
-    ) -> Result<Option<Found>, Refusal> {
-        let status = self.statuses.get(&scope).copied().unwrap_or(ScopeStatus::NeverLooked);
-        let (Some(resource), Some(seen)) = (self.snapshot.living(rid, status), self.snapshot.seen_scope(scope))
+    ) -> Result<Option<ResourceMatch>, Refusal> {
+        let status = self.statuses.get(&scope).copied().unwrap_or(ScopeStatus::NeverScanned);
+        let (Some(resource), Some(seen)) = (self.snapshot.living(rid, status), self.snapshot.visible_scope(scope))
         else {
             return Ok(None);
         };
         let owner = owner(&resource, &*owners.measure(&seen, namespace)?);
-        let is_wanted = wanted.has(&resource, owner.as_deref());
-        Ok(is_wanted.then_some(Found { scope, rid, resource, owner }))
+        let is_selected = selection.has(&resource, owner.as_deref());
+        Ok(is_selected.then_some(ResourceMatch { scope, rid, resource, owner }))
     }
 }
 
-/// What is to be told of the step from one state to another, in the order of the revisions.
-fn told_between(seen: &Seen, now: &Seen, wanted: &Wanted, owners: &mut Owners) -> Result<Vec<Told>, Refusal> {
+/// The events for the step from one state to another, in the order of the revisions.
+fn announced_between(
+    seen: &WatchState,
+    now: &WatchState,
+    selection: &Selection,
+    owners: &mut Owners,
+) -> Result<Vec<Announcement>, Refusal> {
     let newest = now.snapshot.revision();
     let touched = now.snapshot.touched_since(seen.snapshot.revision())?;
-    let mut told = Vec::new();
-    // What came into sight, or went out of it, with its scope.
+    let mut announced = Vec::new();
+    // Lives that became visible, or no longer are, with their scope.
     for (number, revision) in &touched.scopes {
-        let (before, after) = (seen.namespaces(wanted, *number), now.namespaces(wanted, *number));
+        let (before, after) = (seen.namespaces(selection, *number), now.namespaces(selection, *number));
         let gone = before.difference(&after).map(|namespace| (What::Deleted, *namespace, seen));
         let came = after.difference(&before).map(|namespace| (What::Added, *namespace, now));
         for (kind, namespace, state) in gone.chain(came) {
             for rid in state.snapshot.lives_of(*number) {
-                if state.found(wanted, owners, (namespace, *number, *rid))?.is_some() {
+                if state.found(selection, owners, (namespace, *number, *rid))?.is_some() {
                     let namespace = namespace.to_owned();
-                    told.push(Told { revision: *revision, kind, namespace, scope: *number, rid: *rid });
+                    announced.push(Announcement {
+                        revision: *revision,
+                        kind,
+                        namespace,
+                        scope: *number,
+                        rid: *rid,
+                    });
                 }
             }
         }
     }
-    // What was touched, and all of a scope that is no longer current, or is again.
+    // Lives that were changed, and all lives of a scope that is no longer current, or is again.
     let mut lives: BTreeMap<Rid, (ScopeNo, Revision)> = BTreeMap::new();
     for (number, status) in &now.statuses {
         if seen.statuses.get(number).is_some_and(|before| before != status) {
@@ -299,88 +326,88 @@ fn told_between(seen: &Seen, now: &Seen, wanted: &Wanted, owners: &mut Owners) -
     }
     lives.extend(touched.lives);
     for (rid, (scope, revision)) in lives {
-        let after = now.namespaces(wanted, scope);
-        for namespace in seen.namespaces(wanted, scope).intersection(&after) {
+        let after = now.namespaces(selection, scope);
+        for namespace in seen.namespaces(selection, scope).intersection(&after) {
             let of = (*namespace, scope, rid);
-            let (before, after) = (seen.found(wanted, owners, of)?, now.found(wanted, owners, of)?);
+            let (before, after) = (seen.found(selection, owners, of)?, now.found(selection, owners, of)?);
             let kind = match (before, after) {
                 (None, None) => continue,
                 (None, Some(_)) => What::Added,
                 (Some(_), None) => What::Deleted,
                 (Some(_), Some(_)) => What::Modified,
             };
-            told.push(Told { revision, kind, namespace: (*namespace).to_owned(), scope, rid });
+            announced.push(Announcement { revision, kind, namespace: (*namespace).to_owned(), scope, rid });
         }
     }
-    told.sort_by_key(|told| (told.revision, told.kind));
-    Ok(told)
+    announced.sort_by_key(|announced| (announced.revision, announced.kind));
+    Ok(announced)
 }
 
-/// The resource version of each event: that of its revision for the last of it, else the one before.
+/// The resource version of each event: its revision for the last event of that revision, else the one before.
 fn resource_version(revision: Revision, next: Option<Revision>) -> Revision {
     if next == Some(revision) { Revision(revision.0 - 1) } else { revision }
 }
 
 pub(super) fn resources(
     store: &Store,
-    wanted: Wanted,
+    selection: Selection,
     options: Options,
     form: Form,
     permit: Slot,
 ) -> Result<Response, Refusal> {
-    if wanted.as_of.is_some() {
+    if selection.as_of.is_some() {
         return Err(Refusal::bad_request(
             "asOf names a moment of the past, which does not change: list it, or leave asOf out to watch",
         ));
     }
     let start = start(&options)?;
     let begun = beginning(store, start).and_then(|snapshot| {
-        check_tenant(&snapshot, wanted.tenant_since)?;
+        check_tenant(&snapshot, selection.tenant_since)?;
         Ok(snapshot)
     });
     let snapshot = match begun {
         Ok(snapshot) => snapshot,
         Err(refusal) => return expired(refusal),
     };
-    let mut seen = Seen::new(snapshot, &wanted);
+    let mut seen = WatchState::new(snapshot, &selection);
     let mut bookmarks = Bookmarks::new(&options, seen.snapshot.revision());
     let (own, mut start) = (store.clone(), Some(start));
     let step = move |events: &mut Events| -> Result<Revision, Stop> {
-        // Tags may count for another owner than the time before.
+        // Ownership settings may have changed since the last step.
         let mut owners = Owners::new(&own);
         if let Some(Start::All { with_bookmark }) = start.take() {
-            each(&seen.snapshot, &wanted, &mut owners, None, &mut |namespace, found| {
-                Ok(tell(events, &seen, What::Added, namespace, found, None)?.is_ok())
+            each(&seen.snapshot, &selection, &mut owners, None, &mut |namespace, found| {
+                Ok(announce(events, &seen, What::Added, namespace, found, None)?.is_ok())
             })?;
             if with_bookmark {
                 events.bookmark::<objects::CloudResourceStatus>(&RESOURCES, seen.snapshot.revision(), true)?;
             }
         }
-        let now = Seen::new(own.snapshot(Moment::Now)?, &wanted);
-        let told = told_between(&seen, &now, &wanted, &mut owners)?;
-        for (at, step) in told.iter().enumerate() {
-            let next = told.get(at + 1).map(|next| next.revision);
+        let now = WatchState::new(own.snapshot(Moment::Now)?, &selection);
+        let announced = announced_between(&seen, &now, &selection, &mut owners)?;
+        for (at, step) in announced.iter().enumerate() {
+            let next = announced.get(at + 1).map(|next| next.revision);
             let state = if step.kind == What::Deleted { &seen } else { &now };
-            let found = state.found(&wanted, &mut owners, (&step.namespace, step.scope, step.rid))?;
+            let found = state.found(&selection, &mut owners, (&step.namespace, step.scope, step.rid))?;
             if let Some(found) = found {
                 let version = resource_version(step.revision, next);
-                tell(events, state, step.kind, &step.namespace, found, Some(version))??;
+                announce(events, state, step.kind, &step.namespace, found, Some(version))??;
             }
         }
         seen = now;
-        seen.snapshot.let_go_of_the_file();
-        bookmarks.tell::<objects::CloudResourceStatus>(events, &RESOURCES, seen.snapshot.revision())?;
+        seen.snapshot.release_file();
+        bookmarks.announce::<objects::CloudResourceStatus>(events, &RESOURCES, seen.snapshot.revision())?;
         Ok(seen.snapshot.revision())
     };
     Ok(run(store, &options, form, permit, step))
 }
 
-/// The state from which a watch of resources goes on.
+/// The state from which a watch of resources continues.
 fn beginning(store: &Store, start: Start) -> Result<StoreSnapshot, Refusal> {
     let now = store.snapshot(Moment::Now)?;
     match start {
         Start::After(revision) if revision < now.revision() => {
-            // Single changes since then must still be there, and the state of then.
+            // The changes since then must still be kept, and so must the state at that time.
             now.touched_since(revision)?;
             Ok(store.snapshot(Moment::Revision(revision))?)
         }
@@ -392,8 +419,8 @@ fn beginning(store: &Store, start: Start) -> Result<StoreSnapshot, Refusal> {
     }
 }
 
-/// A resource version that is not kept ends a watch by an event, as kube-apiserver's does: kube-rs asks again from the
-/// same version for ever where the request itself is refused.
+/// A resource version that is no longer kept ends a watch with an event, as in kube-apiserver: kube-rs retries the same
+/// version for ever if the request itself is refused.
 fn expired(refusal: Refusal) -> Result<Response, Refusal> {
     if !refusal.is_expired() {
         return Err(refusal);
@@ -402,15 +429,15 @@ fn expired(refusal: Refusal) -> Result<Response, Refusal> {
     Ok(([("content-type", "application/json")], line).into_response())
 }
 
-fn tell(
+fn announce(
     events: &mut Events,
-    state: &Seen,
+    state: &WatchState,
     kind: What,
     namespace: &str,
-    found: Found,
+    found: ResourceMatch,
     version: Option<Revision>,
-) -> Result<Result<(), Over>, Refusal> {
-    // What is gone has no document to be read any more.
+) -> Result<Result<(), WatchEnded>, Refusal> {
+    // A deleted resource has no document to read.
     let is_described = events.form == Form::Object && kind != What::Deleted;
     let attributes = if is_described { Some(state.snapshot.described(found.rid)?) } else { None };
     let version = version.unwrap_or(found.resource.changed);
@@ -420,53 +447,53 @@ fn tell(
         What::Modified => "MODIFIED",
         What::Deleted => "DELETED",
     };
-    Ok(events.tell(kind, &object))
+    Ok(events.announce(kind, &object))
 }
 
 pub(super) fn changes(
     store: &Store,
-    wanted: Wanted,
+    selection: Selection,
     options: Options,
     form: Form,
     permit: Slot,
 ) -> Result<Response, Refusal> {
-    if wanted.to.is_some() {
+    if selection.to.is_some() {
         return Err(Refusal::bad_request("to names a moment, at which no watch ends: leave it out to watch"));
     }
     let start = start(&options)?;
-    let mut told = match start {
+    let mut announced = match start {
         Start::After(revision) => match store.revision_at(Moment::Revision(revision)) {
             Ok((revision, _)) => revision,
             Err(error) => return expired(error.into()),
         },
-        Start::All { .. } => span(store, &wanted)?.0,
+        Start::All { .. } => span(store, &selection)?.0,
     };
-    let is_kept = store.snapshot(Moment::Now)?.steps_after(told, told, &|_, _| false);
+    let is_kept = store.snapshot(Moment::Now)?.steps_after(announced, announced, &|_, _| false);
     if let Err(error) = is_kept {
         return expired(error.into());
     }
     let mut is_initial = start == Start::All { with_bookmark: true };
-    let mut bookmarks = Bookmarks::new(&options, told);
+    let mut bookmarks = Bookmarks::new(&options, announced);
     let own = store.clone();
     let step = move |events: &mut Events| -> Result<Revision, Stop> {
         let now = own.snapshot(Moment::Now)?;
         let newest = now.revision();
-        let covered = Covered::of(&now, &wanted)?;
-        while told < newest {
-            let (until, steps) = covered.steps(&now, &wanted, told, newest)?;
+        let visibility = PastVisibility::of(&now, &selection)?;
+        while announced < newest {
+            let (until, steps) = visibility.steps(&now, &selection, announced, newest)?;
             for (at, step) in steps.iter().enumerate() {
                 let next = steps.get(at + 1).map(|next| next.change.revision);
-                let mut object = covered.object(&now, step);
+                let mut object = visibility.object(&now, step);
                 object.metadata.resource_version = resource_version(step.change.revision, next).to_string();
-                events.tell("ADDED", &object)?;
+                events.announce("ADDED", &object)?;
             }
-            told = until;
+            announced = until;
         }
         if std::mem::take(&mut is_initial) {
-            events.bookmark::<objects::ResourceChangeStatus>(&CHANGES, told, true)?;
+            events.bookmark::<objects::ResourceChangeStatus>(&CHANGES, announced, true)?;
         }
-        bookmarks.tell::<objects::ResourceChangeStatus>(events, &CHANGES, told)?;
-        Ok(told)
+        bookmarks.announce::<objects::ResourceChangeStatus>(events, &CHANGES, announced)?;
+        Ok(announced)
     };
     Ok(run(store, &options, form, permit, step))
 }
@@ -490,7 +517,7 @@ mod tests {
     #[test]
     fn how_a_watch_begins() {
         let start = |query: &str| start(&Options::parse(query).unwrap()).map_err(|refusal| refusal.code.as_u16());
-        for (query, wanted) in [
+        for (query, selection) in [
             ("watch=1", Ok(Start::All { with_bookmark: false })),
             ("watch=1&resourceVersion=0", Ok(Start::All { with_bookmark: false })),
             ("watch=1&resourceVersion=7", Ok(Start::After(Revision(7)))),
@@ -501,7 +528,7 @@ mod tests {
             ("watch=1&sendInitialEvents=true", Err(400)),
             ("watch=1&resourceVersionMatch=Exact", Err(400)),
         ] {
-            assert_eq!(start(query), wanted, "{query}");
+            assert_eq!(start(query), selection, "{query}");
         }
     }
 }

@@ -1,11 +1,11 @@
-//! The oracle of lives: the rules of truth.md about what is missed, written down once more as plainly as can be,
-//! and random looks that drive both. One scope, a few ids that recur under births of their own.
+//! The oracle of lives: the rules of truth.md about missed resources, written once more as simply as possible, and
+//! random sweeps that drive both. One scope, a few ids that recur with births of their own.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// How one id is shown by a look.
+/// How a sweep shows one id.
 #[derive(Clone, Copy, Debug)]
 struct Shown {
     birth: Option<u8>,
@@ -14,7 +14,7 @@ struct Shown {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Look { shown: BTreeMap<u8, Shown>, is_complete: bool, is_confirmed: bool, is_held: bool },
+    Sweep { shown: BTreeMap<u8, Shown>, is_complete: bool, is_confirmed: bool, is_held: bool },
     Reopen,
     Checkpoint,
     Close,
@@ -23,11 +23,11 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     let birth = prop_oneof![2 => Just(None), 3 => (0..3u8).prop_map(Some)];
     let shown = (birth, prop::bool::weighted(0.1)).prop_map(|(birth, is_ended)| Shown { birth, is_ended });
-    let looks = prop::collection::btree_map(0..4u8, shown, 0..5);
+    let shown_by_sweep = prop::collection::btree_map(0..4u8, shown, 0..5);
     let weighted = prop::bool::weighted;
     prop_oneof![
-        10 => (looks, weighted(0.8), weighted(0.7), weighted(0.15)).prop_map(
-            |(shown, is_complete, is_confirmed, is_held)| Step::Look { shown, is_complete, is_confirmed, is_held }
+        10 => (shown_by_sweep, weighted(0.8), weighted(0.7), weighted(0.15)).prop_map(
+            |(shown, is_complete, is_confirmed, is_held)| Step::Sweep { shown, is_complete, is_confirmed, is_held }
         ),
         1 => Just(Step::Reopen),
         1 => Just(Step::Checkpoint),
@@ -35,7 +35,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// When what is born so was born: some are young for a few looks, some were never.
+/// The time of a birth: some are young for a few sweeps, some never were.
 fn birth(number: u8) -> Timestamp {
     let epoch: Timestamp = "2026-11-24T00:00:00Z".parse().unwrap();
     match number {
@@ -66,12 +66,12 @@ enum Life {
 struct Suspicion {
     last_seen: Timestamp,
     first_missed: Timestamp,
-    /// Counted ones take no revision: the past does not know them.
+    /// Counted misses take no revision: past states do not contain them.
     misses: u32,
     is_held: bool,
 }
 
-/// What a scope knows, kept in the plainest way.
+/// What is known of a scope, kept as simply as possible.
 #[derive(Clone, Debug, Default)]
 struct Oracle {
     lives: BTreeMap<String, Life>,
@@ -81,9 +81,9 @@ struct Oracle {
 }
 
 impl Oracle {
-    fn look(&mut self, sweep: &Sweep) {
+    fn record(&mut self, sweep: &Sweep) {
         let opened = *self.opened.get_or_insert(sweep.started);
-        // Nothing is new to a scope of which no look was whole since it is watched.
+        // Everything is baseline until a sweep is complete since the scope was opened.
         let is_baseline = self.last_complete.is_none_or(|complete| complete < opened);
         for observation in &sweep.observations {
             self.show(observation, sweep, is_baseline);
@@ -159,7 +159,7 @@ impl Oracle {
         self.lives.insert(id.to_owned(), Life::Live { first_seen, is_baseline, birth, suspect: Some(suspect) });
     }
 
-    /// As the past knows it.
+    /// As past states contain it.
     fn without_misses(&self) -> BTreeMap<String, Life> {
         let mut lives = self.lives.clone();
         for life in lives.values_mut() {
@@ -171,7 +171,7 @@ impl Oracle {
     }
 }
 
-/// What the store says of the same.
+/// The same from the store.
 fn lives(store: &Store, moment: Moment) -> BTreeMap<String, Life> {
     let snapshot = store.snapshot(moment).unwrap();
     let every = Filter { ended_since: Some(Timestamp::MIN), include_unwatched: true, ..Filter::default() };
@@ -222,8 +222,8 @@ proptest! {
                     bed.store().close_scopes(&[Arc::new(scope("eu-west-1"))]).unwrap();
                     oracle.opened = None;
                 }
-                Step::Look { shown, is_complete, is_confirmed, is_held } => {
-                    let delta = bed.look(|sweep| {
+                Step::Sweep { shown, is_complete, is_confirmed, is_held } => {
+                    let delta = bed.sweep_with(|sweep| {
                         sweep.ids = IdReuse::Reusable;
                         sweep.held = is_held;
                         if let Some(confirmations) = confirmations {
@@ -235,19 +235,19 @@ proptest! {
                         let observe = |(id, shown): (&u8, &Shown)| Observation {
                             birth: shown.birth.map(birth),
                             end_state: shown.is_ended.then(|| "deleted".to_owned()),
-                            // A document says when its thing was born.
+                            // The document depends on the birth of its resource.
                             ..observation(&format!("role-{id}"), &[], shown.birth.map_or(9, u64::from))
                         };
                         sweep.observations = shown.iter().map(observe).collect();
                         let answer = if is_confirmed { Absence::NotFound } else { Absence::Unconfirmed };
                         sweep.absences = (0..4).map(|id| (format!("role-{id}"), answer)).collect();
-                        oracle.look(sweep);
+                        oracle.record(sweep);
                     });
                     prop_assert_eq!(delta.revision, bed.store().revision());
                 }
             }
             prop_assert_eq!(lives(bed.store(), Moment::Now), oracle.lives.clone());
-            // Of what takes no revision the last word counts.
+            // If no revision was taken, the last state counts.
             copies.insert(bed.store().revision(), oracle.clone());
         }
         bed.reopen();

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Recorded answers of real AWS, served on the wire again: one account, one region, the union of all recordings.
+"""Serves recorded responses of real AWS on the wire: one account, one region, the union of all recordings.
 
     serve.py answers.jsonl.gz [PORT]      on the emulator's Python (botocore's models, moto's serializers)
 
-It prints "ready" on standard error. What of several recordings names one id is shown as it was recorded, so an
-id can come twice in a listing. Tags of one id are some recorded answer of the call, chosen by the id.
+Prints "ready" on standard error. Items of several recordings with the same id are served as they were recorded, so an
+id can appear twice in a listing. The tags of an id are one recorded response of the call, chosen by the id.
 """
 import base64, datetime, gzip, hashlib, http.server, json, os, re, struct, sys, threading, urllib.parse
 import botocore.session
@@ -28,7 +28,7 @@ def plain(v, shape=None):
     return v
 
 def shaped(v, shape):
-    """As the model types it; what the model does not know is left out."""
+    """The value with the types of the model; fields that the model does not define are left out."""
     t = shape.type_name
     if v is None: return None
     if t == "structure":
@@ -94,7 +94,7 @@ def strings(v):
     elif isinstance(v, str): yield v
 
 def top(v):
-    """The strings an object names itself by, not what it refers to deep inside."""
+    """The strings that identify an object itself, not those of nested references."""
     return {x for x in v.values() if isinstance(x, str)} if isinstance(v, dict) else {v} if isinstance(v, str) else set()
 
 PAGE = re.compile(r"^(max.*|limit|pagesize|nexttoken|marker|token|starting.*|exclusive.*|position|action|version|maxitems)$", re.I)
@@ -126,7 +126,7 @@ def answer(name, op, params):
             else:
                 hit[k] = [x for x in data[k] if top(x) & wanted]
         if any(hit.values()): return {**{k: v for k, v in data.items() if k not in ls}, **hit}
-        # listed within something (a cluster's services): the union for any
+        # Listed within a parent (the services of a cluster): the union for every parent.
         if re.match("List", op): return data
         raise NotFound
     for row in RECORDED[name, op]:
@@ -245,7 +245,7 @@ class Failure(Exception): pass
 def failure(code, message, status=400):
     e = type(code, (Exception,), {})(message); e.code = code; e.message = message; return e
 
-# The serializer names S3's documents by their shapes; S3 does not.
+# The serializer names S3's documents after their shapes; S3 does not.
 S3_ROOTS = [("ListBucketsResponse", "ListAllMyBucketsResult"), ("GetBucketTaggingResponse", "Tagging"), ("GetBucketLocationResponse", "LocationConstraint")]
 class H(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"

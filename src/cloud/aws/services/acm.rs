@@ -4,23 +4,25 @@ use aws_sdk_acm::types::{CertificateKeyPairOrigin, Filters, KeyAlgorithm};
 use serde_json::json;
 
 use crate::cloud::CadenceClass;
-use crate::cloud::aws::declare::{ById, Declaration, TagSource, Which, ask, described, send, tags_in, text};
+use crate::cloud::aws::declare::{
+    ById, Declaration, ListRequest, TagSource, described, query, send, tags_in, text,
+};
 
 pub(super) const TYPES: &[Declaration] = &[Declaration {
     name: "AWS::CertificateManager::Certificate",
     actions: &["acm:ListCertificates", "acm:DescribeCertificate", "acm:ListTagsForCertificate"],
     fetch: |regional, which| {
         Box::pin(async move {
-            let Which::Page { token, .. } = which else { unreachable!("it is described by id") };
-            // Without a filter it lists RSA keys of 1024 and 2048 bits alone.
+            let ListRequest::Page { token, .. } = which else { unreachable!("it is described by id") };
+            // Without a filter it lists only RSA keys of 1024 and 2048 bits.
             let every = KeyAlgorithm::values().iter().map(|name| KeyAlgorithm::from(*name)).collect();
             let filter = Filters::builder().set_key_types(Some(every)).build();
             let request = regional.acm().list_certificates().includes(filter).max_items(1000);
-            // Nor, without this, those that were ordered by ACME.
+            // Without this it omits certificates that were ordered by ACME.
             let origins =
                 CertificateKeyPairOrigin::values().iter().map(|name| CertificateKeyPairOrigin::from(*name));
             let request = request.set_certificate_key_pair_origins(Some(origins.collect()));
-            ask!(regional, "acm" "ListCertificates", request.set_next_token(token)).map(Into::into)
+            query!(regional, "acm" "ListCertificates", request.set_next_token(token)).map(Into::into)
         })
     },
     items: &["CertificateSummaryList"],

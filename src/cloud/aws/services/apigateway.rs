@@ -14,7 +14,7 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     by_id: ById::Describe(|id| json!({ "id": id })),
     describe: Some(|regional, api| {
         Box::pin(async move {
-            // The listing shows all there is.
+            // The listing contains all fields.
             if api.get("createdDate").is_none() {
                 let request = regional.apigateway().get_rest_api().rest_api_id(text(api, "id"));
                 *api = send!(regional, "apigateway" "GetRestApi", request)?;

@@ -12,7 +12,7 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     birth: Some("CreatedTime"),
     reusable_ids: true,
     end_states: Some(("Status", &["Delete in progress"])),
-    // They come and go, and are watched themselves.
+    // Instances come and go, and are scanned themselves.
     volatile: &["Instances", "PredictedCapacity", "WarmPoolSize"],
     shape: 2,
     ..Declaration::USUAL

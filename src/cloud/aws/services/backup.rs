@@ -8,7 +8,7 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     actions: &["backup:ListBackupVaults", "backup:ListTags"],
     fetch: list!(backup "backup" "ListBackupVaults": list_backup_vaults; page set_next_token, max_results(1000)),
     items: &["BackupVaultList"],
-    // DescribeBackupVault denies a vault that does not exist, as it denies one that may not be read:
+    // For a vault that does not exist DescribeBackupVault returns the same denial as for one that may not be read:
     // https://github.com/hashicorp/terraform-provider-aws/issues/11840
     by_id: ById::Sweeps,
     id: "BackupVaultName",

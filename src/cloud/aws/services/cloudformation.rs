@@ -4,7 +4,7 @@ use crate::cloud::aws::declare::{Declaration, list};
 
 pub(super) const TYPES: &[Declaration] = &[Declaration {
     name: "AWS::CloudFormation::Stack",
-    // Without a name DescribeStacks needs ListStacks, too, and lists only with both:
+    // Without a name DescribeStacks also needs ListStacks, and lists only with both permissions:
     // https://docs.aws.amazon.com/AWSCloudFormation/latest/APIReference/API_DescribeStacks.html
     actions: &["cloudformation:DescribeStacks", "cloudformation:ListStacks"],
     fetch: list!(cloudformation "cloudformation" "DescribeStacks": describe_stacks;
@@ -15,7 +15,7 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     birth: Some("CreationTime"),
     end_states: Some(("StackStatus", &["DELETE_COMPLETE"])),
     volatile: &["DriftInformation"],
-    // What is passed in and out may be anything.
+    // Inputs and outputs may contain anything.
     secret: &["Parameters", "Outputs"],
     ..Declaration::USUAL
 }];

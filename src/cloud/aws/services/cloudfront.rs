@@ -1,6 +1,6 @@
 //! CloudFront distributions.
 
-use crate::cloud::aws::declare::{ById, Declaration, TagSource, ask, list, send, tags_in, text};
+use crate::cloud::aws::declare::{ById, Declaration, TagSource, list, query, send, tags_in, text};
 
 pub(super) const TYPES: &[Declaration] = &[Declaration {
     name: "AWS::CloudFront::Distribution",
@@ -8,11 +8,11 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     fetch: list!(cloudfront "cloudfront" "ListDistributions": list_distributions; page set_marker, max_items(100)),
     items: &["DistributionList", "Items"],
     next_page: "DistributionList.NextMarker",
-    // GetDistribution answers with another document than the listing.
+    // GetDistribution returns another document than the listing.
     by_id: ById::Exists(|regional, id| {
         Box::pin(async move {
             let request = regional.cloudfront().get_distribution().id(id);
-            ask!(regional, "cloudfront" "GetDistribution", request).map(drop)
+            query!(regional, "cloudfront" "GetDistribution", request).map(drop)
         })
     }),
     id: "Id",
@@ -24,8 +24,7 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
         })
     }),
     global: true,
-    // Origins may carry headers that let them in.
-    // The model marks what people write of it as sensitive.
+    // Headers to origins may contain credentials. The model marks the comment, which users write, as sensitive.
     secret: &["Origins.Items.CustomHeaders", "Comment"],
     shape: 2,
     ..Declaration::USUAL

@@ -4,12 +4,12 @@ use aws_sdk_cloudwatch::types::AlarmType;
 use serde_json::Value;
 
 use crate::cloud::CadenceClass;
-use crate::cloud::aws::declare::{Declaration, Listed, TagSource, Which, send, tags_in, text};
+use crate::cloud::aws::declare::{Declaration, ListAnswer, ListRequest, TagSource, send, tags_in, text};
 
 pub(super) const TYPES: &[Declaration] = &[Declaration {
     name: "AWS::CloudWatch::Alarm",
     actions: &["cloudwatch:DescribeAlarms", "cloudwatch:ListTagsForResource"],
-    // Without their types it lists metric alarms alone.
+    // Without their types it lists only metric alarms.
     fetch: |regional, which| {
         Box::pin(async move {
             let request = regional.cloudwatch().describe_alarms().max_records(100);
@@ -19,14 +19,14 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
                 AlarmType::LogAlarm,
             ]));
             let request = match which {
-                Which::Page { token, .. } => request.set_next_token(token),
-                Which::Id(name) => request.alarm_names(name),
+                ListRequest::Page { token, .. } => request.set_next_token(token),
+                ListRequest::Id(name) => request.alarm_names(name),
             };
             let mut answer = send!(regional, "cloudwatch" "DescribeAlarms", request)?;
             let each = ["MetricAlarms", "CompositeAlarms", "LogAlarms"].map(|kind| answer[kind].take());
             let all = each.iter().filter_map(Value::as_array).flatten();
             answer["MetricAlarms"] = all.cloned().collect();
-            Ok(Listed::Completed(answer))
+            Ok(ListAnswer::Completed(answer))
         })
     },
     items: &["MetricAlarms"],
@@ -37,9 +37,9 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
             Ok(tags_in(&send!(regional, "cloudwatch" "ListTagsForResource", request)?, "Tags"))
         })
     }),
-    // The API tells no time of creation.
+    // The API reports no creation time.
     reusable_ids: true,
-    // What it says now is what its users watch it for.
+    // The current state of an alarm is what its users monitor it for.
     volatile: &[
         "ActionsSuppressedBy",
         "ActionsSuppressedReason",

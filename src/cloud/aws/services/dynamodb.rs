@@ -40,7 +40,7 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     birth: Some("CreationDateTime"),
     reusable_ids: true,
     end_states: Some(("TableStatus", &["DELETING"])),
-    // Counted every six hours.
+    // Updated every six hours.
     volatile: &[
         "TableSizeBytes",
         "ItemCount",

@@ -1,4 +1,4 @@
-//! EC2: the types whose listings carry their tags.
+//! EC2: the types whose listings contain their tags.
 
 use std::collections::BTreeMap;
 
@@ -11,12 +11,12 @@ use crate::cloud::aws::declare::{Declaration, TagSource, list, next_page, send, 
 use crate::cloud::aws::error::Failure;
 use crate::inventory::TagSet;
 
-/// The most that nearly every paginated EC2 listing takes, those that take less say so; unpaginated calls have the
-/// smallest buckets.
-const PAGE: i32 = 1000;
+/// The maximum that nearly every paginated EC2 listing takes; those that take less set it themselves. Unpaginated calls
+/// have the smallest buckets.
+const PAGE_SIZE: i32 = 1000;
 
-/// The most values that one filter takes.
-const FILTER_VALUES: usize = 200;
+/// The maximum number of values of one filter.
+const FILTER_VALUES_MAX: usize = 200;
 
 /// What most of EC2 has in common.
 const EC2: Declaration = Declaration { verify_tags: Some(read_tags), ..Declaration::USUAL };
@@ -25,11 +25,11 @@ pub(super) const TYPES: &[Declaration] = &[
     Declaration {
         name: "AWS::EC2::Instance",
         actions: &["ec2:DescribeInstances", "ec2:DescribeTags"],
-        fetch: list!(ec2 "ec2" "DescribeInstances": describe_instances {include_managed_resources(true)}; page set_next_token, max_results(PAGE); id instance_ids),
+        fetch: list!(ec2 "ec2" "DescribeInstances": describe_instances {include_managed_resources(true)}; page set_next_token, max_results(PAGE_SIZE); id instance_ids),
         items: &["Reservations", "Instances"],
         id: "InstanceId",
         not_found: &["InvalidInstanceID.NotFound"],
-        // LaunchTime is when it was started last. Its primary interface is attached when it is made, and never let go of.
+        // LaunchTime is the last start. The primary interface is attached at creation, and never detached.
         birth: Some("NetworkInterfaces.Attachment.AttachTime"),
         end_states: Some(("State.Name", &["shutting-down", "terminated"])),
         volatile: &[
@@ -44,7 +44,7 @@ pub(super) const TYPES: &[Declaration] = &[
     Declaration {
         name: "AWS::EC2::Volume",
         actions: &["ec2:DescribeVolumes", "ec2:DescribeTags"],
-        fetch: list!(ec2 "ec2" "DescribeVolumes": describe_volumes {include_managed_resources(true)}; page set_next_token, max_results(PAGE); id volume_ids),
+        fetch: list!(ec2 "ec2" "DescribeVolumes": describe_volumes {include_managed_resources(true)}; page set_next_token, max_results(PAGE_SIZE); id volume_ids),
         items: &["Volumes"],
         id: "VolumeId",
         not_found: &["InvalidVolume.NotFound"],
@@ -56,7 +56,7 @@ pub(super) const TYPES: &[Declaration] = &[
         name: "AWS::EC2::Snapshot",
         actions: &["ec2:DescribeSnapshots", "ec2:DescribeTags"],
         // Without an owner this would list the public catalogue.
-        fetch: list!(ec2 "ec2" "DescribeSnapshots": describe_snapshots {owner_ids("self")}; page set_next_token, max_results(PAGE); id snapshot_ids),
+        fetch: list!(ec2 "ec2" "DescribeSnapshots": describe_snapshots {owner_ids("self")}; page set_next_token, max_results(PAGE_SIZE); id snapshot_ids),
         items: &["Snapshots"],
         id: "SnapshotId",
         not_found: &["InvalidSnapshot.NotFound"],
@@ -67,7 +67,7 @@ pub(super) const TYPES: &[Declaration] = &[
     Declaration {
         name: "AWS::EC2::Image",
         actions: &["ec2:DescribeImages", "ec2:DescribeTags"],
-        fetch: list!(ec2 "ec2" "DescribeImages": describe_images {owners("self"), include_disabled(true), include_deprecated(true)}; page set_next_token, max_results(PAGE); id image_ids),
+        fetch: list!(ec2 "ec2" "DescribeImages": describe_images {owners("self"), include_disabled(true), include_deprecated(true)}; page set_next_token, max_results(PAGE_SIZE); id image_ids),
         items: &["Images"],
         id: "ImageId",
         not_found: &["InvalidAMIID.NotFound", "InvalidAMIID.Unavailable"],
@@ -90,13 +90,13 @@ pub(super) const TYPES: &[Declaration] = &[
         name: "AWS::EC2::NetworkInterface",
         is_shared: true,
         actions: &["ec2:DescribeNetworkInterfaces", "ec2:DescribeTags"],
-        fetch: list!(ec2 "ec2" "DescribeNetworkInterfaces": describe_network_interfaces {include_managed_resources(true)}; page set_next_token, max_results(PAGE); id network_interface_ids),
+        fetch: list!(ec2 "ec2" "DescribeNetworkInterfaces": describe_network_interfaces {include_managed_resources(true)}; page set_next_token, max_results(PAGE_SIZE); id network_interface_ids),
         items: &["NetworkInterfaces"],
         id: "NetworkInterfaceId",
         not_found: &["InvalidNetworkInterfaceID.NotFound"],
-        // The one listing of EC2 whose field is not called Tags.
+        // The only listing of EC2 whose field is not called Tags.
         tags: TagSource::Inline("TagSet"),
-        // Under the CNI of EKS each pod has one. The first stands in PrivateIpAddress, too.
+        // With the CNI of EKS each pod has one. The first is in PrivateIpAddress too.
         volatile: &["PrivateIpAddresses", "Ipv6Addresses", "Ipv4Prefixes", "Ipv6Prefixes"],
         shape: 2,
         ..EC2
@@ -105,7 +105,7 @@ pub(super) const TYPES: &[Declaration] = &[
         name: "AWS::EC2::SecurityGroup",
         is_shared: true,
         actions: &["ec2:DescribeSecurityGroups", "ec2:DescribeTags"],
-        fetch: list!(ec2 "ec2" "DescribeSecurityGroups": describe_security_groups; page set_next_token, max_results(PAGE); id group_ids),
+        fetch: list!(ec2 "ec2" "DescribeSecurityGroups": describe_security_groups; page set_next_token, max_results(PAGE_SIZE); id group_ids),
         items: &["SecurityGroups"],
         id: "GroupId",
         not_found: &["InvalidGroup.NotFound", "InvalidSecurityGroupID.NotFound"],
@@ -115,7 +115,7 @@ pub(super) const TYPES: &[Declaration] = &[
         name: "AWS::EC2::VPC",
         is_shared: true,
         actions: &["ec2:DescribeVpcs", "ec2:DescribeTags"],
-        fetch: list!(ec2 "ec2" "DescribeVpcs": describe_vpcs; page set_next_token, max_results(PAGE); id vpc_ids),
+        fetch: list!(ec2 "ec2" "DescribeVpcs": describe_vpcs; page set_next_token, max_results(PAGE_SIZE); id vpc_ids),
         items: &["Vpcs"],
         id: "VpcId",
         end_states: Some(("State", &["deleting"])),
@@ -127,7 +127,7 @@ pub(super) const TYPES: &[Declaration] = &[
         name: "AWS::EC2::Subnet",
         is_shared: true,
         actions: &["ec2:DescribeSubnets", "ec2:DescribeTags"],
-        fetch: list!(ec2 "ec2" "DescribeSubnets": describe_subnets; page set_next_token, max_results(PAGE); id subnet_ids),
+        fetch: list!(ec2 "ec2" "DescribeSubnets": describe_subnets; page set_next_token, max_results(PAGE_SIZE); id subnet_ids),
         items: &["Subnets"],
         id: "SubnetId",
         not_found: &["InvalidSubnetID.NotFound"],
@@ -151,7 +151,7 @@ pub(super) const TYPES: &[Declaration] = &[
     Declaration {
         name: "AWS::EC2::InternetGateway",
         actions: &["ec2:DescribeInternetGateways", "ec2:DescribeTags"],
-        fetch: list!(ec2 "ec2" "DescribeInternetGateways": describe_internet_gateways; page set_next_token, max_results(PAGE); id internet_gateway_ids),
+        fetch: list!(ec2 "ec2" "DescribeInternetGateways": describe_internet_gateways; page set_next_token, max_results(PAGE_SIZE); id internet_gateway_ids),
         items: &["InternetGateways"],
         id: "InternetGatewayId",
         not_found: &["InvalidInternetGatewayID.NotFound"],
@@ -161,12 +161,12 @@ pub(super) const TYPES: &[Declaration] = &[
     Declaration {
         name: "AWS::EC2::NatGateway",
         actions: &["ec2:DescribeNatGateways", "ec2:DescribeTags"],
-        fetch: list!(ec2 "ec2" "DescribeNatGateways": describe_nat_gateways; page set_next_token, max_results(PAGE); id nat_gateway_ids),
+        fetch: list!(ec2 "ec2" "DescribeNatGateways": describe_nat_gateways; page set_next_token, max_results(PAGE_SIZE); id nat_gateway_ids),
         items: &["NatGateways"],
         id: "NatGatewayId",
         not_found: &["NatGatewayNotFound"],
         birth: Some("CreateTime"),
-        // Shown for an hour after it came to nothing.
+        // Listed for an hour after it failed.
         end_states: Some(("State", &["deleting", "deleted", "failed"])),
         ..EC2
     },
@@ -201,7 +201,7 @@ pub(super) const TYPES: &[Declaration] = &[
         is_shared: true,
         actions: &["ec2:DescribeVpcEndpoints", "ec2:DescribeTags"],
         fetch: list!(ec2 "ec2" "DescribeVpcEndpoints": describe_vpc_endpoints;
-            page set_next_token, max_results(PAGE); id vpc_endpoint_ids),
+            page set_next_token, max_results(PAGE_SIZE); id vpc_endpoint_ids),
         items: &["VpcEndpoints"],
         id: "VpcEndpointId",
         not_found: &["InvalidVpcEndpointId.NotFound"],
@@ -220,11 +220,11 @@ pub(super) const TYPES: &[Declaration] = &[
         is_shared: true,
         actions: &["ec2:DescribeVpcPeeringConnections", "ec2:DescribeTags"],
         fetch: list!(ec2 "ec2" "DescribeVpcPeeringConnections": describe_vpc_peering_connections;
-            page set_next_token, max_results(PAGE); id vpc_peering_connection_ids),
+            page set_next_token, max_results(PAGE_SIZE); id vpc_peering_connection_ids),
         items: &["VpcPeeringConnections"],
         id: "VpcPeeringConnectionId",
         not_found: &["InvalidVpcPeeringConnectionID.NotFound"],
-        // Shown for a while after they came to nothing.
+        // Listed for a while after they ended.
         end_states: Some(("Status.Code", &["deleting", "deleted", "rejected", "expired", "failed"])),
         cadence: CadenceClass::Slow,
         ..EC2
@@ -234,7 +234,7 @@ pub(super) const TYPES: &[Declaration] = &[
         is_shared: true,
         actions: &["ec2:DescribeTransitGateways", "ec2:DescribeTags"],
         fetch: list!(ec2 "ec2" "DescribeTransitGateways": describe_transit_gateways;
-            page set_next_token, max_results(PAGE); id transit_gateway_ids),
+            page set_next_token, max_results(PAGE_SIZE); id transit_gateway_ids),
         items: &["TransitGateways"],
         id: "TransitGatewayId",
         not_found: &["InvalidTransitGatewayID.NotFound"],
@@ -247,7 +247,7 @@ pub(super) const TYPES: &[Declaration] = &[
         is_shared: true,
         actions: &["ec2:DescribeTransitGatewayAttachments", "ec2:DescribeTags"],
         fetch: list!(ec2 "ec2" "DescribeTransitGatewayAttachments": describe_transit_gateway_attachments;
-            page set_next_token, max_results(PAGE); id transit_gateway_attachment_ids),
+            page set_next_token, max_results(PAGE_SIZE); id transit_gateway_attachment_ids),
         items: &["TransitGatewayAttachments"],
         id: "TransitGatewayAttachmentId",
         not_found: &["InvalidTransitGatewayAttachmentID.NotFound"],
@@ -273,7 +273,7 @@ pub(super) const TYPES: &[Declaration] = &[
         is_shared: true,
         actions: &["ec2:DescribeNetworkAcls", "ec2:DescribeTags"],
         fetch: list!(ec2 "ec2" "DescribeNetworkAcls": describe_network_acls;
-            page set_next_token, max_results(PAGE); id network_acl_ids),
+            page set_next_token, max_results(PAGE_SIZE); id network_acl_ids),
         items: &["NetworkAcls"],
         id: "NetworkAclId",
         not_found: &["InvalidNetworkAclID.NotFound"],
@@ -284,7 +284,7 @@ pub(super) const TYPES: &[Declaration] = &[
         name: "AWS::EC2::FlowLog",
         actions: &["ec2:DescribeFlowLogs", "ec2:DescribeTags"],
         fetch: list!(ec2 "ec2" "DescribeFlowLogs": describe_flow_logs;
-            page set_next_token, max_results(PAGE); id flow_log_ids),
+            page set_next_token, max_results(PAGE_SIZE); id flow_log_ids),
         items: &["FlowLogs"],
         id: "FlowLogId",
         not_found: &["InvalidFlowLogId.NotFound"],
@@ -298,7 +298,7 @@ pub(super) const TYPES: &[Declaration] = &[
         is_shared: true,
         actions: &["ec2:DescribeCapacityReservations", "ec2:DescribeTags"],
         fetch: list!(ec2 "ec2" "DescribeCapacityReservations": describe_capacity_reservations;
-            page set_next_token, max_results(PAGE); id capacity_reservation_ids),
+            page set_next_token, max_results(PAGE_SIZE); id capacity_reservation_ids),
         items: &["CapacityReservations"],
         id: "CapacityReservationId",
         not_found: &["InvalidCapacityReservationId.NotFound"],
@@ -330,7 +330,7 @@ pub(super) const TYPES: &[Declaration] = &[
     },
 ];
 
-/// The versions that launches take when they name none, the default and the latest: `Versions`.
+/// The default version and the latest: `Versions`. Launches that name no version use one of them.
 fn launch_template_versions<'a>(
     regional: &'a Regional,
     template: &'a mut Value,
@@ -349,7 +349,7 @@ fn launch_template_versions<'a>(
     })
 }
 
-/// DescribeTags fails under load where the listings answer an empty set.
+/// DescribeTags fails under load where the listings return an empty set.
 fn read_tags<'a>(
     regional: &'a Regional,
     ids: &'a [&'a str],
@@ -357,13 +357,13 @@ fn read_tags<'a>(
     Box::pin(async move {
         let mut tags: BTreeMap<String, Vec<(String, String)>> =
             ids.iter().map(|id| ((*id).to_owned(), Vec::new())).collect();
-        for some in ids.chunks(FILTER_VALUES) {
+        for some in ids.chunks(FILTER_VALUES_MAX) {
             let values = some.iter().map(|id| (*id).to_owned()).collect();
             let filter =
                 aws_sdk_ec2::types::Filter::builder().name("resource-id").set_values(Some(values)).build();
             let mut token = None;
             loop {
-                let request = regional.ec2().describe_tags().filters(filter.clone()).max_results(PAGE);
+                let request = regional.ec2().describe_tags().filters(filter.clone()).max_results(PAGE_SIZE);
                 let answer = send!(regional, "ec2" "DescribeTags", request.set_next_token(token))?;
                 for found in answer["Tags"].as_array().into_iter().flatten() {
                     tags.entry(text(found, "ResourceId").to_owned()).or_default().push(tag(found));

@@ -6,7 +6,9 @@ use serde_json::{Value, json};
 
 use crate::cloud::CloudError;
 use crate::cloud::aws::Regional;
-use crate::cloud::aws::declare::{ById, Declaration, Listed, TagSource, Which, list, next_page, send, text};
+use crate::cloud::aws::declare::{
+    ById, Declaration, ListAnswer, ListRequest, TagSource, list, next_page, send, text,
+};
 use crate::cloud::aws::error::Failure;
 use crate::inventory::Reason;
 
@@ -30,7 +32,7 @@ pub(super) const TYPES: &[Declaration] = &[
         id: "clusterArn",
         not_found: &["MISSING"],
         tags: TagSource::Inline("tags"),
-        // The API tells no time of creation.
+        // The API reports no creation time.
         reusable_ids: true,
         end_states: Some(("status", &["DEPROVISIONING", "INACTIVE"])),
         volatile: &[
@@ -50,7 +52,7 @@ pub(super) const TYPES: &[Declaration] = &[
         within: Some(clusters),
         fetch: |regional, which| {
             Box::pin(async move {
-                let Which::Page { within, token } = which else { unreachable!("it is described by id") };
+                let ListRequest::Page { within, token } = which else { unreachable!("it is described by id") };
                 let cluster = within.unwrap_or_default();
                 let request = regional.ecs().list_services().cluster(&cluster).max_results(100);
                 let mut answer = send!(regional, "ecs" "ListServices", request.set_next_token(token))?;
@@ -58,7 +60,7 @@ pub(super) const TYPES: &[Declaration] = &[
                 let arns = arns.as_array().into_iter().flatten();
                 answer["serviceArns"] =
                     arns.map(|arn| json!({ "clusterArn": cluster, "serviceArn": arn })).collect();
-                Ok(Listed::Completed(answer))
+                Ok(ListAnswer::Completed(answer))
             })
         },
         items: &["serviceArns"],
@@ -66,8 +68,8 @@ pub(super) const TYPES: &[Declaration] = &[
         describe: Some(|regional, service| {
             Box::pin(async move {
                 let arn = text(service, "serviceArn").to_owned();
-                // The ARN of a service that is older than the long format does not name its cluster, and DescribeServices
-                // without one looks in the cluster `default`.
+                // The ARN of a service that is older than the long format does not name its cluster, and
+                // DescribeServices without one searches only the cluster `default`.
                 let candidates = match text(service, "clusterArn") {
                     "" => clusters(regional).await?,
                     cluster => vec![cluster.to_owned()],
@@ -114,8 +116,8 @@ pub(super) const TYPES: &[Declaration] = &[
     },
 ];
 
-/// The one that was asked for. ECS answers with success and names what it could not show among the failures; only
-/// `MISSING` says that it does not exist:
+/// The requested item. ECS answers with success and lists what it could not show among the failures; only `MISSING`
+/// means that it does not exist:
 /// <https://docs.aws.amazon.com/AmazonECS/latest/developerguide/api_failures_messages.html>
 fn first(mut answer: Value, list: &str) -> Result<Value, Failure> {
     if let Some(found) = answer[list].get_mut(0) {

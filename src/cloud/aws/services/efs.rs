@@ -13,7 +13,7 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     not_found: &["FileSystemNotFound"],
     birth: Some("CreationTime"),
     end_states: Some(("LifeCycleState", &["deleting", "deleted"])),
-    // Metered by the hour.
+    // Metered every hour.
     volatile: &["SizeInBytes"],
     ..Declaration::USUAL
 }];

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::cloud::aws::Regional;
 use crate::cloud::aws::declare::{
-    ById, Declaration, Listed, TagSource, Which, described, list, next_page, send, text,
+    ById, Declaration, ListAnswer, ListRequest, TagSource, described, list, next_page, send, text,
 };
 use crate::cloud::aws::error::Failure;
 
@@ -32,7 +32,7 @@ pub(super) const TYPES: &[Declaration] = &[
         reusable_ids: true,
         end_states: Some(("status", &["DELETING"])),
         volatile: &["health"],
-        // With these somebody else's cluster could be connected.
+        // With these another user could connect a cluster.
         secret: &["connectorConfig.activationCode", "connectorConfig.activationId"],
         shape: 2,
         ..Declaration::USUAL
@@ -43,7 +43,7 @@ pub(super) const TYPES: &[Declaration] = &[
         within: Some(clusters),
         fetch: |regional, which| {
             Box::pin(async move {
-                let Which::Page { within, token } = which else { unreachable!("it is described by id") };
+                let ListRequest::Page { within, token } = which else { unreachable!("it is described by id") };
                 let cluster = within.unwrap_or_default();
                 let request = regional.eks().list_nodegroups().cluster_name(&cluster).max_results(100);
                 let mut answer = send!(regional, "eks" "ListNodegroups", request.set_next_token(token))?;
@@ -51,7 +51,7 @@ pub(super) const TYPES: &[Declaration] = &[
                 let names = names.as_array().into_iter().flatten();
                 answer["nodegroups"] =
                     names.map(|name| json!({ "clusterName": cluster, "nodegroupName": name })).collect();
-                Ok(Listed::Completed(answer))
+                Ok(ListAnswer::Completed(answer))
             })
         },
         items: &["nodegroups"],
@@ -79,7 +79,7 @@ pub(super) const TYPES: &[Declaration] = &[
     },
 ];
 
-/// Those that may have node groups: clusters that are only connected have none, and their listing is refused.
+/// Clusters that may have node groups: clusters that are only connected have none, and their listing is refused.
 fn clusters(regional: &Regional) -> BoxFuture<'_, Result<Vec<String>, Failure>> {
     Box::pin(async move {
         let mut clusters = Vec::new();

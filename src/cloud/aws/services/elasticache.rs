@@ -2,8 +2,8 @@
 
 use crate::cloud::aws::declare::{Declaration, TagSource, list, send, tags_in, text};
 
-/// The most that its listings take.
-const PAGE: i32 = 100;
+/// The maximum that its listings take.
+const PAGE_SIZE: i32 = 100;
 
 const CACHE: Declaration = Declaration {
     next_page: "Marker",
@@ -23,13 +23,13 @@ pub(super) const TYPES: &[Declaration] = &[
         name: "AWS::ElastiCache::CacheCluster",
         actions: &["elasticache:DescribeCacheClusters", "elasticache:ListTagsForResource"],
         fetch: list!(elasticache "elasticache" "DescribeCacheClusters": describe_cache_clusters;
-            page set_marker, max_records(PAGE); id cache_cluster_id),
+            page set_marker, max_records(PAGE_SIZE); id cache_cluster_id),
         items: &["CacheClusters"],
         id: "CacheClusterId",
         not_found: &["CacheClusterNotFound"],
         birth: Some("CacheClusterCreateTime"),
         end_states: Some(("CacheClusterStatus", &["deleting", "deleted"])),
-        // Every night.
+        // The nightly snapshot.
         passing_states: &[("snapshotting", "available")],
         ..CACHE
     },
@@ -37,7 +37,7 @@ pub(super) const TYPES: &[Declaration] = &[
         name: "AWS::ElastiCache::ReplicationGroup",
         actions: &["elasticache:DescribeReplicationGroups", "elasticache:ListTagsForResource"],
         fetch: list!(elasticache "elasticache" "DescribeReplicationGroups": describe_replication_groups;
-            page set_marker, max_records(PAGE); id replication_group_id),
+            page set_marker, max_records(PAGE_SIZE); id replication_group_id),
         items: &["ReplicationGroups"],
         id: "ReplicationGroupId",
         not_found: &["ReplicationGroupNotFoundFault"],

@@ -10,13 +10,16 @@ use crate::cloud::aws::declare::{Declaration, TagSource, list, next_page, send, 
 use crate::cloud::aws::error::Failure;
 use crate::inventory::TagSet;
 
-/// The most that its listings take.
-const PAGE: i32 = 400;
-/// The most resources that one call tells the tags of.
-const TAGGED: usize = 20;
+/// The maximum that its listings take.
+const PAGE_SIZE: i32 = 400;
+/// The maximum number of resources whose tags one call returns.
+const DESCRIBE_TAGS_MAX_RESOURCES: usize = 20;
 
-const ELB: Declaration =
-    Declaration { next_page: "NextMarker", tags: TagSource::Calls(TAGGED, tags), ..Declaration::USUAL };
+const ELB: Declaration = Declaration {
+    next_page: "NextMarker",
+    tags: TagSource::Calls(DESCRIBE_TAGS_MAX_RESOURCES, tags),
+    ..Declaration::USUAL
+};
 
 pub(super) const TYPES: &[Declaration] = &[
     Declaration {
@@ -27,14 +30,14 @@ pub(super) const TYPES: &[Declaration] = &[
             "elasticloadbalancing:DescribeTags",
         ],
         fetch: list!(elbv2 "elbv2" "DescribeLoadBalancers": describe_load_balancers;
-            page set_marker, page_size(PAGE); id load_balancer_arns),
+            page set_marker, page_size(PAGE_SIZE); id load_balancer_arns),
         items: &["LoadBalancers"],
         enrich: Some(listeners),
         shape: 3,
         id: "LoadBalancerArn",
         not_found: &["LoadBalancerNotFound"],
         birth: Some("CreatedTime"),
-        // Of an identity provider.
+        // The client secret of an identity provider.
         secret: &["Listeners.DefaultActions.AuthenticateOidcConfig.ClientSecret"],
         ..ELB
     },
@@ -46,7 +49,7 @@ pub(super) const TYPES: &[Declaration] = &[
             "elasticloadbalancing:DescribeTags",
         ],
         fetch: list!(elbv2 "elbv2" "DescribeTargetGroups": describe_target_groups;
-            page set_marker, page_size(PAGE); id target_group_arns),
+            page set_marker, page_size(PAGE_SIZE); id target_group_arns),
         items: &["TargetGroups"],
         enrich: Some(targets),
         shape: 3,
@@ -56,14 +59,14 @@ pub(super) const TYPES: &[Declaration] = &[
     },
 ];
 
-/// What it listens for, and what becomes of it: `Listeners`.
+/// Its listeners and their actions: `Listeners`.
 fn listeners<'a>(regional: &'a Regional, balancer: &'a mut Value) -> BoxFuture<'a, Result<(), Failure>> {
     Box::pin(async move {
         let arn = text(balancer, "LoadBalancerArn").to_owned();
         let mut all = Vec::new();
         let mut token = None;
         loop {
-            let request = regional.elbv2().describe_listeners().load_balancer_arn(&arn).page_size(PAGE);
+            let request = regional.elbv2().describe_listeners().load_balancer_arn(&arn).page_size(PAGE_SIZE);
             let mut answer = send!(regional, "elbv2" "DescribeListeners", request.set_marker(token))?;
             all.append(answer["Listeners"].as_array_mut().unwrap_or(&mut Vec::new()));
             token = next_page(&answer, "NextMarker");
@@ -77,13 +80,13 @@ fn listeners<'a>(regional: &'a Regional, balancer: &'a mut Value) -> BoxFuture<'
     })
 }
 
-/// Whether it sends to anything: `HasTargets`. Which targets, and how many, changes with each pod.
+/// Whether it has any target: `HasTargets`. Which targets, and how many, changes with each pod.
 fn targets<'a>(regional: &'a Regional, group: &'a mut Value) -> BoxFuture<'a, Result<(), Failure>> {
     Box::pin(async move {
         let arn = text(group, "TargetGroupArn");
         let request = regional.elbv2().describe_target_health().target_group_arn(arn);
         let answer = match send!(regional, "elbv2" "DescribeTargetHealth", request) {
-            // Of this group alone nobody can tell now: no reason to doubt the others.
+            // The health of this group is unavailable now: no reason to doubt the others.
             Err(Failure::Error(error)) if error.message.contains("HealthUnavailable") => {
                 return Err(Failure::NotFound { code: "HealthUnavailable".to_owned() });
             }

@@ -3,15 +3,15 @@
 use aws_sdk_emr::types::ClusterState;
 use serde_json::json;
 
-use crate::cloud::aws::declare::{ById, Declaration, Which, ask, described, send, text};
+use crate::cloud::aws::declare::{ById, Declaration, ListRequest, described, query, send, text};
 
 pub(super) const TYPES: &[Declaration] = &[Declaration {
     name: "AWS::EMR::Cluster",
     actions: &["elasticmapreduce:ListClusters", "elasticmapreduce:DescribeCluster"],
     fetch: |regional, which| {
         Box::pin(async move {
-            let Which::Page { token, .. } = which else { unreachable!("it is described by id") };
-            // Without a filter it lists everything that ever ran.
+            let ListRequest::Page { token, .. } = which else { unreachable!("it is described by id") };
+            // Without a filter it lists every cluster that ever ran.
             let running = [
                 ClusterState::Starting,
                 ClusterState::Bootstrapping,
@@ -20,7 +20,7 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
                 ClusterState::Terminating,
             ];
             let request = regional.emr().list_clusters().set_cluster_states(Some(running.to_vec()));
-            ask!(regional, "emr" "ListClusters", request.set_marker(token)).map(Into::into)
+            query!(regional, "emr" "ListClusters", request.set_marker(token)).map(Into::into)
         })
     },
     items: &["Clusters"],
@@ -38,14 +38,14 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     birth: Some("Status.Timeline.CreationDateTime"),
     end_states: Some(("Status.State", &["TERMINATING", "TERMINATED", "TERMINATED_WITH_ERRORS"])),
     volatile: &["NormalizedInstanceHours"],
-    // Settings of the applications on it.
+    // Settings of its applications.
     secret: &[
         "Configurations",
         "KerberosAttributes.ADDomainJoinPassword",
         "KerberosAttributes.CrossRealmTrustPrincipalPassword",
         "KerberosAttributes.KdcAdminPassword",
     ],
-    // With each step that is given to it.
+    // Changes with each step that runs on it.
     passing_states: &[("WAITING", "RUNNING")],
     ..Declaration::USUAL
 }];

@@ -6,13 +6,13 @@ use serde_json::{Value, json};
 use crate::cloud::CadenceClass;
 use crate::cloud::aws::Regional;
 use crate::cloud::aws::declare::{
-    ById, Declaration, TagSource, Which, ask, described, list, next_page, send, tags_in, text,
+    ById, Declaration, ListRequest, TagSource, described, list, next_page, query, send, tags_in, text,
 };
 use crate::cloud::aws::error::Failure;
 use crate::inventory::Tags;
 
-/// The most that its listings take.
-const PAGE: i32 = 1000;
+/// The maximum that its listings take.
+const PAGE_SIZE: i32 = 1000;
 
 const IAM: Declaration =
     Declaration { next_page: "Marker", global: true, cadence: CadenceClass::Slow, ..Declaration::USUAL };
@@ -21,7 +21,7 @@ pub(super) const TYPES: &[Declaration] = &[
     Declaration {
         name: "AWS::IAM::Role",
         actions: &["iam:ListRoles", "iam:GetRole", "iam:ListRoleTags"],
-        fetch: list!(iam "iam" "ListRoles": list_roles; page set_marker, max_items(PAGE)),
+        fetch: list!(iam "iam" "ListRoles": list_roles; page set_marker, max_items(PAGE_SIZE)),
         items: &["Roles"],
         describe: Some(|regional, role| {
             Box::pin(async move {
@@ -40,26 +40,27 @@ pub(super) const TYPES: &[Declaration] = &[
         not_found: &["NoSuchEntity"],
         tags: TagSource::Call(|regional, role| {
             Box::pin(async move {
-                // AWS makes these by itself, and lets nobody tag them:
+                // AWS creates these by itself, and they can't be tagged:
                 // https://docs.aws.amazon.com/IAM/latest/UserGuide/id_tags.html
                 if ["/aws-service-role/", "/aws-reserved/"].iter().any(|path| text(role, "Path").starts_with(path))
                 {
                     return Ok(Tags::Untaggable);
                 }
-                let request = regional.iam().list_role_tags().role_name(text(role, "RoleName")).max_items(PAGE);
+                let request =
+                    regional.iam().list_role_tags().role_name(text(role, "RoleName")).max_items(PAGE_SIZE);
                 Ok(tags_in(&send!(regional, "iam" "ListRoleTags", request)?, "Tags"))
             })
         }),
         birth: Some("CreateDate"),
         reusable_ids: true,
-        // GetRole answers with them, the listing without.
+        // GetRole returns them, the listing does not.
         volatile: &["RoleLastUsed", "PermissionsBoundary", "Tags"],
         ..IAM
     },
     Declaration {
         name: "AWS::IAM::User",
         actions: &["iam:ListUsers", "iam:GetUser", "iam:ListUserTags"],
-        fetch: list!(iam "iam" "ListUsers": list_users; page set_marker, max_items(PAGE)),
+        fetch: list!(iam "iam" "ListUsers": list_users; page set_marker, max_items(PAGE_SIZE)),
         items: &["Users"],
         describe: Some(|regional, user| {
             Box::pin(async move {
@@ -75,7 +76,8 @@ pub(super) const TYPES: &[Declaration] = &[
         not_found: &["NoSuchEntity"],
         tags: TagSource::Call(|regional, user| {
             Box::pin(async move {
-                let request = regional.iam().list_user_tags().user_name(text(user, "UserName")).max_items(PAGE);
+                let request =
+                    regional.iam().list_user_tags().user_name(text(user, "UserName")).max_items(PAGE_SIZE);
                 Ok(tags_in(&send!(regional, "iam" "ListUserTags", request)?, "Tags"))
             })
         }),
@@ -90,13 +92,13 @@ pub(super) const TYPES: &[Declaration] = &[
         within: Some(users),
         fetch: |regional, which| {
             Box::pin(async move {
-                let Which::Page { within, token } = which else { unreachable!("sweeps confirm it") };
-                let request = regional.iam().list_access_keys().set_user_name(within).max_items(PAGE);
-                ask!(regional, "iam" "ListAccessKeys", request.set_marker(token)).map(Into::into)
+                let ListRequest::Page { within, token } = which else { unreachable!("sweeps confirm it") };
+                let request = regional.iam().list_access_keys().set_user_name(within).max_items(PAGE_SIZE);
+                query!(regional, "iam" "ListAccessKeys", request.set_marker(token)).map(Into::into)
             })
         },
         items: &["AccessKeyMetadata"],
-        // Only with its user, and there by a listing.
+        // It is listed only with its user, and not readable by id.
         by_id: ById::Sweeps,
         id: "AccessKeyId",
         tags: TagSource::Untaggable,
@@ -105,7 +107,7 @@ pub(super) const TYPES: &[Declaration] = &[
     },
 ];
 
-/// IAM answers a policy as text, percent-encoded; the AWS CLI prints the object that it is.
+/// IAM returns a policy as percent-encoded text; the AWS CLI prints it as an object.
 fn policy(text: &str) -> Value {
     if let Ok(policy) = serde_json::from_str(text) {
         return policy;
@@ -120,7 +122,7 @@ fn users(regional: &Regional) -> BoxFuture<'_, Result<Vec<String>, Failure>> {
         let mut users = Vec::new();
         let mut marker = None;
         loop {
-            let request = regional.iam().list_users().set_marker(marker).max_items(PAGE);
+            let request = regional.iam().list_users().set_marker(marker).max_items(PAGE_SIZE);
             let answer = send!(regional, "iam" "ListUsers", request)?;
             users.extend(answer["Users"].as_array().into_iter().flatten().map(|u| text(u, "UserName").to_owned()));
             marker = next_page(&answer, "Marker");

@@ -11,12 +11,12 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     items: &["ClusterInfoList"],
     describe: Some(|regional, cluster| {
         Box::pin(async move {
-            // The listing shows all there is.
+            // The listing contains all fields.
             if cluster.get("ClusterName").is_none() {
                 let request = regional.kafka().describe_cluster_v2().cluster_arn(text(cluster, "ClusterArn"));
                 *cluster = described(send!(regional, "kafka" "DescribeClusterV2", request)?, "ClusterInfo")?;
             }
-            // Its hosts come in another order each time.
+            // Its hosts are in another order each time.
             for field in ["ZookeeperConnectString", "ZookeeperConnectStringTls"] {
                 let hosts = cluster.get_mut("Provisioned").and_then(|provisioned| provisioned.get_mut(field));
                 if let Some(Value::String(hosts)) = hosts {

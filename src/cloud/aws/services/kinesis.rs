@@ -21,7 +21,7 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     not_found: &["ResourceNotFoundException"],
     tags: TagSource::Call(|regional, stream| {
         Box::pin(async move {
-            // A stream has at most 50, which is what one call answers.
+            // A stream has at most 50 tags, the maximum that one call returns.
             let request = regional.kinesis().list_tags_for_stream().stream_name(text(stream, "StreamName"));
             let answer = send!(regional, "kinesis" "ListTagsForStream", request.limit(50))?;
             if answer["HasMoreTags"] == true {

@@ -24,17 +24,17 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     not_found: &["NotFoundException"],
     tags: TagSource::Call(|regional, key| {
         Box::pin(async move {
-            // Nobody but AWS can tag its own.
+            // AWS's own keys can't be tagged by users.
             if text(key, "KeyManager") == "AWS" {
                 return Ok(Tags::Untaggable);
             }
-            // A key has at most 50, and those of AWS itself.
+            // A key has at most 50 tags, besides those of AWS itself.
             let request = regional.kms().list_resource_tags().key_id(text(key, "KeyId")).limit(50);
             tags_unless_more(&send!(regional, "kms" "ListResourceTags", request)?, "Tags", "NextMarker")
         })
     }),
     birth: Some("CreationDate"),
-    // A multi-Region key and its replicas have one id, each a key of its own:
+    // A multi-Region key and its replicas share one id, but each is a separate key:
     // https://docs.aws.amazon.com/kms/latest/developerguide/mrk-how-it-works.html
     reusable_ids: true,
     cadence: CadenceClass::Rare,

@@ -1,6 +1,6 @@
 //! Lambda functions.
 
-use crate::cloud::aws::declare::{ById, Declaration, TagSource, ask, list, send, tags_in, text};
+use crate::cloud::aws::declare::{ById, Declaration, TagSource, list, query, send, tags_in, text};
 
 pub(super) const TYPES: &[Declaration] = &[Declaration {
     name: "AWS::Lambda::Function",
@@ -8,11 +8,11 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     fetch: list!(lambda "lambda" "ListFunctions": list_functions; page set_marker, max_items(50)),
     items: &["Functions"],
     next_page: "NextMarker",
-    // GetFunctionConfiguration answers with more fields than the listing.
+    // GetFunctionConfiguration returns more fields than the listing.
     by_id: ById::Exists(|regional, name| {
         Box::pin(async move {
             let request = regional.lambda().get_function_configuration().function_name(name);
-            ask!(regional, "lambda" "GetFunctionConfiguration", request).map(drop)
+            query!(regional, "lambda" "GetFunctionConfiguration", request).map(drop)
         })
     }),
     id: "FunctionName",
@@ -24,9 +24,9 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
             Ok(tags_in(&answer, "Tags"))
         })
     }),
-    // The API tells no time of creation.
+    // The API reports no creation time.
     reusable_ids: true,
-    // People keep keys in them.
+    // Users store keys in them.
     shape: 2,
     secret: &["Environment", "ImageConfigResponse.Error.Message", "RuntimeVersionConfig.Error.Message"],
     ..Declaration::USUAL

@@ -22,7 +22,7 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     id: "logGroupName",
     tags: TagSource::Call(|regional, group| {
         Box::pin(async move {
-            // The ARN that ends in ":*" means the streams in it.
+            // The ARN that ends in ":*" stands for the streams in the group.
             let arn = text(group, "arn").trim_end_matches(":*");
             let request = regional.logs().list_tags_for_resource().resource_arn(arn);
             Ok(tags_in(&send!(regional, "logs" "ListTagsForResource", request)?, "tags"))

@@ -1,6 +1,6 @@
-//! The types, one file per service. What one is stands in its declaration, and nowhere else.
+//! The types, one file per service. A type is described by its declaration, and nowhere else.
 //!
-//! Without the feature `services` there is EC2 alone: enough to develop and to measure on.
+//! Without the feature `services` there is only EC2: enough for development and benchmarks.
 
 #[cfg(feature = "services")]
 mod acm;

@@ -27,7 +27,7 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
             Ok(tags_in(&answer, "TagList"))
         })
     }),
-    // The API tells no time of creation.
+    // The API reports no creation time.
     reusable_ids: true,
     end_states: Some(("DomainProcessingStatus", &["Deleting"])),
     volatile: &["ChangeProgressDetails", "ServiceSoftwareOptions", "Processing", "UpgradeProcessing"],

@@ -4,12 +4,12 @@ use futures::future::BoxFuture;
 
 use crate::cloud::CadenceClass;
 use crate::cloud::aws::Regional;
-use crate::cloud::aws::declare::{Declaration, TagSource, Which, ask, list, send, tags_in, text};
+use crate::cloud::aws::declare::{Declaration, ListRequest, TagSource, list, query, send, tags_in, text};
 use crate::cloud::aws::error::Failure;
 use crate::inventory::Tags;
 
-/// The most that its listings take.
-const PAGE: i32 = 100;
+/// The maximum that its listings take.
+const PAGE_SIZE: i32 = 100;
 
 const RDS: Declaration = Declaration { next_page: "Marker", reusable_ids: true, ..Declaration::USUAL };
 
@@ -18,14 +18,14 @@ pub(super) const TYPES: &[Declaration] = &[
         name: "AWS::RDS::DBInstance",
         actions: &["rds:DescribeDBInstances", "rds:ListTagsForResource"],
         fetch: list!(rds "rds" "DescribeDBInstances": describe_db_instances;
-            page set_marker, max_records(PAGE); id db_instance_identifier),
+            page set_marker, max_records(PAGE_SIZE); id db_instance_identifier),
         items: &["DBInstances"],
         id: "DBInstanceIdentifier",
         not_found: &["DBInstanceNotFound"],
         tags: TagSource::Call(|regional, instance| tags(regional, text(instance, "DBInstanceArn"))),
         birth: Some("InstanceCreateTime"),
         end_states: Some(("DBInstanceStatus", &["deleting"])),
-        // Moves on every five minutes; the tags are read by their own call.
+        // LatestRestorableTime changes every five minutes; the tags are read by their own call.
         volatile: &[
             "LatestRestorableTime",
             "TagList",
@@ -34,7 +34,7 @@ pub(super) const TYPES: &[Declaration] = &[
             "AdditionalStorageVolumes.StorageOperationPercentProgress",
         ],
         shape: 2,
-        // Every night.
+        // The nightly backup.
         passing_states: &[("backing-up", "available")],
         secret: &["PendingModifiedValues.MasterUserPassword"],
         ..RDS
@@ -43,7 +43,7 @@ pub(super) const TYPES: &[Declaration] = &[
         name: "AWS::RDS::DBCluster",
         actions: &["rds:DescribeDBClusters", "rds:ListTagsForResource"],
         fetch: list!(rds "rds" "DescribeDBClusters": describe_db_clusters;
-            page set_marker, max_records(PAGE); id db_cluster_identifier),
+            page set_marker, max_records(PAGE_SIZE); id db_cluster_identifier),
         items: &["DBClusters"],
         id: "DBClusterIdentifier",
         not_found: &["DBClusterNotFoundFault"],
@@ -72,11 +72,11 @@ pub(super) const TYPES: &[Declaration] = &[
             Box::pin(async move {
                 let request = regional.rds().describe_db_snapshots();
                 let request = match which {
-                    Which::Page { token, .. } => request.set_marker(token).max_records(PAGE),
-                    // The type must be named where the id is an automated one's.
-                    Which::Id(id) => request.set_snapshot_type(automated(&id)).db_snapshot_identifier(id),
+                    ListRequest::Page { token, .. } => request.set_marker(token).max_records(PAGE_SIZE),
+                    // The type must be named if the id is that of an automated snapshot.
+                    ListRequest::Id(id) => request.set_snapshot_type(automated(&id)).db_snapshot_identifier(id),
                 };
-                ask!(regional, "rds" "DescribeDBSnapshots", request).map(Into::into)
+                query!(regional, "rds" "DescribeDBSnapshots", request).map(Into::into)
             })
         },
         items: &["DBSnapshots"],
@@ -96,11 +96,13 @@ pub(super) const TYPES: &[Declaration] = &[
             Box::pin(async move {
                 let request = regional.rds().describe_db_cluster_snapshots();
                 let request = match which {
-                    Which::Page { token, .. } => request.set_marker(token).max_records(PAGE),
-                    // The type must be named where the id is an automated one's.
-                    Which::Id(id) => request.set_snapshot_type(automated(&id)).db_cluster_snapshot_identifier(id),
+                    ListRequest::Page { token, .. } => request.set_marker(token).max_records(PAGE_SIZE),
+                    // The type must be named if the id is that of an automated snapshot.
+                    ListRequest::Id(id) => {
+                        request.set_snapshot_type(automated(&id)).db_cluster_snapshot_identifier(id)
+                    }
                 };
-                ask!(regional, "rds" "DescribeDBClusterSnapshots", request).map(Into::into)
+                query!(regional, "rds" "DescribeDBClusterSnapshots", request).map(Into::into)
             })
         },
         items: &["DBClusterSnapshots"],
@@ -115,7 +117,7 @@ pub(super) const TYPES: &[Declaration] = &[
     },
 ];
 
-/// Their names alone have a colon.
+/// Only automated snapshots have a colon in their names.
 /// <https://docs.aws.amazon.com/AmazonRDS/latest/APIReference/API_DescribeDBSnapshots.html>
 fn automated(id: &str) -> Option<String> {
     id.starts_with("rds:").then(|| "automated".to_owned())

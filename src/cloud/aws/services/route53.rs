@@ -14,12 +14,12 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     next_page: "NextMarker",
     describe: Some(|regional, zone| {
         Box::pin(async move {
-            // The listing shows all there is.
+            // The listing contains all fields.
             if zone.get("Name").is_none() {
                 let request = regional.route53().get_hosted_zone().id(text(zone, "Id"));
                 *zone = described(send!(regional, "route53" "GetHostedZone", request)?, "HostedZone")?;
             }
-            // "/hostedzone/Z123": everywhere else the id is the last part alone.
+            // "/hostedzone/Z123": everywhere else the id is only the last part.
             zone["Id"] = text(zone, "Id").rsplit('/').next().unwrap_or_default().into();
             Ok(())
         })
@@ -35,7 +35,7 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
         })
     }),
     global: true,
-    // Records come and go by the minute where Kubernetes writes them.
+    // Where Kubernetes writes records, they come and go every minute.
     volatile: &["ResourceRecordSetCount"],
     cadence: CadenceClass::Slow,
     ..Declaration::USUAL

@@ -1,4 +1,4 @@
-//! S3: buckets, listed account-wide; their tags and their place need further calls.
+//! S3: buckets, listed account-wide; their tags and their location need further calls.
 
 use futures::future::BoxFuture;
 use serde_json::Value;
@@ -10,12 +10,12 @@ use crate::cloud::aws::error::Failure;
 use crate::cloud::remove;
 use crate::inventory::{TagSet, Tags};
 
-const PAGE: i32 = 1000;
+const PAGE_SIZE: i32 = 1000;
 
 pub(super) const TYPES: &[Declaration] = &[Declaration {
     name: "AWS::S3::Bucket",
     actions: &["s3:ListAllMyBuckets", "s3:GetBucketLocation", "s3:GetBucketTagging"],
-    fetch: list!(s3 "s3" "ListBuckets": list_buckets; page set_continuation_token, max_buckets(PAGE); id prefix),
+    fetch: list!(s3 "s3" "ListBuckets": list_buckets; page set_continuation_token, max_buckets(PAGE_SIZE); id prefix),
     items: &["Buckets"],
     next_page: "ContinuationToken",
     id: "Name",
@@ -25,7 +25,7 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     global: true,
     cadence: CadenceClass::Fast,
     shape: 2,
-    // The place is kept as `location`, whether the listing has it or not.
+    // The location is kept as `location`, whether the listing contains it or not.
     volatile: &["BucketRegion"],
     enrich: Some(locate),
     ..Declaration::USUAL
@@ -34,9 +34,9 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
 fn locate<'a>(regional: &'a Regional, bucket: &'a mut Value) -> BoxFuture<'a, Result<(), Failure>> {
     Box::pin(async move {
         // "This date can change when making changes to your bucket, such as editing its bucket policy", everywhere but
-        // where the partition began: as a birth it would tell of a new bucket under the old name.
+        // in the first region of the partition: as a birth it would mean a new bucket under the old name.
         // https://docs.aws.amazon.com/AmazonS3/latest/API/API_Bucket.html
-        if !regional.tells_birth_of_buckets() {
+        if !regional.lists_bucket_creation() {
             remove(bucket, "CreationDate");
         }
         let known = bucket.get("BucketRegion").and_then(Value::as_str).map(str::to_owned);
@@ -60,12 +60,12 @@ fn locate<'a>(regional: &'a Regional, bucket: &'a mut Value) -> BoxFuture<'a, Re
 
 fn tags<'a>(regional: &'a Regional, bucket: &'a Value) -> BoxFuture<'a, Result<Tags, Failure>> {
     Box::pin(async move {
-        // A bucket answers only at the endpoint of its own region.
+        // A bucket responds only at the endpoint of its own region.
         let there = regional.elsewhere(text(bucket, "location"));
         let request = there.s3().get_bucket_tagging().bucket(text(bucket, "Name"));
         match send!(&there, "s3" "GetBucketTagging", request) {
             Ok(answer) => Ok(tags_in(&answer, "TagSet")),
-            // Not an error: this is how S3 says "untagged".
+            // Not an error: this is how S3 reports "untagged".
             Err(Failure::NotFound { code }) if code == "NoSuchTagSet" => Ok(Tags::Known(TagSet::new())),
             Err(failure) => Err(failure),
         }

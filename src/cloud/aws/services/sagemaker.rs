@@ -8,14 +8,14 @@ use crate::cloud::aws::declare::{ById, Declaration, TagSource, list, send, tags_
 use crate::cloud::aws::error::Failure;
 use crate::inventory::Tags;
 
-/// The most that its listings take.
-const PAGE: i32 = 100;
+/// The maximum that its listings take.
+const PAGE_SIZE: i32 = 100;
 
 pub(super) const TYPES: &[Declaration] = &[
     Declaration {
         name: "AWS::SageMaker::Endpoint",
         actions: &["sagemaker:ListEndpoints", "sagemaker:DescribeEndpoint", "sagemaker:ListTags"],
-        fetch: list!(sagemaker "sagemaker" "ListEndpoints": list_endpoints; page set_next_token, max_results(PAGE)),
+        fetch: list!(sagemaker "sagemaker" "ListEndpoints": list_endpoints; page set_next_token, max_results(PAGE_SIZE)),
         items: &["Endpoints"],
         describe: Some(|regional, endpoint| {
             Box::pin(async move {
@@ -64,7 +64,7 @@ pub(super) const TYPES: &[Declaration] = &[
         name: "AWS::SageMaker::NotebookInstance",
         actions: &["sagemaker:ListNotebookInstances", "sagemaker:DescribeNotebookInstance", "sagemaker:ListTags"],
         fetch: list!(sagemaker "sagemaker" "ListNotebookInstances": list_notebook_instances;
-            page set_next_token, max_results(PAGE)),
+            page set_next_token, max_results(PAGE_SIZE)),
         items: &["NotebookInstances"],
         describe: Some(|regional, notebook| {
             Box::pin(async move {
@@ -87,7 +87,7 @@ pub(super) const TYPES: &[Declaration] = &[
 
 fn tags<'a>(regional: &'a Regional, arn: &'a str) -> BoxFuture<'a, Result<Tags, Failure>> {
     Box::pin(async move {
-        // A resource has at most 50, and those of AWS itself.
+        // A resource has at most 50 tags, besides those of AWS itself.
         let request = regional.sagemaker().list_tags().resource_arn(arn).max_results(100);
         tags_unless_more(&send!(regional, "sagemaker" "ListTags", request)?, "Tags", "NextToken")
     })

@@ -1,7 +1,7 @@
-//! Secrets Manager: that there are secrets, never what they say.
+//! Secrets Manager: that secrets exist, never their values.
 
 use crate::cloud::CadenceClass;
-use crate::cloud::aws::declare::{ById, Declaration, ask, list};
+use crate::cloud::aws::declare::{ById, Declaration, list, query};
 
 pub(super) const TYPES: &[Declaration] = &[Declaration {
     name: "AWS::SecretsManager::Secret",
@@ -9,11 +9,11 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     fetch: list!(secretsmanager "secretsmanager" "ListSecrets": list_secrets {include_planned_deletion(true)};
         page set_next_token, max_results(100)),
     items: &["SecretList"],
-    // DescribeSecret answers with other fields than the listing.
+    // DescribeSecret returns other fields than the listing.
     by_id: ById::Exists(|regional, arn| {
         Box::pin(async move {
             let request = regional.secretsmanager().describe_secret().secret_id(arn);
-            ask!(regional, "secretsmanager" "DescribeSecret", request).map(drop)
+            query!(regional, "secretsmanager" "DescribeSecret", request).map(drop)
         })
     }),
     id: "ARN",

@@ -25,9 +25,9 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
             Ok(tags_in(&send!(regional, "sns" "ListTagsForResource", request)?, "Tags"))
         })
     }),
-    // The API tells no time of creation.
+    // The API reports no creation time.
     reusable_ids: true,
-    // The archive moves on all the time.
+    // The beginning of the archive moves all the time.
     volatile: &["BeginningArchiveTime", "SubscriptionsConfirmed", "SubscriptionsPending", "SubscriptionsDeleted"],
     ..Declaration::USUAL
 }];

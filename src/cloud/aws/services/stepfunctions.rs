@@ -3,7 +3,7 @@
 use aws_sdk_sfn::types::IncludedData;
 
 use crate::cloud::CadenceClass;
-use crate::cloud::aws::declare::{ById, Declaration, TagSource, ask, list, send, tags_in, text};
+use crate::cloud::aws::declare::{ById, Declaration, TagSource, list, query, send, tags_in, text};
 
 pub(super) const TYPES: &[Declaration] = &[Declaration {
     name: "AWS::StepFunctions::StateMachine",
@@ -12,13 +12,13 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
         page set_next_token, max_results(1000)),
     items: &["stateMachines"],
     next_page: "nextToken",
-    // DescribeStateMachine answers with another document than the listing.
+    // DescribeStateMachine returns another document than the listing.
     by_id: ById::Exists(|regional, arn| {
         Box::pin(async move {
             let request = regional.stepfunctions().describe_state_machine().state_machine_arn(arn);
-            // Without the definition no key is needed that may be closed.
+            // Without the definition no key is needed, to which access may be denied.
             let request = request.included_data(IncludedData::MetadataOnly);
-            ask!(regional, "stepfunctions" "DescribeStateMachine", request).map(drop)
+            query!(regional, "stepfunctions" "DescribeStateMachine", request).map(drop)
         })
     }),
     id: "stateMachineArn",

@@ -1,4 +1,4 @@
-//! Questions, to whoever [`SourceArgs`] names: the answers are the same.
+//! Queries of the source that [`SourceArgs`] names: the answers are the same for all sources.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,7 +21,7 @@ use crate::server::query::{
 
 #[derive(Debug, Args)]
 struct ListArgs {
-    /// How to print; the shapes of json and yaml are documented in docs/json.md
+    /// Output format; json and yaml are documented in docs/json.md
     #[arg(short, long, value_enum, default_value = "table")]
     output: ListOutput,
 }
@@ -37,30 +37,29 @@ struct FilterArgs {
     /// Only this resource type, such as AWS::EC2::Volume
     #[arg(long = "type", value_name = "TYPE")]
     resource_type: Option<String>,
-    /// Only what has this tag; may be repeated
+    /// Only resources with this tag; may be repeated
     #[arg(long = "tag", value_name = "KEY[=VALUE]")]
     tags: Vec<String>,
-    /// Only what has no tag besides those that AWS sets
+    /// Only resources without tags, apart from those that AWS sets
     #[arg(long)]
     untagged: bool,
-    /// What has ended, too
+    /// Also resources that have ended
     #[arg(long)]
     ended: bool,
-    /// With the whole described object, as `aws ... describe-...` prints it (json and yaml)
+    /// Also the whole described object, as `aws ... describe-...` prints it (json and yaml)
     #[arg(long)]
     attributes: bool,
 }
 
 #[derive(Debug, Args)]
 pub struct GetArgs {
-    /// A resource key or a bare id; without one, all that the filters let through
+    /// A resource key or a bare id; without one, all resources that the filters select
     key: Option<String>,
     #[command(flatten)]
     filter: FilterArgs,
     #[command(flatten)]
     source: SourceArgs,
-    /// How to print; the shapes of json and yaml are documented in docs/json.md. tree shows what one
-    /// resource uses, and what uses it
+    /// Output format; json and yaml are documented in docs/json.md. tree shows what one resource uses, and what uses it
     #[arg(short, long, value_enum, default_value = "table")]
     output: ResourceOutput,
 }
@@ -81,10 +80,10 @@ enum ResourceOutput {
 
 #[derive(Debug, Args)]
 pub struct AtArgs {
-    /// A revision (41), a time (2026-11-24T08:30:00Z), or how long ago (2h, 3 days ago, yesterday)
+    /// The moment: a revision (41), a time (2026-11-24T08:30:00Z), or how long ago (2h, 3 days ago, yesterday)
     moment: String,
-    /// Let later looks speak too: what was between two looks that show the same life was present, and
-    /// what the next one missed is unknown. Without it: what was known at that moment
+    /// Also use later sweeps: a resource between two sweeps that show the same life was present, and one that the next
+    /// sweep missed is unknown. Without it: what was known at that moment
     #[arg(long)]
     hindsight: bool,
     #[command(flatten)]
@@ -93,7 +92,7 @@ pub struct AtArgs {
 
 #[derive(Debug, Args)]
 pub struct HistoryArgs {
-    /// A resource key, or a bare id where it is unique
+    /// A resource key, or a bare id if it is unique
     key: String,
     #[command(flatten)]
     source: SourceArgs,
@@ -103,12 +102,12 @@ pub struct HistoryArgs {
 
 #[derive(Debug, Args)]
 pub struct DiffArgs {
-    /// A revision (41), a time (2026-11-24T08:30:00Z), or how long ago (2h, 3 days ago, yesterday)
+    /// The start: a revision (41), a time (2026-11-24T08:30:00Z), or how long ago (2h, 3 days ago, yesterday)
     from: String,
-    /// The same, or now
+    /// The end, written in the same ways
     #[arg(default_value = "now")]
     to: String,
-    /// Every step between the two, also of what came and went; without it the net difference
+    /// Every step between the two, including resources that came and went; without it the net difference
     #[arg(long)]
     steps: bool,
     #[command(flatten)]
@@ -118,7 +117,7 @@ pub struct DiffArgs {
 }
 
 impl GetArgs {
-    async fn ask(self, at: Option<String>, hindsight: bool) -> anyhow::Result<()> {
+    async fn run_query(self, at: Option<String>, hindsight: bool) -> anyhow::Result<()> {
         let output = match self.output {
             ResourceOutput::Table => ListOutput::Table,
             ResourceOutput::Wide => ListOutput::Wide,
@@ -153,18 +152,18 @@ impl FilterArgs {
 }
 
 pub async fn get(args: GetArgs) -> anyhow::Result<()> {
-    args.ask(None, false).await
+    args.run_query(None, false).await
 }
 
 pub async fn at(args: AtArgs) -> anyhow::Result<()> {
-    args.what.ask(Some(args.moment), args.hindsight).await
+    args.what.run_query(Some(args.moment), args.hindsight).await
 }
 
 #[derive(Debug, Args)]
 pub struct TreeArgs {
-    /// A resource key, or a bare id where it is unique
+    /// A resource key, or a bare id if it is unique
     key: String,
-    /// A revision (41), a time (2026-11-24T08:30:00Z), or how long ago (2h, 3 days ago, yesterday)
+    /// The moment: a revision (41), a time (2026-11-24T08:30:00Z), or how long ago (2h, yesterday); without it, now
     #[arg(long, value_name = "MOMENT")]
     at: Option<String>,
     #[command(flatten)]
@@ -180,7 +179,7 @@ pub async fn tree(args: TreeArgs) -> anyhow::Result<()> {
 async fn show_tree(source: &SourceArgs, question: TreeQuestion, output: Output) -> anyhow::Result<()> {
     let answer: TreeAnswer = match source.cluster().await? {
         Some(cluster) => cluster.tree(&question).await?,
-        None => source.ask("/v1/tree", &question, findings::tree).await?,
+        None => source.run_query("/v1/tree", &question, findings::tree).await?,
     };
     if output != Output::Table {
         return print::structured(&answer, output);
@@ -209,7 +208,7 @@ fn print_branch(branch: &Branch, before: &str, below: &str) {
 
 #[derive(Debug, Args)]
 pub struct FindingsArgs {
-    /// Only those of this CloudScan
+    /// Only findings of this CloudScan
     #[arg(long, value_name = "NAMESPACE/NAME")]
     cloudscan: Option<String>,
     /// Only this kind, such as Orphaned
@@ -218,10 +217,10 @@ pub struct FindingsArgs {
     /// Only this account
     #[arg(long)]
     account: Option<String>,
-    /// Only what this owner should act on
+    /// Only findings that this owner should act on
     #[arg(long)]
     owner: Option<String>,
-    /// Also what is resolved, exempted, or too young to be told
+    /// Also findings that are resolved, exempted, or too young to be reported
     #[arg(long)]
     all: bool,
     #[command(flatten)]
@@ -235,7 +234,7 @@ pub async fn findings(args: FindingsArgs) -> anyhow::Result<()> {
     let question = FindingsQuestion { cloudscan, kind, account, owner, all };
     let answer: FindingsAnswer = match source.cluster().await? {
         Some(cluster) => cluster.findings(&question).await?,
-        None => source.ask("/v1/findings", &question, findings::findings).await?,
+        None => source.run_query("/v1/findings", &question, findings::findings).await?,
     };
     let money = |f: &FindingView, amount: Option<f64>| {
         let currency = f.currency.as_deref().unwrap_or_default();
@@ -272,11 +271,11 @@ pub async fn findings(args: FindingsArgs) -> anyhow::Result<()> {
                 (*known, *sum) = (*known + 1, *sum + cost);
             }
         }
-        let told = |(currency, (known, sum)): (&&str, &(usize, f64))| {
+        let reported = |(currency, (known, sum)): (&&str, &(usize, f64))| {
             let sum = format!("{sum:.2} {currency}");
             format!("; {} a month by list prices, of the {known} whose price is known", sum.trim_end())
         };
-        note!("{} findings{}", answer.findings.len(), sums.iter().map(told).collect::<String>());
+        note!("{} findings{}", answer.findings.len(), sums.iter().map(reported).collect::<String>());
     }
     Ok(())
 }
@@ -288,10 +287,10 @@ fn columns_of(narrow: &[&'static str], wide: &[&'static str]) -> Vec<(&'static s
 
 #[derive(Debug, Args)]
 pub struct OwnersArgs {
-    /// By the measure of this CloudScan, and only what it sees; without one, by the default tags
+    /// By the settings of this CloudScan, and only what it can see; without one, by the default tags
     #[arg(long, value_name = "NAMESPACE/NAME")]
     cloudscan: Option<String>,
-    /// A revision (41), a time (2026-11-24T08:30:00Z), or how long ago (2h, 3 days ago, yesterday)
+    /// The moment: a revision (41), a time (2026-11-24T08:30:00Z), or how long ago (2h, yesterday); without it, now
     #[arg(long, value_name = "MOMENT")]
     at: Option<String>,
     #[command(flatten)]
@@ -304,7 +303,7 @@ pub async fn owners(args: OwnersArgs) -> anyhow::Result<()> {
     let question = OwnersQuestion { cloudscan: args.cloudscan, at: args.at };
     let answer: OwnersAnswer = match args.source.cluster().await? {
         Some(cluster) => cluster.owners(&question).await?,
-        None => args.source.ask("/v1/owners", &question, findings::owners).await?,
+        None => args.source.run_query("/v1/owners", &question, findings::owners).await?,
     };
     if args.output.output != Output::Table {
         return print::structured(&answer, args.output.output);
@@ -330,15 +329,15 @@ pub async fn owners(args: OwnersArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn ask_resources(source: &SourceArgs, question: &ResourcesQuestion) -> anyhow::Result<ResourcesAnswer> {
+async fn query_resources(source: &SourceArgs, question: &ResourcesQuestion) -> anyhow::Result<ResourcesAnswer> {
     match source.cluster().await? {
         Some(cluster) => cluster.resources(question).await,
-        None => source.ask("/v1/resources", question, query::resources).await,
+        None => source.run_query("/v1/resources", question, query::resources).await,
     }
 }
 
 async fn resources(source: &SourceArgs, question: &ResourcesQuestion, output: ListOutput) -> anyhow::Result<()> {
-    let answer = ask_resources(source, question).await?;
+    let answer = query_resources(source, question).await?;
     let row = |view: &ResourceView| {
         let first_seen =
             if view.baseline { format!("before {}", view.first_seen) } else { view.first_seen.to_string() };
@@ -371,7 +370,7 @@ async fn resources(source: &SourceArgs, question: &ResourcesQuestion, output: Li
     };
     if print::list(&answer, table, output)? {
         note!("{} resources at revision {}, {}", answer.resources.len(), answer.revision, answer.time);
-        tell_unknown(&answer.unknown);
+        report_unknown(&answer.unknown);
     }
     Ok(())
 }
@@ -382,15 +381,15 @@ fn state(view: &ResourceView) -> String {
         (Some(end), ..) => format!("gone since {}", end.first_missed),
         (None, Some(suspect), _) if suspect.held => "missing, held".to_owned(),
         (None, Some(_), _) => "missing, not confirmed".to_owned(),
-        (None, None, Presence::Unknown) => "unknown: not looked at lately".to_owned(),
+        (None, None, Presence::Unknown) => "unknown: not scanned lately".to_owned(),
         (None, None, _) if untagged => "present, untagged".to_owned(),
         (None, None, _) if view.tags == Tags::Unknown => "present, tags unknown".to_owned(),
         (None, None, _) => "present".to_owned(),
     }
 }
 
-/// What can't be said must not pass for nothing.
-fn tell_unknown(unknown: &[ScopeView]) {
+/// Missing knowledge must not pass for absence.
+fn report_unknown(unknown: &[ScopeView]) {
     if !unknown.is_empty() {
         let scopes: Vec<String> = unknown.iter().take(5).map(|view| view.scope.to_string()).collect();
         let more = if unknown.len() > scopes.len() { ", ..." } else { "" };
@@ -402,7 +401,7 @@ pub async fn history(args: HistoryArgs) -> anyhow::Result<()> {
     let question = HistoryQuestion { key: args.key };
     let answer: HistoryAnswer = match args.source.cluster().await? {
         Some(cluster) => cluster.history(&question).await?,
-        None => args.source.ask("/v1/history", &question, query::history).await?,
+        None => args.source.run_query("/v1/history", &question, query::history).await?,
     };
     let row = |c: &Change| vec![c.revision.to_string(), c.time.to_string(), format!("{:?}", c.change), c.remark()];
     let table = Table {
@@ -421,14 +420,14 @@ pub async fn history(args: HistoryArgs) -> anyhow::Result<()> {
 pub async fn diff(args: DiffArgs) -> anyhow::Result<()> {
     let DiffArgs { from, to, steps, source, output } = args;
     let question = DiffQuestion { from, to, steps };
-    let answer = ask_diff(&source, &question).await?;
+    let answer = query_diff(&source, &question).await?;
     print_changes(&answer, steps, output.output)
 }
 
-async fn ask_diff(source: &SourceArgs, question: &DiffQuestion) -> anyhow::Result<DiffAnswer> {
+async fn query_diff(source: &SourceArgs, question: &DiffQuestion) -> anyhow::Result<DiffAnswer> {
     match source.cluster().await? {
         Some(cluster) => cluster.diff(question).await,
-        None => source.ask("/v1/diff", question, query::diff).await,
+        None => source.run_query("/v1/diff", question, query::diff).await,
     }
 }
 
@@ -448,14 +447,14 @@ fn print_changes(answer: &DiffAnswer, are_steps: bool, output: ListOutput) -> an
     if print::list(answer, table, output)? {
         let (from, to) = (answer.diff.from, answer.diff.to);
         note!("{} changes between revision {from} and {to}", answer.diff.changes.len());
-        tell_unknown(&answer.diff.unknown);
+        report_unknown(&answer.diff.unknown);
     }
     Ok(())
 }
 
 #[derive(Debug, Args)]
 pub struct SinceArgs {
-    /// Since when: a revision (41), a time (2026-11-24T08:30:00Z), or how long ago (2h, 3 days ago, yesterday)
+    /// The start: a revision (41), a time (2026-11-24T08:30:00Z), or how long ago (2h, 3 days ago, yesterday)
     #[arg(long, value_name = "MOMENT", default_value = "24h")]
     since: String,
     #[command(flatten)]
@@ -464,11 +463,11 @@ pub struct SinceArgs {
     output: ListArgs,
 }
 
-/// Every step since a moment, of the kinds that are asked for.
-async fn changes_since(args: SinceArgs, is_asked: impl Fn(&Change) -> bool) -> anyhow::Result<()> {
+/// Every step since a moment, of the requested kinds.
+async fn changes_since(args: SinceArgs, is_requested: impl Fn(&Change) -> bool) -> anyhow::Result<()> {
     let question = DiffQuestion { from: args.since, to: "now".to_owned(), steps: true };
-    let mut answer = ask_diff(&args.source, &question).await?;
-    answer.diff.changes.retain(is_asked);
+    let mut answer = query_diff(&args.source, &question).await?;
+    answer.diff.changes.retain(is_requested);
     print_changes(&answer, true, args.output.output)
 }
 
@@ -482,7 +481,7 @@ pub async fn disappeared(args: SinceArgs) -> anyhow::Result<()> {
 
 #[derive(Debug, Args)]
 pub struct UntaggedArgs {
-    /// Only what became so since a moment: a revision, a time, or how long ago (2h, yesterday)
+    /// Only those that became untagged since a moment: a revision, a time, or how long ago (2h, yesterday)
     #[arg(long, value_name = "MOMENT")]
     since: Option<String>,
     #[command(flatten)]
@@ -496,17 +495,17 @@ pub async fn untagged(args: UntaggedArgs) -> anyhow::Result<()> {
     let Some(since) = args.since else {
         return resources(&args.source, &question, args.output.output).await;
     };
-    // Of what has no tags now, the steps by which it came to have none.
-    let answer = ask_resources(&args.source, &question).await?;
+    // For resources without tags now, the steps by which they became untagged.
+    let answer = query_resources(&args.source, &question).await?;
     let bare: BTreeSet<ResourceKey> = answer.resources.into_iter().map(|view| view.resource).collect();
     let question = DiffQuestion { from: since, to: "now".to_owned(), steps: true };
-    let mut answer = ask_diff(&args.source, &question).await?;
+    let mut answer = query_diff(&args.source, &question).await?;
     let is_of_tags = |change: &Change| {
         let is_new = change.change == ChangeKind::Appeared && !change.baseline;
         is_new || change.fields.iter().any(|field| field.path.starts_with("Tags."))
     };
     let steps = answer.diff.changes.into_iter().filter(|c| bare.contains(&c.resource) && is_of_tags(c));
-    // The last of each: from there on it has none.
+    // The last step of each: since then it has none.
     let last: BTreeMap<ResourceKey, Change> = steps.map(|change| (change.resource.clone(), change)).collect();
     answer.diff.changes = last.into_values().collect();
     answer.diff.changes.sort_by_key(|change| change.revision);
@@ -515,12 +514,12 @@ pub async fn untagged(args: UntaggedArgs) -> anyhow::Result<()> {
 
 #[derive(Debug, Args)]
 pub struct WatchArgs {
-    /// Go on after this revision; without it, from now on
+    /// Continue after this revision; without it, from now on
     #[arg(long, value_name = "REVISION")]
     after: Option<u64>,
     #[command(flatten)]
     source: SourceArgs,
-    /// How to print: a line for each change
+    /// Output format, with one line for each change
     #[arg(short, long, value_enum, default_value = "table")]
     output: WatchOutput,
 }
@@ -531,10 +530,10 @@ enum WatchOutput {
     Json,
 }
 
-/// Until it is interrupted, or whoever is asked ends it: then it says where to go on.
+/// Runs until it is interrupted, or the operator ends it: then it prints where to continue.
 pub async fn watch(args: WatchArgs) -> anyhow::Result<()> {
     let output = args.output;
-    let mut tell = |change: &Change| -> anyhow::Result<()> {
+    let mut report = |change: &Change| -> anyhow::Result<()> {
         match output {
             WatchOutput::Json => print::write(&format!("{}\n", print::json(&serde_json::to_string(change)?))),
             WatchOutput::Table => out!(
@@ -549,9 +548,9 @@ pub async fn watch(args: WatchArgs) -> anyhow::Result<()> {
     };
     let mut after = args.after.map(Revision);
     if let Some(cluster) = args.source.cluster().await? {
-        // Watches end after a while, as every watch in Kubernetes does.
+        // Watches end after some time, as every watch in Kubernetes does.
         loop {
-            after = Some(cluster.watch(after, &mut tell).await?);
+            after = Some(cluster.watch(after, &mut report).await?);
         }
     }
     let socket = args.source.operator()?;
@@ -564,7 +563,7 @@ pub async fn watch(args: WatchArgs) -> anyhow::Result<()> {
     let mut lines = reader.lines();
     while let Some(line) = futures::StreamExt::next(&mut lines).await {
         match serde_json::from_str::<query::WatchLine>(&line.context("the operator ended its answer")?)? {
-            query::WatchLine::Change(change) => tell(&change)?,
+            query::WatchLine::Change(change) => report(&change)?,
             query::WatchLine::Error(error) => anyhow::bail!("{error}"),
         }
     }
