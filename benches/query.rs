@@ -51,7 +51,9 @@ fn filled(resources: usize) -> Bed {
             for half in [halves.0, halves.1] {
                 let (store, subscriber) = (&bed.store, &subscriber);
                 threads.spawn(move || {
-                    half.iter().for_each(|sweep| drop(store.commit(sweep, Some(subscriber)).unwrap()))
+                    for sweep in half {
+                        drop(store.commit(sweep, Some(subscriber)).unwrap());
+                    }
                 });
             }
         });

@@ -174,7 +174,7 @@ impl Desk {
             // grep exits with 1 if the log has no such line.
             Some(1) if command.contains("| grep") => err.is_empty(),
             // The store is younger than the moment in the query.
-            Some(1) => err.contains("lies before the first look"),
+            Some(1) => err.contains("lies before the first scan"),
             _ => false,
         };
         if is_as_documented { Ok(()) } else { Err(format!("{:?}: {out}{err}", output.status.code())) }

@@ -99,7 +99,7 @@ async fn a_gateway_that_no_route_uses_is_told_only_by_who_sees_the_routes() {
     world.proxy.heal(denied);
     let reported = wait_for(&world, &gateway, FindingState::Open).await;
     assert_eq!(reported.severity, "Medium");
-    assert!(reported.evidence.iter().any(|e| e.starts_with("looked at whole, twice")), "{:?}", reported.evidence);
+    assert!(reported.evidence.iter().any(|e| e.starts_with("swept completely, twice")), "{:?}", reported.evidence);
 
     let tree = world.operator.answer(&["tree", &gateway]);
     let below: Vec<&str> =

@@ -247,10 +247,10 @@ fn says_the_same_on_the_command_line(world: &World, data: &str, scratch: &str, b
     let names = elava(&["get", "-n", "team-a", "--type", "AWS::EC2::Volume", "-o", "name"]);
     assert_eq!(reported(&names).trim(), format!("aws/{A}/{IRELAND}/AWS::EC2::Volume/{scratch}"));
     for (args, why) in [
-        (&["get", "vol-none"][..], "nothing called vol-none is there"),
+        (&["get", "vol-none"][..], "no resource called vol-none exists now"),
         (&["at", "2020-01-01T00:00:00Z"], "before"),
         (&["at", "now", scratch, "--hindsight"], "kubectl exec"),
-        (&["store", "stats"], "the operator can"),
+        (&["store", "stats"], "the operator does"),
     ] {
         let output = elava(&[args, &["-n", "team-a"]].concat());
         assert!(!output.status.success() && reported(&output).contains(why), "{args:?}: {}", reported(&output));

@@ -1,6 +1,6 @@
 //! The direction of dependencies in design.md: which module may use which.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
@@ -27,6 +27,120 @@ fn sources(dir: &Path, found: &mut Vec<(String, String)>) {
             found.push((path.display().to_string(), fs::read_to_string(&path).expect("a source file")));
         }
     }
+}
+
+/// The folders of the store, each with those below it. Files beside them (the store itself, its errors, notes and tenants) use
+/// all of them.
+const STORE_MAY_USE: [(&str, &[&str]); 5] = [
+    ("file", &[]),
+    ("state", &["file"]),
+    ("write", &["file", "state"]),
+    ("read", &["file", "state"]),
+    ("upkeep", &["file", "state", "write", "read"]),
+];
+
+/// The references of a source file to modules of ours, as paths from the crate's root.
+fn references(module: &str, text: &str) -> Vec<String> {
+    let reference =
+        regex::Regex::new(r"\b(crate|super)((?:::\w+)*)(?:::\{([^;]*?)\};)?").expect("the pattern is a constant");
+    let parent = module.rsplit_once("::").map_or("", |(parent, _)| parent);
+    let mut found = Vec::new();
+    for captures in reference.captures_iter(text) {
+        let root = if &captures[1] == "crate" { "" } else { parent };
+        let path = format!("{root}{}", &captures[2]).trim_start_matches("::").to_owned();
+        match captures.get(3) {
+            None => found.push(path),
+            // Nested groups name modules by their first word only, which is enough.
+            Some(group) => found.extend(
+                group
+                    .as_str()
+                    .split(',')
+                    .map(|item| format!("{path}::{}", item.trim().split(['{', ' ']).next().unwrap_or_default())),
+            ),
+        }
+    }
+    found
+}
+
+/// Each module of the crate with its text, without tests and comments.
+fn modules() -> BTreeMap<String, String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    let comment = regex::Regex::new(r"//[^\n]*").expect("the pattern is a constant");
+    let mut modules = BTreeMap::new();
+    for (path, text) in files {
+        let relative = Path::new(&path).strip_prefix(&root).expect("it lies there").with_extension("");
+        let name = relative.display().to_string().replace('/', "::");
+        if name.contains("tests") || name.ends_with("faults") {
+            continue;
+        }
+        let shipped = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
+        modules.insert(name.trim_end_matches("::mod").to_owned(), comment.replace_all(shipped, "").into_owned());
+    }
+    modules
+}
+
+/// The module that a path names or lies in.
+fn resolve<'a>(modules: &'a BTreeMap<String, String>, path: &str) -> Option<&'a str> {
+    let mut path = path;
+    loop {
+        if let Some((name, _)) = modules.get_key_value(path) {
+            return Some(name);
+        }
+        path = path.rsplit_once("::")?.0;
+    }
+}
+
+#[test]
+fn folders_of_the_store_depend_only_on_those_below() {
+    let mut checked = 0;
+    for (module, text) in modules() {
+        let Some(folder) = module.strip_prefix("store::").and_then(|rest| rest.split_once("::")) else { continue };
+        let (_, may_use) =
+            STORE_MAY_USE.iter().find(|(name, _)| *name == folder.0).expect("a folder that is known");
+        for used in references(&module, &text) {
+            let Some(other) = used.strip_prefix("store::").and_then(|rest| rest.split("::").next()) else {
+                continue;
+            };
+            if STORE_MAY_USE.iter().any(|(name, _)| *name == other) && other != folder.0 {
+                checked += 1;
+                assert!(may_use.contains(&other), "{module} uses {used}");
+            }
+        }
+    }
+    assert!(checked > 50, "the pattern finds what is there: {checked}");
+}
+
+#[test]
+fn no_modules_import_each_other_in_a_circle() {
+    let modules = modules();
+    let mut uses: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for (module, text) in &modules {
+        let references = references(module, text);
+        let of_module = references.iter().filter_map(|path| resolve(&modules, path)).filter(|other| {
+            // A parent and its children are one module in parts.
+            !module.starts_with(&format!("{other}::"))
+                && !other.starts_with(&format!("{module}::"))
+                && other != module
+        });
+        uses.insert(module, of_module.collect());
+    }
+    assert!(uses.values().map(BTreeSet::len).sum::<usize>() > 300, "the pattern finds what is there");
+    // What is used by nobody who is left can't be in a circle.
+    loop {
+        let used: BTreeSet<&str> = uses.values().flatten().copied().collect();
+        let before = uses.len();
+        uses.retain(|module, others| used.contains(module) && !others.is_empty());
+        let left: BTreeSet<&str> = uses.keys().copied().collect();
+        for others in uses.values_mut() {
+            others.retain(|other| left.contains(other));
+        }
+        if uses.len() == before {
+            break;
+        }
+    }
+    assert!(uses.is_empty(), "these import each other in a circle: {uses:#?}");
 }
 
 #[test]

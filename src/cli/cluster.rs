@@ -1,6 +1,7 @@
 //! Queries of a cluster, through its API server and with the user's own rights: `inventory.elava.dev` and the findings,
 //! converted to the answers that an operator gives.
 
+use clap::Args;
 use http_body_util::BodyExt;
 use kube::client::Body;
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -8,7 +9,6 @@ use kube::{Api, Client, Config};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::source::ClusterArgs;
 use crate::api::{FindingState, ResourceFinding};
 use crate::inventory::{
     Change, ChangeKind, Diff, End, EndCause, FieldChange, Presence, ResourceKey, Revision, ScopeView, Suspect,
@@ -23,6 +23,20 @@ use crate::server::query::{
     API_VERSION, DiffAnswer, DiffQuestion, HistoryAnswer, HistoryQuestion, ResourceView, ResourcesAnswer,
     ResourcesQuestion,
 };
+
+/// A cluster, through its API server and with your own rights. `kubectl elava` queries one by default.
+#[derive(Debug, Args)]
+pub(super) struct ClusterArgs {
+    /// Query the cluster, in this namespace
+    #[arg(short, long, conflicts_with_all = ["socket"])]
+    pub namespace: Option<String>,
+    /// Query the cluster, in all namespaces
+    #[arg(short = 'A', long, conflicts_with_all = ["socket", "namespace"])]
+    pub all_namespaces: bool,
+    /// Query the cluster of this context of the kubeconfig
+    #[arg(long, conflicts_with_all = ["socket"])]
+    pub context: Option<String>,
+}
 
 /// Objects per answer: a longer list takes several.
 const LIST_PAGE_SIZE: u32 = 500;

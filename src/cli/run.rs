@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use futures::FutureExt;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::care::{self, KeepArgs};
-use super::telemetry;
+use super::telemetry::{self, LogFormat};
 use crate::cloud::aws::{Aws, CallCounts};
 use crate::controller::{self, Allowed, Identity, NamespaceLimits, RoleGrant, Settings};
 use crate::policy::Prices;
@@ -139,12 +139,6 @@ impl LimitArgs {
             waiting_events: self.namespace_waiting_events,
         }
     }
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(super) enum LogFormat {
-    Json,
-    Text,
 }
 
 fn share(text: &str) -> Result<f64, String> {

@@ -11,7 +11,7 @@ use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::cluster::Cluster;
+use super::cluster::{Cluster, ClusterArgs};
 use crate::server::query::{Problem, QueryError};
 use crate::store::{Store, StoreError, socket_path, system_clock};
 
@@ -25,20 +25,6 @@ pub(super) struct SourceArgs {
     socket: Option<PathBuf>,
     #[command(flatten)]
     cluster: ClusterArgs,
-}
-
-/// A cluster, through its API server and with your own rights. `kubectl elava` queries one by default.
-#[derive(Debug, Args)]
-pub(super) struct ClusterArgs {
-    /// Query the cluster, in this namespace
-    #[arg(short, long, conflicts_with_all = ["socket"])]
-    pub namespace: Option<String>,
-    /// Query the cluster, in all namespaces
-    #[arg(short = 'A', long, conflicts_with_all = ["socket", "namespace"])]
-    pub all_namespaces: bool,
-    /// Query the cluster of this context of the kubeconfig
-    #[arg(long, conflicts_with_all = ["socket"])]
-    pub context: Option<String>,
 }
 
 /// Used if nothing else is named.

@@ -2,6 +2,7 @@
 //! configured.
 
 use anyhow::Context;
+use clap::ValueEnum;
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_otlp::{SpanExporter, WithExportConfig};
 use opentelemetry_sdk::Resource;
@@ -9,8 +10,6 @@ use opentelemetry_sdk::trace::SdkTracerProvider;
 use tracing_subscriber::filter::{EnvFilter, FilterExt, filter_fn};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
-
-use super::run::LogFormat;
 
 /// Sends the remaining traces when it is dropped.
 pub(super) struct Telemetry(Option<SdkTracerProvider>);
@@ -21,6 +20,12 @@ impl Drop for Telemetry {
             tracing::warn!(%error, "the last traces were not sent");
         }
     }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum LogFormat {
+    Json,
+    Text,
 }
 
 /// `endpoint` is the base of an OTLP receiver over HTTP: traces go to `/v1/traces` below it.

@@ -15,7 +15,7 @@ use super::build::{self, MANAGER};
 use super::notify;
 use super::pace::Pace;
 use super::standing::Findings;
-use super::status::Counts;
+use super::status::{self, Counts};
 use super::{Context, ReconcileError, lock, with_deadline};
 use crate::api::{ACKNOWLEDGED, CloudScan, ResourceFinding};
 use crate::inventory::{RuleSettings, Subscriber, Timestamp};
@@ -234,8 +234,7 @@ fn unknown_findings(
     desired: &BTreeMap<String, ResourceFinding>,
     standing: &Findings,
 ) -> Vec<String> {
-    let conditions = scan.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
-    if !conditions.iter().any(|c| c.type_ == "FirstScanComplete" && c.status == "True") {
+    if !status::is_first_scan_complete(scan.status.as_ref()) {
         return Vec::new();
     }
     let is_known = |name: &String| desired.contains_key(name) || lifecycle.removed.contains(name);

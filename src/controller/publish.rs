@@ -99,6 +99,10 @@ async fn reconciled(scan: &CloudScan, context: &Context) -> Result<Action, Recon
         clock_lag: context.store.clock_lag(),
         now: context.store.now(),
     });
+    // What a crash left in the API server is deleted once the first scan is complete: not an interval later.
+    let is_first =
+        status::is_first_scan_complete(Some(&status)) && !status::is_first_scan_complete(scan.status.as_ref());
+    let more = more || is_first;
     update_status(scan, status, context).await?;
     published?;
     context.publishing.succeeded(&subscriber);

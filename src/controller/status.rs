@@ -400,7 +400,7 @@ fn stalled(found: &StatusInputs) -> ConditionUpdate {
 fn first_scan_complete(found: &StatusInputs, before: &CloudScanStatus) -> ConditionUpdate {
     const TYPE: &str = "FirstScanComplete";
     // Once true it stays true: a restart of the operator is not another first scan.
-    let was = before.conditions.iter().any(|c| c.type_ == TYPE && c.status == "True");
+    let was = is_first_scan_complete(Some(before));
     let swept = found.reports.iter().filter(|r| r.is_first_scan_complete()).count();
     // If no credentials work, nothing was scanned.
     if was || (working(found) > 0 && swept >= found.accounts) {
@@ -413,6 +413,12 @@ fn first_scan_complete(found: &StatusInputs, before: &CloudScanStatus) -> Condit
         "Scanning",
         format!("{swept} of {} accounts and {scopes} scopes were swept so far", found.accounts),
     )
+}
+
+/// Whether a status reports that every scope was swept once.
+pub fn is_first_scan_complete(status: Option<&CloudScanStatus>) -> bool {
+    let conditions = status.map(|status| status.conditions.as_slice()).unwrap_or_default();
+    conditions.iter().any(|c| c.type_ == "FirstScanComplete" && c.status == "True")
 }
 
 fn credentials_valid(found: &StatusInputs) -> ConditionUpdate {

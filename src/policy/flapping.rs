@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use super::Finding;
-use super::lifecycle::Record;
 use crate::inventory::{FindingKind, Severity, Timestamp};
 
 /// The number of beginnings within [`FLAPPING_WINDOW`] that count as flapping. It has settled once the last
@@ -26,10 +25,9 @@ pub(super) fn since(begun: &[Timestamp], now: Timestamp) -> Option<Timestamp> {
     begun[unsettled..].windows(FLAPPING_MIN_BEGINNINGS).find(is_flap).map(|some| some[0])
 }
 
-/// The finding that replaces a record's own finding.
-pub(super) fn finding(record: &Record, since: Timestamp) -> Finding {
-    let of = &record.finding;
-    let times: Vec<String> = record.begun.iter().filter(|t| **t >= since).map(ToString::to_string).collect();
+/// The finding that replaces one whose cause begins repeatedly; `holds` is whether the cause holds now.
+pub(super) fn finding(of: &Finding, begun: &[Timestamp], holds: bool, since: Timestamp) -> Finding {
+    let times: Vec<String> = begun.iter().filter(|t| **t >= since).map(ToString::to_string).collect();
     Finding {
         kind: FindingKind::Flapping,
         severity: Severity::Medium,
@@ -39,7 +37,7 @@ pub(super) fn finding(record: &Record, since: Timestamp) -> Finding {
             of.kind,
             of.resource.id,
             times.len(),
-            if record.holds { "holds" } else { "does not hold" }
+            if holds { "holds" } else { "does not hold" }
         ),
         advice: "Find what undoes the change: two tools that disagree, or a job that runs again and again"
             .to_owned(),

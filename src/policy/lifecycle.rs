@@ -221,7 +221,7 @@ pub fn advance(
     if !settings.findings.excluded.contains(&FindingKind::Flapping) {
         for (_, record) in others.values() {
             if let Some(since) = flapping::since(&record.begun, now) {
-                let finding = flapping::finding(record, since);
+                let finding = flapping::finding(&record.finding, &record.begun, record.holds, since);
                 flapping.entry(record.finding.resource.clone()).or_insert(finding);
             }
         }

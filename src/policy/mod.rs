@@ -10,6 +10,7 @@
 
 mod cost;
 mod disappeared;
+mod document;
 mod flapping;
 mod graph;
 pub mod lifecycle;

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 
 use serde_json::Value;
 
-use super::relations::texts;
+use super::document::texts;
 use super::{Finding, FindingKind, Input, Severity, Verdict};
 use crate::inventory::{Resource, ResourceKey, ResourceType, Revision, Scope, TagSet, Timestamp};
 

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::relations::texts;
+use super::document::texts;
 use crate::inventory::{ResourceKey, ResourceType, TagSet, Tags};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 
 use serde_json::Value;
 
+use super::document::texts;
 use super::{orphaned, parents};
 use crate::inventory::ResourceKey;
 
@@ -229,21 +230,6 @@ fn objects<'a>(value: &'a Value, path: &str) -> Vec<&'a Value> {
         let within = found.into_iter().filter_map(|value| value.get(step));
         within.flat_map(|value| value.as_array().map_or(vec![value], |items| items.iter().collect())).collect()
     })
-}
-
-/// All strings at a path that passes through lists; AWS writes some lists as one string with commas.
-pub(super) fn texts(value: &Value, path: &str) -> Vec<String> {
-    match (value, path.split_once('.')) {
-        (Value::Array(items), _) => items.iter().flat_map(|item| texts(item, path)).collect(),
-        (Value::String(text), None) if path.is_empty() => {
-            text.split(',').filter(|part| !part.is_empty()).map(str::to_owned).collect()
-        }
-        (Value::Object(fields), Some((step, rest))) => fields.get(step).map_or_else(Vec::new, |v| texts(v, rest)),
-        (Value::Object(fields), None) if !path.is_empty() => {
-            fields.get(path).map_or_else(Vec::new, |v| texts(v, ""))
-        }
-        _ => Vec::new(),
-    }
 }
 
 #[cfg(test)]

@@ -5,16 +5,18 @@
 //! would leave is rebuilt for any operation and any subset of unsynced sectors, opened, and compared with the
 //! states of the undisturbed run at every revision. Disk errors (EIO, ENOSPC) are simulated in runs of their own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
 
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use redb::StorageBackend;
 
-use super::tests::{observation, scope, sweep};
 use super::*;
+use crate::inventory::Outcome;
 use crate::inventory::{Absence, Filter, History, Moment, Observation, Reason, Snapshot};
+use crate::store::tests::{observation, scope, sweep};
 
 /// Unsynced writes survive a crash by sectors.
 const SECTOR: usize = 512;

@@ -5,9 +5,9 @@ use std::sync::PoisonError;
 
 use serde::{Deserialize, Serialize};
 
-use super::record::{decode, encode};
 use super::{Store, StoreError};
 use crate::inventory::{Revision, Subscriber};
+use crate::store::file::tables::{decode, encode};
 
 /// The name of internal notes: a subscriber's name is never empty.
 const INTERNAL_SUBSCRIBER: &str = "";

@@ -1,19 +1,26 @@
 //! The store against a naive model, and its rules one by one.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
-use super::checkpoint::{CKPT, CKPT_REST};
-use super::life::{END, KEY, LIFE};
-use super::record::{DOCUMENT_MAX_BYTES, ID_MAX_BYTES};
 use super::*;
+use crate::inventory::Outcome;
 use crate::inventory::{
     Absence, AccountId, ChangeKind, Confirmation, EndCause, Filter, History, IdReuse, Moment, Observation,
     Presence, Reason, Region, Resource, ResourceKey, ResourceType, ScopeStatus, Snapshot, Sweep,
 };
+use crate::store::file::lives::{END, KEY, LIFE};
+use crate::store::file::log::LOG;
+use crate::store::file::tables::{DOCUMENT_MAX_BYTES, ID_MAX_BYTES, META, OPEN_SWEEP, RUN, Run, SUSPECT, decode};
+use crate::store::state::checkpoint::{CKPT, CKPT_REST};
+use crate::store::state::load::{fold_until, named};
+use crate::store::state::locator::LifeDelta;
+use crate::store::state::{checkpoint, lease};
+use redb::ReadableTable;
 
 pub(crate) fn scope(region: &str) -> Scope {
     Scope {

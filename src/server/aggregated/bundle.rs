@@ -50,7 +50,7 @@ pub(super) async fn publish(client: kube::Client, ca: String) {
         match tokio::time::timeout(CALL_TIMEOUT, api.patch(&name, &params, &patch)).await {
             Ok(Ok(_)) => tracing::info!(service = name, "the APIService knows the CA of the query API"),
             Ok(Err(error)) => {
-                tracing::warn!(%error, service = name, "the CA could not be written to the APIService")
+                tracing::warn!(%error, service = name, "the CA could not be written to the APIService");
             }
             Err(_) => tracing::warn!(service = name, "the CA could not be written to the APIService in time"),
         }

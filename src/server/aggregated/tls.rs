@@ -98,7 +98,9 @@ impl FrontProxy {
     /// The user of a request: only from a connection whose certificate the CA has signed under an allowed name.
     pub fn user(&self, peer: &Peer, headers: &HeaderMap) -> Result<User, Refusal> {
         let name = peer.common_name.as_deref().ok_or_else(|| {
-            Refusal::unauthorized("without the client certificate of the API server's front proxy no request is accepted")
+            Refusal::unauthorized(
+                "without the client certificate of the API server's front proxy no request is accepted",
+            )
         })?;
         if !self.allowed_names.is_empty() && !self.allowed_names.iter().any(|allowed| allowed == name) {
             let message = format!("the client certificate of '{}' is not the front proxy's", name.escape_debug());
