@@ -142,5 +142,27 @@ async fn a_receiver_that_is_away_loses_nothing_not_even_when_the_operator_is_kil
         let (_, _, message) = world.condition("team-a", "one", "WebhookDelivered").await.unwrap_or_default();
         if message.contains("--allow-webhook") { Ok(()) } else { Err(message) }
     };
-    eventually("what is not allowed is not told", refused).await;
+    eventually("nothing is sent to an address that is not allowed", refused).await;
+
+    // An event waits. Without a webhook nothing waits any more: it is not delivered when there is one again.
+    let third = hands.volume(&[]).await;
+    world.scan_now("team-a", "one").await;
+    let waits = || async {
+        let (_, _, message) = world.condition("team-a", "one", "WebhookDelivered").await.unwrap_or_default();
+        if message.starts_with("1 events wait") { Ok(()) } else { Err(message) }
+    };
+    eventually("an event waits", waits).await;
+    spec["findings"] = json!({});
+    world.apply_scan("team-a", "one", &spec);
+    let is_gone = || async {
+        match world.condition("team-a", "one", "WebhookDelivered").await {
+            None => Ok(()),
+            Some(condition) => Err(format!("{condition:?}")),
+        }
+    };
+    eventually("there is no webhook", is_gone).await;
+    spec["findings"] = json!({"webhook": {"secretRef": {"name": "hook"}}});
+    world.apply_scan("team-a", "one", &spec);
+    world.wait_for_condition("team-a", "one", "WebhookDelivered", "True").await;
+    assert!(!receiver.reported().contains(&format!("opened {third}")), "{:?}", receiver.reported());
 }

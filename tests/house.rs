@@ -1,4 +1,4 @@
-//! The direction of dependencies in design.md: which module may use which.
+//! Which module may depend on which, and the words that neither the code nor the docs use.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -11,7 +11,8 @@ use super::Output;
 
 pub fn structured(answer: &impl Serialize, output: Output) -> anyhow::Result<()> {
     let text = match output {
-        Output::Yaml => serde_yaml::to_string(answer)?,
+        // Control characters are escaped in it already; what changes the direction of a text is not.
+        Output::Yaml => escaped_lines(&serde_yaml::to_string(answer)?),
         _ => json(&serde_json::to_string_pretty(answer)?) + "\n",
     };
     write(&text);
@@ -73,6 +74,7 @@ pub(in crate::cli) use {note, out};
 /// An apostrophe makes a spreadsheet treat a cell as text that it would take for a formula
 /// (<https://owasp.org/www-community/attacks/CSV_Injection>).
 fn csv_safe(cell: String) -> String {
+    let cell = escaped(&cell);
     if cell.starts_with(['=', '+', '-', '@', '\t', '\r']) { format!("'{cell}") } else { cell }
 }
 
@@ -195,7 +197,8 @@ mod tests {
             ("+1", "'+1"),
             ("-1", "'-1"),
             ("@SUM(1)", "'@SUM(1)"),
-            ("\tx", "'\tx"),
+            ("\tx", " x"),
+            ("a\u{1b}[31m\u{202e}b\r\n@x", "a [31m b  @x"),
             ("vol-1", "vol-1"),
             ("", ""),
         ] {

@@ -271,11 +271,11 @@ pub async fn findings(args: FindingsArgs) -> anyhow::Result<()> {
                 (*known, *sum) = (*known + 1, *sum + cost);
             }
         }
-        let reported = |(currency, (known, sum)): (&&str, &(usize, f64))| {
+        let sum_text = |(currency, (known, sum)): (&&str, &(usize, f64))| {
             let sum = format!("{sum:.2} {currency}");
             format!("; {} a month by list prices, of the {known} whose price is known", sum.trim_end())
         };
-        note!("{} findings{}", answer.findings.len(), sums.iter().map(reported).collect::<String>());
+        note!("{} findings{}", answer.findings.len(), sums.iter().map(sum_text).collect::<String>());
     }
     Ok(())
 }

@@ -357,22 +357,22 @@ pub fn finding_event(
         }
         _ => (what.as_str().to_owned(), message.clone()),
     };
-    let requests = matches!(what, Transition::Opened | Transition::Reopened | Transition::ExemptionEnded);
-    let warning = requests && record.finding.severity > Severity::Low;
-    // Does not include the time of reporting: reported again after a crash, it is the same event.
+    let needs_action = matches!(what, Transition::Opened | Transition::Reopened | Transition::ExemptionEnded);
+    let warning = needs_action && record.finding.severity > Severity::Low;
+    // Does not include the time of reporting: identity again after a crash, it is the same event.
     let known = record.acknowledged.as_ref().map(|known| &known.note);
-    let reported = format!("{}\0{reason}\0{}\0{known:?}", object.uid().unwrap_or_default(), record.reopened);
+    let identity = format!("{}\0{reason}\0{}\0{known:?}", object.uid().unwrap_or_default(), record.reopened);
     let (regarding, related) = (object.object_ref(&()), scan.object_ref(&()));
-    event(regarding, Some(related), &reported, &reason, warning, &note, what.as_str(), reported_at, instance)
+    event(regarding, Some(related), &identity, &reason, warning, &note, what.as_str(), reported_at, instance)
 }
 
 /// The event of a condition that changed.
 pub fn condition_event(scan: &CloudScan, condition: &Condition, reported_at: Timestamp, instance: &str) -> Event {
-    let reported =
+    let identity =
         format!("{}\0{}\0{}\0{}", condition.type_, condition.status, condition.reason, condition.message);
     let warning = (condition.type_ == "Stalled") == (condition.status == "True");
     let note = format!("{}={}: {}", condition.type_, condition.status, condition.message);
-    event(scan.object_ref(&()), None, &reported, &condition.reason, warning, &note, "Scan", reported_at, instance)
+    event(scan.object_ref(&()), None, &identity, &condition.reason, warning, &note, "Scan", reported_at, instance)
 }
 
 /// The event of an existing object that can't be read.
@@ -400,17 +400,17 @@ pub fn unreadable_event(
 /// One event in place of many.
 pub fn summary_event(
     scan: &CloudScan,
-    untold: usize,
+    omitted: usize,
     revision: u64,
     reported_at: Timestamp,
     instance: &str,
 ) -> Event {
     let note = format!(
-        "{untold} more findings changed: kubectl get resourcefindings -n {}",
+        "{omitted} more findings changed: kubectl get resourcefindings -n {}",
         scan.namespace().unwrap_or_default()
     );
-    let reported = format!("summary\0{revision}\0{untold}");
-    event(scan.object_ref(&()), None, &reported, "MoreFindings", false, &note, "Summarised", reported_at, instance)
+    let identity = format!("summary\0{revision}\0{omitted}");
+    event(scan.object_ref(&()), None, &identity, "MoreFindings", false, &note, "Summarised", reported_at, instance)
 }
 
 #[allow(clippy::too_many_arguments)] // an event has that many parts

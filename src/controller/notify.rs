@@ -79,7 +79,7 @@ pub(super) fn message(
     // Does not include the time of reporting: a crash between delivering and recording must not make it another event.
     let finding = &record.finding;
     let since = (!finding.since_is_estimate).then_some(finding.since);
-    let reported = format!(
+    let identity = format!(
         "{source}\0{name}\0{}\0{}\0{}\0{since:?}\0{note}",
         what.as_str(),
         record.reopened,
@@ -91,7 +91,7 @@ pub(super) fn message(
     }
     CloudEvent {
         specversion: "1.0".to_owned(),
-        id: blake3::hash(reported.as_bytes()).to_hex()[..32].to_owned(),
+        id: blake3::hash(identity.as_bytes()).to_hex()[..32].to_owned(),
         source,
         kind: format!("dev.elava.finding.{}", what.as_str().to_ascii_lowercase()),
         subject: name.to_owned(),
@@ -208,17 +208,19 @@ impl Notifiers {
     }
 }
 
-/// Has the waiting events delivered. None if there is no webhook.
-pub(super) async fn deliver(scan: &CloudScan, context: &Context) -> Result<Option<Delivery>, ReconcileError> {
+/// Keeps the task that delivers a CloudScan's events running and wakes it. Returns what it reported last; `None` without a
+/// webhook: then nothing waits any more, whatever there was before.
+pub(super) async fn ensure_delivery(
+    scan: &CloudScan,
+    context: &Context,
+) -> Result<Option<Delivery>, ReconcileError> {
     let subscriber = build::subscriber(scan);
     let notifiers = &context.notifiers;
     let Some(webhook) = scan.spec.findings.webhook.clone() else {
-        if lock(&notifiers.running).remove(&subscriber).is_some() {
-            // The webhook was removed.
-            let store = context.store.clone();
-            let done = tokio::task::spawn_blocking(move || store.drop_notes(&subscriber, OUTBOX)).await;
-            done.map_err(|_| ReconcileError::Store(StoreError::Poisoned))??;
-        }
+        lock(&notifiers.running).remove(&subscriber);
+        let store = context.store.clone();
+        let done = tokio::task::spawn_blocking(move || store.drop_notes(&subscriber, OUTBOX)).await;
+        done.map_err(|_| ReconcileError::Store(StoreError::Poisoned))??;
         return Ok(None);
     };
     let (receiver, http) = match prepared(scan, &webhook, context).await? {

@@ -80,7 +80,7 @@ async fn reconciled(scan: &CloudScan, context: &Context) -> Result<Action, Recon
     if !exists(context, &subscriber) {
         return Ok(Action::await_change());
     }
-    let delivery = notify::deliver(scan, context).await?;
+    let delivery = notify::ensure_delivery(scan, context).await?;
     let (counts, more) = match published.as_ref().ok().and_then(Option::as_ref) {
         Some(published) => (Some(published.counts.clone()), published.more),
         None => (None, false),

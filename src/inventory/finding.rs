@@ -5,7 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// The kind of a finding. Each kind has one rule, one file in `policy/` and one section in docs/findings.md.
+/// The kind of a finding. Each kind has a rule in `policy/` (`Unmanaged` and `DriftedOut` share a file), except `Flapping`, which
+/// `policy::lifecycle` derives from how often another kind begins. Each has a section in docs/findings.md.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum FindingKind {
     Disappeared,

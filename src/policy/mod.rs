@@ -1,6 +1,6 @@
 //! The rules: pure functions from the recorded state to findings that people must act on.
 //!
-//! One file per rule. Each rule checks one resource under the given policy, with the time of the snapshot as the only
+//! One file per rule, two in `unmanaged`; `lifecycle` derives `Flapping`. Each rule checks one resource under the given policy, with the time of the snapshot as the only
 //! clock. If a rule lacks information its result is undecided: that opens nothing and resolves nothing.
 //!
 //! - `graph`: the references between documents, read once for each version.

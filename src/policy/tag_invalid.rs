@@ -18,7 +18,7 @@ pub(super) fn rule(input: &Input) -> Verdict {
         return Verdict::No;
     }
     let since = input.since(|set| wrong.iter().any(|(required, ..)| invalid(required, set).is_some()));
-    let reported: Vec<String> = wrong
+    let violations: Vec<String> = wrong
         .iter()
         .map(|(required, key, value)| {
             let shown: String = value.chars().take(VALUE_SHOWN_MAX_CHARS).collect();
@@ -26,7 +26,8 @@ pub(super) fn rule(input: &Input) -> Verdict {
             format!("{key} is {shown:?}, which does not match {pattern}")
         })
         .collect();
-    let message = format!("{} has tags with values that are not allowed: {}", input.called(), reported.join("; "));
+    let message =
+        format!("{} has tags with values that are not allowed: {}", input.called(), violations.join("; "));
     let evidence = vec![format!("not allowed since {} at revision {}", since.0, since.1)];
     let advice = "Correct the values";
     Verdict::holds(input.finding(FindingKind::TagInvalid, Severity::Low, since, message, advice, evidence))

@@ -536,8 +536,8 @@ impl AccountScanner {
             known.map(|connected| (connected.session.clone(), connected.regions.clone(), connected.verified));
         let (session, last, verified) = if let Some((session, regions, verified)) = known {
             let is_due = now.since(verified) >= IDENTITY_CHECK_INTERVAL;
-            let is_it = if is_due { session.verify().await } else { Ok(()) };
-            match is_it {
+            let verification = if is_due { session.verify().await } else { Ok(()) };
+            match verification {
                 Err(error) if matches!(error.reason, Reason::WrongAccount | Reason::InvalidCredentials) => {
                     // Create a new session in the next round.
                     self.sessions.remove(&subscription.subscriber);
@@ -1028,7 +1028,8 @@ impl AccountScanner {
     }
 
     /// The CloudScans that stop seeing a scope, because others' credentials list it now: those whose own were
-    /// denied, and those whose proof is too old and was not renewed when they were tried.
+    /// denied or answer for another account, and those whose proof is too old and was not renewed when they were
+    /// tried.
     fn expired_subscribers(&self, swept: &SweptScope) -> Vec<Subscriber> {
         let Some(prover) = &swept.prover else { return Vec::new() };
         let now = self.store.now();
@@ -1037,6 +1038,10 @@ impl AccountScanner {
                 failed == subscriber && matches!(error.reason, Reason::Denied | Reason::DeniedByPolicy)
             })
         };
+        let is_of_another_account = |subscriber: &Subscriber| {
+            let credentials = self.reports.get(subscriber).and_then(|report| report.credentials.as_ref());
+            matches!(credentials, Some(Err(error)) if error.reason == Reason::WrongAccount)
+        };
         // After a start some CloudScans are not here yet: those with keys in a Secret wait for the API server.
         let is_settled = self.is_restored || self.began.is_some_and(|began| now.since(began) >= SETTLING_TIME);
         let has_lapsed = |subscriber: &Subscriber, proven: Timestamp| {
@@ -1044,7 +1049,8 @@ impl AccountScanner {
         };
         let proofs = self.store.proofs(&swept.sweep.scope).into_iter();
         let expired_subscribers = proofs.filter(|(subscriber, proven)| {
-            *subscriber != prover.subscriber && (is_denied(subscriber) || has_lapsed(subscriber, *proven))
+            *subscriber != prover.subscriber
+                && (is_denied(subscriber) || is_of_another_account(subscriber) || has_lapsed(subscriber, *proven))
         });
         expired_subscribers.map(|(subscriber, _)| subscriber).collect()
     }
@@ -1175,9 +1181,11 @@ impl AccountScanner {
         let ended = self.store.now();
         let next = self.next();
         for (subscriber, report) in &mut self.reports {
-            report.next = next;
+            // Of an account that its credentials do not get into nothing is reported of when others scan it.
+            let has_access = matches!(report.credentials, Some(Ok(_)));
+            report.next = next.filter(|_| has_access);
             // A round that was woken with nothing due is not a scan.
-            if !round.scopes.is_empty() {
+            if has_access && !round.scopes.is_empty() {
                 report.last_started = Some(started);
                 report.last_ended = Some(ended);
             }

@@ -446,10 +446,10 @@ thread_local! {
 fn quietly<T>(work: impl FnOnce() -> T) -> std::thread::Result<T> {
     static HOOK: std::sync::Once = std::sync::Once::new();
     HOOK.call_once(|| {
-        let reported = std::panic::take_hook();
+        let default_hook = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
             if !EXPECTED.get() {
-                reported(panic);
+                default_hook(panic);
             }
         }));
     });
@@ -573,12 +573,12 @@ fn soak() {
     let first = number("ELAVA_SEED").unwrap_or_else(|| rand::random_range(0..1 << 40));
     eprintln!("soak: {} s from ELAVA_SEED={first}", span.as_secs());
     let started = Instant::now();
-    let (mut faults, mut reported) = (0, started);
+    let (mut faults, mut last_print) = (0, started);
     for seed in first.. {
         let run = undisturbed(seed);
         faults += crash(seed, &run, 50) + fail(seed, &run) + flip(seed, &run, 20);
-        if reported.elapsed() >= Duration::from_secs(30) {
-            reported = Instant::now();
+        if last_print.elapsed() >= Duration::from_secs(30) {
+            last_print = Instant::now();
             eprintln!(
                 "soak: {} s, {faults} faults in {} workloads",
                 started.elapsed().as_secs(),

@@ -480,7 +480,7 @@ async fn visibility_ends_after_its_day(stage: &mut Stage<'_>) {
     for _ in 0..2 {
         stage.bed.sweep_for(&both).await;
     }
-    // Access by the other role is denied from here on.
+    // The other role cannot be assumed from here on.
     let other = format!("arn:aws:iam::{}:role/other", stage.bed.account);
     let is_other = move |c: &Call| c.action == "AssumeRole" && c.params.get("RoleArn") == Some(&other);
     stage.proxy.fault(is_other, refuse(403, "AccessDenied", "no"));
@@ -491,6 +491,19 @@ async fn visibility_ends_after_its_day(stage: &mut Stage<'_>) {
     stage.bed.pass(Duration::from_hours(1));
     stage.bed.sweep_for(&both).await;
     assert!(!is_visible_to(stage, "team-b/two"), "what others see is not its to see");
+}
+
+async fn visibility_ends_with_the_account(stage: &mut Stage<'_>) {
+    stage.volumes(2).await;
+    let mut both = with_another_role(stage);
+    for _ in 0..2 {
+        stage.bed.sweep_for(&both).await;
+    }
+    assert!(is_visible_to(stage, "team-b/two"));
+    both[1].target.role_arn = Some("arn:aws:iam::999988887777:role/other".to_owned());
+    stage.bed.sweep_for(&both).await;
+    assert!(!is_visible_to(stage, "team-b/two"), "credentials of another account see nothing of what others list");
+    assert!(stage.bed.scanner.reports[&Subscriber::new("team-b/two")].next.is_none(), "nor when they do");
 }
 
 /// Its credentials list the tables but may not read their tags: tags that other credentials read are not visible to it.
@@ -1100,6 +1113,7 @@ rows! {
     strictest_confirmations: "two CloudScans share a scope and want different numbers of sweeps" => "the strictest holds";
     half_a_proof: "one of two CloudScans may not read the tags of what it lists" => "it sees nothing that the other's credentials read";
     visibility_ends_with_its_rights: "the listing of one of two CloudScans is denied" => "it sees the present no more, the past it does";
+    visibility_ends_with_the_account: "the credentials of one of two CloudScans answer for another account" => "it sees the present no more";
     visibility_ends_after_its_day: "one of two CloudScans can't get in any more" => "it sees the present for a day";
     steered_by_a_stranger: "a CloudScan that may see nothing asks for much" => "nobody else's listings, limits or confirmations change";
     hidden_by_default: "a listing leaves out what services manage unless it is asked for" => "it is asked for, by id as well";

@@ -1,4 +1,4 @@
-//! How a resource type is declared: once, here and in its service's file.
+//! How a resource type is declared: what all services share. Each type is declared in the file of its service.
 
 use std::collections::BTreeMap;
 

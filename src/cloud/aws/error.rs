@@ -124,12 +124,11 @@ fn root_cause(error: &dyn std::error::Error) -> String {
 
 /// Messages come from outside and are shown in conditions and events.
 fn bounded(message: String) -> String {
-    const MAX: usize = 512;
-    if message.len() <= MAX {
-        return message;
+    const MAX_CHARS: usize = 512;
+    match message.char_indices().nth(MAX_CHARS) {
+        None => message,
+        Some((end, _)) => format!("{}...", &message[..end]),
     }
-    let cut: String = message.chars().take(MAX).collect();
-    format!("{cut}...")
 }
 
 #[cfg(test)]
@@ -144,6 +143,13 @@ mod tests {
         assert_eq!(reason_of("UnauthorizedOperation", "You are not authorized", 403), Reason::Denied);
         assert_eq!(reason_of("SomethingNew", "", 503), Reason::ServerError);
         assert_eq!(reason_of("RequestLimitExceeded", "", 503), Reason::Throttled);
+    }
+
+    #[test]
+    fn a_long_message_is_cut_by_characters() {
+        let fits = "é".repeat(512);
+        assert_eq!(bounded(fits.clone()), fits);
+        assert_eq!(bounded("é".repeat(513)), fits + "...");
     }
 
     #[test]

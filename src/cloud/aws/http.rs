@@ -131,19 +131,19 @@ impl HttpConnector for Keeping {
 
 /// The whole body. What has arrived of a large one stays with the connection until it gets a permit.
 async fn read(body: SdkBody, large: Arc<Semaphore>, patience: Duration) -> Result<Body, ConnectorError> {
-    let reported = body.content_length().and_then(|length| usize::try_from(length).ok()).unwrap_or_default();
+    let announced = body.content_length().and_then(|length| usize::try_from(length).ok()).unwrap_or_default();
     let mut arriving = ByteStream::new(body);
-    let mut bytes = Vec::with_capacity(reported.min(LARGE_BODY_MIN_BYTES));
+    let mut bytes = Vec::with_capacity(announced.min(LARGE_BODY_MIN_BYTES));
     let mut permit = None;
-    let mut is_requested = false;
+    let mut has_tried = false;
     while let Some(piece) = arriving.next().await {
         bytes.extend_from_slice(&piece.map_err(|error| ConnectorError::io(error.into()))?);
-        if bytes.len() > LARGE_BODY_MIN_BYTES && !is_requested {
-            is_requested = true;
-            let requested = tokio::time::timeout(patience, large.clone().acquire_owned()).await;
-            permit = requested.ok().and_then(Result::ok);
-            // No more than the largest page, whatever length is reported.
-            bytes.reserve(reported.min(BODY_BUFFER_MAX_BYTES).saturating_sub(bytes.len()));
+        if bytes.len() > LARGE_BODY_MIN_BYTES && !has_tried {
+            has_tried = true;
+            let acquired = tokio::time::timeout(patience, large.clone().acquire_owned()).await;
+            permit = acquired.ok().and_then(Result::ok);
+            // No more than the largest page, whatever length is announced.
+            bytes.reserve(announced.min(BODY_BUFFER_MAX_BYTES).saturating_sub(bytes.len()));
         }
     }
     Ok(Body { bytes: bytes.into(), _permit: permit })

@@ -596,8 +596,8 @@ async fn tags_of_many(
                     call(regional, vec![id(described)]).await.map(|tags| tags.into_values().next())
                 }
             };
-            let untold = || Failure::NotFound { code: "an answer without it".to_owned() };
-            match one.and_then(|tags| tags.ok_or_else(untold)) {
+            let missing = || Failure::NotFound { code: "an answer without it".to_owned() };
+            match one.and_then(|tags| tags.ok_or_else(missing)) {
                 Ok(tags) => described.tags = Tags::Known(tags),
                 Err(failure) => described.miss(Part::Tags, failure, declaration.tag_action()),
             }
@@ -873,8 +873,7 @@ impl Session for AwsSession {
     }
 
     async fn members(&self, units: &[String]) -> Result<Members, CloudError> {
-        let home = home_region(&self.target.include_regions);
-        let regional = Regional::new(self, home);
+        let regional = Regional::new(self, home_of(&self.identity.partition));
         let list = organization::members(&regional, units).await.map_err(|failure| match failure {
             Failure::Error(error) => error,
             Failure::NotFound { code } => {

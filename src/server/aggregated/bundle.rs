@@ -28,10 +28,10 @@ where
 {
     let named = watcher::Config::default().fields(&format!("metadata.name={name}"));
     let what = name.to_owned();
-    let reported = watcher(api, named).default_backoff().applied_objects().inspect_err(move |error| {
+    let objects = watcher(api, named).default_backoff().applied_objects().inspect_err(move |error| {
         tracing::warn!(%error, object = what, "can't be followed; it is tried again");
     });
-    reported.filter_map(|object| async { object.ok() })
+    objects.filter_map(|object| async { object.ok() })
 }
 
 /// Keeps the CA in the APIService, also when the APIService is applied again.

@@ -258,18 +258,18 @@ where
 /// sees them.
 pub(super) fn report(
     store: &Store,
-    (namespace, claim_tenant): (Option<&str>, Revision),
+    (namespace, tenant_since): (Option<&str>, Revision),
     name: &str,
     query: &str,
 ) -> Result<Response, Refusal> {
     let within = |snapshot: &StoreSnapshot| {
-        if snapshot.revision() < claim_tenant {
+        if snapshot.revision() < tenant_since {
             return Filter { scopes: Some(Arc::default()), ..Filter::default() };
         }
         let is_visible = |seen: &VisibleScope<'_>| {
             let mut namespaces =
                 seen.subscribers.iter().filter_map(|subscriber| namespace_of(subscriber.as_str()));
-            namespace.is_none_or(|selection| namespaces.any(|own| own == selection))
+            namespace.is_none_or(|desired| namespaces.any(|own| own == desired))
         };
         let seen = snapshot.visible_scopes().filter(is_visible).map(|seen| Scope::clone(seen.scope)).collect();
         Filter { scopes: Some(Arc::new(seen)), ..Filter::default() }
@@ -307,7 +307,7 @@ impl PastVisibility {
     pub fn of(snapshot: &StoreSnapshot, selection: &Selection) -> Result<Self, Refusal> {
         let namespace = |subscriber: &str, from: Revision| {
             let own = namespace_of(subscriber)?;
-            let is_meant = selection.namespace.as_deref().is_none_or(|selection| selection == own);
+            let is_meant = selection.namespace.as_deref().is_none_or(|desired| desired == own);
             (is_meant && from > selection.tenant_since).then(|| own.to_owned())
         };
         Ok(Self { by_namespace: snapshot.visibility_intervals(namespace)? })
@@ -393,6 +393,10 @@ pub(super) fn changes(
         }
     };
     let snapshot = store.snapshot(Moment::Now)?;
+    // A token is not signed: one that names a later end would have every revision up to it read.
+    if until > snapshot.revision() {
+        return Err(Refusal::bad_request("the continue token is of another list"));
+    }
     let visibility = PastVisibility::of(&snapshot, &selection)?;
     let unknown = not_current(&snapshot, &selection);
     let warning = if place.is_none() { warning(&unknown, snapshot.time()) } else { None };

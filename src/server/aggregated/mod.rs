@@ -186,20 +186,20 @@ async fn report(
         AccessRequest { verb: "get", resource: "reports", namespace: namespace.clone(), name: Some(name.clone()) };
     shared.access.check(user, requested).await?;
     let _slot = shared.lists.take_within(namespace.as_deref(), LIST_SLOT_WAIT_MAX).await?;
-    let since = claim_tenant(shared, namespace.as_deref()).await?;
+    let since = tenant_since(shared, namespace.as_deref()).await?;
     let (store, query) = (shared.store.clone(), request.uri.query().unwrap_or_default().to_owned());
     blocking(move || list::report(&store, (namespace.as_deref(), since), &name, &query)).await
 }
 
 /// The revision after which the visible past of a namespace belongs to the namespace that now has the name. A request
 /// over all namespaces has no such limit: its user may see what each of them saw.
-async fn claim_tenant(shared: &Shared, namespace: Option<&str>) -> Result<Revision, Refusal> {
+async fn tenant_since(shared: &Shared, namespace: Option<&str>) -> Result<Revision, Refusal> {
     let Some(namespace) = namespace else { return Ok(Revision::ZERO) };
     let unknown = |why: &dyn std::fmt::Display| {
         Refusal::unavailable(format!("the UID of namespace {namespace} can't be read: {why}"))
     };
-    let requested = tokio::time::timeout(NAMESPACE_DEADLINE, namespace_uid(&shared.client, namespace)).await;
-    let uid = requested.map_err(|late| unknown(&late))?.map_err(|error| unknown(&error))?;
+    let answer = tokio::time::timeout(NAMESPACE_DEADLINE, namespace_uid(&shared.client, namespace)).await;
+    let uid = answer.map_err(|late| unknown(&late))?.map_err(|error| unknown(&error))?;
     let uid = uid.ok_or_else(|| Refusal::not_found(format!("namespaces \"{namespace}\" not found")))?;
     let (store, namespace) = (shared.store.clone(), namespace.to_owned());
     let since = tokio::task::spawn_blocking(move || store.claim_tenant(&namespace, &uid)).await;
@@ -221,7 +221,7 @@ async fn answer_request(
         _ => (&[], &[]),
     };
     let mut selection = Selection::parse(namespace.clone(), &options, moments, more)?;
-    selection.tenant_since = claim_tenant(shared, namespace.as_deref()).await?;
+    selection.tenant_since = tenant_since(shared, namespace.as_deref()).await?;
     if kind.name == "ResourceChange" {
         selection.check_change()?;
     }

@@ -468,9 +468,9 @@ fn each_of(
 
 /// The selected scopes that were not current at the moment of a snapshot.
 pub(super) fn not_current(snapshot: &StoreSnapshot, selection: &Selection) -> Vec<ScopeView> {
-    let requested =
+    let is_selected =
         |seen: &VisibleScope<'_>| selection.has_scope(seen.scope) && !selection.namespaces(seen).is_empty();
-    let views = snapshot.visible_scopes().filter(requested).map(|seen| snapshot.view_of(seen.number));
+    let views = snapshot.visible_scopes().filter(is_selected).map(|seen| snapshot.view_of(seen.number));
     views.filter(|view| view.status != ScopeStatus::Current).collect()
 }
 

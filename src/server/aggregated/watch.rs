@@ -258,9 +258,9 @@ struct WatchState {
 
 impl WatchState {
     fn new(snapshot: StoreSnapshot, selection: &Selection) -> Self {
-        let requested = snapshot.visible_scopes().filter(|seen| selection.has_scope(seen.scope));
+        let matching = snapshot.visible_scopes().filter(|seen| selection.has_scope(seen.scope));
         let status = |number| (number, snapshot.view_of(number).status);
-        let statuses = requested.map(|seen| seen.number).collect::<Vec<_>>().into_iter().map(status).collect();
+        let statuses = matching.map(|seen| seen.number).collect::<Vec<_>>().into_iter().map(status).collect();
         Self { snapshot, statuses }
     }
 

@@ -332,7 +332,7 @@ fn signed(length: usize) -> i64 {
 }
 
 fn damaged() -> StoreError {
-    StoreError::Damaged { table: "doc" }
+    StoreError::Damaged { table: "log" }
 }
 
 #[cfg(test)]

@@ -333,7 +333,7 @@ fn decode(key: (u64, Rid), sealed: &[u8], read: Read) -> Result<Vec<Slice>, Stor
         match item {
             Item::Revision { revisions_on, millis_on, scope, entries } => {
                 (revision, millis, rid) = (revision + revisions_on, millis + millis_on, 0);
-                if matches!(read, Read::Step(selected, _) if selected < revision) {
+                if matches!(read, Read::Step(target, _) if target < revision) {
                     break;
                 }
                 let row = RevisionRow { time: Timestamp::from_millis(millis), scope, entries };
@@ -344,7 +344,7 @@ fn decode(key: (u64, Rid), sealed: &[u8], read: Read) -> Result<Vec<Slice>, Stor
                 let has_document = !document.is_empty();
                 let document = match read {
                     Read::Entries => Vec::new(),
-                    Read::Step(selected, of) if selected == revision && of == rid => document.to_vec(),
+                    Read::Step(target, of) if target == revision && of == rid => document.to_vec(),
                     Read::Step(..) => continue,
                     Read::All => document.to_vec(),
                 };

@@ -1,4 +1,5 @@
-//! The tables of the file besides [`crate::store::file::log`], and their records: the layout of store.md. Integer keys are
+//! The small tables of the file, and their records. The others are in [`crate::store::file::log`],
+//! [`crate::store::file::lives`] and `state::checkpoint`; `each_table!` in the store's module lists all. Integer keys are
 //! fixed-width big-endian in redb, so ranges scan in order. Records are postcard. Each has a checksum that every
 //! read verifies, because redb does not verify its own on plain reads.
 
@@ -24,9 +25,9 @@ pub(in crate::store) const RUN: TableDefinition<(u32, i64), &[u8]> = TableDefini
 pub(in crate::store) const SUSPECT: TableDefinition<u32, &[u8]> = TableDefinition::new("suspect");
 /// number -> interned tag set
 pub(in crate::store) const SYM: TableDefinition<u32, &[u8]> = TableDefinition::new("sym");
-/// (subscriber, scope number, from revision) -> [`VisibilityRow`]
+/// (subscriber, scope number, from revision) -> [`VisibilityRow`]; the table has had this name since schema 1
 pub(in crate::store) const VISIBILITY: TableDefinition<(&str, u32, u64), &[u8]> = TableDefinition::new("cover");
-/// scope number -> [`OpenSweepRow`]: sweeps of which only some pages are recorded
+/// scope number -> [`OpenSweepRow`]: sweeps of which only some pages are recorded; named so since schema 1
 pub(in crate::store) const OPEN_SWEEP: TableDefinition<u32, &[u8]> = TableDefinition::new("look");
 /// revision -> [`KeptRow`]: the last revision of each day that is thinned
 pub(in crate::store) const KEPT: TableDefinition<u64, &[u8]> = TableDefinition::new("kept");

@@ -109,7 +109,7 @@ impl StoreSnapshot {
     /// included.
     pub fn history(&self, resource: &Resource) -> Result<Vec<Change>, StoreError> {
         let mut steps = Steps::new(self)?;
-        let mut reported = Vec::new();
+        let mut changes = Vec::new();
         let mut life = self.life_of(resource)?;
         while let Some((rid, newest)) = life {
             let mut of_it = Vec::new();
@@ -118,10 +118,10 @@ impl StoreSnapshot {
                 steps.documents.found(revision, rid, document);
                 of_it.extend(steps.step(revision, &row, &entry)?);
             }
-            reported.extend(of_it.into_iter().rev());
+            changes.extend(of_it.into_iter().rev());
             life = steps.lives.get(rid)?.before;
         }
-        Ok(reported)
+        Ok(changes)
     }
 
     /// The log entries of one resource after a revision, oldest first: walked back from its newest along their

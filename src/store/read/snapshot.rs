@@ -248,7 +248,7 @@ impl StoreSnapshot {
     /// The last ended life of each id that is not live at the moment.
     pub(super) fn ended(&self, since: Timestamp) -> Result<Vec<(u64, Tombstone)>, StoreError> {
         let mut out = Vec::new();
-        let mut reported: BTreeSet<(ScopeNo, Arc<str>)> = BTreeSet::new();
+        let mut seen_ids: BTreeSet<(ScopeNo, Arc<str>)> = BTreeSet::new();
         lives::tombstones_back(&*self.txn()?, self.state.revision, self.state.ends, |revision, _, tombstone| {
             if tombstone.concluded < since {
                 return false;
@@ -256,7 +256,7 @@ impl StoreSnapshot {
             let (scope, id) = (tombstone.life.scope, tombstone.life.id.clone());
             if tombstone.stands_at(self.state.revision)
                 && self.state.rid(scope, &id).is_none()
-                && reported.insert((scope, id))
+                && seen_ids.insert((scope, id))
             {
                 out.push((revision, tombstone));
             }
@@ -429,15 +429,15 @@ impl Snapshot for StoreSnapshot {
         let matches = |tags: TagsRef| {
             *matched.borrow_mut().entry(tags).or_insert_with(|| filter.matches_tags(&self.state.tags(tags)))
         };
-        let is_id = |id: &str| filter.id.as_deref().is_none_or(|selected| selected == id);
+        let is_id = |id: &str| filter.id.as_deref().is_none_or(|desired| desired == id);
         let mut out = Vec::new();
         let mut statuses = BTreeMap::new();
         for number in self.state.scopes.keys().filter(|number| self.is_requested(filter, **number)) {
             let status = self.scope_view(*number).status;
             statuses.insert(*number, status);
             let rids = self.state.scopes[number].order.iter().copied();
-            let selected = rids.filter(|rid| matches(self.state.head(*rid).tags) && is_id(self.state.id(*rid)));
-            let mut lives: Vec<(Rid, Resource)> = selected.map(|rid| (rid, self.resource(rid, status))).collect();
+            let desired = rids.filter(|rid| matches(self.state.head(*rid).tags) && is_id(self.state.id(*rid)));
+            let mut lives: Vec<(Rid, Resource)> = desired.map(|rid| (rid, self.resource(rid, status))).collect();
             let mut found: Vec<(Rid, &mut Resource)> = lives.iter_mut().map(|(rid, r)| (*rid, r)).collect();
             self.apply_hindsight_to_scope(*number, status, &mut found);
             let is_selected = |resource: &Resource| {

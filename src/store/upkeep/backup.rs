@@ -142,18 +142,18 @@ struct In<'a> {
 
 impl In<'_> {
     fn next(&mut self) -> Result<Record<'_>, StoreError> {
-        let mut length = [0; 4];
-        self.stream.read_exact(&mut length).map_err(cut_off)?;
-        let selected = u32::from_le_bytes(length) as usize;
-        if selected > RECORD_MAX_BYTES {
+        let mut header = [0; 4];
+        self.stream.read_exact(&mut header).map_err(cut_off)?;
+        let length = u32::from_le_bytes(header) as usize;
+        if length > RECORD_MAX_BYTES {
             return Err(StoreError::NotABackup("a record has no sensible length"));
         }
-        self.bytes.resize(selected, 0);
+        self.bytes.resize(length, 0);
         self.stream.read_exact(&mut self.bytes).map_err(cut_off)?;
         let record =
             postcard::from_bytes(&self.bytes).map_err(|_| StoreError::NotABackup("a record makes no sense"))?;
         if !matches!(record, Record::End { .. }) {
-            self.hash.update(&length);
+            self.hash.update(&header);
             self.hash.update(&self.bytes);
         }
         Ok(record)
@@ -212,8 +212,8 @@ fn rows(input: &mut In<'_>, db: &Database) -> Result<u64, StoreError> {
                 rows += 1;
                 written += key.len() + value.len();
             }
-            Record::End { rows: selected, hash } => {
-                if selected != rows || hash != *input.hash.finalize().as_bytes() {
+            Record::End { rows: expected, hash } => {
+                if expected != rows || hash != *input.hash.finalize().as_bytes() {
                     return Err(StoreError::NotABackup("its checksum does not fit: it is damaged"));
                 }
                 // The stream has its own checksum after the last record.

@@ -200,7 +200,7 @@ impl LogCompaction<'_> {
         }
         let rid = logged.entry.rid;
         // The next version that stays takes over the fields of dropped versions.
-        let mut reported = Version { fingerprint: [0; 8], tags: None, birth: None, shape: None };
+        let mut inherited = Version { fingerprint: [0; 8], tags: None, birth: None, shape: None };
         while rid != NO_RID && logged.entry.prev > self.above {
             let previous = logged.entry.prev;
             if previous >= revision {
@@ -211,15 +211,15 @@ impl LogCompaction<'_> {
                 break;
             }
             for version in step.entries.iter().rev().filter_map(|l| l.entry.kind.version()) {
-                reported.birth = reported.birth.or(version.birth);
-                reported.shape = reported.shape.or(version.shape);
+                inherited.birth = inherited.birth.or(version.birth);
+                inherited.shape = inherited.shape.or(version.shape);
             }
             logged.entry.prev = step.entries.first().ok_or(StoreError::Damaged { table: "log" })?.entry.prev;
             is_other = true;
         }
         if let Some(version) = logged.entry.kind.version_mut() {
-            version.birth = version.birth.or(reported.birth);
-            version.shape = version.shape.or(reported.shape);
+            version.birth = version.birth.or(inherited.birth);
+            version.shape = version.shape.or(inherited.shape);
         }
         Ok((logged, is_other))
     }

@@ -1,4 +1,5 @@
-//! The types, one file per service. A type is described by its declaration, and nowhere else.
+//! The types, one file per service. A type is one declaration; its call is usually `list!`. Rules that know a type by name
+//! (its relations, its parents, when it is orphaned) are in `policy`.
 //!
 //! Without the feature `services` there is only EC2: enough for development and benchmarks.
 
