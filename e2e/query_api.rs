@@ -196,6 +196,10 @@ fn is_refused_with_a_reason(world: &World, before: u64) {
             .unwrap();
     assert_eq!(exactly["metadata"]["resourceVersion"], before.to_string());
     assert!(reported(&raw("resourceVersion=99999999&resourceVersionMatch=Exact")).contains("newest"));
+    // A continue token that a client made up names revision 999999 as its end.
+    let forged = format!("{APIS}/resourcechanges?limit=500&continue=AQAABjk5OTk5OQ");
+    let refused = reported(&world.cluster.kubectl(&["get", "--raw", &forged]));
+    assert!(refused.contains("the continue token is of another list"), "{refused}");
 }
 
 /// The command line gives the same answers from the cluster as from the operator.

@@ -212,8 +212,8 @@ async fn publish_events(
         events.push((name.clone(), event));
     }
     if reported.len() > RECONCILE_EVENTS_MAX {
-        let untold = reported.len() - RECONCILE_EVENTS_MAX;
-        events.push((String::new(), build::summary_event(scan, untold, counts.revision.0, now, instance)));
+        let omitted = reported.len() - RECONCILE_EVENTS_MAX;
+        events.push((String::new(), build::summary_event(scan, omitted, counts.revision.0, now, instance)));
     }
     let namespace = scan.namespace().unwrap_or_default();
     let mut failures = Vec::new();

@@ -642,6 +642,18 @@ impl AccountScanner {
         cadence.saturating_mul(factor).min(EMPTY_CADENCE_MAX).max(cadence)
     }
 
+    /// If CloudScans share a scope, the shortest interval of those that may see it applies; `interval` if there is none.
+    fn current_cadence(
+        &self,
+        authoritative: &[&Ready],
+        interval: Duration,
+        info: TypeInfo,
+        scope: &Scope,
+    ) -> Duration {
+        let own = interval * info.cadence.factor();
+        self.backed_off(scope, cadence_of(authoritative, scope).unwrap_or(own))
+    }
+
     /// If something appears, more may appear: empty scopes in its region return to their usual cadence.
     fn reset_empty_backoff(&mut self, region: &Region) {
         let now = self.store.now();
@@ -663,9 +675,7 @@ impl AccountScanner {
             let requested = self.handled_requests.get(subscriber) != Some(&subscription.requested_at);
             for (scope, info) in scopes {
                 let authoritative = self.authoritative(ready, scope);
-                // If CloudScans share a scope, the shortest interval of those that may see it applies.
-                let cadence = subscription.interval * info.cadence.factor();
-                let shortest = self.backed_off(scope, cadence_of(&authoritative, scope).unwrap_or(cadence));
+                let shortest = self.current_cadence(&authoritative, subscription.interval, *info, scope);
                 // A shorter interval takes effect at once, not after the last long one.
                 let next = self.next_due.entry(scope.clone()).or_insert(now);
                 *next = (*next).min(now.plus(shortest));
@@ -684,9 +694,8 @@ impl AccountScanner {
             // One per round, with its own credentials only: it uses no other CloudScan's credentials.
             let Some(subscriber) = subscribers.pop_first() else { continue };
             let Some(of_it) = ready.iter().find(|r| r.subscription.subscriber == subscriber) else { continue };
-            let cadence = of_it.subscription.interval * of_it.scopes[scope].cadence.factor();
-            let cadence = cadence_of(&self.authoritative(ready, scope), scope).unwrap_or(cadence);
-            let cadence = self.backed_off(scope, cadence);
+            let (authoritative, interval) = (self.authoritative(ready, scope), of_it.subscription.interval);
+            let cadence = self.current_cadence(&authoritative, interval, of_it.scopes[scope], scope);
             due.insert(scope.clone(), Due { scope: scope.clone(), cadence, only: Some(subscriber) });
         }
         waiting.retain(|_, subscribers| !subscribers.is_empty());

@@ -1,7 +1,6 @@
 //! Notes: small durable values of a subscriber. They take no revision.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use redb::ReadableTable;
 

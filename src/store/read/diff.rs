@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use crate::inventory::{
-    Change, ChangeKind, Diff, Moment, Revision, Scope, ScopeStatus, ScopeView, Snapshot, Subscriber, TagSet, Tags,
+    Change, ChangeKind, Diff, FieldChange, Moment, Revision, Scope, ScopeStatus, ScopeView, Snapshot, Subscriber,
+    TagSet, Tags, field_changes,
 };
-use crate::inventory::{FieldChange, field_changes};
 use crate::store::file::lives::{self, END, Lives};
 use crate::store::file::log::{self, LOG};
 use crate::store::file::tables::{EntryKind, NO_RID, Rid, ScopeNo};

@@ -5,14 +5,15 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::inventory::{Change, ChangeKind, Diff, FieldChange, Moment, Resource, Revision, Subscriber, Tags};
-use crate::inventory::{History, Milestone, MilestoneKind, Version};
+use crate::inventory::{
+    Change, ChangeKind, Diff, FieldChange, History, Milestone, MilestoneKind, Moment, Resource, Revision,
+    Subscriber, Tags, Version,
+};
 use crate::store::file::documents::Documents;
 use crate::store::file::lives::{self, END, Lives};
 use crate::store::file::log::{self, LOG, Logged};
 use crate::store::file::tables::{Entry, EntryKind, NO_RID, RevisionRow, Rid, TagsRef};
-use crate::store::read::diff::fields_between;
-use crate::store::read::diff::unknown_at;
+use crate::store::read::diff::{fields_between, unknown_at};
 use crate::store::read::snapshot::StoreSnapshot;
 use crate::store::state::locator;
 use crate::store::{Store, StoreError};
