@@ -106,6 +106,8 @@ async fn the_operator_s_credentials_are_for_those_whom_the_administrator_names()
     // Two CloudScans without proven visibility that arrive together are each tried with their own credentials, in
     // order.
     world.wait_for_open("team-b", &[format!("Untagged {volume}")]).await;
+    // "one" and "more" each report it.
+    world.wait_for_open("team-a", &vec![format!("Untagged {volume}"); 2]).await;
 
     // A spec that is refused while it runs ends its scans, and removes nothing that was recorded.
     let open = world.open_findings("team-a").await;
@@ -173,6 +175,16 @@ async fn a_namespace_takes_no_more_than_the_administrator_allows() {
     let next = world.scan("team-a", "first").await.status.and_then(|status| status.next_scan_time);
     let in_seconds = next.expect("it is known").as_millis() / 1000 - jiff::Timestamp::now().as_second();
     assert!(in_seconds > 3600, "the next look is in {in_seconds} s");
+    // The first request was handled at once; the second one is deferred, and the condition says so.
+    let sooner = world.request_scan("team-a", "first").await;
+    let deferred = || async {
+        let (_, _, message) = world.condition("team-a", "first", "Ready").await.unwrap_or_default();
+        let is_reported = message.contains("starts at") && message.contains("one every 2h");
+        if is_reported { Ok(()) } else { Err(message) }
+    };
+    eventually("the second request is deferred", deferred).await;
+    let handled = world.scan("team-a", "first").await.status.and_then(|status| status.last_handled_reconcile_at);
+    assert_ne!(handled, Some(sooner));
     let open = || async {
         let open = world.open_findings("team-a").await;
         // For each CloudScan one more finding stands for the missing ones.

@@ -43,7 +43,7 @@ impl Operator {
         ]);
         // Tests wait for seconds, not for minutes.
         if !env.iter().any(|(key, _)| *key == "ELAVA_MIN_INTERVAL") {
-            env.push(("ELAVA_MIN_INTERVAL", "1s".to_owned()));
+            env.push(("ELAVA_MIN_INTERVAL", "100ms".to_owned()));
         }
         let process = spawn(&dir, port, &env);
         let operator = Self { dir, env, port, process };

@@ -104,7 +104,8 @@ pub struct RunArgs {
 /// Limits of one namespace, so that no namespace uses up what all share.
 #[derive(Clone, Debug, Args)]
 struct LimitArgs {
-    /// The shortest interval between listings; a CloudScan that requests a shorter one gets this one
+    /// The shortest interval between listings; a CloudScan that requests a shorter one gets this one, and its requested
+    /// scans are no more frequent either
     #[arg(long, env = "ELAVA_MIN_INTERVAL", default_value = "1m", value_parser = humantime::parse_duration, value_name = "DURATION")]
     min_interval: Duration,
     /// Maximum number of CloudScans of a namespace; younger ones are refused

@@ -9,8 +9,7 @@ use kube::{Resource, ResourceExt};
 
 use super::validate::Valid;
 use crate::api::{
-    AwsProvider, CloudScan, FindingOwner, FindingState, FindingStatus, GROUP, RECONCILE_REQUESTED_AT,
-    RELEASE_HELD, ResourceFinding, Since,
+    AwsProvider, CloudScan, FindingOwner, FindingState, FindingStatus, GROUP, RELEASE_HELD, ResourceFinding, Since,
 };
 use crate::cloud::{AccountTarget, Credentials, Member, Members};
 use crate::inventory::{AccountId, FindingKind, Region, ResourceKey, Revision, Severity, Subscriber, Timestamp};
@@ -114,7 +113,7 @@ pub fn subscriptions(
         loss: valid.loss,
         confirmations: scan.spec.disappearance.confirmations.into(),
         released: scan.annotations().get(RELEASE_HELD).map(|named| released(named)).unwrap_or_default(),
-        requested_at: scan.annotations().get(RECONCILE_REQUESTED_AT).cloned(),
+        requested_at: None,
         generation: scan.metadata.generation.unwrap_or_default(),
     };
     targets.into_iter().map(subscribe).collect()

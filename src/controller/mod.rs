@@ -16,6 +16,7 @@ pub mod notify;
 mod pace;
 mod post;
 mod publish;
+mod requests;
 mod standing;
 mod status;
 mod subscribe;
@@ -105,6 +106,7 @@ struct Context {
     fleet: Arc<Fleet>,
     scans: reflector::Store<CloudScan>,
     subscriptions: subscribe::Subscriptions,
+    requests: requests::Requests,
     statuses: publish::WrittenStatuses,
     findings: Arc<standing::Standing>,
     exemptions: reflector::Store<FindingExemption>,
@@ -198,6 +200,7 @@ pub async fn run(
         fleet,
         scans: scans.clone(),
         subscriptions: subscribe::Subscriptions::new(requesting.clone()),
+        requests: requests::Requests::default(),
         statuses: publish::WrittenStatuses::default(),
         findings,
         exemptions,
@@ -383,6 +386,7 @@ async fn retain(context: Arc<Context>) {
         lock(&context.evaluators).retain(|of, _| exist.contains(of));
         context.notifiers.retain(|of| exist.contains(of));
         context.subscriptions.retain(|of| exist.contains(of));
+        context.requests.retain(|of| exist.contains(of));
         context.statuses.retain(|of| exist.contains(of));
         context.subscribing.retain(|of| exist.contains(of));
         context.publishing.retain(|of| exist.contains(of));

@@ -93,6 +93,8 @@ async fn reconciled(scan: &CloudScan, context: &Context) -> Result<Action, Recon
         inactive: resolved.inactive.len(),
         accounts: resolved.accounts,
         interval: subscribed.valid.as_ref().map_or(Duration::ZERO, |valid| valid.interval),
+        deferred_until: subscribed.deferred_until,
+        min_interval: context.limits.min_interval,
         reports: &reports,
         counts,
         delivery,

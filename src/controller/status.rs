@@ -10,7 +10,7 @@ use super::notify::Delivery;
 use super::validate::Refusal;
 use crate::api::{
     AccountStatus, CloudScan, CloudScanStatus, FindingCounts, GroupCount, KindCount, LastScan,
-    MAX_ACCOUNTS_IN_STATUS, RELEASE_HELD,
+    MAX_ACCOUNTS_IN_STATUS, RECONCILE_REQUESTED_AT, RELEASE_HELD,
 };
 use crate::cloud::CloudError;
 use crate::inventory::{
@@ -39,6 +39,9 @@ pub struct StatusInputs<'a> {
     pub accounts: usize,
     /// The interval in force: the administrator may have set a minimum.
     pub interval: Duration,
+    /// When the requested scan starts, if it is deferred because of the minimum interval.
+    pub deferred_until: Option<Timestamp>,
+    pub min_interval: Duration,
     pub reports: &'a [AccountReport],
     pub counts: Option<Counts>,
     /// The state of webhook delivery, if there is a webhook.
@@ -342,7 +345,12 @@ fn ready(found: &StatusInputs) -> ConditionUpdate {
             1 => "scanning the account".to_owned(),
             n => format!("scanning {} of {n} accounts", working(found)),
         };
-        return update(TYPE, "True", "Scanning", message + &raised_interval_note(found));
+        return update(
+            TYPE,
+            "True",
+            "Scanning",
+            message + &raised_interval_note(found) + &deferred_request_note(found),
+        );
     }
     let out = accounts_without_access(found);
     match out.first() {
@@ -364,6 +372,17 @@ fn raised_interval_note(found: &StatusInputs) -> String {
         ),
         _ => String::new(),
     }
+}
+
+/// States when the requested scan starts, if it is deferred.
+fn deferred_request_note(found: &StatusInputs) -> String {
+    found.deferred_until.map_or_else(String::new, |until| {
+        format!(
+            "; the scan requested with {RECONCILE_REQUESTED_AT} starts at {until}: the operator's administrator allows one \
+             every {}",
+            humantime::format_duration(found.min_interval)
+        )
+    })
 }
 
 fn reconciling(found: &StatusInputs) -> ConditionUpdate {
@@ -738,6 +757,8 @@ mod tests {
             inactive: 0,
             accounts,
             interval: Duration::from_mins(5),
+            deferred_until: None,
+            min_interval: Duration::from_mins(1),
             reports,
             counts: None,
             delivery: None,

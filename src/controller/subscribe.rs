@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use kube::ResourceExt;
 use kube::runtime::controller::Action;
@@ -15,7 +16,7 @@ use super::{
 };
 use crate::api::{CloudScan, RECONCILE_REQUESTED_AT, namespace_uid};
 use crate::cloud::{CloudError, Credentials};
-use crate::inventory::{AccountId, NAMESPACE_EXPRESSIONS_MAX_BYTES, Reason, Subscriber};
+use crate::inventory::{AccountId, NAMESPACE_EXPRESSIONS_MAX_BYTES, Reason, Subscriber, Timestamp};
 use crate::store::StoreError;
 
 /// The result of processing a spec.
@@ -26,6 +27,8 @@ pub(super) struct ProcessedSpec {
     generation: Option<i64>,
     pub valid: Result<Valid, Refusal>,
     pub resolved: Resolved,
+    /// When the requested scan starts, if it is deferred.
+    pub deferred_until: Option<Timestamp>,
 }
 
 #[derive(Default)]
@@ -121,8 +124,15 @@ async fn reconciled(scan: &CloudScan, context: &Context) -> Result<Action, Recon
         context.limits.check(scan, context.scans.state())?;
         Ok(Valid { interval: context.limits.interval(valid.interval), ..valid })
     });
+    let request = context.requests.accept(
+        &subscriber,
+        scan.annotations().get(RECONCILE_REQUESTED_AT),
+        scan.status.as_ref().and_then(|status| status.last_handled_reconcile_at.as_ref()),
+        Instant::now(),
+        context.limits.min_interval,
+    );
     let resolved = if let Ok(valid) = &valid {
-        subscribe(scan, valid, &tenant, context).await?
+        subscribe(scan, valid, &tenant, request.value, context).await?
     } else {
         // Scanning for the last accepted spec stops. What was visible stays visible.
         context.fleet.refuse(&subscriber).await;
@@ -134,8 +144,11 @@ async fn reconciled(scan: &CloudScan, context: &Context) -> Result<Action, Recon
         return Ok(Action::await_change());
     }
     let again = if resolved.unconnected.is_some() { BACKOFF_MAX / 10 } else { RECHECK_INTERVAL };
+    let again = request.deferred.map_or(again, |remaining| again.min(remaining));
+    let deferred_until = request.deferred.map(|remaining| context.store.now().plus(remaining));
     let (uid, generation) = (scan.metadata.uid.clone(), scan.metadata.generation);
-    context.subscriptions.take(&subscriber, ProcessedSpec { uid, tenant, generation, valid, resolved });
+    let processed = ProcessedSpec { uid, tenant, generation, valid, resolved, deferred_until };
+    context.subscriptions.take(&subscriber, processed);
     context.subscribing.succeeded(&subscriber);
     Ok(Action::requeue(again))
 }
@@ -167,6 +180,7 @@ async fn subscribe(
     scan: &CloudScan,
     valid: &Valid,
     tenant: &str,
+    requested_at: Option<String>,
     context: &Context,
 ) -> Result<Resolved, ReconcileError> {
     let subscriber = build::subscriber(scan);
@@ -182,8 +196,7 @@ async fn subscribe(
     let mut members = None;
     if let Some(lister) = build::lister(&valid.aws, &credentials, &endpoint) {
         let units = valid.aws.organization.as_ref().map(|o| o.units.as_slice()).unwrap_or_default();
-        let requested_at = scan.annotations().get(RECONCILE_REQUESTED_AT).map(String::as_str);
-        match context.fleet.members(&subscriber, &lister, units, requested_at).await {
+        match context.fleet.members(&subscriber, &lister, units, requested_at.as_deref()).await {
             Ok((list, error)) => (members, resolved.unlisted) = (Some(list), error),
             // Without any list the desired accounts are unknown: the earlier subscriptions stay in force.
             Err(error) => return Ok(Resolved { unconnected: Some(error), ..resolved }),
@@ -196,6 +209,7 @@ async fn subscribe(
     let mut subscriptions = build::subscriptions(scan, valid, &credentials, &endpoint, members.as_ref());
     for subscription in &mut subscriptions {
         subscription.tenant = tenant.into();
+        subscription.requested_at.clone_from(&requested_at);
     }
     resolved.accounts = subscriptions.len() - resolved.inactive.len();
     match context.fleet.set(&subscriber, subscriptions).await {
@@ -228,7 +242,14 @@ mod tests {
             let tenant = String::new();
             subscriptions.take(
                 &subscriber,
-                ProcessedSpec { uid, tenant, generation, valid: Err(refusal), resolved: Resolved::default() },
+                ProcessedSpec {
+                    uid,
+                    tenant,
+                    generation,
+                    valid: Err(refusal),
+                    resolved: Resolved::default(),
+                    deferred_until: None,
+                },
             );
         };
         assert!(subscriptions.of(&scan).is_none());
