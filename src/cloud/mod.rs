@@ -113,11 +113,13 @@ pub struct CloudError {
     /// The permission that was needed.
     pub action: Option<String>,
     pub message: String,
+    /// The provider answered that access to the account ended, as opposed to a failure that may pass.
+    pub access_ended: bool,
 }
 
 impl CloudError {
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Self { reason, action: None, message: message.into() }
+        Self { reason, action: None, message: message.into(), access_ended: false }
     }
 }
 

@@ -701,9 +701,8 @@ mod tests {
         let sweep = |outcome: &Outcome| ScopeReport {
             outcome: *outcome,
             error: outcome.reason().map(|reason| CloudError {
-                reason,
                 action: Some("ec2:DescribeVolumes".to_owned()),
-                message: "no".to_owned(),
+                ..CloudError::new(reason, "no")
             }),
             held: false,
             awaits_release: false,

@@ -210,13 +210,10 @@ impl Listing {
             Part::Attributes => "attributes",
             Part::Tags => "tags",
         };
-        Some(CloudError {
-            reason: *reason,
-            action: Some(action.clone()),
-            message: format!(
-                "it may list these resources and not read their {part} ({action}), which others that share the account read"
-            ),
-        })
+        let message = format!(
+            "it may list these resources and not read their {part} ({action}), which others that share the account read"
+        );
+        Some(CloudError { action: Some(action.clone()), ..CloudError::new(*reason, message) })
     }
 
     /// Prefers a complete listing, then one with more resources, then one with fewer unread parts.
@@ -1037,7 +1034,7 @@ impl AccountScanner {
     }
 
     /// The CloudScans that stop seeing a scope, because others' credentials list it now: those whose own were
-    /// denied or answer for another account, and those whose proof is too old and was not renewed when they were
+    /// denied or give no access to the account any more, and those whose proof is too old and was not renewed when they were
     /// tried.
     fn expired_subscribers(&self, swept: &SweptScope) -> Vec<Subscriber> {
         let Some(prover) = &swept.prover else { return Vec::new() };
@@ -1047,9 +1044,9 @@ impl AccountScanner {
                 failed == subscriber && matches!(error.reason, Reason::Denied | Reason::DeniedByPolicy)
             })
         };
-        let is_of_another_account = |subscriber: &Subscriber| {
+        let has_no_access = |subscriber: &Subscriber| {
             let credentials = self.reports.get(subscriber).and_then(|report| report.credentials.as_ref());
-            matches!(credentials, Some(Err(error)) if error.reason == Reason::WrongAccount)
+            matches!(credentials, Some(Err(error)) if error.access_ended)
         };
         // After a start some CloudScans are not here yet: those with keys in a Secret wait for the API server.
         let is_settled = self.is_restored || self.began.is_some_and(|began| now.since(began) >= SETTLING_TIME);
@@ -1059,7 +1056,7 @@ impl AccountScanner {
         let proofs = self.store.proofs(&swept.sweep.scope).into_iter();
         let expired_subscribers = proofs.filter(|(subscriber, proven)| {
             *subscriber != prover.subscriber
-                && (is_denied(subscriber) || is_of_another_account(subscriber) || has_lapsed(subscriber, *proven))
+                && (is_denied(subscriber) || has_no_access(subscriber) || has_lapsed(subscriber, *proven))
         });
         expired_subscribers.map(|(subscriber, _)| subscriber).collect()
     }

@@ -480,10 +480,8 @@ async fn visibility_ends_after_its_day(stage: &mut Stage<'_>) {
     for _ in 0..2 {
         stage.bed.sweep_for(&both).await;
     }
-    // The other role cannot be assumed from here on.
-    let other = format!("arn:aws:iam::{}:role/other", stage.bed.account);
-    let is_other = move |c: &Call| c.action == "AssumeRole" && c.params.get("RoleArn") == Some(&other);
-    stage.proxy.fault(is_other, refuse(403, "AccessDenied", "no"));
+    // The other role cannot be assumed from here on, and nobody says that it may not.
+    stage.proxy.fault(assumes_other_role(stage), refuse(500, "InternalFailure", "no"));
     stage.bed.scanner = stage.bed.another_scanner();
     stage.bed.pass(Duration::from_hours(23));
     stage.bed.sweep_for(&both).await;
@@ -491,6 +489,29 @@ async fn visibility_ends_after_its_day(stage: &mut Stage<'_>) {
     stage.bed.pass(Duration::from_hours(1));
     stage.bed.sweep_for(&both).await;
     assert!(!is_visible_to(stage, "team-b/two"), "what others see is not its to see");
+}
+
+fn assumes_other_role(stage: &Stage<'_>) -> impl Fn(&Call) -> bool + Send + Sync + 'static {
+    let other = format!("arn:aws:iam::{}:role/other", stage.bed.account);
+    move |c: &Call| c.action == "AssumeRole" && c.params.get("RoleArn") == Some(&other)
+}
+
+async fn visibility_ends_with_the_role(stage: &mut Stage<'_>) {
+    stage.volumes(2).await;
+    let both = with_another_role(stage);
+    for _ in 0..2 {
+        stage.bed.sweep_for(&both).await;
+    }
+    assert!(is_visible_to(stage, "team-b/two"));
+    stage.proxy.fault(
+        assumes_other_role(stage),
+        refuse(403, "AccessDenied", "not authorized to perform: sts:AssumeRole"),
+    );
+    // A session that lives goes on until its keys expire; a new one does not begin.
+    stage.bed.scanner = stage.bed.another_scanner();
+    stage.bed.sweep_for(&both).await;
+    assert!(!is_visible_to(stage, "team-b/two"), "its role is not its any more");
+    assert!(is_visible_to(stage, "team-a/one"));
 }
 
 async fn visibility_ends_with_the_account(stage: &mut Stage<'_>) {
@@ -1114,6 +1135,7 @@ rows! {
     half_a_proof: "one of two CloudScans may not read the tags of what it lists" => "it sees nothing that the other's credentials read";
     visibility_ends_with_its_rights: "the listing of one of two CloudScans is denied" => "it sees the present no more, the past it does";
     visibility_ends_with_the_account: "the credentials of one of two CloudScans answer for another account" => "it sees the present no more";
+    visibility_ends_with_the_role: "the role of one of two CloudScans may not be assumed any more" => "it sees the present no more";
     visibility_ends_after_its_day: "one of two CloudScans can't get in any more" => "it sees the present for a day";
     steered_by_a_stranger: "a CloudScan that may see nothing asks for much" => "nobody else's listings, limits or confirmations change";
     hidden_by_default: "a listing leaves out what services manage unless it is asked for" => "it is asked for, by id as well";

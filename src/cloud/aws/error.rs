@@ -1,5 +1,6 @@
 //! The meaning of AWS's errors for a sweep.
 
+use aws_sdk_sts::operation::assume_role::AssumeRoleError;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::display::DisplayErrorContext;
@@ -55,7 +56,25 @@ where
         _ => (Reason::Malformed, format!("{action}: the request could not be built: {}", root_cause(error))),
     };
     let action = matches!(reason, Reason::Denied | Reason::DeniedByPolicy).then(|| action.to_owned());
-    Failure::Error(CloudError { reason, action, message: bounded(message) })
+    Failure::Error(CloudError { reason, action, message: bounded(message), access_ended: false })
+}
+
+/// Whether AWS refused to assume the role, or no longer knows the access key. Of any other failure of credentials, such
+/// as a clock that is wrong, nothing follows for the permissions.
+pub(super) fn is_access_ended<E>(error: &SdkError<E, HttpResponse>) -> bool
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+{
+    let refused = |code: Option<&str>| matches!(code, Some("AccessDenied" | "InvalidClientTokenId"));
+    // The role is assumed when the request is sent, so its refusal is in the chain of sources.
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        if let Some(assuming) = cause.downcast_ref::<SdkError<AssumeRoleError, HttpResponse>>() {
+            return refused(assuming.code());
+        }
+        source = cause.source();
+    }
+    error.code() == Some("InvalidClientTokenId")
 }
 
 /// `InvalidVolume.NotFound`, `NatGatewayNotFound`, `NoSuchEntity`, `QueueDoesNotExist`, ...: AWS has dozens of ways to

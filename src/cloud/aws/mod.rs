@@ -47,7 +47,7 @@ use call::{AnswerStats, Answered, Capture};
 use declare::{
     ById, Declaration, ListAnswer, ListRequest, TagSource, at_path, items, next_page, tag_set, text, time_field,
 };
-use error::{Failure, classify};
+use error::{Failure, classify, is_access_ended};
 use governor::{Attempts, Governor};
 use http::KeepingClient;
 
@@ -251,7 +251,7 @@ async fn identify(config: &SdkConfig, target: &AccountTarget) -> Result<Identity
                     CloudError::new(Reason::ServerError, "sts:GetCallerIdentity: not found")
                 }
             };
-            // The role is assumed when the request is sent, so its refusal is in the chain of sources.
+            failed.access_ended = is_access_ended(&error);
             if let Some(role) = &target.role_arn
                 && failed.reason != Reason::Unreachable
                 && failed.reason != Reason::TimedOut
@@ -264,6 +264,7 @@ async fn identify(config: &SdkConfig, target: &AccountTarget) -> Result<Identity
                          ({})",
                         failed.message
                     ),
+                    ..failed
                 };
             }
             return Err(failed);
@@ -274,12 +275,11 @@ async fn identify(config: &SdkConfig, target: &AccountTarget) -> Result<Identity
     if let Some(desired) = &target.account
         && desired.as_str() != account
     {
-        return Err(CloudError::new(
-            Reason::WrongAccount,
-            format!(
-                "the credentials answer for account {account}, not {desired}: name the role or Secret of {desired}"
-            ),
-        ));
+        let message = format!(
+            "the credentials answer for account {account}, not {desired}: name the role or Secret of {desired}"
+        );
+        let error = CloudError::new(Reason::WrongAccount, message);
+        return Err(CloudError { access_ended: true, ..error });
     }
     let partition = arn.split(':').nth(1).unwrap_or("aws").into();
     Ok(Identity { account: AccountId::new(account), partition, arn })
@@ -842,10 +842,9 @@ impl Session for AwsSession {
                     let unread = unread.into_iter().next();
                     return Err(unread.map_or_else(
                         || CloudError::new(Reason::Denied, "its attributes may not be read"),
-                        |Unread { reason, action, .. }| CloudError {
-                            reason,
-                            message: format!("{action} does not describe it"),
-                            action: Some(action),
+                        |Unread { reason, action, .. }| {
+                            let message = format!("{action} does not describe it");
+                            CloudError { action: Some(action), ..CloudError::new(reason, message) }
                         },
                     ));
                 }
