@@ -16,7 +16,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use bed::Bed;
-use elava::inventory::{Moment, Subscriber, Sweep};
+use elava::inventory::{Facts, Moment, Subscriber, Sweep};
 use elava::server::aggregated::{self, Service};
 use elava::store::Store;
 use futures::StreamExt;
@@ -187,7 +187,9 @@ async fn serve(port: u16, store: &Store, client: Client) {
     let service = Service { namespace: "elava".to_owned(), name: "elava-query".to_owned() };
     let store = store.clone();
     store.snapshot(Moment::Now).unwrap();
-    tokio::spawn(async move { aggregated::serve(listener, store, client, service, 64).await.unwrap() });
+    tokio::spawn(async move {
+        aggregated::serve(listener, store, Facts::default(), client, service, 64).await.unwrap()
+    });
 }
 
 /// `kubectl get` as a whole process: the same number of objects from the store and from etcd.

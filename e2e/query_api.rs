@@ -10,8 +10,10 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use elava::cloud::Provider;
+use elava::cloud::aws::Aws;
 use elava::inventory::{
-    Confirmation, IdReuse, Observation, Outcome, Revision, Scope, Subscriber, Sweep, Tags, Timestamp,
+    Confirmation, Facts, IdReuse, Observation, Outcome, Revision, Scope, Subscriber, Sweep, Tags, Timestamp,
 };
 use elava::server::aggregated::{self, Service};
 use elava::store::{Retention, Store};
@@ -376,7 +378,15 @@ fn serve(port: u16, store: &Store, kubeconfig: &Path) -> tokio::runtime::Runtime
         let bound = || async { TcpListener::bind(("127.0.0.1", port)).await.map_err(|error| error.to_string()) };
         let listener = eventually("the port is free", bound).await;
         let service = Service { namespace: "elava".to_owned(), name: "elava-query".to_owned() };
-        aggregated::serve(listener, store, client_of(&kubeconfig).await, service, 64).await
+        aggregated::serve(
+            listener,
+            store,
+            Facts::of([Aws::default().facts()]),
+            client_of(&kubeconfig).await,
+            service,
+            64,
+        )
+        .await
     });
     runtime
 }

@@ -19,7 +19,7 @@ use elava::api::{CloudScan, RECONCILE_REQUESTED_AT, ResourceFinding};
 use elava::cloud::aws::Aws;
 use elava::cloud::{AccountTarget, CloudError, Credentials, Provider, Session, TypeInfo};
 use elava::controller::{self, Allowed, Identity, NamespaceLimits, RoleGrant, Settings};
-use elava::inventory::Timestamp;
+use elava::inventory::{Facts, ProviderFacts, Timestamp};
 use elava::policy::Prices;
 use elava::scanner::Fleet;
 use elava::server::aggregated::{self, Service};
@@ -73,6 +73,10 @@ impl Provider for AsOperator {
 
     fn types(&self) -> Vec<TypeInfo> {
         self.0.types()
+    }
+
+    fn facts(&self) -> ProviderFacts {
+        self.0.facts()
     }
 
     fn default_endpoint(&self) -> String {
@@ -138,7 +142,14 @@ impl Operator {
                 || async { TcpListener::bind(("127.0.0.1", port)).await.map_err(|error| error.to_string()) };
             let listener = eventually("the port is free", bound).await;
             let service = Service { namespace: "elava".to_owned(), name: "elava-query".to_owned() };
-            let serving = tokio::spawn(aggregated::serve(listener, store.clone(), client.clone(), service, 64));
+            let serving = tokio::spawn(aggregated::serve(
+                listener,
+                store.clone(),
+                Facts::of([Aws::default().facts()]),
+                client.clone(),
+                service,
+                64,
+            ));
             controller::run(client, store, fleet, finished, settings, stopping).await;
             serving.abort();
         });

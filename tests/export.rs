@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use elava::inventory::{
-    Absence, AccountId, Confirmation, IdReuse, Observation, Outcome, Reason, Region, ResourceType, Scope, Sweep,
-    Tags, Timestamp,
+    Absence, AccountId, Confirmation, Facts, IdReuse, Observation, Outcome, Reason, Region, ResourceType, Scope,
+    Sweep, Tags, Timestamp,
 };
 use elava::store::{Clock, Store};
 use serde_json::{Value, json};
@@ -188,7 +188,7 @@ async fn a_store_that_is_held_is_backed_up_and_exported_through_its_socket() {
     let path = dir.path().join("elava.redb");
     let store = make(&path);
     let listener = elava::server::bind_socket(&elava::store::socket_path(&path)).unwrap();
-    let serving = tokio::spawn(elava::server::serve_socket(listener, store.clone()));
+    let serving = tokio::spawn(elava::server::serve_socket(listener, store.clone(), Facts::default()));
     let run = |args: &[&str]| {
         let output = Command::new(binary()).args(args).current_dir(dir.path()).output().unwrap();
         let error = String::from_utf8_lossy(&output.stderr).into_owned();

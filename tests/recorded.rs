@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use elava::cloud::aws::Aws;
 use elava::cloud::{AccountTarget, Credentials, Provider};
 use elava::inventory::{
-    AccountId, Filter, FindingKind, LossLimits, Moment, Region, Resource, RuleSettings, Snapshot, Subscriber,
-    TagMatch,
+    AccountId, Facts, Filter, FindingKind, LossLimits, Moment, Region, Resource, RuleSettings, Snapshot,
+    Subscriber, TagMatch,
 };
 use elava::policy::{Evaluator, Prices};
 use elava::scanner::{AccountScanner, Subscription};
@@ -120,7 +120,7 @@ async fn recorded_answers_of_real_aws_are_read_whole_and_twice_the_same() {
 
     let settings = RuleSettings { managed_by: Some(vec![TagMatch::key("terraform")]), ..RuleSettings::default() };
     let snapshot = store.snapshot(Moment::Now).unwrap();
-    let evaluation = Evaluator::new(Arc::new(Prices::shipped()))
+    let evaluation = Evaluator::new(Facts::of([Aws::default().facts()]), Arc::new(Prices::shipped()))
         .evaluate(&snapshot, None, &settings, &BTreeSet::new())
         .unwrap();
     let gone: Vec<_> = evaluation.findings.iter().filter(|f| f.kind == FindingKind::Disappeared).collect();

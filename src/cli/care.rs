@@ -11,9 +11,8 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::print::{note, out};
 use super::source::SourceArgs;
-use super::{FAILED, Output, OutputArgs, print};
-use crate::cloud::aws::Aws;
-use crate::cloud::{Provider, Secrets};
+use super::{FAILED, Output, OutputArgs, clouds, print};
+use crate::cloud::Secrets;
 use crate::server::backups;
 use crate::server::query::{self, CheckAnswer, ExportQuestion, Nothing, StatsAnswer};
 use crate::store::{Cleaning, ExportFormat, ExportTable, PrivateFile, Retention, Store, StoreError, system_clock};
@@ -241,7 +240,7 @@ async fn export(args: ExportArgs) -> anyhow::Result<()> {
 
 /// Removes from a store what this binary knows to be secret, as [`Store::scrub`] does.
 pub fn scrub(path: &Path) -> Result<u64, StoreError> {
-    let secrets = Secrets::of(&Aws::default().types());
+    let secrets = Secrets::of(&clouds::types());
     let cleaning = Cleaning {
         rules: secrets.name(),
         concerns: &|kind| secrets.are_of(kind.as_str()),

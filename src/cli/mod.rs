@@ -7,6 +7,7 @@
 //!   store's file. [`types`]: the resource types, and the permissions that scanning them needs.
 
 mod care;
+mod clouds;
 mod cluster;
 mod prices;
 mod print;

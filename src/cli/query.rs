@@ -8,7 +8,7 @@ use futures::AsyncBufReadExt;
 
 use super::print::{ListOutput, Table, note, out};
 use super::source::{SourceArgs, get_from_socket};
-use super::{Output, OutputArgs, print};
+use super::{Output, OutputArgs, clouds, print};
 use crate::inventory::{Change, ChangeKind, Presence, ResourceKey, Revision, ScopeView, Tags};
 use crate::server::findings::{
     self, Branch, FindingView, FindingsAnswer, FindingsQuestion, OwnersAnswer, OwnersQuestion, TreeAnswer,
@@ -179,7 +179,9 @@ pub async fn tree(args: TreeArgs) -> anyhow::Result<()> {
 async fn show_tree(source: &SourceArgs, question: TreeQuestion, output: Output) -> anyhow::Result<()> {
     let answer: TreeAnswer = match source.cluster().await? {
         Some(cluster) => cluster.tree(&question).await?,
-        None => source.run_query("/v1/tree", &question, findings::tree).await?,
+        None => {
+            source.run_query("/v1/tree", &question, |store, q| findings::tree(store, &clouds::facts(), q)).await?
+        }
     };
     if output != Output::Table {
         return print::structured(&answer, output);
@@ -303,7 +305,11 @@ pub async fn owners(args: OwnersArgs) -> anyhow::Result<()> {
     let question = OwnersQuestion { cloudscan: args.cloudscan, at: args.at };
     let answer: OwnersAnswer = match args.source.cluster().await? {
         Some(cluster) => cluster.owners(&question).await?,
-        None => args.source.run_query("/v1/owners", &question, findings::owners).await?,
+        None => {
+            args.source
+                .run_query("/v1/owners", &question, |store, q| findings::owners(store, &clouds::facts(), q))
+                .await?
+        }
     };
     if args.output.output != Output::Table {
         return print::structured(&answer, args.output.output);
@@ -332,7 +338,11 @@ pub async fn owners(args: OwnersArgs) -> anyhow::Result<()> {
 async fn query_resources(source: &SourceArgs, question: &ResourcesQuestion) -> anyhow::Result<ResourcesAnswer> {
     match source.cluster().await? {
         Some(cluster) => cluster.resources(question).await,
-        None => source.run_query("/v1/resources", question, query::resources).await,
+        None => {
+            source
+                .run_query("/v1/resources", question, |store, q| query::resources(store, &clouds::facts(), q))
+                .await
+        }
     }
 }
 

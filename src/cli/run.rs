@@ -17,8 +17,10 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::care::{self, KeepArgs};
 use super::telemetry::{self, LogFormat};
+use crate::cloud::Provider;
 use crate::cloud::aws::{Aws, CallCounts};
 use crate::controller::{self, Allowed, Identity, NamespaceLimits, RoleGrant, Settings};
+use crate::inventory::Facts;
 use crate::policy::Prices;
 use crate::scanner::Fleet;
 use crate::server;
@@ -151,13 +153,14 @@ fn share(text: &str) -> Result<f64, String> {
 async fn serve_query_api(
     listener: Option<TcpListener>,
     store: Store,
+    facts: Facts,
     client: kube::Client,
     service: Service,
     watches_of_one: usize,
 ) -> std::io::Result<()> {
     let Some(listener) = listener else { return std::future::pending().await };
     tracing::info!(listen = %listener.local_addr()?, "inventory.elava.dev is answered");
-    server::aggregated::serve(listener, store, client, service, watches_of_one).await
+    server::aggregated::serve(listener, store, facts, client, service, watches_of_one).await
 }
 
 async fn serve_health(listener: Option<TcpListener>, store: Store) -> std::io::Result<()> {
@@ -274,6 +277,7 @@ pub async fn run(args: Box<RunArgs>) -> anyhow::Result<()> {
     let unix =
         server::bind_socket(&socket).with_context(|| format!("cannot make the socket {}", socket.display()))?;
     let aws = Arc::new(Aws::new(args.api_share));
+    let facts = Facts::of([aws.facts()]);
     let (fleet, finished) = Fleet::new(aws.clone(), store.clone());
     let endpoints = args.allow_endpoint.iter().map(|url| url.trim_end_matches('/').to_owned());
     let allowed = Allowed::These { endpoints: endpoints.collect(), roles: args.allow_role };
@@ -289,12 +293,13 @@ pub async fn run(args: Box<RunArgs>) -> anyhow::Result<()> {
     let external_metrics = external_metrics(&fleet, backups.clone(), aws.clone(), meters.clone(), store.clone());
     let http = tokio::spawn(server::serve_http(listener, store.clone(), external_metrics));
     let health = tokio::spawn(serve_health(health, store.clone()));
-    let questions = tokio::spawn(server::serve_socket(unix, store.clone()).into_future());
+    let questions = tokio::spawn(server::serve_socket(unix, store.clone(), facts.clone()).into_future());
 
     let backing_up = backups.map(|backups| tokio::spawn(backups.run(store.clone())));
     let query_api = tokio::spawn(serve_query_api(
         query_api,
         store.clone(),
+        facts,
         client.clone(),
         args.query_api_service,
         args.limits.namespace_watches,

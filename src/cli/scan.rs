@@ -15,10 +15,9 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use super::print::{note, out};
-use super::{FAILED, INCOMPLETE, Output, OutputArgs, print};
+use super::{FAILED, INCOMPLETE, Output, OutputArgs, clouds, print};
 use crate::api::CloudScan;
 use crate::api::validate::manifest;
-use crate::cloud::aws::Aws;
 use crate::cloud::{CloudError, Credentials, Provider};
 use crate::controller::assess;
 use crate::controller::build::{lister, subscriber, subscriptions};
@@ -133,7 +132,7 @@ pub async fn scan(args: ScanArgs) -> anyhow::Result<ExitCode> {
     let name = args.filename.display();
     let mut scan = read_manifest(&args.filename)?;
     scan.metadata.namespace.get_or_insert_with(|| "default".to_owned());
-    let mut valid = validate(&scan.spec, "", &Aws::default().types(), &Allowed::Anything)
+    let mut valid = validate(&scan.spec, "", &clouds::types(), &Allowed::Anything)
         .with_context(|| format!("{name} was refused"))?;
     if valid.aws.credentials_secret_ref.is_some() {
         note!("elava: credentialsSecretRef is ignored without a cluster: the AWS credential chain is used");
@@ -143,7 +142,7 @@ pub async fn scan(args: ScanArgs) -> anyhow::Result<ExitCode> {
     valid.interval = Duration::ZERO;
 
     let store = Store::open(&args.store, system_clock())?;
-    let provider: Arc<dyn Provider> = Arc::new(Aws::default());
+    let provider = clouds::provider();
     let endpoint = provider.default_endpoint();
     let members = match lister(&valid.aws, &Credentials::Chain, &endpoint) {
         Some(lister) => {
@@ -263,7 +262,7 @@ fn report(
         .collect();
     // As in the operator, so that what is noticed today is known tomorrow.
     let name = subscriber.as_str().split_once('/').map_or("", |(_, name)| name);
-    let mut evaluator = Evaluator::new(Arc::new(Prices::shipped()));
+    let mut evaluator = Evaluator::new(clouds::facts(), Arc::new(Prices::shipped()));
     let assessment =
         assess::assess(store, subscriber, rules, name, &BTreeMap::new(), &totals.earlier_tags, &mut evaluator)?;
     assess::write(store, subscriber, &assess::notes(&assessment, rules, |_| true))?;

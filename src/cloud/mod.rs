@@ -16,7 +16,9 @@ use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::inventory::{AccountId, Confirmation, IdReuse, Observation, Reason, Region, Scope, TagSet};
+use crate::inventory::{
+    AccountId, Confirmation, IdReuse, Observation, ProviderFacts, Reason, Region, Scope, TagSet,
+};
 
 /// How often a type is swept: the interval times the factor of the class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -211,6 +213,8 @@ impl Listing {
 pub trait Provider: Send + Sync {
     fn name(&self) -> &'static str;
     fn types(&self) -> Vec<TypeInfo>;
+    /// What the rules and queries need to know of its types.
+    fn facts(&self) -> ProviderFacts;
     /// The endpoint that the environment names, for targets that name none; empty for the provider's own.
     fn default_endpoint(&self) -> String;
     /// Connects and checks the identity: a session for an account other than the one named is refused.

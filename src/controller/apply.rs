@@ -155,7 +155,7 @@ fn standing(scan: &CloudScan, context: &Context) -> Findings {
 
 /// One for each CloudScan: an evaluator remembers what its CloudScan may see.
 fn evaluator(context: &Context, subscriber: &Subscriber) -> Arc<Mutex<Evaluator>> {
-    let new = || Arc::new(Mutex::new(Evaluator::new(context.prices.clone())));
+    let new = || Arc::new(Mutex::new(Evaluator::new(context.facts.clone(), context.prices.clone())));
     lock(&context.evaluators).entry(subscriber.clone()).or_insert_with(new).clone()
 }
 

@@ -39,7 +39,7 @@ use kube::{Client, ResourceExt};
 use tokio::sync::{mpsc, watch};
 
 use crate::api::{CloudScan, FindingExemption, ResourceFinding};
-use crate::inventory::Subscriber;
+use crate::inventory::{Facts, Subscriber};
 use crate::policy::{Evaluator, Prices};
 use crate::scanner::Fleet;
 use crate::store::{Store, StoreError};
@@ -111,6 +111,7 @@ struct Context {
     findings: Arc<standing::Standing>,
     exemptions: reflector::Store<FindingExemption>,
     evaluators: Mutex<BTreeMap<Subscriber, Arc<Mutex<Evaluator>>>>,
+    facts: Facts,
     prices: Arc<Prices>,
     notifiers: notify::Notifiers,
     pace: pace::Pace,
@@ -164,6 +165,7 @@ pub async fn run(
     let mut list = Existing { found: BTreeSet::new(), sender: existing_sender, listing };
     // Status changes are the operator's own writes.
     let spec_or_request = predicates::generation.combine(predicates::annotations);
+    let facts = Facts::of([fleet.provider().facts()]);
     let Settings { allowed, limits, webhooks, prices, identity, namespaces, meters } = settings;
     meters.count(scans.clone());
     let (unreadable, unread) = mpsc::unbounded_channel();
@@ -205,6 +207,7 @@ pub async fn run(
         findings,
         exemptions,
         evaluators: Mutex::default(),
+        facts,
         prices: Arc::new(prices),
         notifiers: notify::Notifiers::new(webhooks, requesting),
         pace: pace::Pace::new(),

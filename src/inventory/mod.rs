@@ -3,7 +3,9 @@
 //! The rest of the crate is written in these terms, so a term with two meanings here becomes a bug everywhere.
 //! `store` implements the read traits of [`read`]; `policy` uses them.
 
+mod document;
 mod expression;
+mod facts;
 mod fields;
 mod finding;
 mod key;
@@ -13,9 +15,14 @@ mod sweep;
 mod tags;
 mod time;
 
+pub use document::texts;
 pub use expression::{
     EXPRESSION_MAX_BYTES, Expression, ExpressionError, NAMESPACE_EXPRESSIONS_MAX_BYTES,
     OBJECT_EXPRESSIONS_MAX_BYTES,
+};
+pub use facts::{
+    Billing, Claim, Edge, Facts, OrphanCase, Parent, Pins, ProviderFacts, Role, SinceSource, TagField, TagForm,
+    TypeFacts, Usage,
 };
 pub use fields::{FieldChange, field_changes};
 pub use finding::{FindingKind, KindError, Severity};
@@ -23,7 +30,7 @@ pub use key::{AccountId, GLOBAL_REGION, KeyError, Region, ResourceKey, ResourceT
 pub use read::{
     Change, ChangeKind, CompleteSweeps, Diff, End, EndCause, Filter, History, Milestone, MilestoneKind, Moment,
     Presence, Resource, RetainedMoment, ScopeStatus, ScopeView, Snapshot, Suspect, Version, Visibility, Watermark,
-    is_untagged, shared_by,
+    is_untagged,
 };
 pub use settings::{
     Exemption, FindingSettings, LossLimits, OwnerSource, OwnershipSettings, RequiredTag, RuleSettings, Selector,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{AccountId, ResourceKey, Revision, Scope, Subscriber, Tags, Timestamp, TimestampError};
+use super::{ResourceKey, Revision, Scope, Subscriber, Tags, Timestamp, TimestampError};
 
 /// The moment of a query. "At T" means the last revision with time <= T.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,19 +162,6 @@ pub struct Resource {
     pub retracted: bool,
 }
 
-/// The account that owns a described object, if it is not the account that lists it: the object is shared by AWS
-/// Resource Access Manager, or both accounts take part in it. Its tags are not visible here, and acting on it is
-/// up to the owner.
-pub fn shared_by<'a>(object: &'a Value, account: &AccountId) -> Option<&'a str> {
-    let text = |field: &str| object.get(field).and_then(Value::as_str);
-    // A placement group states its owner only in its ARN.
-    let in_arn = || text("GroupArn")?.split(':').nth(4);
-    let owner = text("ResourceOwnerId").or_else(|| text("OwnerId")).or_else(in_arn)?;
-    // The field may also contain a name such as `amazon`.
-    let is_account = owner.len() == 12 && owner.bytes().all(|byte| byte.is_ascii_digit());
-    (is_account && owner != account.as_str()).then_some(owner)
-}
-
 impl Resource {
     pub fn is_live(&self) -> bool {
         self.end.is_none()
@@ -232,9 +219,13 @@ impl Filter {
     }
 }
 
-/// No tag except those that AWS itself sets (users can neither add nor remove `aws:*`).
+/// Prefixes of tag keys that users of a provider can neither add nor remove. They are here and not in
+/// [`super::Facts`], because the store's index of untagged resources depends on them.
+const RESERVED_TAG_PREFIXES: [&str; 1] = ["aws:"];
+
+/// No tag except those that only the provider itself can set.
 pub fn is_untagged(set: &super::TagSet) -> bool {
-    set.keys().all(|key| key.starts_with("aws:"))
+    set.keys().all(|key| RESERVED_TAG_PREFIXES.iter().any(|prefix| key.starts_with(prefix)))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -440,20 +431,6 @@ mod tests {
         }
         for bad in ["", "soon", "2 months", "-", "2026-11-24"] {
             assert!(Moment::read(bad, now).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn what_another_account_shares_names_it() {
-        let here = AccountId::new("111122223333");
-        let by = |object: Value| shared_by(&object, &here).map(str::to_owned);
-        let other = Some("444455556666".to_owned());
-        assert_eq!(by(serde_json::json!({"SubnetId": "s", "OwnerId": "444455556666"})), other);
-        assert_eq!(by(serde_json::json!({"OwnerId": "111122223333", "ResourceOwnerId": "444455556666"})), other);
-        let group = |account: &str| serde_json::json!({"GroupArn": format!("arn:aws:ec2:eu-west-1:{account}:placement-group/p")});
-        assert_eq!(by(group("444455556666")), other);
-        for own in [group("111122223333"), serde_json::json!({"OwnerId": "amazon"}), serde_json::json!({})] {
-            assert_eq!(by(own.clone()), None, "{own}");
         }
     }
 

@@ -5,8 +5,7 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 
 use super::EvaluationContext;
-use super::orphaned::Usage;
-use crate::inventory::Resource;
+use crate::inventory::{Resource, Usage};
 
 /// Hours in a month, as AWS's own calculator counts them.
 const HOURS_A_MONTH: f64 = 730.0;

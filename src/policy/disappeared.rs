@@ -6,9 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::parents::{Parent, Role};
 use super::{Evaluation, EvaluationContext, Finding, FindingKind, Input, Severity, Verdict};
-use crate::inventory::{EndCause, Resource, ResourceKey};
+use crate::inventory::{EndCause, Parent, Resource, ResourceKey, Role};
 
 /// From this number of ended parts on, parts of a live resource are reported together.
 const GROUP_MIN_MEMBERS: usize = 5;
@@ -16,25 +15,6 @@ const GROUP_MIN_MEMBERS: usize = 5;
 const MEMBERS_NAMED_MAX: usize = 5;
 /// The longest chain of parents: a volume of an instance of a group of a stack.
 const PARENT_CHAIN_MAX: usize = 4;
-
-/// Types whose end is confirmed by consecutive complete sweeps alone.
-pub const WITHOUT_READ_BY_ID: [&str; 2] = ["AWS::Backup::BackupVault", "AWS::IAM::AccessKey"];
-
-/// Advice on recovering a resource that was lost by mistake.
-fn recovery_advice(resource_type: &str) -> &'static str {
-    match resource_type {
-        "AWS::EC2::Volume" | "AWS::EC2::Snapshot" | "AWS::EC2::Image" => {
-            "If it was not intended, check the Recycle Bin at once (aws ec2 list-snapshots-in-recycle-bin and its like); CloudTrail shows who did it (aws cloudtrail lookup-events, by ResourceName)"
-        }
-        "AWS::RDS::DBInstance" | "AWS::RDS::DBCluster" | "AWS::Redshift::Cluster" => {
-            "If it was not intended, restore its final snapshot or a retained automated backup, before that expires; CloudTrail shows who did it (aws cloudtrail lookup-events, by ResourceName)"
-        }
-        _ => {
-            "If it was not intended, create it again from code or a backup; CloudTrail shows who did it (aws cloudtrail lookup-events, by \
-             ResourceName, in its region; in us-east-1 for IAM, CloudFront and Route 53)"
-        }
-    }
-}
 
 pub(super) fn rule(input: &Input) -> Verdict {
     let Some(end) = &input.resource.end else { return Verdict::No };
@@ -46,9 +26,10 @@ pub(super) fn rule(input: &Input) -> Verdict {
     if input.settings.ignored_ends.iter().any(|ignored| ignored.matches(key, tags)) {
         return Verdict::No;
     }
+    let facts = input.world.facts.of_type(key);
     let how = match &end.cause {
-        EndCause::Listed(state) => format!("AWS lists it as {state}"),
-        EndCause::Absent if WITHOUT_READ_BY_ID.contains(&key.resource_type.as_str()) => {
+        EndCause::Listed(state) => format!("{} lists it as {state}", input.provider_title()),
+        EndCause::Absent if facts.is_some_and(|facts| !facts.has_read_by_id) => {
             "complete sweeps did not list it; its API cannot confirm by id whether it exists".to_owned()
         }
         EndCause::Absent => {
@@ -69,7 +50,10 @@ pub(super) fn rule(input: &Input) -> Verdict {
     let advice = match &end.cause {
         EndCause::Moved(_) => "Nothing is to be restored. Ask whether the move was meant",
         EndCause::Replaced => "Ask whether it was meant to be made anew: what the earlier one held may be gone",
-        EndCause::Absent | EndCause::Listed(_) => recovery_advice(key.resource_type.as_str()),
+        EndCause::Absent | EndCause::Listed(_) => facts
+            .map_or("If it was not intended, create it again from code or a backup", |facts| {
+                facts.recovery_advice
+            }),
     };
     Verdict::holds(input.finding(
         FindingKind::Disappeared,
@@ -118,8 +102,7 @@ fn reporting(world: &EvaluationContext, resource: &Resource, chain: usize) -> Re
         Some(Parent::Unseen) => return Reporting::Replaced,
         Some(Parent::Known { key, role }) => (key, role),
     };
-    // Instances and similar resources have few parts; stacks and clusters have many.
-    let holds_many = matches!(key.resource_type.as_str(), "AWS::CloudFormation::Stack" | "AWS::EKS::Cluster");
+    let holds_many = world.facts.of_type(&key).is_some_and(|facts| facts.has_many_parts);
     match (parent_state(world, &key, resource), role) {
         (ParentState::Lives, Role::Replaces) => Reporting::Replaced,
         (ParentState::Unknown, Role::Replaces) => Reporting::Unknown,
@@ -170,11 +153,11 @@ fn whole(
     own: Option<Finding>,
     members: &[(&Resource, Finding)],
 ) -> Finding {
-    let mut recovery_advice: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut by_type: BTreeMap<&str, usize> = BTreeMap::new();
     for (resource, _) in members {
-        *recovery_advice.entry(short_type(resource.key.resource_type.as_str())).or_default() += 1;
+        *by_type.entry(short_type(resource.key.resource_type.as_str())).or_default() += 1;
     }
-    let counts: Vec<String> = recovery_advice.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+    let counts: Vec<String> = by_type.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
     let (counts, total) = (counts.join(", "), members.len());
     let named: Vec<&str> = members.iter().take(MEMBERS_NAMED_MAX).map(|(resource, _)| &*resource.key.id).collect();
     let more = total.saturating_sub(MEMBERS_NAMED_MAX);
@@ -192,7 +175,7 @@ fn whole(
     let accounts: BTreeSet<&str> = members.iter().map(|(r, _)| r.key.account.as_str()).collect();
     debug_assert!(accounts.len() == 1, "parts lie where the whole does");
     let parent = world.resource(key);
-    let what = format!("{} {}", short_type(key.resource_type.as_str()), name_in(&key.id));
+    let what = format!("{} {}", short_type(key.resource_type.as_str()), name_in(world, key));
     Finding {
         resource: key.clone(),
         name: parent.and_then(|parent| parent.tags.name().map(str::to_owned)),
@@ -206,9 +189,10 @@ fn short_type(resource_type: &str) -> &str {
     resource_type.rsplit("::").next().unwrap_or(resource_type)
 }
 
-/// The name in a stack's ARN: `arn:aws:cloudformation:REGION:ACCOUNT:stack/NAME/UUID`.
-fn name_in(id: &str) -> &str {
-    if id.starts_with("arn:") { id.split('/').nth(1).unwrap_or(id) } else { id }
+/// What a person would call it.
+fn name_in<'a>(world: &EvaluationContext, key: &'a ResourceKey) -> &'a str {
+    let short_name = world.facts.of_type(key).and_then(|facts| facts.short_name);
+    short_name.map_or(&*key.id, |short_name| short_name(&key.id))
 }
 
 #[cfg(test)]

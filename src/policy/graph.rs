@@ -8,11 +8,10 @@ use std::hash::{BuildHasherDefault, Hash, Hasher};
 
 use serde_json::Value;
 
-use super::orphaned::{self, Candidate};
-use super::parents::{self, Parent};
 use super::reads::Reads;
-use super::relations;
-use crate::inventory::{AccountId, Region, Resource, ResourceKey, Revision, Scope, Timestamp, shared_by};
+use crate::inventory::{
+    Facts, OrphanCase, Parent, Resource, ResourceKey, Revision, Scope, Timestamp, TypeFacts, Usage,
+};
 
 /// A resource that others reference: by its id alone if ids are unique in the whole cloud, otherwise with account
 /// and region. A hash of 64 bits: among ten million names, two are equal with a chance of one in 400,000, and then
@@ -40,17 +39,12 @@ impl Hasher for IdentityHasher {
     }
 }
 
-const TEMPLATE: &str = "AWS::EC2::LaunchTemplate";
-
 type Names<V> = HashMap<Name, V, BuildHasherDefault<IdentityHasher>>;
 
 impl Name {
-    pub fn of(key: &ResourceKey) -> Self {
-        Self::new(&key.account, &key.region, key.resource_type.as_str(), &key.id)
-    }
-
-    pub fn new(account: &AccountId, region: &Region, resource_type: &str, id: &str) -> Self {
-        let text = if relations::has_unique_ids(resource_type) {
+    pub fn of(facts: &Facts, key: &ResourceKey) -> Self {
+        let ResourceKey { account, region, resource_type, id, .. } = key;
+        let text = if facts.of_type(key).is_some_and(|facts| facts.has_unique_ids) {
             format!("{resource_type}\0{id}")
         } else {
             format!("{resource_type}\0{account}\0{region}\0{id}")
@@ -59,9 +53,24 @@ impl Name {
     }
 }
 
+/// A resource that is orphaned if nothing references it.
+#[derive(Debug)]
+pub(super) struct Candidate {
+    pub case: &'static OrphanCase,
+    /// The resource that it was created from.
+    pub origin: Option<ResourceKey>,
+}
+
+impl Candidate {
+    fn of(case: &'static OrphanCase, key: &ResourceKey, document: &Value) -> Self {
+        let origin = case.origin.and_then(|origin| origin(document));
+        Self { case, origin: origin.map(|(resource_type, id)| key.sibling(resource_type, &id)) }
+    }
+}
+
 /// What one document contains.
 #[derive(Debug)]
-pub(super) struct Facts {
+pub(super) struct DocumentFacts {
     changed: Revision,
     /// The resources that this one uses and thereby gives a purpose.
     uses: Box<[Name]>,
@@ -70,21 +79,21 @@ pub(super) struct Facts {
     /// Its parent, according to its document.
     pub parent: Option<Box<Parent>>,
     /// What it is billed for.
-    pub usage: Option<Box<orphaned::Usage>>,
+    pub usage: Option<Box<Usage>>,
     /// It references others in a way that can't be followed.
     opaque: bool,
     /// Its document could not be read, or not completely.
     pub unread: bool,
-    /// Launch templates that it pins to a version.
+    /// Templates that it pins to a version.
     pins: Box<[(Name, i64)]>,
-    /// The versions that it has itself, as a launch template.
+    /// The versions that it has itself, as a template.
     versions: Box<[i64]>,
 }
 
 /// The facts of all resources evaluated so far, each as of its newest version.
-#[derive(Default)]
 pub struct Graph {
-    facts: HashMap<u64, Facts>,
+    pub(super) known: Facts,
+    facts: HashMap<u64, DocumentFacts>,
 }
 
 fn identity(scope: &Scope, id: &str) -> u64 {
@@ -95,7 +104,8 @@ fn identity(scope: &Scope, id: &str) -> u64 {
 }
 
 /// Which resources are used, among some resources.
-pub(super) struct Uses {
+pub(super) struct Uses<'a> {
+    known: &'a Facts,
     used: HashSet<Name, BuildHasherDefault<IdentityHasher>>,
     /// When the last user of a resource ended, among users whose end is remembered.
     unused_since: Names<Timestamp>,
@@ -104,14 +114,20 @@ pub(super) struct Uses {
 }
 
 impl Graph {
+    pub fn new(known: Facts) -> Self {
+        Self { known, facts: HashMap::new() }
+    }
+
     /// Reads new documents. Facts about resources that are no longer evaluated are dropped once they outnumber the
     /// rest.
     pub fn read(&mut self, reads: &dyn Reads, resources: &[Resource]) {
-        let relevant = || resources.iter().filter(|r| relations::is_read(r.key.resource_type.as_str()));
-        for resource in relevant() {
+        let of_type = |resource: &Resource| self.known.of_type(&resource.key).filter(|facts| facts.is_read());
+        let relevant = || resources.iter().filter(|resource| of_type(resource).is_some());
+        for resource in resources {
+            let Some(type_facts) = of_type(resource) else { continue };
             let at = identity(&resource.scope, &resource.key.id);
             if self.facts.get(&at).is_none_or(|facts| facts.changed != resource.changed) {
-                let facts = Facts::read(resource, &reads.attributes(resource));
+                let facts = DocumentFacts::read(&self.known, type_facts, resource, &reads.attributes(resource));
                 self.facts.insert(at, facts);
             }
         }
@@ -122,15 +138,20 @@ impl Graph {
         }
     }
 
-    pub(super) fn facts(&self, resource: &Resource) -> Option<&Facts> {
+    pub(super) fn facts(&self, resource: &Resource) -> Option<&DocumentFacts> {
         self.facts.get(&identity(&resource.scope, &resource.key.id))
     }
 
-    pub(super) fn uses(&self, resources: &[Resource]) -> Uses {
-        let mut uses = Uses { used: HashSet::default(), unused_since: Names::default(), opaque: HashSet::new() };
+    pub(super) fn uses(&self, resources: &[Resource]) -> Uses<'_> {
+        let mut uses = Uses {
+            known: &self.known,
+            used: HashSet::default(),
+            unused_since: Names::default(),
+            opaque: HashSet::new(),
+        };
         let live = || resources.iter().filter(|resource| resource.is_live());
         let versions: HashSet<(Name, i64)> = live()
-            .filter_map(|resource| Some((Name::of(&resource.key), self.facts(resource)?)))
+            .filter_map(|resource| Some((Name::of(&self.known, &resource.key), self.facts(resource)?)))
             .flat_map(|(name, facts)| facts.versions.iter().map(move |version| (name, *version)))
             .collect();
         for resource in resources {
@@ -155,43 +176,47 @@ impl Graph {
     }
 }
 
-impl Uses {
+impl Uses<'_> {
     pub fn is_used(&self, key: &ResourceKey) -> bool {
-        self.used.contains(&Name::of(key))
+        self.used.contains(&Name::of(self.known, key))
     }
 
     pub fn unused_since(&self, key: &ResourceKey) -> Option<Timestamp> {
-        self.unused_since.get(&Name::of(key)).copied()
+        self.unused_since.get(&Name::of(self.known, key)).copied()
     }
 }
 
-impl Facts {
-    fn read(resource: &Resource, document: &Value) -> Self {
+impl DocumentFacts {
+    fn read(facts: &Facts, of_type: &TypeFacts, resource: &Resource, document: &Value) -> Self {
         let key = &resource.key;
-        let kind = key.resource_type.as_str();
-        let mut uses: Vec<Name> = relations::of(key, document)
-            .filter(|related| related.edge.gives_purpose && related.edge.applies(document))
-            .map(|related| Name::new(&key.account, &key.region, related.edge.to, &related.id))
-            .filter(|name| *name != Name::of(key))
+        let own = Name::of(facts, key);
+        let mut uses: Vec<Name> = of_type
+            .references(document)
+            .into_iter()
+            .filter(|(edge, _)| edge.gives_purpose && edge.applies(document))
+            .map(|(edge, id)| Name::of(facts, &key.sibling(edge.to, &id)))
+            .filter(|name| *name != own)
             .collect();
         uses.sort_unstable_by_key(|name| name.0);
         uses.dedup();
+        let is_unread = of_type.is_unread(document);
+        let pins = of_type.pins.map(|pins| {
+            let of = |(id, version): (String, i64)| (Name::of(facts, &key.sibling(pins.to, &id)), version);
+            (pins.of)(document).into_iter().map(of).collect()
+        });
         Self {
             changed: resource.changed,
             uses: uses.into(),
-            candidate: Some(document)
-                .filter(|document| shared_by(document, &key.account).is_none())
-                .and_then(|document| orphaned::candidate(kind, document))
-                .map(Box::new),
-            parent: parents::in_document(key, document).map(Box::new),
-            usage: orphaned::usage(kind, document).map(Box::new),
-            opaque: relations::is_opaque(kind, document),
-            unread: relations::is_unread(kind, document),
-            pins: relations::pinned_versions(kind, document)
-                .into_iter()
-                .map(|(id, version)| (Name::new(&key.account, &key.region, TEMPLATE, &id), version))
-                .collect(),
-            versions: relations::versions(kind, document).into(),
+            candidate: of_type
+                .orphan
+                .filter(|case| facts.shared_by(key, document).is_none() && (case.is_open)(document))
+                .map(|case| Box::new(Candidate::of(case, key, document))),
+            parent: of_type.parent.and_then(|parent| parent(key, document)).map(Box::new),
+            usage: of_type.usage.and_then(|usage| usage(document)).map(Box::new),
+            opaque: is_unread || of_type.is_opaque.is_some_and(|is_opaque| is_opaque(document)),
+            unread: is_unread,
+            pins: pins.unwrap_or_default(),
+            versions: of_type.versions.map(|versions| versions(document)).unwrap_or_default().into(),
         }
     }
 }

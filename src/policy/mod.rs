@@ -4,22 +4,21 @@
 //! clock. If a rule lacks information its result is undecided: that opens nothing and resolves nothing.
 //!
 //! - `graph`: the references between documents, read once for each version.
-//! - [`relations`]: which resource references which. `parents`: which resource is part of which. `owner`: the owner
-//!   of a resource. [`cost`]: its cost by list prices.
+//! - `owner`: the owner of a resource. [`cost`]: its cost by list prices.
+//!
+//! What differs from provider to provider (which field references which type, what is part of what, how a type can be
+//! unused) is in [`Facts`], which the provider supplies.
 //! - [`lifecycle`]: from the causes that hold now to transitions.
 
 mod cost;
 mod disappeared;
-mod document;
 mod flapping;
 mod graph;
 pub mod lifecycle;
 mod orphaned;
 mod owner;
 mod ownership_lost;
-mod parents;
 mod reads;
-pub mod relations;
 mod tag_invalid;
 mod tags_missing;
 mod unmanaged;
@@ -33,15 +32,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::inventory::{
-    AccountId, CompleteSweeps, Exemption, Filter, FindingKind, History, Milestone, OwnershipSettings, Presence,
-    Resource, ResourceKey, Revision, RuleSettings, Scope, Severity, Snapshot, Subscriber, TagSet, Timestamp,
-    Visibility,
+    AccountId, CompleteSweeps, Exemption, Facts, Filter, FindingKind, History, Milestone, OwnershipSettings,
+    Parent, Presence, ProviderFacts, Resource, ResourceKey, Revision, Role, RuleSettings, Scope, Severity,
+    Snapshot, Subscriber, TagSet, Timestamp, Visibility,
 };
 pub use cost::{MonthlyCost, Price, PriceError, PriceList, Prices, Unit};
-pub use disappeared::WITHOUT_READ_BY_ID;
 use graph::{Graph, Uses};
 pub use owner::Owner;
-use parents::{Parent, Role};
 use reads::{Reading, Reads};
 
 /// A statement that a person should act on, with its evidence.
@@ -125,18 +122,17 @@ const ENDED_VISIBLE_FOR: Duration = Duration::from_hours(7 * 24);
 
 /// Everything that the rules see beside the resource that they check.
 struct EvaluationContext<'a> {
+    facts: &'a Facts,
     reads: &'a dyn Reads,
     /// Resources that others are part of, or are billed with.
     parts: HashMap<&'a ResourceKey, &'a Resource>,
     graph: &'a Graph,
-    uses: Uses,
+    uses: Uses<'a>,
     prices: &'a Prices,
     /// `None` sees everything.
     visible: Option<BTreeMap<Scope, Visibility>>,
     complete_sweeps: RefCell<HashMap<Scope, Option<CompleteSweeps>>>,
 }
-
-const VOLUME: &str = "AWS::EC2::Volume";
 
 impl<'a> EvaluationContext<'a> {
     fn new(
@@ -146,11 +142,10 @@ impl<'a> EvaluationContext<'a> {
         prices: &'a Prices,
         visible: Option<BTreeMap<Scope, Visibility>>,
     ) -> Self {
-        let is_part = |r: &&Resource| {
-            let kind = r.key.resource_type.as_str();
-            kind == VOLUME || parents::TYPES.contains(&kind)
-        };
+        let facts = &graph.known;
+        let is_part = |r: &&Resource| facts.of_type(&r.key).is_some_and(|facts| facts.is_read_by_key);
         Self {
+            facts,
             reads,
             parts: resources.iter().filter(is_part).map(|r| (&r.key, r)).collect(),
             graph,
@@ -199,7 +194,11 @@ impl<'a> EvaluationContext<'a> {
 
     fn parent(&self, resource: &Resource) -> Option<Parent> {
         let in_document = || self.graph.facts(resource).and_then(|facts| facts.parent.as_deref()).cloned();
-        parents::in_tags(&resource.key, &resource.tags).or_else(in_document)
+        let in_tags = || {
+            let facts = self.facts.provider(&resource.key)?;
+            (facts.parent_in_tags)(&resource.key, resource.tags.known()?)
+        };
+        in_tags().or_else(in_document)
     }
 }
 
@@ -211,6 +210,7 @@ struct Input<'a> {
     /// The revision since which the scope is visible to the subscriber.
     visible_from: Revision,
     world: &'a EvaluationContext<'a>,
+    provider: Option<&'a ProviderFacts>,
     owner: Option<Owner>,
     milestones: OnceCell<Vec<Milestone>>,
 }
@@ -236,8 +236,8 @@ pub struct Evaluator {
 }
 
 impl Evaluator {
-    pub fn new(prices: Arc<Prices>) -> Self {
-        Self { graph: Graph::default(), prices }
+    pub fn new(facts: Facts, prices: Arc<Prices>) -> Self {
+        Self { graph: Graph::new(facts), prices }
     }
 
     pub fn currency(&self) -> &str {
@@ -283,6 +283,7 @@ impl Evaluator {
                 now,
                 visible_from: visibility.map_or(Revision::ZERO, |visibility| visibility.from),
                 world: &world,
+                provider: world.facts.provider(&resource.key),
                 owner: owner::of(resource, &world, &settings.ownership),
                 milestones: OnceCell::new(),
             };
@@ -340,6 +341,11 @@ fn exemption(exemptions: &[Exemption], kind: FindingKind, resource: &Resource, n
 }
 
 impl Input<'_> {
+    /// What people call the provider.
+    fn provider_title(&self) -> &str {
+        self.provider.map_or(&self.resource.key.provider, |facts| facts.title)
+    }
+
     fn is_exempt_from_tag_rules(&self) -> bool {
         let is_named = self.settings.exempt_types.iter().any(|t| t == self.resource.key.resource_type.as_str());
         is_named || self.is_made_by_a_service()
@@ -444,6 +450,7 @@ pub fn owner_in_tags<'a>(tags: &'a TagSet, settings: &OwnershipSettings) -> Opti
 /// without tags are not counted.
 pub fn coverage<S>(
     snapshot: &S,
+    facts: &Facts,
     filter: &Filter,
     settings: &OwnershipSettings,
 ) -> Result<BTreeMap<AccountId, Coverage>, <S as Snapshot>::Error>
@@ -452,7 +459,7 @@ where
 {
     let resources = snapshot.resources(filter)?;
     let reading = Reading::of(snapshot);
-    let (graph, prices) = (Graph::default(), Prices::default());
+    let (graph, prices) = (Graph::new(facts.clone()), Prices::default());
     let world = EvaluationContext::new(&reading, &resources, &graph, &prices, None);
     let mut out: BTreeMap<AccountId, Coverage> = BTreeMap::new();
     for resource in resources.iter().filter(|resource| !resource.tags.is_untaggable()) {

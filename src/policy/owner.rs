@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{EvaluationContext, parents};
+use super::EvaluationContext;
 use crate::inventory::{OwnerSource, OwnershipSettings, Resource, ResourceKey, TagSet};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,9 +25,9 @@ pub(super) fn of(resource: &Resource, world: &EvaluationContext, settings: &Owne
     let key = &resource.key;
     let named = |source: &OwnerSource| match source {
         OwnerSource::Tags => tags.and_then(|tags| in_tags(tags, settings)).map(str::to_owned),
-        OwnerSource::Stack => of_other(parents::stack(key, tags?)),
-        OwnerSource::AutoScalingGroup => of_other(parents::scaling_group(key, tags?)),
-        OwnerSource::Cluster => of_other(parents::cluster(key, tags?)),
+        OwnerSource::Stack | OwnerSource::AutoScalingGroup | OwnerSource::Cluster => {
+            of_other((world.facts.provider(key)?.owning_resource)(*source, key, tags?))
+        }
         OwnerSource::VolumeClaim => {
             let tag = |part: &str| tags?.get(&format!("kubernetes.io/created-for/pvc/{part}"));
             Some(format!("{}/{}", tag("namespace")?, tag("name")?))

@@ -15,7 +15,8 @@ pub(super) fn rule(input: &Input) -> Verdict {
     let named = |i: usize| milestones[i].tags.known().and_then(|set| owner::in_tags(set, ownership));
     let Some(last) = (0..milestones.len()).rev().find(|i| named(*i).is_some()) else { return Verdict::No };
     let (Some(who), Some(lost)) = (named(last), milestones.get(last + 1)) else { return Verdict::No };
-    let rest = if is_untagged(tags) { "; it has none but AWS's own tags now" } else { "" };
+    let title = input.provider_title();
+    let rest = if is_untagged(tags) { format!("; it has none but {title}'s own tags now") } else { String::new() };
     let message = format!("{} has no owner any more: it was {who}'s until {}{rest}", input.called(), lost.time);
     let evidence = vec![
         format!("owned by {who} from {} on, at revision {}", milestones[last].time, milestones[last].revision),

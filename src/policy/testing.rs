@@ -6,13 +6,19 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::relations::EDGES;
-use super::{Evaluation, Evaluator, Finding, Prices, parents};
+use super::{Evaluation, Evaluator, Finding, Prices};
+use crate::cloud::Provider;
+use crate::cloud::aws::Aws;
 use crate::inventory::{
-    AccountId, CompleteSweeps, End, EndCause, Expression, Filter, FindingKind, History, Milestone, MilestoneKind,
-    Presence, Region, RequiredTag, Resource, ResourceType, Revision, RuleSettings, Scope, ScopeStatus, ScopeView,
-    Snapshot, Subscriber, Tags, Timestamp, Version, Visibility,
+    AccountId, CompleteSweeps, End, EndCause, Expression, Facts, Filter, FindingKind, History, Milestone,
+    MilestoneKind, Presence, Region, RequiredTag, Resource, ResourceType, Revision, RuleSettings, Scope,
+    ScopeStatus, ScopeView, Snapshot, Subscriber, Tags, Timestamp, Version, Visibility,
 };
+
+/// The rules are tested with what AWS supplies.
+pub fn facts() -> Facts {
+    Facts::of([Aws::default().facts()])
+}
 
 pub fn at(seconds: i64) -> Timestamp {
     Timestamp::from_millis(seconds * 1000)
@@ -153,7 +159,7 @@ impl Bed {
     pub fn evaluate(&self, now: i64) -> Evaluation {
         let viewed = FixtureSnapshot { bed: self, now: at(now) };
         let requested = self.placed.iter().map(|placed| placed.resource.key.clone()).collect();
-        let mut evaluator = Evaluator::new(Arc::new(Prices::parse(PRICES).unwrap()));
+        let mut evaluator = Evaluator::new(facts(), Arc::new(Prices::parse(PRICES).unwrap()));
         evaluator.evaluate(&viewed, Some(&Subscriber::new("a/b")), &self.settings, &requested).unwrap()
     }
 
@@ -214,7 +220,10 @@ impl Snapshot for FixtureSnapshot<'_> {
     fn visible(&self, _: &Subscriber) -> BTreeMap<Scope, Visibility> {
         let scope = &self.bed.placed[0].resource.scope;
         let placed = self.bed.placed.iter().map(|placed| placed.resource.key.resource_type.as_str());
-        let types = EDGES.iter().flat_map(|edge| [edge.from, edge.to]).chain(parents::TYPES).chain(placed);
+        let facts = facts();
+        let known: Vec<&str> =
+            facts.provider(&self.bed.placed[0].resource.key).unwrap().types.keys().copied().collect();
+        let types = known.into_iter().chain(placed);
         let visible = |resource_type: &str| {
             let scope = Scope { resource_type: ResourceType::new(resource_type), ..Scope::clone(scope) };
             (scope, Visibility { from: Revision(1), proven: at(0) })

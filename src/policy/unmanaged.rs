@@ -3,34 +3,12 @@
 //! Disabled unless configured (`spec.management`): resources that existed before the first scan are not reported as
 //! `Unmanaged`.
 
-use super::parents::{Parent, Role};
 use super::{FindingKind, Input, Severity, Verdict};
-use crate::inventory::{TagMatch, TagSet};
+use crate::inventory::{Parent, Role, TagMatch, TagSet};
 
-/// Tags that Kubernetes and its controllers set on what they create. AWS's own services (CloudFormation, Auto
-/// Scaling, EC2 Fleet, Batch, Data Lifecycle Manager, AWS Backup and others) set tags whose keys begin with
-/// `aws:`, which users can't set.
-const MANAGED_TAG_KEYS: [&str; 12] = [
-    "eks:*",
-    "kubernetes.io/*",
-    "k8s.io/*",
-    "karpenter.sh/*",
-    "ebs.csi.aws.com/*",
-    "elbv2.k8s.aws/*",
-    "ingress.k8s.aws/*",
-    "service.k8s.aws/*",
-    "node.k8s.amazonaws.com/*",
-    "cluster.k8s.amazonaws.com/*",
-    "services.k8s.aws/*",
-    "sigs.k8s.io/*",
-];
-/// Also records who created a resource by hand.
-const CREATED_BY: &str = "aws:createdBy";
-
-fn is_managed(tags: &TagSet, listed: &[TagMatch]) -> bool {
-    listed.iter().any(|mark| mark.matches(tags))
-        || MANAGED_TAG_KEYS.iter().any(|mark| TagMatch::key(mark).matches(tags))
-        || tags.keys().any(|key| key.starts_with("aws:") && key != CREATED_BY)
+fn is_managed(input: &Input, tags: &TagSet, listed: &[TagMatch]) -> bool {
+    let by_provider = |key: &str| input.provider.is_some_and(|facts| (facts.is_managed_tag)(key));
+    listed.iter().any(|mark| mark.matches(tags)) || tags.keys().any(by_provider)
 }
 
 /// Whether its parent has a mark: the root volume of an instance of an Auto Scaling group has none itself.
@@ -39,7 +17,7 @@ fn has_managed_parent(input: &Input, listed: &[TagMatch]) -> bool {
         Some(Parent::Unseen | Parent::Known { role: Role::Replaces, .. }) => true,
         Some(Parent::Known { key, role: Role::Holds }) => {
             let parent = input.world.resource(&key);
-            parent.and_then(|parent| parent.tags.known()).is_some_and(|tags| is_managed(tags, listed))
+            parent.and_then(|parent| parent.tags.known()).is_some_and(|tags| is_managed(input, tags, listed))
         }
         None => false,
     }
@@ -50,15 +28,16 @@ pub(super) fn rule(input: &Input) -> Verdict {
     let Some((listed, tags)) = managed_tags_to_check(input) else { return Verdict::No };
     let resource = input.resource;
     if resource.baseline
-        || is_managed(tags, listed)
+        || is_managed(input, tags, listed)
         || has_managed_parent(input, listed)
-        || input.was(|set| is_managed(set, listed))
+        || input.was(|set| is_managed(input, set, listed))
     {
         return Verdict::No;
     }
     let message = format!(
-        "{} appeared without a tag that infrastructure as code, a controller or a service of AWS leaves",
-        input.called()
+        "{} appeared without a tag that infrastructure as code, a controller or a service of {} leaves",
+        input.called(),
+        input.provider_title()
     );
     let evidence = vec![format!("appeared {} without a mark, and has none since", resource.first_seen)];
     let advice = "Find out who made it. If code or a controller did, add its tag to management.marks; else bring it under code. That it \
@@ -70,10 +49,13 @@ pub(super) fn rule(input: &Input) -> Verdict {
 /// It had a mark, and has none any more.
 pub(super) fn drifted_out(input: &Input) -> Verdict {
     let Some((listed, tags)) = managed_tags_to_check(input) else { return Verdict::No };
-    if is_managed(tags, listed) || has_managed_parent(input, listed) || !input.was(|set| is_managed(set, listed)) {
+    if is_managed(input, tags, listed)
+        || has_managed_parent(input, listed)
+        || !input.was(|set| is_managed(input, set, listed))
+    {
         return Verdict::No;
     }
-    let since = input.since(|set| !is_managed(set, listed));
+    let since = input.since(|set| !is_managed(input, set, listed));
     let message = format!(
         "{} has lost the tag that marked it as managed by code; it was first seen without it {}",
         input.called(),

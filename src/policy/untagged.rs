@@ -1,4 +1,4 @@
-//! `Untagged`: no tag except those that AWS itself sets.
+//! `Untagged`: no tag except those that the provider itself sets.
 
 use super::{FindingKind, Input, Severity, Verdict};
 use crate::inventory::is_untagged;
@@ -9,8 +9,10 @@ pub(super) fn rule(input: &Input) -> Verdict {
         return Verdict::No;
     }
     let since = input.since(is_untagged);
-    let of_aws = tags.iter().next().map(|(key, value)| format!("no tags but those that AWS sets ({key}={value})"));
-    let none = of_aws.unwrap_or_else(|| "no tags".to_owned());
+    let title = input.provider_title();
+    let reserved =
+        tags.iter().next().map(|(key, value)| format!("no tags but those that {title} sets ({key}={value})"));
+    let none = reserved.unwrap_or_else(|| "no tags".to_owned());
     let message = match &input.owner {
         Some(owner) => format!("{} has {none}; its owner is {}, by another source", input.called(), owner.name),
         None => format!("{} has {none}, and nothing names its owner", input.called()),

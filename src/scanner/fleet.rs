@@ -565,7 +565,9 @@ mod tests {
     use async_trait::async_trait;
 
     use super::*;
+    use crate::cloud::aws::Aws;
     use crate::cloud::{Credentials, Session, TypeInfo};
+    use crate::inventory::ProviderFacts;
     use crate::inventory::{LossLimits, Reason};
 
     /// A provider whose connections wait until `opened` is notified, and then fail.
@@ -583,6 +585,10 @@ mod tests {
 
         fn types(&self) -> Vec<TypeInfo> {
             Vec::new()
+        }
+
+        fn facts(&self) -> ProviderFacts {
+            Aws::default().facts()
         }
 
         fn default_endpoint(&self) -> String {

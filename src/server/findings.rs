@@ -6,11 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use super::query::{API_VERSION, QueryError, moment, one_within};
 use crate::inventory::{
-    Filter, FindingKind, OwnershipSettings, Resource, ResourceKey, ResourceType, Revision, Severity, Snapshot,
+    Facts, Filter, FindingKind, OwnershipSettings, Resource, ResourceKey, Revision, Severity, Snapshot,
     Subscriber, Timestamp,
 };
 use crate::policy::lifecycle::{self, CURRENCY, FINDINGS, OWNERSHIP, Record, State};
-use crate::policy::{Coverage, MonthlyCost, Owner, relations};
+use crate::policy::{Coverage, MonthlyCost, Owner};
 use crate::store::{Store, StoreSnapshot};
 
 /// Selects findings. The empty query selects all that are open.
@@ -171,13 +171,14 @@ pub struct OwnersAnswer {
 }
 
 /// By the current ownership settings of a CloudScan; without one, by the defaults.
-pub fn owners(store: &Store, question: &OwnersQuestion) -> Result<OwnersAnswer, QueryError> {
-    owners_within(store, question, |_| Filter::default())
+pub fn owners(store: &Store, facts: &Facts, question: &OwnersQuestion) -> Result<OwnersAnswer, QueryError> {
+    owners_within(store, facts, question, |_| Filter::default())
 }
 
 /// The same, of the resources that the filter selects at that moment.
 pub fn owners_within(
     store: &Store,
+    facts: &Facts,
     question: &OwnersQuestion,
     within: impl FnOnce(&StoreSnapshot) -> Filter,
 ) -> Result<OwnersAnswer, QueryError> {
@@ -193,7 +194,7 @@ pub fn owners_within(
         noted.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
     let snapshot = store.snapshot(moment(question.at.as_deref().unwrap_or("now"), store.now())?)?;
     let filter = Filter { subscriber, ..within(&snapshot) };
-    let coverage = crate::policy::coverage(&snapshot, &filter, &settings)?;
+    let coverage = crate::policy::coverage(&snapshot, facts, &filter, &settings)?;
     Ok(OwnersAnswer {
         api_version: API_VERSION.to_owned(),
         revision: snapshot.revision(),
@@ -241,21 +242,22 @@ const REFERENCE_DEPTH_MAX: usize = 2;
 /// Maximum number of resources that are shown as referring to one.
 const REFERRERS_SHOWN_MAX: usize = 100;
 
-pub fn tree(store: &Store, question: &TreeQuestion) -> Result<TreeAnswer, QueryError> {
-    tree_within(store, question, |_| Filter::default())
+pub fn tree(store: &Store, facts: &Facts, question: &TreeQuestion) -> Result<TreeAnswer, QueryError> {
+    tree_within(store, facts, question, |_| Filter::default())
 }
 
 /// The same, of the resources that the filter selects at that moment: the rest is shown as not seen.
 pub fn tree_within(
     store: &Store,
+    facts: &Facts,
     question: &TreeQuestion,
     within: impl FnOnce(&StoreSnapshot) -> Filter,
 ) -> Result<TreeAnswer, QueryError> {
     let snapshot = store.snapshot(moment(question.at.as_deref().unwrap_or("now"), store.now())?)?;
     let filter = within(&snapshot);
     let resource = one_within(&snapshot, &question.key, &filter)?;
-    let mut root = branch(&snapshot, &filter, &resource, String::new(), REFERENCE_DEPTH_MAX)?;
-    root.branches.extend(naming(&snapshot, &filter, &resource)?);
+    let mut root = branch(&snapshot, facts, &filter, &resource, String::new(), REFERENCE_DEPTH_MAX)?;
+    root.branches.extend(naming(&snapshot, facts, &filter, &resource)?);
     Ok(TreeAnswer {
         api_version: API_VERSION.to_owned(),
         revision: snapshot.revision(),
@@ -266,6 +268,7 @@ pub fn tree_within(
 
 fn branch(
     snapshot: &StoreSnapshot,
+    facts: &Facts,
     filter: &Filter,
     resource: &Resource,
     relation: String,
@@ -274,15 +277,12 @@ fn branch(
     let mut branches = Vec::new();
     if depth > 0 {
         let document = snapshot.attributes(resource)?;
-        for related in relations::of(&resource.key, &document) {
-            let key = ResourceKey {
-                resource_type: ResourceType::new(related.edge.to),
-                id: related.id.as_str().into(),
-                ..resource.key.clone()
-            };
-            let relation = related.edge.relation.to_owned();
+        let references = facts.of_type(&resource.key).map(|facts| facts.references(&document));
+        for (edge, id) in references.into_iter().flatten() {
+            let key = resource.key.sibling(edge.to, &id);
+            let relation = edge.relation.to_owned();
             branches.push(match found(snapshot, filter, &key)? {
-                Some(resource) => branch(snapshot, filter, &resource, relation, depth - 1)?,
+                Some(resource) => branch(snapshot, facts, filter, &resource, relation, depth - 1)?,
                 None => Branch {
                     resource: key,
                     name: None,
@@ -308,28 +308,30 @@ fn found(snapshot: &StoreSnapshot, filter: &Filter, key: &ResourceKey) -> Result
 }
 
 /// Resources in the same account and region whose documents refer to it.
-fn naming(snapshot: &StoreSnapshot, filter: &Filter, resource: &Resource) -> Result<Vec<Branch>, QueryError> {
+fn naming(
+    snapshot: &StoreSnapshot,
+    facts: &Facts,
+    filter: &Filter,
+    resource: &Resource,
+) -> Result<Vec<Branch>, QueryError> {
     let key = &resource.key;
-    let to_it: Vec<&relations::Edge> =
-        relations::EDGES.iter().filter(|edge| edge.to == key.resource_type.as_str()).collect();
-    let types: BTreeSet<&str> = to_it.iter().map(|edge| edge.from).collect();
     let mut out = Vec::new();
-    for from in types {
+    for from in facts.referring_types(key) {
         let of_type = Filter {
             account: Some(key.account.to_string()),
             region: Some(key.region.to_string()),
-            resource_type: Some(from.to_owned()),
+            resource_type: Some(from.name.to_owned()),
             ..filter.clone()
         };
         for other in snapshot.resources(&of_type)? {
             let document = snapshot.attributes(&other)?;
-            let names = relations::of(&other.key, &document)
-                .find(|related| related.edge.to == key.resource_type.as_str() && *related.id == *key.id);
-            if let Some(related) = names
+            let mut references = from.references(&document).into_iter();
+            let names = references.find(|(edge, id)| edge.to == key.resource_type.as_str() && **id == *key.id);
+            if let Some((edge, _)) = names
                 && other.key != *key
                 && out.len() < REFERRERS_SHOWN_MAX
             {
-                out.push(branch(snapshot, filter, &other, format!("◄ {}", related.edge.relation), 0)?);
+                out.push(branch(snapshot, facts, filter, &other, format!("◄ {}", edge.relation), 0)?);
             }
         }
     }

@@ -18,9 +18,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::inventory::Facts;
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{Query, State};
+use axum::extract::{FromRef, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -85,12 +86,33 @@ pub fn bind_socket(path: &Path) -> std::io::Result<UnixListener> {
     Ok(listener)
 }
 
+/// What queries read.
+#[derive(Clone)]
+struct Queried {
+    store: Store,
+    facts: Facts,
+}
+
+impl FromRef<Queried> for Store {
+    fn from_ref(queried: &Queried) -> Self {
+        queried.store.clone()
+    }
+}
+
+impl FromRef<Queried> for Facts {
+    fn from_ref(queried: &Queried) -> Self {
+        queried.facts.clone()
+    }
+}
+
 /// Serves queries on the socket, until the task is dropped.
-pub async fn serve_socket(listener: UnixListener, store: Store) -> std::io::Result<()> {
+pub async fn serve_socket(listener: UnixListener, store: Store, facts: Facts) -> std::io::Result<()> {
     let app = Router::new()
         .route(
             "/v1/resources",
-            get(|State(store), Query(question)| respond_to(store, move |s| query::resources(s, &question))),
+            get(|State(store), State(facts), Query(question)| {
+                respond_to(store, move |store| query::resources(store, &facts, &question))
+            }),
         )
         .route(
             "/v1/history",
@@ -106,11 +128,15 @@ pub async fn serve_socket(listener: UnixListener, store: Store) -> std::io::Resu
         )
         .route(
             "/v1/owners",
-            get(|State(store), Query(question)| respond_to(store, move |s| findings::owners(s, &question))),
+            get(|State(store), State(facts), Query(question)| {
+                respond_to(store, move |store| findings::owners(store, &facts, &question))
+            }),
         )
         .route(
             "/v1/tree",
-            get(|State(store), Query(question)| respond_to(store, move |s| findings::tree(s, &question))),
+            get(|State(store), State(facts), Query(question)| {
+                respond_to(store, move |store| findings::tree(store, &facts, &question))
+            }),
         )
         .route("/v1/watch", get(async |State(store), Query(question)| watch(&store, question)))
         .route("/v1/store/check", get(|State(store)| respond_to(store, query::check)))
@@ -125,7 +151,7 @@ pub async fn serve_socket(listener: UnixListener, store: Store) -> std::io::Resu
                 stream(move |out| query::export(&store, &question, out))
             }),
         )
-        .with_state(store);
+        .with_state(Queried { store, facts });
     axum::serve(listener, app).await
 }
 

@@ -4,11 +4,11 @@ use std::io::Write;
 
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::inventory::{
-    Change, Diff, End, Filter, Moment, Presence, Resource, ResourceKey, Revision, ScopeStatus, ScopeView,
-    Snapshot, Suspect, TagSet, Tags, Timestamp, shared_by,
+    Change, Diff, End, Facts, Filter, Moment, Presence, Resource, ResourceKey, Revision, ScopeStatus, ScopeView,
+    Snapshot, Suspect, TagSet, Tags, Timestamp,
 };
 use crate::store::{CheckReport, ExportFormat, ExportTable, Store, StoreError, StoreSnapshot, StoreStats};
 
@@ -229,7 +229,11 @@ pub fn stats(store: &Store) -> Result<StatsAnswer, QueryError> {
     Ok(StatsAnswer { api_version: API_VERSION.to_owned(), stats: store.stats()? })
 }
 
-pub fn resources(store: &Store, question: &ResourcesQuestion) -> Result<ResourcesAnswer, QueryError> {
+pub fn resources(
+    store: &Store,
+    facts: &Facts,
+    question: &ResourcesQuestion,
+) -> Result<ResourcesAnswer, QueryError> {
     let moment = moment(question.at.as_deref().unwrap_or("now"), store.now())?;
     let snapshot =
         if question.hindsight { store.snapshot_in_hindsight(moment)? } else { store.snapshot(moment)? };
@@ -263,7 +267,7 @@ pub fn resources(store: &Store, question: &ResourcesQuestion) -> Result<Resource
     resources.sort_by(|a, b| a.key.cmp(&b.key));
     let resources = resources
         .into_iter()
-        .map(|resource| view(&snapshot, resource, question.attributes))
+        .map(|resource| view(&snapshot, facts, resource, question.attributes))
         .collect::<Result<_, StoreError>>()?;
     let mut unknown = snapshot.scopes();
     unknown.retain(|view| {
@@ -278,11 +282,16 @@ pub fn resources(store: &Store, question: &ResourcesQuestion) -> Result<Resource
     })
 }
 
-fn view(snapshot: &StoreSnapshot, resource: Resource, attributes: bool) -> Result<ResourceView, StoreError> {
+fn view(
+    snapshot: &StoreSnapshot,
+    facts: &Facts,
+    resource: Resource,
+    attributes: bool,
+) -> Result<ResourceView, StoreError> {
     let (attributes, shared_by) = if attributes {
         let mut object = snapshot.attributes(&resource)?;
-        let shared_by = shared_by(&object, &resource.key.account).map(str::to_owned);
-        show_tags(&mut object, &resource);
+        let shared_by = facts.shared_by(&resource.key, &object).map(str::to_owned);
+        facts.show_tags(&mut object, &resource);
         (Some(object), shared_by)
     } else {
         (None, None)
@@ -300,21 +309,6 @@ fn view(snapshot: &StoreSnapshot, resource: Resource, attributes: bool) -> Resul
         attributes,
         resource: resource.key,
     })
-}
-
-/// Tags are stored separately from the document; they are shown in the field in which AWS returns them.
-pub(in crate::server) fn show_tags(object: &mut Value, resource: &Resource) {
-    let field = match resource.key.resource_type.as_str() {
-        "AWS::EC2::NetworkInterface" => "TagSet",
-        "AWS::RDS::DBInstance" => "TagList",
-        name if name.starts_with("AWS::EC2::") => "Tags",
-        _ => return,
-    };
-    let Some(tags) = resource.tags.known().filter(|tags| !tags.is_empty()) else { return };
-    let list: Vec<Value> = tags.iter().map(|(key, value)| json!({"Key": key, "Value": value})).collect();
-    if let Value::Object(fields) = object {
-        fields.insert(field.to_owned(), Value::Array(list));
-    }
 }
 
 pub fn history(store: &Store, question: &HistoryQuestion) -> Result<HistoryAnswer, QueryError> {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use elava::cloud::Provider;
 use elava::cloud::aws::Aws;
 use elava::inventory::{
-    ChangeKind, EndCause, LossLimits, Moment, Outcome, Presence, Reason, ScopeStatus, Snapshot, Subscriber,
+    ChangeKind, EndCause, Facts, LossLimits, Moment, Outcome, Presence, Reason, ScopeStatus, Snapshot, Subscriber,
     TagSet, Tags,
 };
 use elava::scanner::{Round, Subscription};
@@ -610,7 +610,8 @@ async fn shared_by_another(stage: &mut Stage<'_>) {
     let shared = &recorded["subnet-shared"];
     assert_eq!(shared.tags, Tags::Untaggable);
     let attributes = bed.store.snapshot(Moment::Now).unwrap().attributes(shared).unwrap();
-    assert_eq!(elava::inventory::shared_by(&attributes, &shared.key.account), Some("999988887777"));
+    let facts = Facts::of([Aws::default().facts()]);
+    assert_eq!(facts.shared_by(&shared.key, &attributes), Some("999988887777"));
 }
 
 async fn tag_calls_are_throttled(stage: &mut Stage<'_>) {

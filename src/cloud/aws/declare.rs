@@ -149,6 +149,10 @@ impl Declaration {
         cadence: CadenceClass::Fast,
     };
 
+    pub fn has_read_by_id(&self) -> bool {
+        !matches!(self.by_id, ById::Sweeps)
+    }
+
     /// Whether a listing contains everything that is kept of an object, without further calls.
     pub fn lists_all(&self) -> bool {
         let has_tags = matches!(self.tags, TagSource::Inline(_) | TagSource::Untaggable);

@@ -10,6 +10,7 @@ mod call;
 mod convert;
 mod declare;
 mod error;
+mod facts;
 mod governor;
 mod http;
 mod organization;
@@ -41,7 +42,7 @@ use super::{
     AccountTarget, CloudError, Credentials, Identity, Members, Pages, Provider, Session, TypeInfo, remove,
 };
 use crate::inventory::{
-    AccountId, Document, Observation, Part, Reason, Region, Scope, TagSet, Tags, Unread, shared_by,
+    AccountId, Document, Observation, Part, ProviderFacts, Reason, Region, Scope, TagSet, Tags, Unread,
 };
 use call::{AnswerStats, Answered, Capture};
 use declare::{
@@ -166,6 +167,10 @@ impl Aws {
 impl Provider for Aws {
     fn name(&self) -> &'static str {
         "aws"
+    }
+
+    fn facts(&self) -> ProviderFacts {
+        facts::facts()
     }
 
     fn types(&self) -> Vec<TypeInfo> {
@@ -621,7 +626,7 @@ fn observation(
         let attributes = Document::unknown();
         return Ok(Observation { id, tags: Tags::Unknown, attributes, birth: None, end_state: None, unread });
     }
-    if shared_by(&object, account).is_some() {
+    if facts::owner_account(&object).is_some_and(|owner| owner != account.as_str()) {
         tags = Tags::Untaggable;
     }
     let end_state = end_state(declaration, &object);

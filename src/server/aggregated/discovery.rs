@@ -7,9 +7,18 @@ use serde_json::{Value, json};
 use super::objects::{CloudResourceStatus, ResourceChangeStatus, ResourceHistoryStatus};
 use super::{GROUP, VERSION};
 
-/// A kind of object.
+/// The kinds of objects that the group serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ApiKind {
+    CloudResource,
+    ResourceChange,
+    ResourceHistory,
+}
+
+/// How clients name a kind of object.
 #[derive(Debug)]
 pub(super) struct Kind {
+    pub api: ApiKind,
     pub name: &'static str,
     pub plural: &'static str,
     pub singular: &'static str,
@@ -18,6 +27,7 @@ pub(super) struct Kind {
 }
 
 pub(super) const RESOURCES: Kind = Kind {
+    api: ApiKind::CloudResource,
     name: "CloudResource",
     plural: "cloudresources",
     singular: "cloudresource",
@@ -25,6 +35,7 @@ pub(super) const RESOURCES: Kind = Kind {
     verbs: &["get", "list", "watch"],
 };
 pub(super) const CHANGES: Kind = Kind {
+    api: ApiKind::ResourceChange,
     name: "ResourceChange",
     plural: "resourcechanges",
     singular: "resourcechange",
@@ -32,6 +43,7 @@ pub(super) const CHANGES: Kind = Kind {
     verbs: &["list", "watch"],
 };
 pub(super) const HISTORIES: Kind = Kind {
+    api: ApiKind::ResourceHistory,
     name: "ResourceHistory",
     plural: "resourcehistories",
     singular: "resourcehistory",

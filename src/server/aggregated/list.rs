@@ -11,12 +11,13 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::discovery::{CHANGES, HISTORIES, Kind, RESOURCES};
-use super::objects::{self, Object};
+use super::objects::{self, Described, Object};
 use super::question::{Form, Options, Owners, Place, Selection, each, namespace_of, not_current, warning};
 use super::refusal::Refusal;
 use super::table::{self, Rows};
 use crate::inventory::{
-    Change, Filter, Moment, Presence, Resource, ResourceKey, Revision, Scope, Snapshot, Subscriber, Timestamp,
+    Change, Facts, Filter, Moment, Presence, Resource, ResourceKey, Revision, Scope, Snapshot, Subscriber,
+    Timestamp,
 };
 use crate::server::findings::{self, OwnersQuestion, TreeQuestion};
 use crate::server::{query, stream};
@@ -181,6 +182,7 @@ fn moment(
 
 pub(super) fn resources(
     store: &Store,
+    facts: Facts,
     selection: Selection,
     options: Options,
     form: Form,
@@ -208,9 +210,13 @@ pub(super) fn resources(
                 last = Some(Place { revision, scope: found.scope, namespace: namespace.to_owned(), id });
             }
             // A table shows no attributes, and reading them takes most of the time.
-            let attributes = if form == Form::Object { Some(snapshot.described(found.rid)?) } else { None };
+            let described = if form == Form::Object {
+                Some(Described::of(&facts, &found.resource, snapshot.described(found.rid)?))
+            } else {
+                None
+            };
             let changed = found.resource.changed;
-            writer.add(&objects::cloud_resource(namespace, found.resource, found.owner, attributes, changed))?;
+            writer.add(&objects::cloud_resource(namespace, found.resource, found.owner, described, changed))?;
             Ok(true)
         })?;
         let beside = json!({"time": snapshot.time(), "unknown": unknown});
@@ -220,7 +226,13 @@ pub(super) fn resources(
 }
 
 /// One resource by its name, as it is now.
-pub(super) fn resource(store: &Store, selection: &Selection, name: &str, form: Form) -> Result<Response, Refusal> {
+pub(super) fn resource(
+    store: &Store,
+    facts: &Facts,
+    selection: &Selection,
+    name: &str,
+    form: Form,
+) -> Result<Response, Refusal> {
     let snapshot = store.snapshot(Moment::Now)?;
     let mut found = None;
     each(&snapshot, selection, &mut Owners::new(store), None, &mut |namespace, resource| {
@@ -233,9 +245,9 @@ pub(super) fn resource(store: &Store, selection: &Selection, name: &str, form: F
             super::GROUP
         )));
     };
-    let attributes = snapshot.described(found.rid)?;
+    let described = Described::of(facts, &found.resource, snapshot.described(found.rid)?);
     let changed = found.resource.changed;
-    let object = objects::cloud_resource(&namespace, found.resource, found.owner, Some(attributes), changed);
+    let object = objects::cloud_resource(&namespace, found.resource, found.owner, Some(described), changed);
     one(&object, form, snapshot.revision(), &RESOURCES)
 }
 
@@ -258,6 +270,7 @@ where
 /// sees them.
 pub(super) fn report(
     store: &Store,
+    facts: &Facts,
     (namespace, tenant_since): (Option<&str>, Revision),
     name: &str,
     query: &str,
@@ -288,11 +301,11 @@ pub(super) fn report(
             {
                 return Err(Refusal::not_found(format!("no CloudScan {scan} was ever evaluated here")));
             }
-            Ok(axum::Json(findings::owners_within(store, &question, within)?).into_response())
+            Ok(axum::Json(findings::owners_within(store, facts, &question, within)?).into_response())
         }
         "tree" => {
             let question: TreeQuestion = serde_urlencoded::from_str(query).map_err(malformed)?;
-            Ok(axum::Json(findings::tree_within(store, &question, within)?).into_response())
+            Ok(axum::Json(findings::tree_within(store, facts, &question, within)?).into_response())
         }
         _ => Err(Refusal::not_found("the reports are owners and tree")),
     }

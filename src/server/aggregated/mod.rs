@@ -36,10 +36,10 @@ use tokio::task::JoinSet;
 
 use super::listen;
 use crate::api::namespace_uid;
-use crate::inventory::Revision;
+use crate::inventory::{Facts, Revision};
 use crate::store::{Store, StoreError};
 use access::{Access, AccessRequest, User};
-use discovery::Kind;
+use discovery::{ApiKind, Kind};
 use question::{Form, Options, Selection};
 use refusal::Refusal;
 use slots::Slots;
@@ -72,6 +72,7 @@ pub struct Service {
 
 struct Shared {
     store: Store,
+    facts: Facts,
     client: kube::Client,
     trust: SharedTrust,
     access: Access,
@@ -83,6 +84,7 @@ struct Shared {
 pub async fn serve(
     listener: TcpListener,
     store: Store,
+    facts: Facts,
     client: kube::Client,
     service: Service,
     watches_of_one: usize,
@@ -97,6 +99,7 @@ pub async fn serve(
     beside.spawn(bundle::follow(client.clone(), authority, trust.clone()));
     let shared = Shared {
         store,
+        facts,
         trust: trust.clone(),
         access: Access::new(client.clone()),
         client,
@@ -187,8 +190,9 @@ async fn report(
     shared.access.check(user, requested).await?;
     let _slot = shared.lists.take_within(namespace.as_deref(), LIST_SLOT_WAIT_MAX).await?;
     let since = tenant_since(shared, namespace.as_deref()).await?;
-    let (store, query) = (shared.store.clone(), request.uri.query().unwrap_or_default().to_owned());
-    blocking(move || list::report(&store, (namespace.as_deref(), since), &name, &query)).await
+    let (store, facts) = (shared.store.clone(), shared.facts.clone());
+    let query = request.uri.query().unwrap_or_default().to_owned();
+    blocking(move || list::report(&store, &facts, (namespace.as_deref(), since), &name, &query)).await
 }
 
 /// The revision after which the visible past of a namespace belongs to the namespace that now has the name. A request
@@ -215,34 +219,35 @@ async fn answer_request(
     form: Form,
 ) -> Result<Response, Refusal> {
     let namespace = namespace.map(str::to_owned);
-    let (moments, more): (&[&str], &[&str]) = match kind.name {
-        "CloudResource" => (&["asOf"], &[]),
-        "ResourceChange" => (&["from", "to"], &["change", "resource", "net"]),
-        _ => (&[], &[]),
+    let (moments, more): (&[&str], &[&str]) = match kind.api {
+        ApiKind::CloudResource => (&["asOf"], &[]),
+        ApiKind::ResourceChange => (&["from", "to"], &["change", "resource", "net"]),
+        ApiKind::ResourceHistory => (&[], &[]),
     };
     let mut selection = Selection::parse(namespace.clone(), &options, moments, more)?;
     selection.tenant_since = tenant_since(shared, namespace.as_deref()).await?;
-    if kind.name == "ResourceChange" {
+    if kind.api == ApiKind::ResourceChange {
         selection.check_change()?;
     }
-    let store = shared.store.clone();
+    let (store, facts) = (shared.store.clone(), shared.facts.clone());
     let name = name.map(str::to_owned);
     if verb == "watch" {
         let permit = shared.watches.take_within(namespace.as_deref(), Duration::ZERO).await?;
-        return blocking(move || match kind.name {
-            "CloudResource" => watch::resources(&store, selection, options, form, permit),
-            _ => watch::changes(&store, selection, options, form, permit),
+        return blocking(move || match kind.api {
+            ApiKind::CloudResource => watch::resources(&store, facts, selection, options, form, permit),
+            ApiKind::ResourceChange => watch::changes(&store, selection, options, form, permit),
+            ApiKind::ResourceHistory => Err(Refusal::method_not_allowed()),
         })
         .await;
     }
     let permit = shared.lists.take_within(namespace.as_deref(), LIST_SLOT_WAIT_MAX).await?;
-    let response = blocking(move || match (kind.name, name) {
-        ("CloudResource", None) => list::resources(&store, selection, options, form),
-        ("CloudResource", Some(name)) => list::resource(&store, &selection, &name, form),
-        ("ResourceChange", _) if selection.is_net => list::difference(&store, selection, options, form),
-        ("ResourceChange", _) => list::changes(&store, selection, options, form),
-        (_, None) => list::histories(&store, selection, options, form),
-        (_, Some(name)) => list::history(&store, &selection, &name, form),
+    let response = blocking(move || match (kind.api, name) {
+        (ApiKind::CloudResource, None) => list::resources(&store, facts, selection, options, form),
+        (ApiKind::CloudResource, Some(name)) => list::resource(&store, &facts, &selection, &name, form),
+        (ApiKind::ResourceChange, _) if selection.is_net => list::difference(&store, selection, options, form),
+        (ApiKind::ResourceChange, _) => list::changes(&store, selection, options, form),
+        (ApiKind::ResourceHistory, None) => list::histories(&store, selection, options, form),
+        (ApiKind::ResourceHistory, Some(name)) => list::history(&store, &selection, &name, form),
     })
     .await?;
     // The slot is held until the last chunk is written.

@@ -8,10 +8,9 @@ use serde_json::Value;
 
 use super::{GROUP, VERSION};
 use crate::inventory::{
-    Change, ChangeKind, End, EndCause, FieldChange, Presence, Resource, ResourceKey, Revision, Scope, TagSet,
-    Tags, Timestamp, shared_by,
+    Change, ChangeKind, End, EndCause, Facts, FieldChange, Presence, Resource, ResourceKey, Revision, Scope,
+    TagSet, Tags, Timestamp,
 };
-use crate::server::query::show_tags;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 pub(super) fn api_version() -> String {
@@ -297,11 +296,25 @@ pub(super) fn presence(presence: Presence) -> &'static str {
     }
 }
 
+/// A described object as it is shown.
+pub(super) struct Described {
+    attributes: Value,
+    shared_by: Option<String>,
+}
+
+impl Described {
+    pub fn of(facts: &Facts, resource: &Resource, mut attributes: Value) -> Self {
+        let shared_by = facts.shared_by(&resource.key, &attributes).map(str::to_owned);
+        facts.show_tags(&mut attributes, resource);
+        Self { attributes, shared_by }
+    }
+}
+
 pub(super) fn cloud_resource(
     namespace: &str,
     resource: Resource,
     owner: Option<String>,
-    attributes: Option<Value>,
+    described: Option<Described>,
     resource_version: Revision,
 ) -> Object<CloudResourceStatus> {
     let Resource { key, scope, .. } = &resource;
@@ -314,11 +327,7 @@ pub(super) fn cloud_resource(
         labels: labels(scope),
         annotations: BTreeMap::new(),
     };
-    let shared_by = attributes.as_ref().and_then(|object| shared_by(object, &key.account)).map(str::to_owned);
-    let attributes = attributes.map(|mut object| {
-        show_tags(&mut object, &resource);
-        object
-    });
+    let (attributes, shared_by) = described.map(|described| (described.attributes, described.shared_by)).unzip();
     let tag_state = match &resource.tags {
         Tags::Known(_) => "Known",
         Tags::Unknown => "Unknown",
@@ -342,7 +351,7 @@ pub(super) fn cloud_resource(
             misses: suspect.misses,
             held: suspect.held,
         }),
-        shared_by,
+        shared_by: shared_by.flatten(),
         attributes,
     };
     Object { kind: "CloudResource", api_version: api_version(), metadata, status }

@@ -19,12 +19,12 @@ use tokio::sync::mpsc;
 
 use super::discovery::{CHANGES, Kind, RESOURCES};
 use super::list::{PastVisibility, check_tenant, span};
-use super::objects::{self, Object};
+use super::objects::{self, Described, Object};
 use super::question::{Form, Options, Owners, ResourceMatch, Selection, each, owner};
 use super::refusal::Refusal;
 use super::slots::Slot;
 use super::table::{self, Rows};
-use crate::inventory::{Moment, Revision, ScopeStatus, Snapshot};
+use crate::inventory::{Facts, Moment, Revision, ScopeStatus, Snapshot};
 use crate::store::{Rid, ScopeNo, Store, StoreSnapshot};
 
 /// Interval between checks for changes without a revision: scopes that are no longer current.
@@ -350,6 +350,7 @@ fn resource_version(revision: Revision, next: Option<Revision>) -> Revision {
 
 pub(super) fn resources(
     store: &Store,
+    facts: Facts,
     selection: Selection,
     options: Options,
     form: Form,
@@ -377,7 +378,7 @@ pub(super) fn resources(
         let mut owners = Owners::new(&own);
         if let Some(Start::All { with_bookmark }) = start.take() {
             each(&seen.snapshot, &selection, &mut owners, None, &mut |namespace, found| {
-                Ok(announce(events, &seen, What::Added, namespace, found, None)?.is_ok())
+                Ok(announce(events, &facts, &seen, What::Added, namespace, found, None)?.is_ok())
             })?;
             if with_bookmark {
                 events.bookmark::<objects::CloudResourceStatus>(&RESOURCES, seen.snapshot.revision(), true)?;
@@ -391,7 +392,7 @@ pub(super) fn resources(
             let found = state.found(&selection, &mut owners, (&step.namespace, step.scope, step.rid))?;
             if let Some(found) = found {
                 let version = resource_version(step.revision, next);
-                announce(events, state, step.kind, &step.namespace, found, Some(version))??;
+                announce(events, &facts, state, step.kind, &step.namespace, found, Some(version))??;
             }
         }
         seen = now;
@@ -431,6 +432,7 @@ fn expired(refusal: Refusal) -> Result<Response, Refusal> {
 
 fn announce(
     events: &mut Events,
+    facts: &Facts,
     state: &WatchState,
     kind: What,
     namespace: &str,
@@ -439,9 +441,13 @@ fn announce(
 ) -> Result<Result<(), WatchEnded>, Refusal> {
     // A deleted resource has no document to read.
     let is_described = events.form == Form::Object && kind != What::Deleted;
-    let attributes = if is_described { Some(state.snapshot.described(found.rid)?) } else { None };
+    let described = if is_described {
+        Some(Described::of(facts, &found.resource, state.snapshot.described(found.rid)?))
+    } else {
+        None
+    };
     let version = version.unwrap_or(found.resource.changed);
-    let object = objects::cloud_resource(namespace, found.resource, found.owner, attributes, version);
+    let object = objects::cloud_resource(namespace, found.resource, found.owner, described, version);
     let kind = match kind {
         What::Added => "ADDED",
         What::Modified => "MODIFIED",

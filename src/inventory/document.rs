@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-/// All strings at a path that passes through lists; AWS writes some lists as one string with commas.
-pub(super) fn texts(value: &Value, path: &str) -> Vec<String> {
+/// All strings at a path that passes through lists; a provider may write a list as one string with commas.
+pub fn texts(value: &Value, path: &str) -> Vec<String> {
     match (value, path.split_once('.')) {
         (Value::Array(items), _) => items.iter().flat_map(|item| texts(item, path)).collect(),
         (Value::String(text), None) if path.is_empty() => {

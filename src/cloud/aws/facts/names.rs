@@ -1,0 +1,33 @@
+//! The types that the tables of this folder name.
+
+pub(super) const INSTANCE: &str = "AWS::EC2::Instance";
+pub(super) const VOLUME: &str = "AWS::EC2::Volume";
+pub(super) const SNAPSHOT: &str = "AWS::EC2::Snapshot";
+pub(super) const IMAGE: &str = "AWS::EC2::Image";
+pub(super) const ADDRESS: &str = "AWS::EC2::EIP";
+pub(super) const INTERFACE: &str = "AWS::EC2::NetworkInterface";
+pub(super) const GROUP: &str = "AWS::EC2::SecurityGroup";
+pub(super) const VPC: &str = "AWS::EC2::VPC";
+pub(super) const SUBNET: &str = "AWS::EC2::Subnet";
+pub(super) const ROUTES: &str = "AWS::EC2::RouteTable";
+pub(super) const NAT: &str = "AWS::EC2::NatGateway";
+pub(super) const INTERNET: &str = "AWS::EC2::InternetGateway";
+pub(super) const TEMPLATE: &str = "AWS::EC2::LaunchTemplate";
+pub(super) const ENDPOINT: &str = "AWS::EC2::VPCEndpoint";
+pub(super) const PEERING: &str = "AWS::EC2::VPCPeeringConnection";
+pub(super) const TRANSIT: &str = "AWS::EC2::TransitGateway";
+pub(super) const ATTACHMENT: &str = "AWS::EC2::TransitGatewayAttachment";
+pub(super) const BALANCER: &str = "AWS::ElasticLoadBalancingV2::LoadBalancer";
+pub(super) const TARGETS: &str = "AWS::ElasticLoadBalancingV2::TargetGroup";
+pub(super) const SCALING: &str = "AWS::AutoScaling::AutoScalingGroup";
+pub(super) const FUNCTION: &str = "AWS::Lambda::Function";
+pub(super) const SERVICE: &str = "AWS::ECS::Service";
+pub(super) const DATABASE: &str = "AWS::RDS::DBInstance";
+pub(super) const DATABASES: &str = "AWS::RDS::DBCluster";
+pub(super) const EKS: &str = "AWS::EKS::Cluster";
+pub(super) const NODES: &str = "AWS::EKS::Nodegroup";
+pub(super) const STACK: &str = "AWS::CloudFormation::Stack";
+pub(super) const EMR: &str = "AWS::EMR::Cluster";
+pub(super) const LOG_GROUP: &str = "AWS::Logs::LogGroup";
+pub(super) const CACHES: &str = "AWS::ElastiCache::ReplicationGroup";
+pub(super) const CACHE: &str = "AWS::ElastiCache::CacheCluster";
