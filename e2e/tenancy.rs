@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use elava::api::{CloudScan, RECONCILE_REQUESTED_AT, ResourceFinding};
-use elava::cloud::aws::Aws;
-use elava::cloud::{AccountTarget, CloudError, Credentials, Provider, Session, TypeInfo};
+use elava::cloud::aws::{Aws, keys};
+use elava::cloud::{AccountTarget, CloudError, Credentials, Provider, Providers, Session, TypeInfo};
 use elava::controller::{self, Allowed, Identity, NamespaceLimits, RoleGrant, Settings};
 use elava::inventory::{Facts, ProviderFacts, Timestamp};
 use elava::policy::Prices;
@@ -85,12 +85,8 @@ impl Provider for AsOperator {
 
     async fn connect(&self, target: &AccountTarget) -> Result<Arc<dyn Session>, CloudError> {
         let mut target = target.clone();
-        if target.credentials == Credentials::Chain {
-            target.credentials = Credentials::Static {
-                access_key_id: "operator".to_owned(),
-                secret_access_key: "operator".to_owned(),
-                session_token: None,
-            };
+        if target.access.credentials == Credentials::Ambient {
+            target.access.credentials = keys("operator", "operator");
         }
         self.0.connect(&target).await
     }
@@ -137,7 +133,8 @@ impl Operator {
         let (kubeconfig, port) = (place.kubeconfig.clone(), place.query_port);
         let running = runtime.spawn(async move {
             let client = client_of(&kubeconfig).await;
-            let (fleet, finished) = Fleet::new(Arc::new(AsOperator(Aws::new(1.0))), store.clone());
+            let (fleet, finished) =
+                Fleet::new(Providers::of([Arc::new(AsOperator(Aws::new(1.0))) as _]), store.clone());
             let bound =
                 || async { TcpListener::bind(("127.0.0.1", port)).await.map_err(|error| error.to_string()) };
             let listener = eventually("the port is free", bound).await;

@@ -7,8 +7,8 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use elava::cloud::TypeInfo;
-use elava::cloud::aws::{Aws, Calls};
+use elava::cloud::aws::Aws;
+use elava::cloud::{CallCounts, Calls, TypeInfo};
 use serde_json::{Value, json};
 
 use crate::support::tools;
@@ -24,7 +24,7 @@ pub struct OnTheWire {
 impl OnTheWire {
     pub fn of(info: &TypeInfo, before: &Calls, before_absence: &Calls, after: &Calls) -> Self {
         let made = |from: &Calls| {
-            let more = |((service, operation), calls): (&(&str, &str), &elava::cloud::aws::CallCounts)| {
+            let more = |((service, operation), calls): (&(&str, &str), &CallCounts)| {
                 let earlier = from.get(&(*service, *operation)).map_or(0, |calls| calls.made);
                 (calls.made > earlier).then(|| format!("{service}.{operation}"))
             };

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use elava::cloud::Provider;
+use elava::cloud::aws::Aws;
 use elava::inventory::{
     Absence, AccountId, Confirmation, Facts, IdReuse, Observation, Outcome, Reason, Region, ResourceType, Scope,
     Sweep, Tags, Timestamp,
@@ -188,7 +190,8 @@ async fn a_store_that_is_held_is_backed_up_and_exported_through_its_socket() {
     let path = dir.path().join("elava.redb");
     let store = make(&path);
     let listener = elava::server::bind_socket(&elava::store::socket_path(&path)).unwrap();
-    let serving = tokio::spawn(elava::server::serve_socket(listener, store.clone(), Facts::default()));
+    let serving =
+        tokio::spawn(elava::server::serve_socket(listener, store.clone(), Facts::of([Aws::default().facts()])));
     let run = |args: &[&str]| {
         let output = Command::new(binary()).args(args).current_dir(dir.path()).output().unwrap();
         let error = String::from_utf8_lossy(&output.stderr).into_owned();

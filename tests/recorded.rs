@@ -7,8 +7,8 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use elava::cloud::aws::Aws;
-use elava::cloud::{AccountTarget, Credentials, Provider};
+use elava::cloud::aws::{Aws, access, keys};
+use elava::cloud::{AccountTarget, Provider};
 use elava::inventory::{
     AccountId, Facts, Filter, FindingKind, LossLimits, Moment, Region, Resource, RuleSettings, Snapshot,
     Subscriber, TagMatch,
@@ -76,13 +76,8 @@ async fn recorded_answers_of_real_aws_are_read_whole_and_twice_the_same() {
         tenant: "".into(),
         target: AccountTarget {
             account: Some(account.clone()),
-            role_arn: None,
-            external_id: None,
-            credentials: Credentials::Static {
-                access_key_id: "somebody".to_owned(),
-                secret_access_key: "somebody".to_owned(),
-                session_token: None,
-            },
+            provider: "aws".into(),
+            access: access(keys("somebody", "somebody"), None),
             endpoint: endpoint.clone(),
             include_regions: vec![Region::new(REGION)],
             exclude_regions: Vec::new(),

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 use std::sync::Arc;
 
-use elava::cloud::aws::Aws;
-use elava::cloud::{AccountTarget, Credentials, Listing, Provider, Session, TypeInfo};
+use elava::cloud::aws::{Aws, access, keys};
+use elava::cloud::{AccountTarget, Listing, Provider, Session, TypeInfo};
 use elava::inventory::{AccountId, Confirmation, Reason, Region, ResourceType, Scope};
 
 use crate::declarations::{self, OnTheWire};
@@ -90,16 +90,10 @@ async fn every_type_is_listed_with_its_tags_and_answers_alike_when_it_is_asked_b
     let proxy = Proxy::start(&aws.url);
     let mut made = everything(&aws.url);
     stand_ins(&proxy, &mut made);
-    let keys = Credentials::Static {
-        access_key_id: "somebody".to_owned(),
-        secret_access_key: "somebody".to_owned(),
-        session_token: None,
-    };
     let target = AccountTarget {
         account: Some(AccountId::new(A)),
-        role_arn: Some(format!("arn:aws:iam::{A}:role/elava")),
-        external_id: None,
-        credentials: keys,
+        provider: "aws".into(),
+        access: access(keys("somebody", "somebody"), Some(format!("arn:aws:iam::{A}:role/elava"))),
         endpoint: proxy.url.as_str().into(),
         include_regions: vec![Region::new(IRELAND)],
         exclude_regions: Vec::new(),
@@ -142,7 +136,7 @@ async fn every_type_is_listed_with_its_tags_and_answers_alike_when_it_is_asked_b
         }
         // The emulator does not have the resources that the proxy serves in its place.
         let is_stand_in = [RESERVATION, PLACEMENT].contains(&info.name);
-        if info.verify_tag_loss {
+        if info.verify_tag_loss.is_some() {
             match session.read_tags(&scope, &[id]).await {
                 Ok(tags) if is_stand_in || tags.get(id.as_str()) == seen.tags.known() => {}
                 other => wrong.push(format!("{}: its tags, asked again: {other:?}", info.name)),
@@ -245,17 +239,12 @@ async fn denied(aws: &Emulator, user: &str, policy: &serde_json::Value) -> BTree
     iam.create_user().user_name(user).send().await.unwrap();
     let attach = iam.put_user_policy().user_name(user).policy_name("elava").policy_document(policy.to_string());
     attach.send().await.unwrap();
-    let keys = iam.create_access_key().user_name(user).send().await.unwrap().access_key.expect("a key");
+    let made = iam.create_access_key().user_name(user).send().await.unwrap().access_key.expect("a key");
     authorise("0").await;
     let target = AccountTarget {
         account: None,
-        role_arn: None,
-        external_id: None,
-        credentials: Credentials::Static {
-            access_key_id: keys.access_key_id,
-            secret_access_key: keys.secret_access_key,
-            session_token: None,
-        },
+        provider: "aws".into(),
+        access: access(keys(&made.access_key_id, &made.secret_access_key), None),
         endpoint: aws.url.as_str().into(),
         include_regions: vec![Region::new(IRELAND)],
         exclude_regions: Vec::new(),

@@ -21,8 +21,8 @@ use std::time::{Duration, Instant};
 
 use aws_config::{BehaviorVersion, Region as AwsRegion, SdkConfig};
 use aws_credential_types::Credentials as Keys;
-use elava::cloud::aws::Aws;
-use elava::cloud::{AccountTarget, Credentials, Provider};
+use elava::cloud::aws::{Aws, access, keys};
+use elava::cloud::{AccountTarget, Provider};
 use elava::inventory::{AccountId, LossLimits, Region, Subscriber};
 use elava::scanner::{AccountScanner, Subscription};
 use elava::store::{Store, system_clock};
@@ -280,13 +280,8 @@ async fn elava(url: &str, size: Size) -> Taken {
                 tenant: "".into(),
                 target: AccountTarget {
                     account: Some(id.clone()),
-                    role_arn: Some(format!("arn:aws:iam::{id}:role/elava")),
-                    external_id: None,
-                    credentials: Credentials::Static {
-                        access_key_id: "bench".to_owned(),
-                        secret_access_key: "bench".to_owned(),
-                        session_token: None,
-                    },
+                    provider: "aws".into(),
+                    access: access(keys("bench", "bench"), Some(format!("arn:aws:iam::{id}:role/elava"))),
                     endpoint: endpoint.clone(),
                     include_regions: REGIONS.map(Region::new).to_vec(),
                     exclude_regions: Vec::new(),

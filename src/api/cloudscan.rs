@@ -6,6 +6,10 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::fields::{SecretRef, is_default};
+use super::providers::{
+    ONE_PROVIDER, ONE_PROVIDER_MESSAGE, Provider, SETTABLE_TAG, SETTABLE_TAG_MESSAGE, TYPES, TYPES_MESSAGE,
+};
 use crate::inventory::Timestamp;
 
 // The bounds keep an object below etcd's limit of 1.5 MiB (e2e/bounds.rs applies the largest), and every CEL rule
@@ -84,7 +88,7 @@ pub struct CloudScanSpec {
     pub suspend: bool,
 
     /// provider is the cloud to scan, and how to access it. Required.
-    #[x_kube(validation = Rule::new("has(self.aws)").message("name the cloud to scan: set spec.provider.aws (it may be empty: aws: {})"))]
+    #[x_kube(validation = Rule::new(ONE_PROVIDER).message(ONE_PROVIDER_MESSAGE))]
     pub provider: Provider,
 
     /// resourceTypes selects the types to scan. Absent means all types that Elava supports.
@@ -127,145 +131,6 @@ fn five_minutes() -> String {
     "5m".to_owned()
 }
 
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
-    *value == T::default()
-}
-
-/// A cloud provider.
-#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(deny_unknown_fields)]
-pub struct Provider {
-    /// aws scans Amazon Web Services.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub aws: Option<AwsProvider>,
-}
-
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[x_kube(validation = Rule::new("!has(self.accounts) || self.accounts.filter(a, !has(a.roleARN)).size() <= 1").message("only one account can do without a roleARN: credentials by themselves answer for one account").field_path(".accounts"))]
-#[x_kube(validation = Rule::new("!has(self.organization) || !has(self.accounts)").message("name the accounts, or the organization that they are listed from: not both"))]
-pub struct AwsProvider {
-    /// accounts are the accounts to scan. Absent means the one account that the credentials belong to.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 500))]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["id".into()]))]
-    pub accounts: Vec<AwsAccount>,
-
-    /// organization scans the accounts of an AWS organization: those that join are scanned from the next account
-    /// listing on, those that leave are no longer watched. Absent means the named accounts.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub organization: Option<AwsOrganization>,
-
-    /// regions selects the regions to scan. Absent means every region that is enabled in the account. What AWS
-    /// lists account-wide (buckets) is always scanned.
-    #[serde(default, skip_serializing_if = "is_default")]
-    #[x_kube(validation = Rule::new("!has(self.include) || !has(self.exclude) || !self.include.exists(r, r in self.exclude)").message("a region can't be both in include and in exclude"))]
-    pub regions: RegionSelection,
-
-    /// endpointURL replaces AWS's own endpoints, for emulators and private gateways. The operator rejects URLs
-    /// that its administrator has not allowed (`--allow-endpoint`, the chart's allowedEndpoints). Absent means
-    /// AWS.
-    #[serde(default, skip_serializing_if = "Option::is_none", rename = "endpointURL")]
-    #[schemars(length(max = 253))]
-    #[x_kube(validation = Rule::new("self.matches('^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?/?$')").message("endpointURL is a URL without a path, such as https://aws.example.com or http://127.0.0.1:5000"))]
-    pub endpoint_url: Option<String>,
-
-    /// credentialsSecretRef names a Secret in the CloudScan's own namespace with the keys AWS_ACCESS_KEY_ID,
-    /// AWS_SECRET_ACCESS_KEY and, optionally, AWS_SESSION_TOKEN. Absent means the operator's own credentials:
-    /// IRSA, Pod Identity, the instance's role, environment.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub credentials_secret_ref: Option<SecretRef>,
-}
-
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[x_kube(validation = Rule::new("!has(self.externalID) || has(self.roleARN)").message("externalID is only used to assume a role: set roleARN too"))]
-#[x_kube(validation = Rule::new("!has(self.roleARN) || !self.roleARN.matches('^arn:aws[a-z-]*:iam::[0-9]{12}:role/') || self.roleARN.split(':')[4] == self.id").message("roleARN is a role of another account than id: name a role in the account that is scanned"))]
-pub struct AwsAccount {
-    /// id is the account number: twelve digits, in quotes. Required.
-    #[schemars(length(max = 12))]
-    #[x_kube(validation = Rule::new("self.matches('^[0-9]{12}$')").message("an account id is twelve digits, such as \"111122223333\""))]
-    pub id: String,
-
-    /// roleARN is the role to assume in the account. Absent means that the credentials themselves must belong to
-    /// it.
-    #[serde(default, skip_serializing_if = "Option::is_none", rename = "roleARN")]
-    #[schemars(length(max = 640))]
-    #[x_kube(validation = Rule::new("self.matches('^arn:aws[a-z-]*:iam::[0-9]{12}:role/.+$')").message("roleARN is the ARN of an IAM role, such as arn:aws:iam::111122223333:role/elava"))]
-    pub role_arn: Option<String>,
-
-    /// externalID is sent when the role is assumed. Absent means none.
-    #[serde(default, skip_serializing_if = "Option::is_none", rename = "externalID")]
-    #[schemars(length(max = 1224))]
-    #[x_kube(validation = Rule::new("self.size() >= 2 && self.matches('^[A-Za-z0-9+=,.@:/_-]+$')").message("an external id has 2 to 1224 letters, digits or characters of +=,.@:/_-"))]
-    pub external_id: Option<String>,
-}
-
-/// The credentials, or the listRoleARN that they assume, must belong to the management account or to a
-/// delegated administrator of the organization.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct AwsOrganization {
-    /// roleName is the role to assume in each account, with its path if it has one: `elava`, or `audit/elava`.
-    /// Required.
-    #[schemars(length(min = 1, max = 576))]
-    #[x_kube(validation = Rule::new("self.matches('^([A-Za-z0-9+=,.@_-]+/)*[A-Za-z0-9+=,.@_-]+$')").message("roleName is the name of an IAM role, such as elava; not its ARN"))]
-    pub role_name: String,
-
-    /// externalID is sent when the role of an account is assumed. Absent means none.
-    #[serde(default, skip_serializing_if = "Option::is_none", rename = "externalID")]
-    #[schemars(length(max = 1224))]
-    #[x_kube(validation = Rule::new("self.size() >= 2 && self.matches('^[A-Za-z0-9+=,.@:/_-]+$')").message("an external id has 2 to 1224 letters, digits or characters of +=,.@:/_-"))]
-    pub external_id: Option<String>,
-
-    /// listRoleARN is the role to list the accounts with. Absent means the credentials themselves.
-    #[serde(default, skip_serializing_if = "Option::is_none", rename = "listRoleARN")]
-    #[schemars(length(max = 640))]
-    #[x_kube(validation = Rule::new("self.matches('^arn:aws[a-z-]*:iam::[0-9]{12}:role/.+$')").message("listRoleARN is the ARN of an IAM role, such as arn:aws:iam::111122223333:role/elava-list"))]
-    pub list_role_arn: Option<String>,
-
-    /// units are the organizational units (or the root) whose accounts are scanned, with all units below. Absent
-    /// means the whole organization.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 100), inner(length(max = 68)))]
-    #[x_kube(merge_strategy = ListMerge::Set, validation = Rule::new("self.all(u, u.matches('^(r-[0-9a-z]{4,32}|ou-[0-9a-z]{4,32}-[0-9a-z]{8,32})$'))").message("a unit is written as AWS does, such as ou-ab12-cdef3456, or r-ab12 for the root"))]
-    pub units: Vec<String>,
-
-    /// excludeAccounts are accounts to skip: twelve digits each, in quotes. Absent means none.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 500), inner(length(max = 12)))]
-    #[x_kube(merge_strategy = ListMerge::Set, validation = Rule::new("self.all(a, a.matches('^[0-9]{12}$'))").message("an account id is twelve digits, such as \"111122223333\""))]
-    pub exclude_accounts: Vec<String>,
-}
-
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(deny_unknown_fields)]
-pub struct RegionSelection {
-    /// include lists the only regions to scan. Absent means all enabled regions.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64), inner(length(max = 32)))]
-    #[x_kube(merge_strategy = ListMerge::Set, validation = Rule::new(REGIONS).message(REGIONS_MESSAGE))]
-    pub include: Vec<String>,
-
-    /// exclude lists regions to skip. Absent means none.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64), inner(length(max = 32)))]
-    #[x_kube(merge_strategy = ListMerge::Set, validation = Rule::new(REGIONS).message(REGIONS_MESSAGE))]
-    pub exclude: Vec<String>,
-}
-
-const REGIONS: &str = "self.all(r, r.matches('^[a-z]+(-[a-z]+)+-[0-9]+$'))";
-const REGIONS_MESSAGE: &str = "a region is written as AWS does, such as eu-west-1 (no zone letter, no wildcard)";
-
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(deny_unknown_fields)]
-pub struct SecretRef {
-    /// name is the name of the Secret. Required.
-    #[schemars(length(min = 1, max = 253))]
-    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9.-]+$') && self.matches('^[a-z0-9]') && self.matches('[a-z0-9]$')").message("the name of a Secret has lower case letters, digits, - and . and begins and ends with a letter or digit"))]
-    pub name: String,
-}
-
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct TypeSelection {
@@ -287,10 +152,6 @@ impl TypeSelection {
         self.include.is_empty() && self.exclude.is_empty()
     }
 }
-
-pub(super) const TYPES: &str = "self.all(t, t.matches('^[A-Za-z0-9]+::[A-Za-z0-9]+::[A-Za-z0-9]+$'))";
-pub(super) const TYPES_MESSAGE: &str =
-    "a resource type is written as CloudFormation does, such as AWS::EC2::Instance";
 
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -331,7 +192,7 @@ impl Default for TagPolicy {
 pub struct RequiredTag {
     /// key is the tag key, case-sensitive. Required.
     #[schemars(length(min = 1, max = 128))]
-    #[x_kube(validation = Rule::new("!self.startsWith('aws:')").message("keys that begin with aws: can't be set by users: no resource could ever comply"))]
+    #[x_kube(validation = Rule::new(SETTABLE_TAG).message(SETTABLE_TAG_MESSAGE))]
     pub key: String,
 
     /// aliases are other keys that count as this one. Absent means none.

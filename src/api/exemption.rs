@@ -5,7 +5,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-use super::cloudscan::{TYPES, TYPES_MESSAGE, TagSelector};
+use super::cloudscan::TagSelector;
+use super::providers::{TYPES, TYPES_MESSAGE};
 use super::{KINDS, KINDS_MESSAGE};
 use crate::inventory::Timestamp;
 

@@ -1,21 +1,29 @@
 //! The custom resources: `CloudScan`, `ResourceFinding` and `FindingExemption`, their schemas and their meaning.
 //!
 //! - [`cloudscan`], [`exemption`], [`finding`]: the types from which the CRDs are generated.
+//! - [`providers`]: `spec.provider`; [`provider`]: what the controller needs to know of it; [`aws`]: its part for AWS.
 //! - [`namespace`]: the identity of a namespace.
 //! - [`settings`]: converts a spec into the plain settings that the rules and the scanner use.
 //! - [`validate`]: validates a manifest as the API server does, without an API server.
 
+mod aws;
 mod cloudscan;
 mod exemption;
+mod fields;
 mod finding;
 mod namespace;
+mod provider;
+mod providers;
 mod settings;
 pub mod validate;
 
 pub use cloudscan::*;
 pub use exemption::*;
+pub use fields::SecretRef;
 pub use finding::*;
 pub use namespace::namespace_uid;
+pub use provider::ProviderSpec;
+pub use providers::{PROVIDER_FIELDS, Provider, is_granted, is_identity};
 pub use settings::SpecError;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomResourceDefinition, JSON};

@@ -6,10 +6,10 @@
 //! - [`reference`]: the page of each custom resource's fields. [`prices`]: the price list. [`care`]: maintenance of the
 //!   store's file. [`types`]: the resource types, and the permissions that scanning them needs.
 
+mod aws;
 mod care;
 mod clouds;
 mod cluster;
-mod prices;
 mod print;
 mod query;
 mod reference;
@@ -58,7 +58,7 @@ enum Command {
     /// List the resource types that can be scanned
     Types(types::TypesArgs),
     /// Print the least-privilege IAM policy for the accounts that are scanned
-    IamPolicy(types::IamPolicyArgs),
+    IamPolicy(aws::policy::IamPolicyArgs),
     /// List resources, or show one, as they are now
     Get(query::GetArgs),
     /// List resources, or show one, as they were at a moment
@@ -96,7 +96,7 @@ enum Command {
     },
     /// Manage the price list that costs are estimated from
     #[command(subcommand)]
-    Prices(prices::PricesCommand),
+    Prices(aws::prices::PricesCommand),
     /// Manage a store's file
     #[command(subcommand)]
     Store(care::StoreCommand),
@@ -131,7 +131,7 @@ pub async fn main() -> ExitCode {
         Command::Scan(args) => scan::scan(args).await,
         Command::Crds { dir, reference } => crds(dir, reference).map(|()| ExitCode::SUCCESS),
         Command::Types(args) => types::types(args).map(|()| ExitCode::SUCCESS),
-        Command::IamPolicy(args) => types::iam_policy(args).map(|()| ExitCode::SUCCESS),
+        Command::IamPolicy(args) => aws::policy::iam_policy(args).map(|()| ExitCode::SUCCESS),
         Command::Get(args) => query::get(args).await.map(|()| ExitCode::SUCCESS),
         Command::At(args) => query::at(args).await.map(|()| ExitCode::SUCCESS),
         Command::History(args) => query::history(args).await.map(|()| ExitCode::SUCCESS),
@@ -151,7 +151,7 @@ pub async fn main() -> ExitCode {
             Ok(ExitCode::SUCCESS)
         }
         Command::Man { dir } => man(&dir).map(|()| ExitCode::SUCCESS),
-        Command::Prices(command) => prices::prices(command).map(|()| ExitCode::SUCCESS),
+        Command::Prices(command) => aws::prices::prices(command).map(|()| ExitCode::SUCCESS),
         Command::Store(command) => care::store(command).await,
     };
     done.unwrap_or_else(|error| {

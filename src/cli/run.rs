@@ -16,9 +16,9 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::care::{self, KeepArgs};
+use super::clouds;
 use super::telemetry::{self, LogFormat};
-use crate::cloud::Provider;
-use crate::cloud::aws::{Aws, CallCounts};
+use crate::cloud::{CallCounts, Providers};
 use crate::controller::{self, Allowed, Identity, NamespaceLimits, RoleGrant, Settings};
 use crate::inventory::Facts;
 use crate::policy::Prices;
@@ -192,7 +192,7 @@ fn service(text: &str) -> Result<Service, String> {
 fn external_metrics(
     fleet: &Arc<Fleet>,
     backups: Option<Arc<Backups>>,
-    aws: Arc<Aws>,
+    providers: Providers,
     meters: controller::Meters,
     store: Store,
 ) -> Others {
@@ -202,7 +202,7 @@ fn external_metrics(
         scanning.register(registry);
         meters.register(registry);
         let calls = Family::<[(&'static str, &'static str); 3], Counter>::default();
-        for ((service, operation), CallCounts { made, throttled, failed }) in aws.calls() {
+        for ((service, operation), CallCounts { made, throttled, failed }) in providers.calls() {
             let answered = made.saturating_sub(throttled + failed);
             for (outcome, count) in [("answered", answered), ("throttled", throttled), ("failed", failed)] {
                 let labels = [("service", service), ("operation", operation), ("outcome", outcome)];
@@ -276,9 +276,9 @@ pub async fn run(args: Box<RunArgs>) -> anyhow::Result<()> {
     let socket = socket_path(&args.store);
     let unix =
         server::bind_socket(&socket).with_context(|| format!("cannot make the socket {}", socket.display()))?;
-    let aws = Arc::new(Aws::new(args.api_share));
-    let facts = Facts::of([aws.facts()]);
-    let (fleet, finished) = Fleet::new(aws.clone(), store.clone());
+    let providers = clouds::sharing_providers(args.api_share);
+    let facts = providers.facts();
+    let (fleet, finished) = Fleet::new(providers.clone(), store.clone());
     let endpoints = args.allow_endpoint.iter().map(|url| url.trim_end_matches('/').to_owned());
     let allowed = Allowed::These { endpoints: endpoints.collect(), roles: args.allow_role };
     tracing::info!(
@@ -290,7 +290,7 @@ pub async fn run(args: Box<RunArgs>) -> anyhow::Result<()> {
         .backup_dir
         .map(|folder| Arc::new(Backups::new(folder, args.backup_every, usize::from(args.backup_keep))));
     let meters = controller::Meters::default();
-    let external_metrics = external_metrics(&fleet, backups.clone(), aws.clone(), meters.clone(), store.clone());
+    let external_metrics = external_metrics(&fleet, backups.clone(), providers, meters.clone(), store.clone());
     let http = tokio::spawn(server::serve_http(listener, store.clone(), external_metrics));
     let health = tokio::spawn(serve_health(health, store.clone()));
     let questions = tokio::spawn(server::serve_socket(unix, store.clone(), facts.clone()).into_future());

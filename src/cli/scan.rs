@@ -18,9 +18,9 @@ use super::print::{note, out};
 use super::{FAILED, INCOMPLETE, Output, OutputArgs, clouds, print};
 use crate::api::CloudScan;
 use crate::api::validate::manifest;
-use crate::cloud::{CloudError, Credentials, Provider};
+use crate::cloud::{CloudError, Credentials, Providers};
 use crate::controller::assess;
-use crate::controller::build::{lister, subscriber, subscriptions};
+use crate::controller::build::{subscriber, subscriptions};
 use crate::controller::validate::{Allowed, validate};
 use crate::inventory::{
     AccountId, Change, ChangeKind, Filter, Moment, Part, Reason, ResourceKey, Revision, RuleSettings, Scope,
@@ -132,30 +132,30 @@ pub async fn scan(args: ScanArgs) -> anyhow::Result<ExitCode> {
     let name = args.filename.display();
     let mut scan = read_manifest(&args.filename)?;
     scan.metadata.namespace.get_or_insert_with(|| "default".to_owned());
-    let mut valid = validate(&scan.spec, "", &clouds::types(), &Allowed::Anything)
+    let providers = clouds::providers();
+    let mut valid = validate(&scan.spec, "", |provider| providers.types(provider), &Allowed::Anything)
         .with_context(|| format!("{name} was refused"))?;
-    if valid.aws.credentials_secret_ref.is_some() {
-        note!("elava: credentialsSecretRef is ignored without a cluster: the AWS credential chain is used");
+    if valid.provider.secret().is_some() {
+        note!(
+            "elava: credentialsSecretRef is ignored without a cluster: the credentials of the environment are used"
+        );
     }
     // A scan that a user runs is not suspended; and without a next scan nothing becomes stale.
     valid.suspended = false;
     valid.interval = Duration::ZERO;
 
     let store = Store::open(&args.store, system_clock())?;
-    let provider = clouds::provider();
-    let endpoint = provider.default_endpoint();
-    let members = match lister(&valid.aws, &Credentials::Chain, &endpoint) {
-        Some(lister) => {
-            let units = valid.aws.organization.as_ref().map(|o| o.units.as_slice()).unwrap_or_default();
-            Some(
-                list_members(&*provider, &lister, units)
-                    .await
-                    .context("the accounts of the organization can't be listed")?,
-            )
-        }
+    let provider = valid.provider.clone();
+    let endpoint = providers.default_endpoint(provider.name());
+    let members = match provider.units() {
+        Some(units) => Some(
+            list_members(&providers, &provider.lister(&Credentials::Ambient, &endpoint), units)
+                .await
+                .context("the accounts of the organization can't be listed")?,
+        ),
         None => None,
     };
-    let mut desired = subscriptions(&scan, &valid, &Credentials::Chain, &endpoint, members.as_ref());
+    let mut desired = subscriptions(&scan, &valid, &Credentials::Ambient, &endpoint, members.as_ref());
     if let Some(members) = &members {
         // Their credentials can't work.
         let is_inactive = |a: &AccountId| members.list.iter().any(|m| m.account == *a && !m.is_active);
@@ -164,7 +164,7 @@ pub async fn scan(args: ScanArgs) -> anyhow::Result<ExitCode> {
     let accounts = desired.len();
     let progress = Progress::new();
     let scan_account =
-        |subscription| scan_account(subscription, provider.clone(), store.clone(), progress.clone());
+        |subscription| scan_account(subscription, providers.clone(), store.clone(), progress.clone());
     let swept: Vec<(Option<String>, Result<Round, CloudError>)> =
         futures::stream::iter(desired).map(scan_account).buffered(ACCOUNTS_IN_FLIGHT).collect().await;
     progress.bar.finish_and_clear();
@@ -306,11 +306,15 @@ impl Progress {
 /// Scans one account. Returns which it is, and the result of its round.
 async fn scan_account(
     subscription: Subscription,
-    provider: Arc<dyn Provider>,
+    providers: Providers,
     store: Store,
     progress: Progress,
 ) -> (Option<String>, Result<Round, CloudError>) {
     let named = subscription.target.account.as_ref().map(ToString::to_string);
+    let provider = match providers.get(&subscription.target.provider) {
+        Ok(provider) => provider.clone(),
+        Err(error) => return (named, Err(error)),
+    };
     let account = match provider.connect(&subscription.target).await {
         Ok(session) => session.identity().account.clone(),
         Err(error) => return (named, Err(error)),

@@ -13,11 +13,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use crate::inventory::{Access, AccountTarget, Credentials, Member, Members, SecretKeys};
 use crate::inventory::{
-    AccountId, Confirmation, IdReuse, Observation, ProviderFacts, Reason, Region, Scope, TagSet,
+    AccountId, Confirmation, Facts, IdReuse, Observation, ProviderFacts, Reason, Region, Scope, TagSet,
 };
 
 /// How often a type is swept: the interval times the factor of the class.
@@ -54,14 +54,17 @@ pub struct TypeInfo {
     pub cadence: CadenceClass,
     /// The permissions that a scan of the type needs.
     pub actions: &'static [&'static str],
+    /// An emulator supports it, and the tests use that; otherwise it was only tried on a stand-in that speaks the
+    /// documented wire format.
+    pub is_emulated: bool,
     /// How its tags are read, as text for people.
     pub tags: &'static str,
     /// Fields of the described object that are not kept, because they change by themselves.
     pub volatile: &'static [&'static str],
     /// Fields that are not kept because they may contain secrets.
     pub secret: &'static [&'static str],
-    /// Tags come with the listing and can be empty under load: if there are none they are read again.
-    pub verify_tag_loss: bool,
+    /// Tags come with the listing and can be empty under load: if there are none they are read again, by this call.
+    pub verify_tag_loss: Option<&'static str>,
 }
 
 /// Removes a field, in each object of the lists on its path.
@@ -125,65 +128,13 @@ impl CloudError {
     }
 }
 
-/// Where credentials come from.
-#[derive(Clone, PartialEq, Eq)]
-pub enum Credentials {
-    /// The process's own chain: environment, profile, IRSA, Pod Identity, instance role.
-    Chain,
-    Static {
-        access_key_id: String,
-        secret_access_key: String,
-        session_token: Option<String>,
-    },
-    /// There should be credentials, but they can't be read, for this reason. Other credentials are never used instead.
-    Unavailable(String),
-}
-
-impl std::fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Credentials::Chain => "Chain",
-            Credentials::Static { .. } => "Static(..)",
-            Credentials::Unavailable(_) => "Unavailable",
-        })
-    }
-}
-
-/// An account to scan, and how to access it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AccountTarget {
-    /// None: the account that the credentials belong to.
-    pub account: Option<AccountId>,
-    pub role_arn: Option<String>,
-    pub external_id: Option<String>,
-    pub credentials: Credentials,
-    /// Empty for the provider's own endpoint.
-    pub endpoint: Arc<str>,
-    pub include_regions: Vec<Region>,
-    pub exclude_regions: Vec<Region>,
-}
-
 /// The identity of the credentials, as reported by the cloud.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     pub account: AccountId,
     pub partition: Arc<str>,
-    pub arn: String,
-}
-
-/// One account of an organization.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Member {
-    pub account: AccountId,
-    /// Suspended and closed accounts deny access: that is no information about their resources.
-    pub is_active: bool,
-}
-
-/// A complete list of the accounts of an organization, or of some of its units.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Members {
-    pub partition: Arc<str>,
-    pub list: Vec<Member>,
+    /// Who it is, as the provider writes it.
+    pub name: String,
 }
 
 /// One listing, page by page as the cloud returns it. An error is the last item; without one the listing was complete.
@@ -215,10 +166,68 @@ pub trait Provider: Send + Sync {
     fn types(&self) -> Vec<TypeInfo>;
     /// What the rules and queries need to know of its types.
     fn facts(&self) -> ProviderFacts;
+    /// Calls since the process started, by service and operation.
+    fn calls(&self) -> Calls {
+        Calls::new()
+    }
     /// The endpoint that the environment names, for targets that name none; empty for the provider's own.
     fn default_endpoint(&self) -> String;
     /// Connects and checks the identity: a session for an account other than the one named is refused.
     async fn connect(&self, target: &AccountTarget) -> Result<Arc<dyn Session>, CloudError>;
+}
+
+/// The providers of this program, by name.
+#[derive(Clone, Default)]
+pub struct Providers {
+    by_name: Arc<BTreeMap<&'static str, Arc<dyn Provider>>>,
+}
+
+impl Providers {
+    pub fn of(providers: impl IntoIterator<Item = Arc<dyn Provider>>) -> Self {
+        Self { by_name: Arc::new(providers.into_iter().map(|provider| (provider.name(), provider)).collect()) }
+    }
+
+    pub fn get(&self, name: &str) -> Result<&Arc<dyn Provider>, CloudError> {
+        self.by_name.get(name).ok_or_else(|| {
+            CloudError::new(
+                Reason::InvalidCredentials,
+                format!("this Elava was built without the provider {name}"),
+            )
+        })
+    }
+
+    /// The types of one provider.
+    pub fn types(&self, name: &str) -> Vec<TypeInfo> {
+        self.by_name.get(name).map(|provider| provider.types()).unwrap_or_default()
+    }
+
+    pub fn all_types(&self) -> Vec<TypeInfo> {
+        self.by_name.values().flat_map(|provider| provider.types()).collect()
+    }
+
+    pub fn default_endpoint(&self, name: &str) -> String {
+        self.by_name.get(name).map(|provider| provider.default_endpoint()).unwrap_or_default()
+    }
+
+    pub fn facts(&self) -> Facts {
+        Facts::of(self.by_name.values().map(|provider| provider.facts()))
+    }
+
+    /// Calls since the process started, by service and operation.
+    pub fn calls(&self) -> Calls {
+        self.by_name.values().flat_map(|provider| provider.calls()).collect()
+    }
+}
+
+/// The calls of a process, by service and operation.
+pub type Calls = BTreeMap<(&'static str, &'static str), CallCounts>;
+
+/// Calls of one operation since the process started; each retry counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CallCounts {
+    pub made: u64,
+    pub throttled: u64,
+    pub failed: u64,
 }
 
 #[async_trait]

@@ -1,6 +1,6 @@
 //! Builds the desired state as values: subscriptions for the scanner, objects for the API server. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::events::v1::Event;
@@ -9,10 +9,11 @@ use kube::{Resource, ResourceExt};
 
 use super::validate::Valid;
 use crate::api::{
-    AwsProvider, CloudScan, FindingOwner, FindingState, FindingStatus, GROUP, RELEASE_HELD, ResourceFinding, Since,
+    CloudScan, FindingOwner, FindingState, FindingStatus, GROUP, RELEASE_HELD, ResourceFinding, Since,
 };
-use crate::cloud::{AccountTarget, Credentials, Member, Members};
-use crate::inventory::{AccountId, FindingKind, Region, ResourceKey, Revision, Severity, Subscriber, Timestamp};
+use crate::inventory::{
+    Credentials, FindingKind, Members, ResourceKey, Revision, Severity, Subscriber, Timestamp,
+};
 use crate::policy::lifecycle::{Record, Resolution, State, Suppressed, Transition};
 use crate::scanner::Subscription;
 
@@ -42,34 +43,6 @@ pub fn subscriber_of(scan: &impl ResourceExt) -> Subscriber {
     Subscriber::new(format!("{}/{}", scan.namespace().unwrap_or_default(), scan.name_any()))
 }
 
-/// The account that the credentials belong to. `default_endpoint` is used if the spec names no endpoint.
-fn own_target(aws: &AwsProvider, credentials: &Credentials, default_endpoint: &str) -> AccountTarget {
-    let regions = |names: &[String]| names.iter().map(|name| Region::new(name.as_str())).collect::<Vec<_>>();
-    let endpoint = aws.endpoint_url.as_deref().unwrap_or(default_endpoint).trim_end_matches('/');
-    AccountTarget {
-        account: None,
-        role_arn: None,
-        external_id: None,
-        credentials: credentials.clone(),
-        endpoint: endpoint.into(),
-        include_regions: regions(&aws.regions.include),
-        exclude_regions: regions(&aws.regions.exclude),
-    }
-}
-
-/// Where the accounts are listed, if they come from an organization.
-pub fn lister(aws: &AwsProvider, credentials: &Credentials, default_endpoint: &str) -> Option<AccountTarget> {
-    let role_arn = aws.organization.as_ref()?.list_role_arn.clone();
-    Some(AccountTarget { role_arn, ..own_target(aws, credentials, default_endpoint) })
-}
-
-/// The members of an organization that a CloudScan does not exclude.
-pub fn chosen<'a>(aws: &'a AwsProvider, members: &'a Members) -> impl Iterator<Item = &'a Member> {
-    let excluded = aws.organization.iter().flat_map(|organization| &organization.exclude_accounts);
-    let excluded: BTreeSet<&str> = excluded.map(String::as_str).collect();
-    members.list.iter().filter(move |member| !excluded.contains(member.account.as_str()))
-}
-
 /// `members` are the accounts of the organization, if the spec names one.
 pub fn subscriptions(
     scan: &CloudScan,
@@ -78,31 +51,7 @@ pub fn subscriptions(
     default_endpoint: &str,
     members: Option<&Members>,
 ) -> Vec<Subscription> {
-    let aws = &valid.aws;
-    let own = own_target(aws, credentials, default_endpoint);
-    let named = |account: &crate::api::AwsAccount| AccountTarget {
-        account: Some(AccountId::new(account.id.as_str())),
-        role_arn: account.role_arn.clone(),
-        external_id: account.external_id.clone(),
-        ..own.clone()
-    };
-    let targets = match (&aws.organization, members) {
-        (Some(organization), Some(members)) => {
-            let member = |member: &Member| AccountTarget {
-                account: Some(member.account.clone()),
-                role_arn: Some(format!(
-                    "arn:{}:iam::{}:role/{}",
-                    members.partition, member.account, organization.role_name
-                )),
-                external_id: organization.external_id.clone(),
-                ..own.clone()
-            };
-            chosen(aws, members).map(member).collect()
-        }
-        (Some(_), None) => Vec::new(),
-        (None, _) if aws.accounts.is_empty() => vec![own],
-        (None, _) => aws.accounts.iter().map(named).collect(),
-    };
+    let targets = valid.provider.targets(credentials, default_endpoint, members);
     let subscribe = |target| Subscription {
         subscriber: subscriber(scan),
         tenant: "".into(),
@@ -217,6 +166,7 @@ pub fn more_findings(
     at: Revision,
     now: Timestamp,
 ) -> ResourceFinding {
+    let provider = scan.spec.provider.spec().map_or("", |provider| provider.name());
     let scan_name = scan.name_any();
     let hash = blake3::hash(format!("{scan_name}\0{MORE}").as_bytes()).to_hex();
     let severity = suppressed.worst.unwrap_or(Severity::Low).as_str();
@@ -248,9 +198,9 @@ pub fn more_findings(
             owner: None,
             monthly_cost: None,
             currency: None,
-            resource: "aws/*/*/*/*".to_owned(),
+            resource: format!("{provider}/{MANY}/{MANY}/{MANY}/{MANY}"),
             resource_name: None,
-            provider: "aws".to_owned(),
+            provider: provider.to_owned(),
             account: MANY.to_owned(),
             region: MANY.to_owned(),
             resource_type: MANY.to_owned(),

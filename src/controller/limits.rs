@@ -48,7 +48,7 @@ fn resources(scan: &CloudScan) -> usize {
 
 /// Accounts of an organization are not counted, only their resources: the tenant can't choose their number.
 fn accounts(scan: &CloudScan) -> usize {
-    scan.spec.provider.aws.as_ref().map_or(0, |aws| aws.accounts.len().max(1))
+    scan.spec.provider.spec().map_or(0, |provider| provider.named_accounts())
 }
 
 impl NamespaceLimits {

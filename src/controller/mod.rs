@@ -165,7 +165,7 @@ pub async fn run(
     let mut list = Existing { found: BTreeSet::new(), sender: existing_sender, listing };
     // Status changes are the operator's own writes.
     let spec_or_request = predicates::generation.combine(predicates::annotations);
-    let facts = Facts::of([fleet.provider().facts()]);
+    let facts = fleet.providers().facts();
     let Settings { allowed, limits, webhooks, prices, identity, namespaces, meters } = settings;
     meters.count(scans.clone());
     let (unreadable, unread) = mpsc::unbounded_channel();
@@ -369,8 +369,11 @@ async fn resume_unless_listed(context: Arc<Context>) {
     }
     tracing::warn!("the API server has not listed the CloudScans: scanning goes on as before the restart");
     let resumed = tokio::task::spawn_blocking(move || {
-        let endpoint = context.fleet.provider().default_endpoint();
-        context.fleet.resume(|subscription| context.allowed.allows_remembered(subscription, &endpoint))
+        let providers = context.fleet.providers();
+        context.fleet.resume(|subscription| {
+            let default_endpoint = providers.default_endpoint(&subscription.target.provider);
+            context.allowed.allows_remembered(subscription, &default_endpoint)
+        })
     });
     if let Ok(Err(error)) = resumed.await {
         tracing::error!(reason = error.reason(), "what was scanned before the restart can't be read: {error}");

@@ -715,7 +715,7 @@ mod tests {
             credentials: Some(Ok(Identity {
                 account: AccountId::new(account),
                 partition: "aws".into(),
-                arn: String::new(),
+                name: String::new(),
             })),
             scopes: outcomes.iter().enumerate().map(|(i, o)| (scope(i), sweep(o))).collect(),
             scopes_desired: outcomes.len(),

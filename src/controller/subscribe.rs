@@ -15,8 +15,8 @@ use super::{
     with_deadline,
 };
 use crate::api::{CloudScan, RECONCILE_REQUESTED_AT, namespace_uid};
-use crate::cloud::{CloudError, Credentials};
-use crate::inventory::{AccountId, NAMESPACE_EXPRESSIONS_MAX_BYTES, Reason, Subscriber, Timestamp};
+use crate::cloud::CloudError;
+use crate::inventory::{AccountId, Credentials, NAMESPACE_EXPRESSIONS_MAX_BYTES, Reason, Subscriber, Timestamp};
 use crate::store::StoreError;
 
 /// The result of processing a spec.
@@ -118,7 +118,8 @@ async fn reconciled(scan: &CloudScan, context: &Context) -> Result<Action, Recon
         Some(tenant) => tenant,
         None => claim_namespace(context, &namespace).await?,
     };
-    let valid = validate(&scan.spec, &namespace, &context.fleet.provider().types(), &context.allowed);
+    let valid =
+        validate(&scan.spec, &namespace, |provider| context.fleet.providers().types(provider), &context.allowed);
     let valid = valid.and_then(|valid| context.subscriptions.within_budget(&subscriber, valid));
     let valid = valid.and_then(|valid| {
         context.limits.check(scan, context.scans.state())?;
@@ -184,18 +185,19 @@ async fn subscribe(
     context: &Context,
 ) -> Result<Resolved, ReconcileError> {
     let subscriber = build::subscriber(scan);
-    let credentials = dereference::credentials(scan, context).await?;
+    let provider = &*valid.provider;
+    let credentials = dereference::credentials(scan, provider, context).await?;
     if let Credentials::Unavailable(why) = &credentials {
         // Thousands of accounts would be tried in vain. What was visible stays visible until its proof expires.
         context.fleet.refuse(&subscriber).await;
         let error = CloudError::new(Reason::InvalidCredentials, why.clone());
         return Ok(Resolved { accounts: 1, unconnected: Some(error), ..Resolved::default() });
     }
-    let endpoint = context.fleet.provider().default_endpoint();
+    let endpoint = context.fleet.providers().default_endpoint(provider.name());
     let mut resolved = Resolved::default();
     let mut members = None;
-    if let Some(lister) = build::lister(&valid.aws, &credentials, &endpoint) {
-        let units = valid.aws.organization.as_ref().map(|o| o.units.as_slice()).unwrap_or_default();
+    if let Some(units) = provider.units() {
+        let lister = provider.lister(&credentials, &endpoint);
         match context.fleet.members(&subscriber, &lister, units, requested_at.as_deref()).await {
             Ok((list, error)) => (members, resolved.unlisted) = (Some(list), error),
             // Without any list the desired accounts are unknown: the earlier subscriptions stay in force.
@@ -203,7 +205,7 @@ async fn subscribe(
         }
     }
     if let Some(members) = &members {
-        let chosen = build::chosen(&valid.aws, members);
+        let chosen = provider.chosen(members).into_iter();
         resolved.inactive = chosen.filter(|m| !m.is_active).map(|m| m.account.clone()).collect();
     }
     let mut subscriptions = build::subscriptions(scan, valid, &credentials, &endpoint, members.as_ref());

@@ -1,9 +1,10 @@
 //! Checks whether a spec is valid. Pure.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::api::{AwsProvider, CloudScanSpec, SpecError};
+use crate::api::{CloudScanSpec, PROVIDER_FIELDS, ProviderSpec, SpecError, is_granted, is_identity};
 use crate::cloud::TypeInfo;
 use crate::inventory::{LossLimits, RuleSettings};
 use crate::scanner::Subscription;
@@ -16,7 +17,7 @@ pub struct Valid {
     pub types: Vec<&'static str>,
     pub loss: LossLimits,
     pub rules: RuleSettings,
-    pub aws: AwsProvider,
+    pub provider: Arc<dyn ProviderSpec>,
 }
 
 /// A spec that is refused. Only a change of the spec, or of the operator's settings, resolves it.
@@ -40,7 +41,7 @@ pub enum Allowed {
     /// For `elava scan`: its user has the credentials, and could send them anywhere anyway.
     Anything,
     These {
-        /// Endpoints in place of AWS's own.
+        /// Endpoints in place of the providers' own.
         endpoints: BTreeSet<String>,
         roles: Vec<RoleGrant>,
     },
@@ -64,7 +65,7 @@ impl std::str::FromStr for RoleGrant {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let allows_role = |role: &str| role == OWN || role == "*" || role.starts_with("arn:");
+        let allows_role = |role: &str| role == OWN || role == "*" || is_identity(role);
         match text.split_once('=') {
             Some((namespace, role)) if !namespace.is_empty() && allows_role(role) => {
                 Ok(Self { namespace: namespace.to_owned(), role: role.to_owned() })
@@ -80,34 +81,8 @@ impl std::str::FromStr for RoleGrant {
 
 impl RoleGrant {
     fn allows(&self, namespace: &str, role: &str) -> bool {
-        (self.namespace == "*" || self.namespace == namespace) && is_role_granted(&self.role, role)
+        (self.namespace == "*" || self.namespace == namespace) && is_granted(&self.role, role)
     }
-}
-
-/// Removes the partition: credentials are valid in one partition only, and a role of an organization names none.
-fn without_partition(role: &str) -> String {
-    match role.split_once(":iam::") {
-        Some((partition, rest)) if partition.starts_with("arn:") => format!("arn:iam::{rest}"),
-        _ => role.to_owned(),
-    }
-}
-
-/// `role` is an ARN, an ARN with `*` in place of the account (the role in each account of an organization), or [`OWN`].
-fn is_role_granted(allowed: &str, role: &str) -> bool {
-    let (allowed, role) = (&without_partition(allowed), &without_partition(role));
-    let begins = |allowed: &str, role: &str| match allowed.strip_suffix('*') {
-        Some(beginning) => role.starts_with(beginning),
-        None => role == allowed,
-    };
-    // Any account: compares what precedes and what follows the account.
-    if let Some((partition, name)) = allowed.split_once(":iam::*:")
-        && let Some((of, rest)) = role.split_once(":iam::")
-        && let Some((account, named)) = rest.split_once(':')
-    {
-        let is_account = account == "*" || account.len() == 12 && account.bytes().all(|b| b.is_ascii_digit());
-        return partition == of && is_account && begins(name, named);
-    }
-    begins(allowed, role)
 }
 
 impl Allowed {
@@ -125,7 +100,7 @@ impl Allowed {
         let target = &subscription.target;
         let (namespace, _) = subscription.subscriber.as_str().split_once('/').unwrap_or_default();
         (*target.endpoint == *default_endpoint || self.allows_endpoint(&target.endpoint))
-            && self.allows_role(namespace, target.role_arn.as_deref())
+            && self.allows_role(namespace, target.access.identity.as_deref())
     }
 
     /// Whether credentials may be sent to this endpoint.
@@ -137,67 +112,58 @@ impl Allowed {
     }
 }
 
-/// The roles that the operator would assume with its own credentials: none if the CloudScan has credentials of its own.
-fn roles(aws: &AwsProvider) -> Vec<Option<String>> {
-    if aws.credentials_secret_ref.is_some() {
-        return Vec::new();
-    }
-    match &aws.organization {
-        Some(organization) => {
-            let member = format!("arn:aws:iam::*:role/{}", organization.role_name);
-            vec![organization.list_role_arn.clone(), Some(member)]
-        }
-        None if aws.accounts.is_empty() => vec![None],
-        None => aws.accounts.iter().map(|account| account.role_arn.clone()).collect(),
-    }
-}
-
-/// The same, in the notation of the administrator's settings.
-pub fn roles_needed(aws: &AwsProvider) -> BTreeSet<String> {
-    roles(aws).into_iter().map(|role| role.unwrap_or_else(|| OWN.to_owned())).collect()
+/// What the administrator must grant, in the notation of the settings.
+pub fn grants_needed(provider: &dyn ProviderSpec) -> BTreeSet<String> {
+    provider.identities().into_iter().map(|role| role.unwrap_or_else(|| OWN.to_owned())).collect()
 }
 
 pub fn validate(
     spec: &CloudScanSpec,
     namespace: &str,
-    types: &[TypeInfo],
+    types: impl Fn(&str) -> Vec<TypeInfo>,
     allowed: &Allowed,
 ) -> Result<Valid, Refusal> {
-    let Some(aws) = &spec.provider.aws else {
-        return Err(SpecError::new("spec.provider", "name the cloud to scan: set spec.provider.aws").into());
+    let Some(provider) = spec.provider.spec() else {
+        return Err(
+            SpecError::new("spec.provider", format!("name the cloud to scan: set {PROVIDER_FIELDS}")).into()
+        );
     };
-    if let Some(endpoint) = &aws.endpoint_url
+    let path = format!("spec.provider.{}", provider.name());
+    if let Some((field, endpoint)) = provider.endpoint()
         && !allowed.allows_endpoint(endpoint)
     {
         return Err(Refusal {
             reason: "EndpointNotAllowed",
             message: format!(
-                "spec.provider.aws.endpointURL: {endpoint} is not on the operator's list, and credentials are sent to \
+                "{path}.{field}: {endpoint} is not on the operator's list, and credentials are sent to \
                  whatever it names: ask its administrator to start it with --allow-endpoint={endpoint} (chart value \
                  allowedEndpoints)"
             ),
         });
     }
-    if let Some(role) = roles(aws).into_iter().find(|role| !allowed.allows_role(namespace, role.as_deref())) {
+    if let Some(role) =
+        provider.identities().into_iter().find(|role| !allowed.allows_role(namespace, role.as_deref()))
+    {
         let role = role.as_deref().unwrap_or(OWN);
         let what =
             if role == OWN { "the operator's own credentials".to_owned() } else { format!("the role {role}") };
         return Err(Refusal {
             reason: "RoleNotAllowed",
             message: format!(
-                "spec.provider.aws: CloudScans of the namespace {namespace} may not use {what}: ask the operator's administrator \
+                "{path}: CloudScans of the namespace {namespace} may not use {what}: ask the operator's administrator \
                  to start it with --allow-role={namespace}={role} (chart value allowedRoles), or name credentials of your own in \
                  credentialsSecretRef"
             ),
         });
     }
+    let types = types(provider.name());
     Ok(Valid {
         interval: spec.interval()?,
         suspended: spec.suspend,
-        types: chosen_types(spec, types)?,
+        types: chosen_types(spec, &types)?,
         loss: spec.loss_limits(),
         rules: spec.rule_settings()?,
-        aws: aws.clone(),
+        provider,
     })
 }
 
@@ -249,7 +215,7 @@ mod tests {
 
     fn checked(spec: serde_json::Value, allowed: &Allowed) -> Result<Valid, Refusal> {
         let spec: CloudScanSpec = serde_json::from_value(spec).unwrap();
-        validate(&spec, "team-a", &Aws::default().types(), allowed)
+        validate(&spec, "team-a", |_| Aws::default().types(), allowed)
     }
 
     fn refused(spec: serde_json::Value, allowed: &Allowed) -> Refusal {

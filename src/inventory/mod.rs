@@ -13,6 +13,7 @@ mod read;
 mod settings;
 mod sweep;
 mod tags;
+mod target;
 mod time;
 
 pub use document::texts;
@@ -41,4 +42,5 @@ pub use sweep::{
     Part, Reason, Sweep, Unread,
 };
 pub use tags::{TagSet, Tags};
+pub use target::{Access, AccountTarget, Credentials, Member, Members, SecretKeys};
 pub use time::{Revision, Timestamp, TimestampError};

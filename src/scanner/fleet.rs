@@ -14,12 +14,23 @@ use tokio::task::JoinHandle;
 use super::{
     AccountReport, AccountScanner, EarlierTags, Meters, StoreFailure, Subscription, catch_panic, remembered,
 };
-use crate::cloud::{AccountTarget, CloudError, Members, Provider};
+use crate::cloud::{AccountTarget, CloudError, Members, Provider, Providers};
 use crate::inventory::{AccountId, Scope, Subscriber, Timestamp};
 use crate::store::{Store, StoreError};
 
-/// An account at an endpoint: what one task scans.
-type AccountKey = (Arc<str>, AccountId);
+/// What one task scans.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct AccountKey {
+    provider: Arc<str>,
+    endpoint: Arc<str>,
+    account: AccountId,
+}
+
+impl AccountKey {
+    fn of(target: &AccountTarget, account: AccountId) -> Self {
+        Self { provider: target.provider.clone(), endpoint: target.endpoint.clone(), account }
+    }
+}
 
 /// How long a task with nothing to scan (no credentials work) waits before it tries again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(30);
@@ -70,7 +81,7 @@ const ACCOUNT_LIST_MAX_AGE: Duration = Duration::from_mins(5);
 
 /// Runs one task per account; CloudScans subscribe. Dropping it ends the tasks.
 pub struct Fleet {
-    provider: Arc<dyn Provider>,
+    providers: Providers,
     store: Store,
     tasks: Mutex<BTreeMap<AccountKey, Task>>,
     /// Targets without an account id, and the account that their credentials belong to.
@@ -86,7 +97,7 @@ pub struct Fleet {
 
 impl Fleet {
     /// The receiver gets every subscriber whose account was scanned.
-    pub fn new(provider: Arc<dyn Provider>, store: Store) -> (Arc<Self>, mpsc::Receiver<Subscriber>) {
+    pub fn new(providers: Providers, store: Store) -> (Arc<Self>, mpsc::Receiver<Subscriber>) {
         // A hint to reconcile: if the queue is full, the next round makes up for it.
         let (finished, receiver) = mpsc::channel(1024);
         let (tasks, resolved_accounts, listed) = (Mutex::default(), Mutex::default(), Mutex::default());
@@ -96,7 +107,7 @@ impl Fleet {
         let is_restored = store.is_just_restored();
         (
             Arc::new(Self {
-                provider,
+                providers,
                 store,
                 tasks,
                 resolved_accounts,
@@ -110,15 +121,15 @@ impl Fleet {
         )
     }
 
-    pub fn provider(&self) -> &Arc<dyn Provider> {
-        &self.provider
+    pub fn providers(&self) -> &Providers {
+        &self.providers
     }
 
     /// Resumes the subscriptions from before a restart, for CloudScans without a new one, as far as they are still
     /// allowed. Use it only if the API server is unreachable: a store may be older than the withdrawal of a
     /// permission, and than the suspension or deletion of a CloudScan.
     pub fn resume(&self, is_allowed: impl Fn(&Subscription) -> bool) -> Result<(), StoreError> {
-        for (subscriber, mut subscriptions) in remembered::recall(&self.store, &self.provider.types())? {
+        for (subscriber, mut subscriptions) in remembered::recall(&self.store, &self.providers)? {
             if self.lock().values().any(|task| task.has_subscriber(&subscriber)) {
                 continue;
             }
@@ -127,7 +138,7 @@ impl Fleet {
             if subscriptions.len() < before {
                 tracing::warn!(cloudscan = %subscriber, "what it scanned is not allowed any more, in part or at all");
             }
-            let keyed = |s: Subscription| Some(((s.target.endpoint.clone(), s.target.account.clone()?), s));
+            let keyed = |s: Subscription| Some((AccountKey::of(&s.target, s.target.account.clone()?), s));
             self.replace(&subscriber, subscriptions.into_iter().filter_map(keyed).collect());
         }
         Ok(())
@@ -149,7 +160,7 @@ impl Fleet {
         {
             return Ok((listed.members.clone(), None));
         }
-        let error = match catch_panic(list_members(&*self.provider, lister, units)).await {
+        let error = match catch_panic(list_members(&self.providers, lister, units)).await {
             Ok(members) => {
                 let (store, owner, list) = (self.store.clone(), subscriber.clone(), members.clone());
                 let units_requested = units.to_vec();
@@ -184,11 +195,11 @@ impl Fleet {
         let mut desired: BTreeMap<AccountKey, Subscription> = BTreeMap::new();
         for subscription in subscriptions {
             let account = self.account_of(subscriber, &subscription.target).await?;
-            desired.insert((subscription.target.endpoint.clone(), account), subscription);
+            desired.insert(AccountKey::of(&subscription.target, account), subscription);
         }
-        let resolved = desired.iter().map(|((_, account), subscription)| {
+        let resolved = desired.iter().map(|(key, subscription)| {
             let mut subscription = subscription.clone();
-            subscription.target.account = Some(account.clone());
+            subscription.target.account = Some(key.account.clone());
             subscription
         });
         let (store, owner, resolved) = (self.store.clone(), subscriber.clone(), resolved.collect::<Vec<_>>());
@@ -256,7 +267,8 @@ impl Fleet {
         {
             return Ok(account.clone());
         }
-        let account = catch_panic(self.provider.connect(target)).await?.identity().account.clone();
+        let account =
+            catch_panic(self.providers.get(&target.provider)?.connect(target)).await?.identity().account.clone();
         lock(&self.resolved_accounts).insert(subscriber.clone(), (target.clone(), account.clone()));
         Ok(account)
     }
@@ -270,7 +282,9 @@ impl Fleet {
             match tasks.get(&key) {
                 Some(task) if !task.has_ended() => task.change(subscriber, Some(subscription)),
                 _ => {
-                    let task = self.spawn(&key, subscription);
+                    // A spec with a provider that is not here was refused.
+                    let Ok(provider) = self.providers.get(&key.provider) else { continue };
+                    let task = self.spawn(provider.clone(), &key, subscription);
                     tasks.insert(key, task);
                 }
             }
@@ -324,7 +338,7 @@ impl Fleet {
 
     /// Accounts with a task.
     pub fn accounts(&self) -> Vec<AccountId> {
-        self.lock().keys().map(|(_, account)| account.clone()).collect()
+        self.lock().keys().map(|key| key.account.clone()).collect()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<AccountKey, Task>> {
@@ -332,16 +346,15 @@ impl Fleet {
     }
 
     /// A task starts with its first subscription: a task without subscribers ends.
-    fn spawn(&self, (endpoint, account): &AccountKey, first: Subscription) -> Task {
+    fn spawn(&self, provider: Arc<dyn Provider>, key: &AccountKey, first: Subscription) -> Task {
         let desired =
             Arc::new(Mutex::new(DesiredState { list: vec![first], left: BTreeSet::new(), ended: false }));
         let reports: Arc<Mutex<BTreeMap<Subscriber, AccountReport>>> = Arc::default();
         let wake = Arc::new(Notify::new());
-        let scanner =
-            AccountScanner::new(self.provider.clone(), self.store.clone(), account.clone(), endpoint.clone())
-                .with_meters(self.meters.clone())
-                .restored(self.is_restored)
-                .without_baseline_changes();
+        let scanner = AccountScanner::new(provider, self.store.clone(), key.account.clone(), key.endpoint.clone())
+            .with_meters(self.meters.clone())
+            .restored(self.is_restored)
+            .without_baseline_changes();
         let running = TaskRunner {
             desired: desired.clone(),
             wake: wake.clone(),
@@ -357,15 +370,16 @@ impl Fleet {
 
 /// All accounts of an organization, or an error.
 pub async fn list_members(
-    provider: &dyn Provider,
+    providers: &Providers,
     lister: &AccountTarget,
     units: &[String],
 ) -> Result<Members, CloudError> {
-    provider.connect(lister).await?.members(units).await
+    providers.get(&lister.provider)?.connect(lister).await?.members(units).await
 }
 
 fn key_of(scope: &Scope) -> AccountKey {
-    (scope.endpoint.clone(), scope.account.clone())
+    let Scope { provider, endpoint, account, .. } = scope;
+    AccountKey { provider: provider.clone(), endpoint: endpoint.clone(), account: account.clone() }
 }
 
 impl Task {
@@ -566,7 +580,7 @@ mod tests {
 
     use super::*;
     use crate::cloud::aws::Aws;
-    use crate::cloud::{Credentials, Session, TypeInfo};
+    use crate::cloud::{Access, Credentials, Session, TypeInfo};
     use crate::inventory::ProviderFacts;
     use crate::inventory::{LossLimits, Reason};
 
@@ -597,7 +611,7 @@ mod tests {
 
         /// Panics on some credentials, as the SDK does on keys that are invalid in a header.
         async fn connect(&self, target: &AccountTarget) -> Result<Arc<dyn Session>, CloudError> {
-            assert!(target.external_id.is_none(), "no header can carry it");
+            assert!(target.access.identity.is_none(), "no header can carry it");
             self.waiting.fetch_add(1, Ordering::Relaxed);
             self.opened.notified().await;
             Err(CloudError::new(Reason::Unreachable, "closed"))
@@ -610,9 +624,8 @@ mod tests {
             tenant: "".into(),
             target: AccountTarget {
                 account: Some(AccountId::new(account)),
-                role_arn: None,
-                external_id: None,
-                credentials: Credentials::Chain,
+                access: Access::new(Credentials::Ambient),
+                provider: "aws".into(),
                 endpoint: "".into(),
                 include_regions: Vec::new(),
                 exclude_regions: Vec::new(),
@@ -634,7 +647,7 @@ mod tests {
         let store = Store::open(&dir.path().join("store"), crate::store::system_clock()).unwrap();
         let account = "000000000001".to_owned();
         let (mut bad, good) = (subscription(account.clone()), subscription(account.clone()));
-        (bad.subscriber, bad.target.external_id) = (Subscriber::new("team-b/bad"), Some("x".to_owned()));
+        (bad.subscriber, bad.target.access.identity) = (Subscriber::new("team-b/bad"), Some("x".to_owned()));
         let gate = Gate::default();
         gate.opened.notify_one();
         let provider: Arc<dyn Provider> = Arc::new(gate);
@@ -648,7 +661,7 @@ mod tests {
             (reason(&bad.subscriber), reason(&good.subscriber)),
             (Reason::InvalidCredentials, Reason::Unreachable)
         );
-        let (fleet, _finished) = Fleet::new(provider, store);
+        let (fleet, _finished) = Fleet::new(Providers::of([provider]), store);
         let listed = fleet.members(&bad.subscriber, &bad.target, &[], None).await;
         assert_eq!(listed.unwrap_err().reason, Reason::InvalidCredentials);
     }
@@ -682,7 +695,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("store"), crate::store::system_clock()).unwrap();
         let gate = Arc::new(Gate::default());
-        let (fleet, _finished) = Fleet::new(gate.clone(), store);
+        let (fleet, _finished) = Fleet::new(Providers::of([gate.clone() as _]), store);
         let permits = fleet.permits.available_permits();
         let accounts = (0..=permits).map(|n| subscription(format!("{n:012}"))).collect();
         fleet.set(&Subscriber::new("team-a/one"), accounts).await.unwrap();

@@ -2,25 +2,27 @@
 //! server is unreachable. Credentials are never kept: a CloudScan with credentials in a Secret waits for the API
 //! server.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::Subscription;
-use crate::cloud::{AccountTarget, Credentials, Members, TypeInfo};
+use crate::cloud::{Access, AccountTarget, Credentials, Members, Providers};
 use crate::inventory::{AccountId, LossLimits, Region, Subscriber};
 use crate::store::{Store, StoreError};
 
 /// The names of the notes.
-const NOTE: &str = "subscriptions";
+const NOTE: &str = "subscriptions.2";
 const MEMBERS: &str = "members";
 
 #[derive(Serialize, Deserialize)]
 struct Remembered {
     tenant: String,
     account: Option<AccountId>,
-    role_arn: Option<String>,
-    external_id: Option<String>,
+    provider: String,
+    identity: Option<String>,
+    parameters: BTreeMap<String, String>,
     endpoint: String,
     include_regions: Vec<Region>,
     exclude_regions: Vec<Region>,
@@ -42,12 +44,13 @@ pub(super) fn remember(
 ) -> Result<(), StoreError> {
     let remembered: Vec<Remembered> = desired
         .iter()
-        .filter(|s| s.target.credentials == Credentials::Chain)
+        .filter(|s| s.target.access.credentials == Credentials::Ambient)
         .map(|s| Remembered {
             tenant: s.tenant.to_string(),
             account: s.target.account.clone(),
-            role_arn: s.target.role_arn.clone(),
-            external_id: s.target.external_id.clone(),
+            provider: s.target.provider.to_string(),
+            identity: s.target.access.identity.clone(),
+            parameters: s.target.access.parameters.clone(),
             endpoint: s.target.endpoint.to_string(),
             include_regions: s.target.include_regions.clone(),
             exclude_regions: s.target.exclude_regions.clone(),
@@ -97,7 +100,7 @@ pub(super) fn recall_members(
 /// The subscriptions of all CloudScans, with the types that are still supported.
 pub(super) fn recall(
     store: &Store,
-    types: &[TypeInfo],
+    providers: &Providers,
 ) -> Result<Vec<(Subscriber, Vec<Subscription>)>, StoreError> {
     let mut recalled = Vec::new();
     for subscriber in store.subscribers_with_notes()? {
@@ -108,15 +111,23 @@ pub(super) fn recall(
             subscriber: subscriber.clone(),
             tenant: r.tenant.into(),
             target: AccountTarget {
+                provider: r.provider.as_str().into(),
                 account: r.account,
-                role_arn: r.role_arn,
-                external_id: r.external_id,
-                credentials: Credentials::Chain,
+                access: Access {
+                    credentials: Credentials::Ambient,
+                    identity: r.identity,
+                    parameters: r.parameters,
+                },
                 endpoint: r.endpoint.into(),
                 include_regions: r.include_regions,
                 exclude_regions: r.exclude_regions,
             },
-            types: types.iter().map(|t| t.name).filter(|name| r.types.iter().any(|n| n == name)).collect(),
+            types: providers
+                .types(&r.provider)
+                .iter()
+                .map(|t| t.name)
+                .filter(|name| r.types.iter().any(|n| n == name))
+                .collect(),
             interval: r.interval,
             suspended: r.suspended,
             loss: LossLimits { percent: r.loss_percent, minimum: r.loss_minimum },

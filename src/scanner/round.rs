@@ -17,7 +17,7 @@ use crate::inventory::{
 use crate::store::{Missed, Recorded, Store, StoreError};
 
 /// The maximum number of scopes of one account that are listed concurrently. Four fifths of a listing is waiting
-/// for AWS; more would only hit the account's request rate limits.
+/// for the cloud; more would only hit the account's request rate limits.
 const SCOPES_IN_FLIGHT: usize = 6;
 /// The maximum number of concurrent reads by id, for one scope.
 const READS_IN_FLIGHT: usize = 4;
@@ -39,9 +39,6 @@ const PROOF_RENEWAL_AGE: Duration = Duration::from_hours(12);
 const PROOF_MAX_AGE: Duration = Duration::from_hours(24);
 /// How long after its first round a scanner begins to treat absent CloudScans as unable to get in.
 const SETTLING_TIME: Duration = Duration::from_hours(1);
-
-/// The call that reads tags which a listing left out, for errors that name no call.
-const VERIFYING_ACTION: &str = "ec2:DescribeTags";
 
 /// Called after each scope with the number of listed scopes and the total.
 pub type Progress<'a> = &'a (dyn Fn(usize, usize) + Send + Sync);
@@ -922,7 +919,7 @@ impl AccountScanner {
         }
     }
 
-    /// EC2 returns empty tag sets under load. If a set is empty and not already known to be empty, the tags are
+    /// Some APIs return empty tag sets under load. If a set is empty and not already known to be empty, the tags are
     /// read again by a call that fails instead; if it fails, they are unknown.
     async fn verify_no_tags(
         &self,
@@ -931,9 +928,7 @@ impl AccountScanner {
         session: &dyn Session,
         observations: &mut [Observation],
     ) {
-        if !info.verify_tag_loss {
-            return;
-        }
+        let Some(verifying_action) = info.verify_tag_loss else { return };
         let is_empty = |tags: &Tags| tags.known().is_some_and(TagSet::is_empty);
         let mut doubted: Vec<&mut Observation> = observations
             .iter_mut()
@@ -949,7 +944,7 @@ impl AccountScanner {
             observation.tags = match &mut answer {
                 Ok(tags) => tags.remove(&observation.id).map_or(Tags::Unknown, Tags::Known),
                 Err(error) => {
-                    let action = error.action.clone().unwrap_or_else(|| VERIFYING_ACTION.to_owned());
+                    let action = error.action.clone().unwrap_or_else(|| verifying_action.to_owned());
                     observation.unread.push(Unread { part: Part::Tags, reason: error.reason, action });
                     Tags::Unknown
                 }

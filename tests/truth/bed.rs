@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use elava::cloud::{AccountTarget, Credentials, Provider};
+use elava::cloud::aws::{access, keys};
+use elava::cloud::{AccountTarget, Provider};
 use elava::inventory::{
     AccountId, Filter, LossLimits, Moment, Outcome, Region, Resource, Snapshot, Subscriber, TagSet, Tags,
     Timestamp,
@@ -49,13 +50,8 @@ impl Bed {
         let endpoint: Arc<str> = proxy.url.as_str().into();
         let target = AccountTarget {
             account: Some(AccountId::new(account.as_str())),
-            role_arn: Some(format!("arn:aws:iam::{account}:role/elava")),
-            external_id: None,
-            credentials: Credentials::Static {
-                access_key_id: "somebody".to_owned(),
-                secret_access_key: "somebody".to_owned(),
-                session_token: None,
-            },
+            provider: "aws".into(),
+            access: access(keys("somebody", "somebody"), Some(format!("arn:aws:iam::{account}:role/elava"))),
             endpoint: endpoint.clone(),
             include_regions: regions.iter().map(|region| Region::new(*region)).collect(),
             exclude_regions: Vec::new(),

@@ -182,14 +182,15 @@ async fn denied_by_policy(stage: &mut Stage<'_>) {
 }
 
 async fn wrong_account(stage: &mut Stage<'_>) {
-    let role = stage.bed.subscription.target.role_arn.replace("arn:aws:iam::999988887777:role/elava".to_owned());
+    let role =
+        stage.bed.subscription.target.access.identity.replace("arn:aws:iam::999988887777:role/elava".to_owned());
     stage.volumes(1).await;
     stage.sweep_once().await;
     let report = &stage.bed.scanner.reports[&stage.bed.subscription.subscriber];
     let error = report.credentials.clone().unwrap().unwrap_err();
     assert_eq!(error.reason, Reason::WrongAccount, "{error}");
     assert!(stage.bed.recorded().is_empty(), "nothing is recorded");
-    stage.bed.subscription.target.role_arn = role;
+    stage.bed.subscription.target.access.identity = role;
     stage.sweep_once().await;
     assert_eq!(stage.bed.recorded().len(), 4);
 }
@@ -439,7 +440,7 @@ async fn strictest_confirmations(stage: &mut Stage<'_>) {
 /// The CloudScan of the bed, and another team's with its own role.
 fn with_another_role(stage: &Stage<'_>) -> [Subscription; 2] {
     let [one, mut other] = stage.bed.two_cloud_scans();
-    other.target.role_arn = Some(format!("arn:aws:iam::{}:role/other", stage.bed.account));
+    other.target.access.identity = Some(format!("arn:aws:iam::{}:role/other", stage.bed.account));
     [one, other]
 }
 
@@ -521,7 +522,7 @@ async fn visibility_ends_with_the_account(stage: &mut Stage<'_>) {
         stage.bed.sweep_for(&both).await;
     }
     assert!(is_visible_to(stage, "team-b/two"));
-    both[1].target.role_arn = Some("arn:aws:iam::999988887777:role/other".to_owned());
+    both[1].target.access.identity = Some("arn:aws:iam::999988887777:role/other".to_owned());
     stage.bed.sweep_for(&both).await;
     assert!(!is_visible_to(stage, "team-b/two"), "credentials of another account see nothing of what others list");
     assert!(stage.bed.scanner.reports[&Subscriber::new("team-b/two")].next.is_none(), "nor when they do");

@@ -117,6 +117,8 @@ pub(super) struct Declaration {
     pub volatile: &'static [&'static str],
     /// Paths that may contain secrets: never kept.
     pub secret: &'static [&'static str],
+    /// An AWS emulator supports it.
+    pub is_emulated: bool,
     pub shape: u16,
     pub cadence: CadenceClass,
 }
@@ -145,6 +147,7 @@ impl Declaration {
         passing_states: &[],
         volatile: &[],
         secret: &[],
+        is_emulated: true,
         shape: 1,
         cadence: CadenceClass::Fast,
     };
@@ -228,6 +231,7 @@ impl Declaration {
                 ById::Sweeps => Confirmation::Sweeps { needed: 2, apart: CONFIRMATION_SPACING_MIN },
             },
             shape: self.shape,
+            is_emulated: self.is_emulated,
             cadence: self.cadence,
             actions: self.actions,
             tags: match self.tags {
@@ -238,7 +242,7 @@ impl Declaration {
             },
             volatile: self.volatile,
             secret: self.secret,
-            verify_tag_loss: self.verify_tags.is_some(),
+            verify_tag_loss: self.verify_tags.map(|_| self.tag_action()),
         }
     }
 }

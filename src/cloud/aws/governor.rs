@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::cloud::Calls;
 use crate::inventory::{AccountId, Reason};
 
 /// The share that is used unless another is configured.
@@ -65,18 +66,6 @@ struct Api {
     service: &'static str,
     operation: &'static str,
 }
-
-/// Calls of one operation since the process started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CallCounts {
-    pub made: u64,
-    pub throttled: u64,
-    /// For any other reason.
-    pub failed: u64,
-}
-
-/// (service, operation) -> its calls
-pub type Calls = BTreeMap<(&'static str, &'static str), CallCounts>;
 
 #[derive(Default)]
 struct Inner {

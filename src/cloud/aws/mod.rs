@@ -39,7 +39,8 @@ use serde_json::Value;
 use tokio::sync::Semaphore;
 
 use super::{
-    AccountTarget, CloudError, Credentials, Identity, Members, Pages, Provider, Session, TypeInfo, remove,
+    Access, AccountTarget, Calls, CloudError, Credentials, Identity, Members, Pages, Provider, Session, TypeInfo,
+    remove,
 };
 use crate::inventory::{
     AccountId, Document, Observation, Part, ProviderFacts, Reason, Region, Scope, TagSet, Tags, Unread,
@@ -52,7 +53,22 @@ use error::{Failure, classify, is_access_ended};
 use governor::{Attempts, Governor};
 use http::KeepingClient;
 
-pub use governor::{CallCounts, Calls};
+// The names in an access, as `api::aws` writes them.
+const ACCESS_KEY_ID: &str = "AWS_ACCESS_KEY_ID";
+const SECRET_ACCESS_KEY: &str = "AWS_SECRET_ACCESS_KEY";
+const SESSION_TOKEN: &str = "AWS_SESSION_TOKEN";
+const EXTERNAL_ID: &str = "externalID";
+
+/// Static keys.
+pub fn keys(access_key_id: &str, secret_access_key: &str) -> Credentials {
+    let keys = [(ACCESS_KEY_ID, access_key_id), (SECRET_ACCESS_KEY, secret_access_key)];
+    Credentials::Keys(keys.into_iter().collect())
+}
+
+/// An access that assumes a role, if there is one.
+pub fn access(credentials: Credentials, role_arn: Option<String>) -> Access {
+    Access { identity: role_arn, ..Access::new(credentials) }
+}
 
 /// The region in which an account's identity and regions are requested when nothing else names a region.
 const HOME_REGION: &str = "us-east-1";
@@ -118,8 +134,8 @@ impl Aws {
 
     /// The configuration before a role is assumed.
     async fn base(&self, target: &AccountTarget) -> SdkConfig {
-        let is_chain = target.credentials == Credentials::Chain;
-        if is_chain && let Some(known) = self.chains().get(&target.endpoint) {
+        let is_ambient = target.access.credentials == Credentials::Ambient;
+        if is_ambient && let Some(known) = self.chains().get(&target.endpoint) {
             return known.clone();
         }
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
@@ -134,15 +150,17 @@ impl Aws {
                     .operation_timeout(CALL_TIMEOUT)
                     .build(),
             );
-        if let Credentials::Static { access_key_id, secret_access_key, session_token } = &target.credentials {
-            let keys = Keys::new(access_key_id, secret_access_key, session_token.clone(), None, "Secret");
+        if let Credentials::Keys(keys) = &target.access.credentials {
+            let key = |name: &str| keys.get(name).unwrap_or_default();
+            let token = keys.get(SESSION_TOKEN).map(str::to_owned);
+            let keys = Keys::new(key(ACCESS_KEY_ID), key(SECRET_ACCESS_KEY), token, None, "Secret");
             loader = loader.credentials_provider(keys);
         }
         if !target.endpoint.is_empty() {
             loader = loader.endpoint_url(&*target.endpoint);
         }
         let base = loader.load().await;
-        if is_chain {
+        if is_ambient {
             self.chains().insert(target.endpoint.clone(), base.clone());
         }
         base
@@ -156,11 +174,6 @@ impl Aws {
     pub fn paths() -> Vec<Value> {
         declarations().map(Declaration::paths).collect()
     }
-
-    /// Calls since the process started.
-    pub fn calls(&self) -> Calls {
-        self.governor.calls()
-    }
 }
 
 #[async_trait]
@@ -173,6 +186,10 @@ impl Provider for Aws {
         facts::facts()
     }
 
+    fn calls(&self) -> Calls {
+        self.governor.calls()
+    }
+
     fn types(&self) -> Vec<TypeInfo> {
         declarations().map(Declaration::info).collect()
     }
@@ -183,7 +200,7 @@ impl Provider for Aws {
     }
 
     async fn connect(&self, target: &AccountTarget) -> Result<Arc<dyn Session>, CloudError> {
-        if let Credentials::Unavailable(why) = &target.credentials {
+        if let Credentials::Unavailable(why) = &target.access.credentials {
             return Err(CloudError::new(Reason::InvalidCredentials, why.clone()));
         }
         let mut base = self.base(target).await;
@@ -191,11 +208,11 @@ impl Provider for Aws {
             let region = home_region(&target.include_regions);
             base = base.into_builder().region(aws_config::Region::new(region)).build();
         }
-        let config = match &target.role_arn {
+        let config = match &target.access.identity {
             None => base,
             Some(role) => {
                 let mut assume = AssumeRoleProvider::builder(role).session_name("elava");
-                if let Some(external_id) = &target.external_id {
+                if let Some(external_id) = target.access.parameters.get(EXTERNAL_ID) {
                     assume = assume.external_id(external_id);
                 }
                 // It refreshes before it expires: the SDK caches what a provider returns.
@@ -207,7 +224,7 @@ impl Provider for Aws {
         };
         let identity = identify(&config, target).await.inspect_err(|error| {
             // The credentials may have changed, such as a file that was rewritten.
-            if target.credentials == Credentials::Chain && error.reason == Reason::InvalidCredentials {
+            if target.access.credentials == Credentials::Ambient && error.reason == Reason::InvalidCredentials {
                 self.chains().remove(&target.endpoint);
             }
         })?;
@@ -257,7 +274,7 @@ async fn identify(config: &SdkConfig, target: &AccountTarget) -> Result<Identity
                 }
             };
             failed.access_ended = is_access_ended(&error);
-            if let Some(role) = &target.role_arn
+            if let Some(role) = &target.access.identity
                 && failed.reason != Reason::Unreachable
                 && failed.reason != Reason::TimedOut
             {
@@ -287,7 +304,7 @@ async fn identify(config: &SdkConfig, target: &AccountTarget) -> Result<Identity
         return Err(CloudError { access_ended: true, ..error });
     }
     let partition = arn.split(':').nth(1).unwrap_or("aws").into();
-    Ok(Identity { account: AccountId::new(account), partition, arn })
+    Ok(Identity { account: AccountId::new(account), partition, name: arn })
 }
 
 struct AwsSession {

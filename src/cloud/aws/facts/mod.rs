@@ -88,7 +88,11 @@ fn extra_fields(resource_type: &str) -> &'static [&'static str] {
 }
 
 fn tag_field(declaration: &Declaration) -> Option<TagField> {
-    let TagSource::Inline(name) = declaration.tags else { return None };
+    let name = match declaration.tags {
+        TagSource::Inline(name) => name,
+        // The described object contains them too, but not reliably: they are read by a call of their own.
+        _ => declaration.volatile.iter().find(|path| ["Tags", "TagList"].contains(path))?,
+    };
     let form = match name {
         // ECS alone returns a list under this name.
         "tags" if declaration.name.starts_with("AWS::ECS::") => TagForm::List { key: "key", value: "value" },
@@ -171,7 +175,7 @@ mod tests {
             let resource = resource_of(declaration.name, "x", Tags::Known(set.clone()));
             let mut document = json!({});
             facts.show_tags(&mut document, &resource);
-            let TagSource::Inline(field) = declaration.tags else {
+            let Some(TagField { name: field, .. }) = tag_field(declaration) else {
                 assert_eq!(document, json!({}), "{}: they come by another call", declaration.name);
                 continue;
             };

@@ -8,6 +8,7 @@ use crate::cloud::aws::declare::{Declaration, ListAnswer, ListRequest, TagSource
 
 pub(super) const TYPES: &[Declaration] = &[Declaration {
     name: "AWS::CloudWatch::Alarm",
+    is_emulated: false,
     actions: &["cloudwatch:DescribeAlarms", "cloudwatch:ListTagsForResource"],
     // Without their types it lists only metric alarms.
     fetch: |regional, which| {

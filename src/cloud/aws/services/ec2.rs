@@ -295,6 +295,7 @@ pub(super) const TYPES: &[Declaration] = &[
     },
     Declaration {
         name: "AWS::EC2::CapacityReservation",
+        is_emulated: false,
         is_shared: true,
         actions: &["ec2:DescribeCapacityReservations", "ec2:DescribeTags"],
         fetch: list!(ec2 "ec2" "DescribeCapacityReservations": describe_capacity_reservations;
@@ -318,6 +319,7 @@ pub(super) const TYPES: &[Declaration] = &[
     },
     Declaration {
         name: "AWS::EC2::PlacementGroup",
+        is_emulated: false,
         is_shared: true,
         actions: &["ec2:DescribePlacementGroups", "ec2:DescribeTags"],
         fetch: list!(ec2 "ec2" "DescribePlacementGroups": describe_placement_groups; id group_ids),

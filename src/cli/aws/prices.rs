@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::Subcommand;
 use serde::Deserialize;
 
-use super::print::{self, note};
+use crate::cli::print::{self, note};
 use crate::policy::{Price, PriceList, Unit};
 
 #[derive(Debug, Subcommand)]
