@@ -412,7 +412,7 @@ pub struct Findings {
     /// exclude lists kinds of findings to disable. Absent means none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(max = 32)))]
-    #[x_kube(merge_strategy = ListMerge::Set, validation = Rule::new(super::KINDS).message(super::KINDS_MESSAGE))]
+    #[x_kube(merge_strategy = ListMerge::Set, validation = Rule::new(super::kinds_rule()).message(super::kinds_message().as_str()))]
     pub exclude: Vec<String>,
 
     /// webhook is notified when a finding opens, changes state or is resolved. Absent means none.

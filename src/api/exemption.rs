@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cloudscan::TagSelector;
 use super::providers::{TYPES, TYPES_MESSAGE};
-use super::{KINDS, KINDS_MESSAGE};
+use super::{kinds_message, kinds_rule};
 use crate::inventory::Timestamp;
 
 /// A FindingExemption marks findings that need no action: they stay in the state Exempted until their cause ends,
@@ -69,7 +69,7 @@ pub struct FindingSelector {
     /// kinds are finding kinds, such as Orphaned. Absent means all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1, max = 16), inner(length(max = 32)))]
-    #[x_kube(merge_strategy = ListMerge::Set, validation = Rule::new(KINDS).message(KINDS_MESSAGE))]
+    #[x_kube(merge_strategy = ListMerge::Set, validation = Rule::new(kinds_rule()).message(kinds_message().as_str()))]
     pub kinds: Vec<String>,
 
     /// resourceTypes are resource types, such as AWS::EC2::Volume. Absent means all.

@@ -21,7 +21,7 @@ use crate::api::{ACKNOWLEDGED, CloudScan, ResourceFinding};
 use crate::inventory::{RuleSettings, Subscriber, Timestamp};
 use crate::policy::Evaluator;
 use crate::policy::lifecycle::{Lifecycle, PublishedObject};
-use crate::store::StoreError;
+use crate::store::Store;
 
 /// Concurrent writes to the API server for one CloudScan.
 const WRITES_IN_FLIGHT: usize = 8;
@@ -58,15 +58,13 @@ pub(super) async fn findings(
         })
         .collect();
     let assessment = {
-        let (store, subscriber, rules, name) =
-            (context.store.clone(), build::subscriber(scan), rules.clone(), scan.name_any());
+        let (subscriber, rules, name) = (build::subscriber(scan), rules.clone(), scan.name_any());
         let earlier_tags = context.fleet.earlier_tags(&subscriber);
         let evaluator = evaluator(context, &subscriber);
-        tokio::task::spawn_blocking(move || {
-            assess::assess(&store, &subscriber, &rules, &name, &seen, &earlier_tags, &mut lock(&evaluator))
-        })
-        .await
-        .map_err(|_| ReconcileError::Store(StoreError::Poisoned))??
+        let work = move |store: &Store| {
+            assess::assess(store, &subscriber, &rules, &name, &seen, &earlier_tags, &mut lock(&evaluator))
+        };
+        context.store.run_blocking(work).await?
     };
     let Assessment { lifecycle, counts, now, .. } = &assessment;
     let now = *now;
@@ -136,10 +134,8 @@ pub(super) async fn findings(
     }
     notes.extend(assess::notes(&assessment, rules, |name| !waits.contains(name)));
     let counts = assessment.counts;
-    let (store, subscriber) = (context.store.clone(), build::subscriber(scan));
-    tokio::task::spawn_blocking(move || assess::write(&store, &subscriber, &notes))
-        .await
-        .map_err(|_| ReconcileError::Store(StoreError::Poisoned))??;
+    let subscriber = build::subscriber(scan);
+    context.store.run_blocking(move |store| assess::write(store, &subscriber, &notes)).await?;
 
     match failures.into_iter().next() {
         None => Ok(Published { counts, more }),

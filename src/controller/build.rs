@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, ObjectMeta, OwnerReference};
+use kube::runtime::reflector::ObjectRef;
 use kube::{Resource, ResourceExt};
 
 use super::validate::Valid;
@@ -36,6 +37,11 @@ const MANY: &str = "*";
 /// A CloudScan is identified by namespace and name: one that is applied again continues with the same lives.
 pub fn subscriber(scan: &CloudScan) -> Subscriber {
     subscriber_of(scan)
+}
+
+/// The same for a reference to one.
+pub fn subscriber_of_reference(scan: &ObjectRef<CloudScan>) -> Subscriber {
+    Subscriber::new(format!("{}/{}", scan.namespace.as_deref().unwrap_or_default(), scan.name))
 }
 
 /// The same for an object of which perhaps only the metadata is readable.

@@ -1,8 +1,9 @@
 //! The reconcilers: from CloudScans to scanner tasks, and from the store to findings, events and status.
 //!
 //! There are two controllers. [`subscribe`] passes what a spec requests to the scanner ([`dereference`], [`validate`],
-//! [`build`]). It runs when a spec changes and after each round of an account. [`publish`] brings findings, events and
-//! status in line with the store ([`build`], [`apply`], [`status`]). It runs after that, and when a finding changes.
+//! [`build`]). It runs when a spec changes and when credentials fail. [`publish`] brings findings, events and status in
+//! line with the store ([`build`], [`apply`], [`status`]). It runs after that, after each round of an account, and when
+//! a finding changes.
 //! Only the second is rate limited. The scanner keeps running while the API server is unavailable.
 
 mod apply;
@@ -162,7 +163,7 @@ pub async fn run(
     let (existing_sender, existing) = watch::channel(None);
     let (scans, scan_writer) = reflector::store();
     let (listing, mut listed) = mpsc::unbounded_channel();
-    let mut list = Existing { found: BTreeSet::new(), sender: existing_sender, listing };
+    let mut list = Existing { found: BTreeSet::new(), sender: existing_sender, listing: listing.clone() };
     // Status changes are the operator's own writes.
     let spec_or_request = predicates::generation.combine(predicates::annotations);
     let facts = fleet.providers().facts();
@@ -194,7 +195,17 @@ pub async fn run(
         .map(|subscriber| reference(&subscriber));
     let listed = futures::stream::poll_fn(move |context| listed.poll_recv(context));
     let swept = futures::stream::poll_fn(move |context| finished.poll_recv(context));
-    let to_take_up = debounced_chunks(futures::stream::select(swept, listed), GATHER_INTERVAL);
+    let to_take_up = debounced_chunks(listed, GATHER_INTERVAL);
+    // Findings follow a round whatever becomes of the spec. The spec is processed again only where credentials failed:
+    // the Secret may have others by now.
+    let scanning = fleet.clone();
+    let swept = debounced_chunks(swept, GATHER_INTERVAL).inspect(move |scan| {
+        let subscriber = build::subscriber_of_reference(scan);
+        if scanning.is_locked_out(&subscriber) {
+            let _ = listing.send(subscriber);
+        }
+    });
+    let publish_requests = futures::stream::select(publish_requests, swept);
 
     let context = Arc::new(Context {
         client,
@@ -368,14 +379,15 @@ async fn resume_unless_listed(context: Arc<Context>) {
         return;
     }
     tracing::warn!("the API server has not listed the CloudScans: scanning goes on as before the restart");
-    let resumed = tokio::task::spawn_blocking(move || {
+    let store = context.store.clone();
+    let work = move |_: &Store| {
         let providers = context.fleet.providers();
         context.fleet.resume(|subscription| {
             let default_endpoint = providers.default_endpoint(&subscription.target.provider);
             context.allowed.allows_remembered(subscription, &default_endpoint)
         })
-    });
-    if let Ok(Err(error)) = resumed.await {
+    };
+    if let Err(error) = store.run_blocking(work).await {
         tracing::error!(reason = error.reason(), "what was scanned before the restart can't be read: {error}");
     }
 }
@@ -396,9 +408,8 @@ async fn retain(context: Arc<Context>) {
         context.statuses.retain(|of| exist.contains(of));
         context.subscribing.retain(|of| exist.contains(of));
         context.publishing.retain(|of| exist.contains(of));
-        let retained =
-            tokio::task::spawn_blocking(move || fleet.retain(|| list.borrow().clone().unwrap_or_default())).await;
-        if let Ok(Err(error)) = retained {
+        let work = move |_: &Store| fleet.retain(|| list.borrow().clone().unwrap_or_default());
+        if let Err(error) = context.store.run_blocking(work).await {
             tracing::error!(reason = error.reason(), "scopes could not be closed: {error}");
             pause = BACKOFF_MAX / 10;
         }
@@ -496,3 +507,6 @@ mod tests {
         assert!(existing.borrow().as_ref().unwrap().contains(&Subscriber::new("/three")));
     }
 }
+
+#[cfg(test)]
+mod scripted_tests;

@@ -111,10 +111,8 @@ pub(super) async fn within_limit(
         return Ok(events);
     }
     let neighbours = context.scans.state().into_iter().filter(|other| other.namespace() == scan.namespace());
-    let (store, subscribers) =
-        (context.store.clone(), neighbours.map(|other| build::subscriber(&other)).collect::<Vec<_>>());
-    let waiting = tokio::task::spawn_blocking(move || waiting(&store, subscribers)).await;
-    let waiting = waiting.map_err(|_| ReconcileError::Store(StoreError::Poisoned))??;
+    let subscribers: Vec<_> = neighbours.map(|other| build::subscriber(&other)).collect();
+    let waiting = context.store.run_blocking(move |store| waiting(store, subscribers)).await?;
     let room = context.limits.waiting_events.saturating_sub(waiting);
     if events.len() > room {
         let dropped = events.len() - room;
@@ -218,18 +216,14 @@ pub(super) async fn ensure_delivery(
     let notifiers = &context.notifiers;
     let Some(webhook) = scan.spec.findings.webhook.clone() else {
         lock(&notifiers.running).remove(&subscriber);
-        let store = context.store.clone();
-        let done = tokio::task::spawn_blocking(move || store.drop_notes(&subscriber, OUTBOX)).await;
-        done.map_err(|_| ReconcileError::Store(StoreError::Poisoned))??;
+        context.store.run_blocking(move |store| store.drop_notes(&subscriber, OUTBOX)).await?;
         return Ok(None);
     };
     let (receiver, http) = match prepared(scan, &webhook, context).await? {
         Ok(prepared) => prepared,
         Err(why) => {
             lock(&notifiers.running).remove(&subscriber);
-            let store = context.store.clone();
-            let waits = tokio::task::spawn_blocking(move || store.count_notes(&subscriber, OUTBOX)).await;
-            let waiting = waits.map_err(|_| ReconcileError::Store(StoreError::Poisoned))??;
+            let waiting = context.store.run_blocking(move |store| store.count_notes(&subscriber, OUTBOX)).await?;
             return Ok(Some(Delivery { waiting, error: Some(why) }));
         }
     };
@@ -433,9 +427,9 @@ impl Sender {
         &self,
         work: impl FnOnce(&Store, &Subscriber) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, String> {
-        let (store, subscriber) = (self.store.clone(), self.subscriber.clone());
-        let done = tokio::task::spawn_blocking(move || work(&store, &subscriber)).await;
-        done.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+        let subscriber = self.subscriber.clone();
+        let done = self.store.run_blocking(move |store| work(store, &subscriber)).await;
+        done.map_err(|error: StoreError| error.to_string())
     }
 
     async fn post(&self, body: Vec<u8>) -> Result<(), String> {

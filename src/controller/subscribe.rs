@@ -17,7 +17,7 @@ use super::{
 use crate::api::{CloudScan, RECONCILE_REQUESTED_AT, namespace_uid};
 use crate::cloud::CloudError;
 use crate::inventory::{AccountId, Credentials, NAMESPACE_EXPRESSIONS_MAX_BYTES, Reason, Subscriber, Timestamp};
-use crate::store::StoreError;
+use crate::store::Store;
 
 /// The result of processing a spec.
 pub(super) struct ProcessedSpec {
@@ -170,9 +170,8 @@ async fn claim_namespace(context: &Context, namespace: &str) -> Result<String, R
     };
     // A deleted namespace takes its CloudScans with it.
     let Some(uid) = uid else { return Ok(String::new()) };
-    let (store, namespace, tenant) = (context.store.clone(), namespace.to_owned(), uid.clone());
-    let since = tokio::task::spawn_blocking(move || store.claim_tenant(&namespace, &tenant)).await;
-    since.unwrap_or(Err(StoreError::Poisoned))?;
+    let (namespace, tenant) = (namespace.to_owned(), uid.clone());
+    context.store.run_blocking(move |store| store.claim_tenant(&namespace, &tenant)).await?;
     Ok(uid)
 }
 
@@ -223,8 +222,8 @@ async fn subscribe(
 
 async fn forget_other_accounts(context: &Context, subscriber: &Subscriber) -> Result<(), ReconcileError> {
     let (fleet, subscriber) = (context.fleet.clone(), subscriber.clone());
-    let forgotten = tokio::task::spawn_blocking(move || fleet.forget_other_accounts(&subscriber)).await;
-    Ok(forgotten.unwrap_or(Err(StoreError::Poisoned))?)
+    let work = move |_: &Store| fleet.forget_other_accounts(&subscriber);
+    Ok(context.store.run_blocking(work).await?)
 }
 
 #[cfg(test)]

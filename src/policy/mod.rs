@@ -71,8 +71,7 @@ impl Finding {
     /// Notes that the tags it is based on could not be read since `read`; `None` if they were read before the
     /// operator started. A finding that is not about tags is left unchanged.
     pub fn note_stale_tags(&mut self, read: Option<Timestamp>) {
-        use FindingKind::{OwnershipLost, TagInvalid, TagsMissing, Unmanaged, Untagged};
-        if !matches!(self.kind, OwnershipLost | TagInvalid | TagsMissing | Unmanaged | Untagged) {
+        if !self.kind.is_about_tags() {
             return;
         }
         let when = read.map_or_else(|| "an earlier scan".to_owned(), |read| read.to_string());
@@ -215,18 +214,31 @@ struct Input<'a> {
     milestones: OnceCell<Vec<Milestone>>,
 }
 
-type Rule = fn(&Input) -> Verdict;
+/// How one kind of finding comes about.
+struct Rule {
+    kind: FindingKind,
+    evaluate: fn(&Input) -> Verdict,
+    /// Kinds, of earlier rows, that say more of the same resource.
+    suppressed_by: &'static [FindingKind],
+    /// Groups related findings; without it each is reported by itself.
+    group: Option<Group>,
+}
 
-const RULES: [(FindingKind, Rule); 8] = [
-    (FindingKind::Disappeared, disappeared::rule),
-    // Before `Untagged`, which it replaces.
-    (FindingKind::OwnershipLost, ownership_lost::rule),
-    (FindingKind::Untagged, untagged::rule),
-    (FindingKind::TagsMissing, tags_missing::rule),
-    (FindingKind::TagInvalid, tag_invalid::rule),
-    (FindingKind::Orphaned, orphaned::rule),
-    (FindingKind::Unmanaged, unmanaged::rule),
-    (FindingKind::DriftedOut, unmanaged::drifted_out),
+type Group = fn(&EvaluationContext, Vec<(&Resource, Finding)>, &mut Evaluation);
+
+const fn rule(kind: FindingKind, evaluate: fn(&Input) -> Verdict) -> Rule {
+    Rule { kind, evaluate, suppressed_by: &[], group: None }
+}
+
+const RULES: &[Rule] = &[
+    Rule { group: Some(disappeared::together), ..rule(FindingKind::Disappeared, disappeared::rule) },
+    rule(FindingKind::OwnershipLost, ownership_lost::rule),
+    Rule { suppressed_by: &[FindingKind::OwnershipLost], ..rule(FindingKind::Untagged, untagged::rule) },
+    rule(FindingKind::TagsMissing, tags_missing::rule),
+    rule(FindingKind::TagInvalid, tag_invalid::rule),
+    rule(FindingKind::Orphaned, orphaned::rule),
+    rule(FindingKind::Unmanaged, unmanaged::rule),
+    rule(FindingKind::DriftedOut, unmanaged::drifted_out),
 ];
 
 /// Evaluates every rule, and caches what it read from the documents.
@@ -267,7 +279,7 @@ impl Evaluator {
         let now = snapshot.time();
 
         let mut out = Evaluation::default();
-        let mut gone = Vec::new();
+        let mut to_group: Vec<Vec<(&Resource, Finding)>> = RULES.iter().map(|_| Vec::new()).collect();
         for resource in &resources {
             let standing = standing(resource);
             if requested.contains(&resource.key) {
@@ -287,27 +299,31 @@ impl Evaluator {
                 owner: owner::of(resource, &world, &settings.ownership),
                 milestones: OnceCell::new(),
             };
-            let mut lost = false;
-            for (kind, rule) in RULES {
-                if settings.findings.excluded.contains(&kind) || (kind == FindingKind::Untagged && lost) {
+            let mut held: Vec<FindingKind> = Vec::new();
+            for (rule, to_group) in RULES.iter().zip(&mut to_group) {
+                let is_suppressed = rule.suppressed_by.iter().any(|kind| held.contains(kind));
+                if settings.findings.excluded.contains(&rule.kind) || is_suppressed {
                     continue;
                 }
-                match rule(&input) {
+                match (rule.evaluate)(&input) {
                     Verdict::No => {}
-                    Verdict::Unknown => drop(out.undecided.insert((kind, resource.key.clone()))),
+                    Verdict::Unknown => drop(out.undecided.insert((rule.kind, resource.key.clone()))),
                     Verdict::Holds(mut finding) => {
-                        lost |= kind == FindingKind::OwnershipLost;
-                        finding.exempted_by = exemption(&settings.exemptions, kind, resource, now);
-                        if kind == FindingKind::Disappeared {
-                            gone.push((resource, *finding));
-                        } else {
-                            out.findings.push(*finding);
+                        held.push(rule.kind);
+                        finding.exempted_by = exemption(&settings.exemptions, rule.kind, resource, now);
+                        match rule.group {
+                            Some(_) => to_group.push((resource, *finding)),
+                            None => out.findings.push(*finding),
                         }
                     }
                 }
             }
         }
-        disappeared::together(&world, gone, &mut out);
+        for (rule, findings) in RULES.iter().zip(to_group) {
+            if let Some(group) = rule.group {
+                group(&world, findings, &mut out);
+            }
+        }
         // A parent that was never seen has the standing of its parts.
         for resource in resources.iter().filter(|resource| !resource.is_live()) {
             if let Some(Parent::Known { key, .. }) = world.parent(resource)
@@ -477,3 +493,18 @@ where
 
 #[cfg(test)]
 pub(crate) mod testing;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_has_one_rule_and_is_suppressed_by_earlier_ones_alone() {
+        let kinds: Vec<FindingKind> = RULES.iter().map(|rule| rule.kind).collect();
+        let derived = FindingKind::ALL.iter().filter(|kind| !kinds.contains(kind)).collect::<Vec<_>>();
+        assert_eq!((kinds.len(), derived), (FindingKind::ALL.len() - 1, vec![&FindingKind::Flapping]));
+        for (at, rule) in RULES.iter().enumerate() {
+            assert!(rule.suppressed_by.iter().all(|kind| kinds[..at].contains(kind)), "{}", rule.kind);
+        }
+    }
+}

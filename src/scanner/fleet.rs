@@ -162,12 +162,10 @@ impl Fleet {
         }
         let error = match catch_panic(list_members(&self.providers, lister, units)).await {
             Ok(members) => {
-                let (store, owner, list) = (self.store.clone(), subscriber.clone(), members.clone());
-                let units_requested = units.to_vec();
-                let kept = tokio::task::spawn_blocking(move || {
-                    remembered::remember_members(&store, &owner, &units_requested, &list)
-                });
-                if let Ok(Err(error)) = kept.await {
+                let (owner, list, units_requested) = (subscriber.clone(), members.clone(), units.to_vec());
+                let work =
+                    move |store: &Store| remembered::remember_members(store, &owner, &units_requested, &list);
+                if let Err(error) = self.store.run_blocking(work).await {
                     tracing::warn!(cloudscan = %subscriber, reason = error.reason(), "the list of accounts is not kept: {error}");
                 }
                 let listed = AccountList {
@@ -182,10 +180,9 @@ impl Fleet {
             }
             Err(error) => error,
         };
-        let (store, owner, units) = (self.store.clone(), subscriber.clone(), units.to_vec());
-        let last = tokio::task::spawn_blocking(move || remembered::recall_members(&store, &owner, &units)).await;
-        match last {
-            Ok(Ok(Some(members))) => Ok((members, Some(error))),
+        let (owner, units) = (subscriber.clone(), units.to_vec());
+        match self.store.run_blocking(move |store| remembered::recall_members(store, &owner, &units)).await {
+            Ok(Some(members)) => Ok((members, Some(error))),
             _ => Err(error),
         }
     }
@@ -202,10 +199,10 @@ impl Fleet {
             subscription.target.account = Some(key.account.clone());
             subscription
         });
-        let (store, owner, resolved) = (self.store.clone(), subscriber.clone(), resolved.collect::<Vec<_>>());
+        let (owner, resolved) = (subscriber.clone(), resolved.collect::<Vec<_>>());
         let remembered =
-            tokio::task::spawn_blocking(move || remembered::remember(&store, &owner, &resolved)).await;
-        if let Ok(Err(error)) = remembered {
+            self.store.run_blocking(move |store| remembered::remember(store, &owner, &resolved)).await;
+        if let Err(error) = remembered {
             tracing::warn!(cloudscan = %subscriber, reason = error.reason(), "a restart would not know of it: {error}");
         }
         self.replace(subscriber, desired);
@@ -215,9 +212,9 @@ impl Fleet {
     /// Stops scanning for a CloudScan whose spec is rejected. It keeps its visibilities: it is not deleted, and
     /// its selection has not become smaller.
     pub async fn refuse(&self, subscriber: &Subscriber) {
-        let (store, owner) = (self.store.clone(), subscriber.clone());
-        let forgotten = tokio::task::spawn_blocking(move || remembered::remember(&store, &owner, &[])).await;
-        if let Ok(Err(error)) = forgotten {
+        let owner = subscriber.clone();
+        let forgotten = self.store.run_blocking(move |store| remembered::remember(store, &owner, &[])).await;
+        if let Err(error) = forgotten {
             tracing::warn!(cloudscan = %subscriber, reason = error.reason(), "a restart would go on with it: {error}");
         }
         for task in self.lock().values() {
@@ -319,6 +316,14 @@ impl Fleet {
     /// The report of each account for a CloudScan.
     pub fn reports(&self, subscriber: &Subscriber) -> Vec<AccountReport> {
         self.lock().values().filter_map(|task| lock(&task.reports).get(subscriber).cloned()).collect()
+    }
+
+    /// Whether the credentials of a CloudScan do not work in an account.
+    pub fn is_locked_out(&self, subscriber: &Subscriber) -> bool {
+        let has_failed = |task: &Task| {
+            lock(&task.reports).get(subscriber).is_some_and(|report| matches!(report.credentials, Some(Err(_))))
+        };
+        self.lock().values().any(has_failed)
     }
 
     /// The resources of a CloudScan whose tags are from an earlier sweep, by scope.

@@ -417,7 +417,7 @@ impl AccountScanner {
     /// The losses in the account that the store has recorded, oldest first: resources that no sweep returned any
     /// more. A resource that was listed in an end state is not a loss.
     async fn recorded_losses_since(&self, since: Timestamp) -> VecDeque<(Timestamp, usize)> {
-        let ended = blocking(&self.store, move |store| {
+        let ended = self.store.run_blocking(move |store| {
             let ended = |from| store.disappeared(from, Moment::Now, None);
             match ended(Moment::Time(since)) {
                 // Older revisions are not retained, or there was no scan yet.
@@ -447,7 +447,7 @@ impl AccountScanner {
     pub async fn release(&self, left: BTreeSet<Subscriber>, all: bool) -> bool {
         let (account, endpoint) = (self.account.clone(), self.endpoint.clone());
         let is_own_scope = move |scope: &Scope| scope.account == account && scope.endpoint == endpoint;
-        let released = blocking(&self.store, move |store| {
+        let released = self.store.run_blocking(move |store| {
             for (subscriber, scope) in
                 store.visibilities().iter().filter(|(v, scope)| left.contains(v) && is_own_scope(scope))
             {
@@ -615,13 +615,15 @@ impl AccountScanner {
         self.next_due.retain(|scope, _| active.contains(scope));
         self.empty.retain(|scope, _| active.contains(scope));
         self.denied_by_policy.retain(|scope| desired.contains(scope));
-        let written = blocking(&self.store, move |store| {
-            for (subscriber, scope) in &lost {
-                store.revoke_visibility(subscriber, scope)?;
-            }
-            store.close_scopes(&closed)
-        })
-        .await;
+        let written = self
+            .store
+            .run_blocking(move |store| {
+                for (subscriber, scope) in &lost {
+                    store.revoke_visibility(subscriber, scope)?;
+                }
+                store.close_scopes(&closed)
+            })
+            .await;
         self.log_write_error(written.err().as_ref());
     }
 
@@ -901,11 +903,13 @@ impl AccountScanner {
 
     async fn record_page(&self, page: Sweep, recorded: &mut Recorded) -> Result<(), StoreError> {
         let mut so_far = std::mem::take(recorded);
-        *recorded = blocking(&self.store, move |store| {
-            store.record_page(&page, &mut so_far)?;
-            Ok(so_far)
-        })
-        .await?;
+        *recorded = self
+            .store
+            .run_blocking(move |store| {
+                store.record_page(&page, &mut so_far)?;
+                Ok::<_, StoreError>(so_far)
+            })
+            .await?;
         Ok(())
     }
 
@@ -1002,19 +1006,23 @@ impl AccountScanner {
             };
         }
         let expired_subscribers = self.expired_subscribers(&swept);
-        let committed = blocking(&self.store, move |store| {
-            // Before the new observations of other credentials become visible.
-            for subscriber in &expired_subscribers {
-                store.revoke_visibility(subscriber, &sweep.scope)?;
-            }
-            match &prover {
-                None => store.commit_rest(&sweep, &recorded, None),
-                Some(ProvenBy { subscriber, tenant }) => store.with_tenant_lock(subscriber, tenant, |is_theirs| {
-                    store.commit_rest(&sweep, &recorded, is_theirs.then_some(subscriber))
-                }),
-            }
-        })
-        .await;
+        let committed = self
+            .store
+            .run_blocking(move |store| {
+                // Before the new observations of other credentials become visible.
+                for subscriber in &expired_subscribers {
+                    store.revoke_visibility(subscriber, &sweep.scope)?;
+                }
+                match &prover {
+                    None => store.commit_rest(&sweep, &recorded, None),
+                    Some(ProvenBy { subscriber, tenant }) => {
+                        store.with_tenant_lock(subscriber, tenant, |is_theirs| {
+                            store.commit_rest(&sweep, &recorded, is_theirs.then_some(subscriber))
+                        })
+                    }
+                }
+            })
+            .await;
         let error = match committed {
             Ok(delta) => {
                 swept.changes.extend(delta.changes);
@@ -1242,12 +1250,4 @@ fn bytes_of(observations: &[Observation]) -> usize {
 fn jittered(cadence: Duration, scope: &Scope) -> Duration {
     let hash = blake3::hash(scope.to_string().as_bytes());
     cadence + cadence.mul_f64(f64::from(hash.as_bytes()[0]) / 2560.0)
-}
-
-async fn blocking<T: Send + 'static>(
-    store: &Store,
-    work: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
-) -> Result<T, StoreError> {
-    let store = store.clone();
-    tokio::task::spawn_blocking(move || work(&store)).await.unwrap_or(Err(StoreError::Poisoned))
 }

@@ -226,12 +226,9 @@ async fn respond_to<T: serde::Serialize + Send + 'static>(
     store: Store,
     question: impl FnOnce(&Store) -> Result<T, query::QueryError> + Send + 'static,
 ) -> Response {
-    match tokio::task::spawn_blocking(move || question(&store)).await {
-        Ok(Ok(answer)) => axum::Json(answer).into_response(),
-        Ok(Err(error)) => {
-            (error.status(), axum::Json(query::Problem { error: error.to_string() })).into_response()
-        }
-        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    match store.run_blocking(question).await {
+        Ok(answer) => axum::Json(answer).into_response(),
+        Err(error) => (error.status(), axum::Json(query::Problem { error: error.to_string() })).into_response(),
     }
 }
 

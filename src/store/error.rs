@@ -92,6 +92,10 @@ pub enum StoreError {
         "the disk failed, and the store could not be opened again yet: nothing is recorded or read until it can; see the log for the reason"
     )]
     Poisoned,
+    #[error(
+        "the program failed while it read or wrote the store, which is as it was: see the lines before in the log"
+    )]
+    Panicked,
 }
 
 /// The operation that was tried on a file.
@@ -162,6 +166,7 @@ impl StoreError {
             StoreError::ReaderExpired { .. } => "ReaderExpired",
             StoreError::OtherFile { .. } => "StoreOther",
             StoreError::Poisoned => "StorePoisoned",
+            StoreError::Panicked => "Panicked",
         }
     }
 }

@@ -134,6 +134,21 @@ struct Inner {
 }
 
 impl Store {
+    /// Runs work that reads or writes the file on a thread that may block. If it panics, the error is
+    /// [`StoreError::Panicked`].
+    pub async fn run_blocking<T, E>(
+        &self,
+        work: impl FnOnce(&Store) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        let store = self.clone();
+        let done = tokio::task::spawn_blocking(move || work(&store)).await;
+        done.unwrap_or_else(|_| Err(StoreError::Panicked.into()))
+    }
+
     /// Opens the store at `path`, or creates it.
     pub fn open(path: &Path, clock: Clock) -> Result<Self, StoreError> {
         if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {

@@ -126,6 +126,17 @@ fn kinds(delta: &Delta) -> Vec<(ChangeKind, String)> {
     delta.changes.iter().map(|c| (c.change, c.resource.id.to_string())).collect()
 }
 
+/// A panic shows nothing about the disk: the error must not advise to restore a backup.
+#[tokio::test]
+async fn a_panic_in_work_on_the_store_is_no_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("elava.redb"), system_clock()).unwrap();
+    let done: Result<(), StoreError> = store.run_blocking(|_| panic!("a defect")).await;
+    let error = done.unwrap_err();
+    assert_eq!(error.reason(), "Panicked", "{error}");
+    assert_eq!(store.run_blocking(|store| Ok::<_, StoreError>(store.revision())).await.unwrap(), Revision::ZERO);
+}
+
 #[test]
 fn the_first_look_is_baseline_and_what_comes_later_appeared() {
     let bed = Bed::new();

@@ -37,7 +37,7 @@ use tokio::task::JoinSet;
 use super::listen;
 use crate::api::namespace_uid;
 use crate::inventory::{Facts, Revision};
-use crate::store::{Store, StoreError};
+use crate::store::Store;
 use access::{Access, AccessRequest, User};
 use discovery::{ApiKind, Kind};
 use question::{Form, Options, Selection};
@@ -205,9 +205,8 @@ async fn tenant_since(shared: &Shared, namespace: Option<&str>) -> Result<Revisi
     let answer = tokio::time::timeout(NAMESPACE_DEADLINE, namespace_uid(&shared.client, namespace)).await;
     let uid = answer.map_err(|late| unknown(&late))?.map_err(|error| unknown(&error))?;
     let uid = uid.ok_or_else(|| Refusal::not_found(format!("namespaces \"{namespace}\" not found")))?;
-    let (store, namespace) = (shared.store.clone(), namespace.to_owned());
-    let since = tokio::task::spawn_blocking(move || store.claim_tenant(&namespace, &uid)).await;
-    Ok(since.unwrap_or(Err(StoreError::Poisoned))?)
+    let namespace = namespace.to_owned();
+    Ok(shared.store.run_blocking(move |store| store.claim_tenant(&namespace, &uid)).await?)
 }
 
 async fn answer_request(
