@@ -30,10 +30,12 @@ fn outage() -> Duration {
     Duration::from_secs(seconds.unwrap_or(20))
 }
 
-/// Whether this machine can run a node. Prints the reason if it can't.
+/// Whether this machine can run a node. Prints the reason if it can't, or fails with it where a node is required (CI).
 pub fn can_run_node() -> bool {
+    let is_required = std::env::var("ELAVA_NODE").is_ok_and(|node| node == "required");
     match lacks() {
         None => true,
+        Some(why) if is_required => panic!("a node is required, and there is none on this machine: {why}"),
         Some(why) => {
             println!("skipped: no node on this machine: {why}");
             false
