@@ -188,7 +188,7 @@ async fn serve(port: u16, store: &Store, client: Client) {
     let store = store.clone();
     store.snapshot(Moment::Now).unwrap();
     tokio::spawn(async move {
-        aggregated::serve(listener, store, Facts::default(), client, service, 64).await.unwrap()
+        aggregated::serve(listener, store, Facts::default(), client, service, 64).await.unwrap();
     });
 }
 

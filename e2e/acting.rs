@@ -116,7 +116,7 @@ async fn explain_names_every_kind_and_owners_counts_what_nobody_owns() {
     world.apply_scan("team-a", "one", &world.scan_spec(&[A]));
     world.wait_for_condition("team-a", "one", "FirstScanComplete", "True").await;
     let explained = world.cluster.run(&["explain", "resourcefinding.status", "--recursive=false"]);
-    for kind in elava::inventory::FindingKind::ALL.iter().copied() {
+    for kind in elava::inventory::FindingKind::ALL {
         assert!(explained.contains(kind.as_str()), "{kind} is explained: {explained}");
     }
     let owners = world.operator.answer(&["owners", "--cloudscan", "team-a/one"]);

@@ -43,14 +43,18 @@ pub mod api;
 #[cfg(feature = "operator")]
 pub mod cli;
 #[cfg(feature = "operator")]
+#[warn(missing_docs)]
 pub mod cloud;
 #[cfg(feature = "operator")]
 pub mod controller;
+#[warn(missing_docs)]
 pub mod inventory;
 #[cfg(feature = "serve")]
+#[warn(missing_docs)]
 pub mod policy;
 #[cfg(feature = "operator")]
 pub mod scanner;
 #[cfg(feature = "serve")]
 pub mod server;
+#[warn(missing_docs)]
 pub mod store;

@@ -97,7 +97,7 @@ fn every_field_of_the_log_is_documented() {
 #[test]
 fn every_kind_of_finding_has_its_section_and_every_resolution_its_line() {
     let (findings, finding) = (read("docs/findings.md"), read("docs/resourcefinding.md"));
-    for kind in FindingKind::ALL.iter().copied() {
+    for kind in FindingKind::ALL {
         assert!(findings.contains(&format!("\n## {kind}\n")), "docs/findings.md has no section {kind}");
     }
     for resolution in Resolution::ALL {

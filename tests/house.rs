@@ -205,8 +205,8 @@ fn only_its_own_modules_know_a_provider() {
         .expect("the pattern is a constant");
     let (mut checked, mut found) = (0, Vec::new());
     for (module, text) in modules() {
-        let knows = |known: &&str| module == **known || module.starts_with(&format!("{known}::"));
-        if KNOW_AWS.iter().any(|known| knows(&known)) {
+        let knows = |known: &str| module == known || module.starts_with(&format!("{known}::"));
+        if KNOW_AWS.iter().any(|known| knows(known)) {
             continue;
         }
         checked += 1;

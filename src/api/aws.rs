@@ -69,7 +69,7 @@ pub struct AwsAccount {
     /// it.
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "roleARN")]
     #[schemars(length(max = 640))]
-    #[x_kube(validation = Rule::new("self.matches('^arn:aws[a-z-]*:iam::[0-9]{12}:role/.+$')").message("roleARN is the ARN of an IAM role, such as arn:aws:iam::111122223333:role/elava"))]
+    #[x_kube(validation = Rule::new("self.matches('^arn:aws[a-z-]*:iam::[0-9]{12}:role/[A-Za-z0-9+=,.@_/-]+$')").message("roleARN is the ARN of an IAM role, such as arn:aws:iam::111122223333:role/elava"))]
     pub role_arn: Option<String>,
 
     /// externalID is sent when the role is assumed. Absent means none.
@@ -99,7 +99,7 @@ pub struct AwsOrganization {
     /// listRoleARN is the role to list the accounts with. Absent means the credentials themselves.
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "listRoleARN")]
     #[schemars(length(max = 640))]
-    #[x_kube(validation = Rule::new("self.matches('^arn:aws[a-z-]*:iam::[0-9]{12}:role/.+$')").message("listRoleARN is the ARN of an IAM role, such as arn:aws:iam::111122223333:role/elava-list"))]
+    #[x_kube(validation = Rule::new("self.matches('^arn:aws[a-z-]*:iam::[0-9]{12}:role/[A-Za-z0-9+=,.@_/-]+$')").message("listRoleARN is the ARN of an IAM role, such as arn:aws:iam::111122223333:role/elava-list"))]
     pub list_role_arn: Option<String>,
 
     /// units are the organizational units (or the root) whose accounts are scanned, with all units below. Absent

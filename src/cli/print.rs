@@ -5,18 +5,41 @@ use std::io::{IsTerminal, Write};
 
 use clap::ValueEnum;
 use serde::Serialize;
+use serde_json::Value;
 use tabwriter::TabWriter;
 
 use super::Output;
 
 pub fn structured(answer: &impl Serialize, output: Output) -> anyhow::Result<()> {
     let text = match output {
-        // Control characters are escaped in it already; what changes the direction of a text is not.
-        Output::Yaml => escaped_lines(&serde_yaml::to_string(answer)?),
+        Output::Yaml => yaml(answer)?,
         _ => json(&serde_json::to_string_pretty(answer)?) + "\n",
     };
     write(&text);
     Ok(())
+}
+
+/// YAML of the same document as the JSON. Characters that could control a terminal are replaced before it is written:
+/// replaced afterwards, they could end a value or begin a comment.
+fn yaml(answer: &impl Serialize) -> anyhow::Result<String> {
+    let mut document = serde_json::to_value(answer)?;
+    escape_texts(&mut document);
+    Ok(serde_yaml::to_string(&document)?)
+}
+
+fn escape_texts(value: &mut Value) {
+    match value {
+        Value::String(text) if text.chars().any(is_terminal_control) => *text = escaped_lines(text),
+        Value::Array(items) => items.iter_mut().for_each(escape_texts),
+        Value::Object(fields) => {
+            let entries = std::mem::take(fields).into_iter().map(|(key, mut value)| {
+                escape_texts(&mut value);
+                (escaped(&key), value)
+            });
+            *fields = entries.collect();
+        }
+        _ => {}
+    }
 }
 
 /// JSON with the same meaning that can't control a terminal: control characters occur only in strings, where JSON can
@@ -187,7 +210,23 @@ mod tests {
         let answer = serde_json::json!({"name": HOSTILE, "plain": "\u{fc}"});
         let text = json(&serde_json::to_string_pretty(&answer).unwrap());
         assert!(!text.chars().any(|c| c != '\n' && is_terminal_control(c)), "{text:?}");
-        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), answer, "it says the same");
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), answer, "it says the same");
+    }
+
+    /// What a user of a cloud can write into a tag neither ends a value of YAML, nor begins a comment, nor moves a line.
+    #[test]
+    fn hostile_text_is_a_value_of_yaml_and_nothing_else() {
+        let answer = serde_json::json!({
+            "owner": "payments\u{202e}#x", "k:\u{202e}Injected": "v", "dash": "-\u{202e}x", "\u{202e}first": "v",
+            "cause": {"Listed": "deleted"},
+        });
+        let text = yaml(&answer).unwrap();
+        assert!(!text.chars().any(|c| c != '\n' && is_terminal_control(c)), "{text:?}");
+        let read: Value = serde_yaml::from_str(&text).unwrap();
+        let expected = serde_json::json!({
+            "owner": "payments #x", "k: Injected": "v", "dash": "- x", " first": "v", "cause": {"Listed": "deleted"},
+        });
+        assert_eq!(read, expected, "{text}");
     }
 
     #[test]

@@ -16,8 +16,9 @@ pub(super) async fn credentials(
 ) -> Result<Credentials, ReconcileError> {
     let Some(name) = provider.secret() else { return Ok(Credentials::Ambient) };
     let namespace = scan.namespace().unwrap_or_default();
-    let keys: String = provider.secret_keys().iter().map(|key| format!(" --from-literal={key}=...")).collect();
-    let missing = format!("make one with kubectl create secret generic {name} -n {namespace}{keys}");
+    let keys: Vec<String> = provider.secret_keys().iter().map(|key| format!("--from-literal={key}=...")).collect();
+    let keys = keys.join(" ");
+    let missing = format!("make one with kubectl create secret generic {name} -n {namespace} {keys}");
     let read = secret(scan, name, missing, context).await?.and_then(|secret| {
         let content = secret.data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.0));
         provider.credentials(&format!("{namespace}/{name}"), &content.collect())

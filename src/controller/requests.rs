@@ -48,8 +48,8 @@ impl Requests {
             return Request { value: value.cloned(), deferred: None };
         }
         let passed = last.at.map_or(min_interval, |at| now.saturating_duration_since(at));
-        if passed < min_interval {
-            return Request { value: last.value.clone(), deferred: Some(min_interval - passed) };
+        if let Some(remaining) = min_interval.checked_sub(passed).filter(|remaining| !remaining.is_zero()) {
+            return Request { value: last.value.clone(), deferred: Some(remaining) };
         }
         *last = Accepted { value: value.cloned(), at: Some(now) };
         Request { value: value.cloned(), deferred: None }

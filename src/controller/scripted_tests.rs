@@ -42,19 +42,19 @@ impl ApiServer {
         let sent = body.collect().await.unwrap().to_bytes();
         lock(&self.calls).push(call.clone());
         let refused = lock(&self.refused).iter().find(|(start, _)| call.starts_with(start)).map(|(_, code)| *code);
-        let reason = if refused == Some(404) { "NotFound" } else { "Refused" };
-        let (code, answer) = match refused {
-            Some(code) => (
-                code,
-                json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": "no", "reason": reason, "code": code}),
-            ),
-            None => {
-                let mut object: Value = serde_json::from_slice(&sent).unwrap_or(Value::Null);
-                if parts.uri.path().ends_with("/status") {
-                    object["spec"] = json!({"provider": {"aws": {}}});
-                }
-                (200, object)
+        let code = refused.unwrap_or(200);
+        let answer = if refused.is_some() {
+            let reason = if code == 404 { "NotFound" } else { "Refused" };
+            json!({
+                "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": "no",
+                "reason": reason, "code": code,
+            })
+        } else {
+            let mut object: Value = serde_json::from_slice(&sent).unwrap_or(Value::Null);
+            if parts.uri.path().ends_with("/status") {
+                object["spec"] = json!({"provider": {"aws": {}}});
             }
+            object
         };
         hyper::Response::builder().status(code).body(Body::from(answer.to_string().into_bytes())).unwrap()
     }

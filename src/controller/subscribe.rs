@@ -135,8 +135,10 @@ async fn reconciled(scan: &CloudScan, context: &Context) -> Result<Action, Recon
     let resolved = if let Ok(valid) = &valid {
         subscribe(scan, valid, &tenant, request.value, context).await?
     } else {
-        // Scanning for the last accepted spec stops. What was visible stays visible.
-        context.fleet.refuse(&subscriber).await;
+        // Scanning for the last accepted spec stops. What was visible stays visible, unless the administrator does not
+        // allow the access any more.
+        let access_ended = valid.as_ref().is_err_and(Refusal::is_of_access);
+        context.fleet.refuse(&subscriber, access_ended).await;
         Resolved::default()
     };
     if !exists(context, &subscriber) {
@@ -188,7 +190,7 @@ async fn subscribe(
     let credentials = dereference::credentials(scan, provider, context).await?;
     if let Credentials::Unavailable(why) = &credentials {
         // Thousands of accounts would be tried in vain. What was visible stays visible until its proof expires.
-        context.fleet.refuse(&subscriber).await;
+        context.fleet.refuse(&subscriber, false).await;
         let error = CloudError::new(Reason::InvalidCredentials, why.clone());
         return Ok(Resolved { accounts: 1, unconnected: Some(error), ..Resolved::default() });
     }

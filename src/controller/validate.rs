@@ -29,6 +29,13 @@ pub struct Refusal {
     pub message: String,
 }
 
+impl Refusal {
+    /// Whether the administrator does not allow what it would use.
+    pub fn is_of_access(&self) -> bool {
+        matches!(self.reason, "RoleNotAllowed" | "EndpointNotAllowed")
+    }
+}
+
 impl From<SpecError> for Refusal {
     fn from(error: SpecError) -> Self {
         Refusal { reason: "InvalidSpec", message: error.to_string() }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
-use regex_automata::meta::{BuildError, Config, Regex};
+use regex_automata::meta::{Config, Regex};
 use regex_automata::nfa::thompson::WhichCaptures;
 
 /// The maximum size of one compiled expression.
@@ -17,6 +17,8 @@ pub const NAMESPACE_EXPRESSIONS_MAX_BYTES: usize = 8 * EXPRESSION_MAX_BYTES;
 /// The maximum size of the cache that shares compiled expressions with the same text.
 const CACHE_MAX_BYTES: usize = 64 << 20;
 
+/// A compiled regular expression that matches a whole value. A copy shares the compiled form, and so do
+/// expressions with the same text.
 #[derive(Clone)]
 pub struct Expression(Arc<Compiled>);
 
@@ -27,19 +29,27 @@ struct Compiled {
     bytes: usize,
 }
 
+/// Why an expression is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ExpressionError {
+    /// Its compiled form would take more than [`EXPRESSION_MAX_BYTES`].
     #[error(
         "it takes more than {} KiB when it is compiled: repeat less, or [A-Za-z0-9_] in place of \\w",
         EXPRESSION_MAX_BYTES >> 10
     )]
     TooLarge,
+    /// It is no valid regular expression: the parser's explanation, in one line.
     #[error("{0}")]
     Syntax(String),
 }
 
 impl Expression {
     /// Matches the whole value: an unanchored expression would accept `xteam-a` for `team-a`.
+    ///
+    /// # Errors
+    ///
+    /// [`ExpressionError::Syntax`] if the text is no regular expression, [`ExpressionError::TooLarge`] if its
+    /// compiled form takes more than [`EXPRESSION_MAX_BYTES`].
     pub fn whole(text: &str) -> Result<Self, ExpressionError> {
         static CACHE: LazyLock<Mutex<Cache>> = LazyLock::new(Mutex::default);
         if let Some(known) = lock(&CACHE).expressions.get(text) {
@@ -57,10 +67,12 @@ impl Expression {
         expression.ok_or(ExpressionError::TooLarge)
     }
 
+    /// Whether the expression matches the value from its first to its last character.
     pub fn is_match(&self, value: &str) -> bool {
         self.0.regex.is_match(value)
     }
 
+    /// The expression as the user wrote it, without the anchors that are added to it.
     pub fn as_str(&self) -> &str {
         &self.0.text
     }
@@ -79,16 +91,17 @@ fn compiled(text: &str) -> Result<Regex, ExpressionError> {
         .dfa(false)
         .hybrid(false)
         .which_captures(WhichCaptures::None);
+    // By itself first: within the anchors `a|)(` would be valid, and would not be anchored.
+    regex_automata::util::syntax::parse(text).map_err(|error| ExpressionError::Syntax(last_line(&error)))?;
     Regex::builder().configure(config).build(&format!("^(?:{text})$")).map_err(|error| match error.size_limit() {
         Some(_) => ExpressionError::TooLarge,
-        None => ExpressionError::Syntax(why(&error)),
+        None => ExpressionError::Syntax(error.syntax_error().map_or_else(|| last_line(&error), |e| last_line(e))),
     })
 }
 
 /// The parser prints the expression with markers first; the last line contains the error.
-fn why(error: &BuildError) -> String {
-    let text = error.syntax_error().map_or_else(|| error.to_string(), ToString::to_string);
-    text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()
+fn last_line(error: &dyn fmt::Display) -> String {
+    error.to_string().lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()
 }
 
 impl fmt::Debug for Expression {
@@ -136,6 +149,10 @@ mod tests {
         }
         let syntax = Expression::whole("a(").unwrap_err().to_string();
         assert!(syntax.contains("unclosed group"), "{syntax}");
+        for unbalanced in ["a|)(", "x|)(.*", ")("] {
+            let refused = Expression::whole(unbalanced);
+            assert!(matches!(refused, Err(ExpressionError::Syntax(_))), "{unbalanced} would not be anchored");
+        }
     }
 
     #[test]

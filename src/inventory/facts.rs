@@ -14,11 +14,13 @@ use super::{OwnerSource, Resource, ResourceKey, ResourceType, Severity, TagSet};
 /// A field of one type that contains ids of another.
 #[derive(Debug)]
 pub struct Edge {
+    /// The type whose documents have the field.
     pub from: &'static str,
     /// Steps pass through lists.
     pub path: &'static str,
     /// The relation in words, from `from` to `to`.
     pub relation: &'static str,
+    /// The type of the resources whose ids the field contains.
     pub to: &'static str,
     /// The referenced resource serves a purpose by being referenced.
     pub gives_purpose: bool,
@@ -27,6 +29,7 @@ pub struct Edge {
 }
 
 impl Edge {
+    /// Whether the field of this document counts as a reference, according to [`Edge::only_with`].
     pub fn applies(&self, document: &Value) -> bool {
         self.only_with.is_none_or(|path| document[path] == true || !texts(document, path).is_empty())
     }
@@ -44,8 +47,11 @@ pub enum Role {
 /// The parent of a resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Parent {
+    /// A resource of a scanned type, whether it was ever seen or not.
     Known {
+        /// The key of the parent.
         key: ResourceKey,
+        /// How it treats the resource.
         role: Role,
     },
     /// A parent that is no scanned resource (a fleet, a lifecycle policy, a service of the provider) and that creates
@@ -66,6 +72,7 @@ pub enum SinceSource {
 /// What a resource is billed for.
 #[derive(Clone, Copy, Debug)]
 pub enum Billing {
+    /// The resource itself, according to [`TypeFacts::usage`].
     Itself,
     /// Other resources, each as its type and id.
     Parts(fn(&Value) -> Vec<(&'static str, String)>),
@@ -74,19 +81,25 @@ pub enum Billing {
 /// One way in which a resource can be unused.
 #[derive(Debug)]
 pub struct OrphanCase {
+    /// The type that it is about.
     pub resource_type: &'static str,
     /// Whether its own document leaves open that it is unused.
     pub is_open: fn(&Value) -> bool,
     /// The types that must not reference it, in the same account and region.
     pub reads: &'static [&'static str],
+    /// The severity of its findings.
     pub severity: Severity,
     /// A few words on what is wrong.
     pub verdict: &'static str,
+    /// What shows that it is unused, as the message and the evidence state it.
     pub reported: &'static str,
+    /// What to check before anything is deleted, and what to do then.
     pub advice: &'static str,
     /// Fields of its document that help a person to identify it.
     pub shows: &'static [&'static str],
+    /// Where the time since when it is unused comes from.
     pub when: SinceSource,
+    /// What its cost is made of.
     pub billing: Billing,
     /// It is only reported after `spec.orphans.stoppedFor`.
     pub is_stopped: bool,
@@ -103,6 +116,7 @@ pub struct OrphanCase {
 pub struct Claim {
     /// Prefixes of the tag keys that the cluster's storage driver sets.
     pub driver_tags: &'static [&'static str],
+    /// What to do about such a volume, in place of [`OrphanCase::advice`].
     pub advice: &'static str,
 }
 
@@ -127,22 +141,33 @@ pub struct Pins {
 /// The field of a described object in which the provider returns the tags.
 #[derive(Clone, Copy, Debug)]
 pub struct TagField {
+    /// The name of the field, at the top level of the described object.
     pub name: &'static str,
+    /// How the field contains the tags.
     pub form: TagForm,
 }
 
+/// The form in which a provider returns the tags of a resource.
 #[derive(Clone, Copy, Debug)]
 pub enum TagForm {
     /// An object with a field for each tag.
     Map,
     /// A list of objects with these two fields.
-    List { key: &'static str, value: &'static str },
+    List {
+        /// The name of the field with the key of the tag.
+        key: &'static str,
+        /// The name of the field with its value.
+        value: &'static str,
+    },
 }
 
 /// What the rules and queries know of one resource type.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools)] // independent facts about a type
 pub struct TypeFacts {
+    /// The name of the type, as in [`ResourceKey::resource_type`].
     pub name: &'static str,
+    /// Where described objects contain their tags; `None` if they contain none.
     pub tag_field: Option<TagField>,
     /// Ids are unique across all accounts and regions.
     pub has_unique_ids: bool,
@@ -156,13 +181,17 @@ pub struct TypeFacts {
     pub has_many_parts: bool,
     /// The parent according to the document.
     pub parent: Option<fn(&ResourceKey, &Value) -> Option<Parent>>,
+    /// How a resource of the type can be unused; `None` if the rule `Orphaned` does not apply to it.
     pub orphan: Option<&'static OrphanCase>,
+    /// What a document shows that the resource is billed for. `None` if the type has no item in price lists; the
+    /// function returns `None` for a resource that costs nothing, or whose item is unknown.
     pub usage: Option<fn(&Value) -> Option<Usage>>,
     /// Fields that an additional call reads, and that rules depend on. If one is missing the call was denied, and the
     /// content of the field is unknown.
     pub extra_fields: &'static [&'static str],
     /// Whether a document references others in a way that can't be followed.
     pub is_opaque: Option<fn(&Value) -> bool>,
+    /// The template versions that a document of the type references by number; `None` if it can't reference any.
     pub pins: Option<Pins>,
     /// The versions that the document of a template contains.
     pub versions: Option<fn(&Value) -> Vec<i64>>,
@@ -198,6 +227,7 @@ pub struct ProviderFacts {
     pub provider: &'static str,
     /// What people call it.
     pub title: &'static str,
+    /// Its types by name, including types that only others reference.
     pub types: HashMap<&'static str, TypeFacts>,
     /// The parent according to the tags, the most specific first.
     pub parent_in_tags: fn(&ResourceKey, &TagSet) -> Option<Parent>,
@@ -216,10 +246,12 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// The facts of some providers, no two of which have the same name.
     pub fn of(providers: impl IntoIterator<Item = ProviderFacts>) -> Self {
         Self { providers: providers.into_iter().collect() }
     }
 
+    /// What is known of the provider of a resource; `None` if it is not among them.
     pub fn provider(&self, key: &ResourceKey) -> Option<&ProviderFacts> {
         self.providers.iter().find(|facts| *facts.provider == *key.provider)
     }
@@ -263,6 +295,7 @@ impl Facts {
 
 impl ResourceKey {
     /// Another resource of the same account and region.
+    #[must_use]
     pub fn sibling(&self, resource_type: &str, id: &str) -> Self {
         ResourceKey { resource_type: ResourceType::new(resource_type), id: id.into(), ..self.clone() }
     }

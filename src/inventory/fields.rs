@@ -8,9 +8,12 @@ use serde_json::Value;
 /// One changed field. The path is written like a JSON path: `State.Name`, `BlockDeviceMappings[0].Ebs`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FieldChange {
+    /// Where the field is in the document; empty if the documents differ as a whole.
     pub path: String,
+    /// The value before; `None` if the field was added.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<Value>,
+    /// The value after; `None` if the field was removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<Value>,
 }
@@ -26,6 +29,8 @@ impl fmt::Display for FieldChange {
     }
 }
 
+/// All fields in which two documents differ, in the order of their names. Lists are compared by position. An
+/// object or a list that only one of the documents has is one change.
 pub fn field_changes(before: &Value, after: &Value) -> Vec<FieldChange> {
     let mut out = Vec::new();
     walk("", Some(before), Some(after), &mut out);

@@ -6,17 +6,19 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 macro_rules! kinds {
-    ($($kind:ident),+ $(,)?) => {
+    ($($(#[$doc:meta])* $kind:ident),+ $(,)?) => {
         /// The kind of a finding. Each kind is one row of `policy::RULES`, except `Flapping`, which `policy::lifecycle`
         /// derives from how often another kind begins. Each has a section in docs/findings.md.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         pub enum FindingKind {
-            $($kind),+
+            $($(#[$doc])* $kind),+
         }
 
         impl FindingKind {
+            /// All kinds, in the order in which the documentation lists them.
             pub const ALL: &[FindingKind] = &[$(FindingKind::$kind),+];
 
+            /// The name of the kind, as in specs, statuses and metric labels.
             pub fn as_str(self) -> &'static str {
                 match self {
                     $(FindingKind::$kind => stringify!($kind)),+
@@ -26,7 +28,26 @@ macro_rules! kinds {
     };
 }
 
-kinds!(Disappeared, OwnershipLost, Untagged, TagsMissing, TagInvalid, Orphaned, Unmanaged, DriftedOut, Flapping,);
+kinds!(
+    /// The resource ended.
+    Disappeared,
+    /// The tags of the resource named an owner, and now nothing does.
+    OwnershipLost,
+    /// The resource has no tags except those that the provider sets.
+    Untagged,
+    /// The resource lacks required tags, or their values are empty.
+    TagsMissing,
+    /// A required tag is present, and its value does not match its pattern.
+    TagInvalid,
+    /// The resource costs money or is in the way, and no scanned resource uses it.
+    Orphaned,
+    /// The resource appeared after the first sweep, without a mark of infrastructure as code.
+    Unmanaged,
+    /// The resource had a mark of infrastructure as code, and no longer has one.
+    DriftedOut,
+    /// The cause of another kind began at least three times within a day. It replaces that kind of finding.
+    Flapping,
+);
 
 impl FindingKind {
     /// All kinds in a sentence: "A, B and C".
@@ -51,6 +72,7 @@ impl fmt::Display for FindingKind {
     }
 }
 
+/// A text that is not the name of a kind. The message lists all names.
 #[derive(Debug, thiserror::Error)]
 #[error("{} is no kind of finding: there are {}", .0, FindingKind::list())]
 pub struct KindError(String);
@@ -64,14 +86,19 @@ impl FromStr for FindingKind {
     }
 }
 
+/// How urgent a finding is. The most urgent is the greatest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Severity {
+    /// To be put in order at some time: a missing tag, a small cost.
     Low,
+    /// To be handled soon: an avoidable cost, or a resource without an owner.
     Medium,
+    /// To be handled at once: a resource disappeared.
     High,
 }
 
 impl Severity {
+    /// The name of the severity, as in statuses and metric labels.
     pub fn as_str(self) -> &'static str {
         match self {
             Severity::Low => "Low",

@@ -17,14 +17,17 @@ macro_rules! text_newtype {
         pub struct $name(Arc<str>);
 
         impl $name {
+            /// Makes one from a text, which is not checked.
             pub fn new(text: impl Into<Arc<str>>) -> Self {
                 Self(text.into())
             }
 
+            /// The text of it.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
 
+            /// The text of it, shared and not copied.
             pub fn into_text(self) -> Arc<str> {
                 self.0
             }
@@ -63,6 +66,7 @@ text_newtype!(
 );
 
 impl Region {
+    /// Whether it is [`GLOBAL_REGION`].
     pub fn is_global(&self) -> bool {
         self.as_str() == GLOBAL_REGION
     }
@@ -71,17 +75,22 @@ impl Region {
 /// The unit of one listing. Two scopes that differ in partition or endpoint share nothing.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Scope {
+    /// The name of the provider: `aws`.
     pub provider: Arc<str>,
     /// `aws`, `aws-cn`, `aws-us-gov`: taken from the caller's ARN, never from configuration.
     pub partition: Arc<str>,
     /// Empty for the provider's own endpoints.
     pub endpoint: Arc<str>,
+    /// The account that is listed.
     pub account: AccountId,
+    /// The region that is listed; [`GLOBAL_REGION`] for types that are listed account-wide.
     pub region: Region,
+    /// The type that is listed.
     pub resource_type: ResourceType,
 }
 
 impl Scope {
+    /// The key of the resource with this id. It names neither the partition nor the endpoint.
     pub fn key(&self, id: &str) -> ResourceKey {
         ResourceKey {
             provider: self.provider.clone(),
@@ -107,14 +116,21 @@ impl fmt::Display for Scope {
 /// The id comes last and unescaped: it may contain `/` and `:`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ResourceKey {
+    /// The name of the provider: `aws`.
     pub provider: Arc<str>,
+    /// The account that lists the resource.
     pub account: AccountId,
+    /// Its region, or [`GLOBAL_REGION`].
     pub region: Region,
+    /// The name of its type.
     #[serde(rename = "type")]
     pub resource_type: ResourceType,
+    /// The provider's identifier of the resource, unique within its scope. It is never empty in a key that was
+    /// parsed.
     pub id: Arc<str>,
 }
 
+/// A text that is not a key. It contains that text.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "'{0}' is not a resource key: write PROVIDER/ACCOUNT/REGION/TYPE/ID, such as \

@@ -14,8 +14,11 @@ use super::{ResourceKey, Revision, Scope, Subscriber, Tags, Timestamp, Timestamp
 /// The moment of a query. "At T" means the last revision with time <= T.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
+    /// The newest revision, judged by the current time.
     Now,
+    /// The state at a revision, and the time of that revision.
     Revision(Revision),
+    /// The last revision at or before a time, judged by that time.
     Time(Timestamp),
 }
 
@@ -36,6 +39,10 @@ impl FromStr for Moment {
 impl Moment {
     /// Parses user input: what [`Moment::from_str`] accepts, or a time before `now`, such as `2h`, `3 days ago` or
     /// `yesterday`.
+    ///
+    /// # Errors
+    ///
+    /// [`TimestampError`] if the text is none of these.
     pub fn read(text: &str, now: Timestamp) -> Result<Self, TimestampError> {
         let text = text.trim();
         if let Ok(moment) = text.parse() {
@@ -62,7 +69,9 @@ impl fmt::Display for Moment {
 /// A moment that is retained although its neighbours are not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RetainedMoment {
+    /// The revision: the last one of a day, or one next to the revisions that a restore skipped.
     pub revision: Revision,
+    /// The time of that revision.
     pub time: Timestamp,
 }
 
@@ -76,32 +85,45 @@ impl fmt::Display for RetainedMoment {
 /// unchanged sweeps, of which only the longest gap is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Watermark {
+    /// The sweep ended no earlier than this.
     pub from: Timestamp,
+    /// The sweep ended no later than this; the same as `from` if its end is known exactly.
     pub to: Timestamp,
 }
 
 /// Whether a scope can answer "present" or "absent" at a moment. Only `Current` can.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ScopeStatus {
+    /// The last complete sweep is at most three cadences old, or was a one-off scan, which has no cadence.
     Current,
     /// The last complete sweep is more than three cadences ago.
     Stale,
+    /// No sweep of the scope was complete yet.
     NeverScanned,
+    /// The scope was closed at the moment.
     NotWatched,
 }
 
+/// A scope, and how well it is known at a moment.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ScopeView {
+    /// The scope itself.
     pub scope: Scope,
+    /// Whether it can answer for its resources.
     pub status: ScopeStatus,
+    /// When its last complete sweep ended; `None` if there was none yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub watermark: Option<Watermark>,
 }
 
+/// Whether a resource exists at a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Presence {
+    /// The scope is current, and its last complete sweep listed the resource.
     Present,
+    /// The scope is current, and the resource has ended.
     Absent,
+    /// The scope is not current, or the resource is a suspect.
     Unknown,
 }
 
@@ -121,23 +143,32 @@ pub enum EndCause {
 /// A tombstone. Users see "between last seen and first missed".
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct End {
+    /// How the end came about.
     pub cause: EndCause,
+    /// The end of the last complete sweep that listed it; earlier by the difference if the cloud's clock was
+    /// behind.
     #[serde(rename = "lastSeen")]
     pub last_seen: Timestamp,
+    /// The end of the first sweep that missed it, or listed its end state; later by the difference if the cloud's
+    /// clock was ahead.
     #[serde(rename = "firstMissed")]
     pub first_missed: Timestamp,
-    /// When the end was concluded, and in which revision.
+    /// The time of the revision that records the end.
     pub concluded: Timestamp,
+    /// The revision that records the end.
     pub revision: Revision,
 }
 
 /// A resource that a complete sweep missed and that is not yet confirmed as gone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Suspect {
+    /// The end of the last complete sweep that listed it.
     #[serde(rename = "lastSeen")]
     pub last_seen: Timestamp,
+    /// The end of the first complete sweep that missed it.
     #[serde(rename = "firstMissed")]
     pub first_missed: Timestamp,
+    /// How many sweeps count towards the confirmation of its end so far. Held sweeps do not count.
     pub misses: u32,
     /// The mass-loss breaker holds it.
     pub held: bool,
@@ -146,23 +177,32 @@ pub struct Suspect {
 /// One resource at a moment. Its document is read separately: [`Snapshot::attributes`].
 #[derive(Clone, Debug)]
 pub struct Resource {
+    /// The key, which identifies the resource to users.
     pub key: ResourceKey,
+    /// The scope that lists it, with the partition and the endpoint that the key does not contain.
     pub scope: Arc<Scope>,
+    /// Whether it exists at the moment.
     pub presence: Presence,
+    /// The last known tags.
     pub tags: Tags,
-    /// When this life was first seen, and whether it existed before the first scan.
+    /// When this life was first seen: the end of the sweep that listed it first.
     pub first_seen: Timestamp,
+    /// No complete sweep of the scope had ended before it was first seen, so its creation was not observed.
     pub baseline: bool,
+    /// The creation time that the cloud reports; `None` if it reports none for the type.
     pub birth: Option<Timestamp>,
     /// The revision of its last change.
     pub changed: Revision,
+    /// Set if a complete sweep missed it and its end is not confirmed yet.
     pub suspect: Option<Suspect>,
+    /// How this life ended; `None` while it is live.
     pub end: Option<End>,
     /// The end was retracted: the resource was seen again as the same life.
     pub retracted: bool,
 }
 
 impl Resource {
+    /// Whether this life has not ended. A suspect is live, and so is a resource of a stale scope.
     pub fn is_live(&self) -> bool {
         self.end.is_none()
     }
@@ -171,12 +211,17 @@ impl Resource {
 /// Selects the resources of an answer. Empty selects all live resources.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
+    /// Only this account; `None` selects all.
     pub account: Option<String>,
+    /// Only this region; `None` selects all.
     pub region: Option<String>,
+    /// Only this type; `None` selects all.
     pub resource_type: Option<String>,
+    /// Only resources with this id, in any scope; `None` selects all.
     pub id: Option<String>,
-    /// `key` or `key=value`.
+    /// Only resources that are known to have all of these tags: a key with any value, or with this value.
     pub tags: Vec<(String, Option<String>)>,
+    /// Only resources that are known to have no tags except those that the provider sets.
     pub untagged: bool,
     /// Also the last life of each id, if it ended at or after this moment.
     pub ended_since: Option<Timestamp>,
@@ -189,6 +234,7 @@ pub struct Filter {
 }
 
 impl Filter {
+    /// Whether a key has the selected account, region, type and id. The other fields are not checked.
     pub fn matches_key(&self, key: &ResourceKey) -> bool {
         let same = |desired: &Option<String>, value: &str| desired.as_deref().is_none_or(|w| w == value);
         same(&self.account, key.account.as_str())
@@ -197,6 +243,7 @@ impl Filter {
             && same(&self.id, &key.id)
     }
 
+    /// Whether a scope has the selected account, region and type, and is one of [`Filter::scopes`].
     pub fn matches_scope(&self, scope: &Scope) -> bool {
         let same = |desired: &Option<String>, value: &str| desired.as_deref().is_none_or(|w| w == value);
         same(&self.account, scope.account.as_str())
@@ -211,6 +258,7 @@ impl Filter {
         named.iter().any(|f| f.is_some()) || !self.tags.is_empty() || self.untagged
     }
 
+    /// Whether tags are as selected. Unknown tags match only if nothing is required of them.
     pub fn matches_tags(&self, tags: &Tags) -> bool {
         let has = |(key, value): &(String, Option<String>)| {
             tags.known().and_then(|set| set.get(key)).is_some_and(|v| value.as_ref().is_none_or(|w| w == v))
@@ -228,10 +276,14 @@ pub fn is_untagged(set: &super::TagSet) -> bool {
     set.keys().all(|key| RESERVED_TAG_PREFIXES.iter().any(|prefix| key.starts_with(prefix)))
 }
 
+/// What happened to a resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum ChangeKind {
+    /// A life began, or its end was retracted.
     Appeared,
+    /// The document or the tags differ.
     Changed,
+    /// A life ended.
     Disappeared,
 }
 
@@ -239,9 +291,13 @@ pub enum ChangeKind {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[allow(clippy::struct_excessive_bools)] // independent flags of an answer
 pub struct Change {
+    /// What happened.
     pub change: ChangeKind,
+    /// The resource that it happened to.
     pub resource: ResourceKey,
+    /// The revision that records it. Of a net difference: the revision of the last change.
     pub revision: Revision,
+    /// The time of that revision.
     pub time: Timestamp,
     /// It existed before the first scan.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -258,8 +314,11 @@ pub struct Change {
     /// A disappearance was retracted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub retracted: bool,
+    /// How the resource ended. Set if it disappeared, and only then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end: Option<End>,
+    /// The changed fields, those of tags as `Tags.KEY`. Empty if the resource was new or ended; only tags if the
+    /// documents are not retained.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fields: Vec<super::FieldChange>,
 }
@@ -315,26 +374,45 @@ impl Change {
 /// The differences between two moments, and the scopes for which they are unknown.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Diff {
+    /// The revision of the first moment.
     pub from: Revision,
+    /// The revision of the second moment.
     pub to: Revision,
+    /// Single steps oldest first, or net differences sorted by key.
     pub changes: Vec<Change>,
     /// Scopes that were not current at one of the two moments.
     pub unknown: Vec<ScopeView>,
 }
 
+/// What happened at a milestone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MilestoneKind {
-    Appeared { baseline: bool },
-    TagsChanged { before: Tags, after: Tags },
+    /// The life began.
+    Appeared {
+        /// It existed before the first scan.
+        baseline: bool,
+    },
+    /// The tags became others, or became known.
+    TagsChanged {
+        /// The tags until then.
+        before: Tags,
+        /// The tags from then on.
+        after: Tags,
+    },
+    /// The life ended.
     Ended,
+    /// The end was false: the resource was seen again as the same life.
     Retracted,
 }
 
 /// A moment that is kept exactly and forever.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Milestone {
+    /// The revision that records it.
     pub revision: Revision,
+    /// The time of that revision.
     pub time: Timestamp,
+    /// What happened.
     pub kind: MilestoneKind,
     /// The tags from here on.
     pub tags: Tags,
@@ -343,15 +421,21 @@ pub struct Milestone {
 /// Since when a scope is visible to a subscriber, and when that was last proven.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Visibility {
+    /// The revision from which on the subscriber sees the scope.
     pub from: Revision,
+    /// When a complete sweep with the subscriber's own credentials was last recorded.
     pub proven: Timestamp,
 }
 
 /// The newest run of complete sweeps of a scope: when the first and the last of them began.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CompleteSweeps {
+    /// When the first sweep of the run began.
     pub first: Timestamp,
+    /// When the last sweep of the run began, as far as it is known at the moment: equal to `first` if the run goes
+    /// on after it.
     pub last: Timestamp,
+    /// The longest time between the ends of two consecutive sweeps of the run; zero for a single sweep.
     pub longest_gap: Duration,
     /// When complete sweeps of earlier runs began, as far as known: a scope that is swept less and less often has
     /// a run for each cadence.
@@ -372,26 +456,35 @@ impl CompleteSweeps {
 /// The document of one resource from a revision on.
 #[derive(Clone, Debug)]
 pub struct Version {
+    /// The revision that records the document.
     pub revision: Revision,
+    /// The time of that revision.
     pub time: Timestamp,
+    /// The described object, without its tags.
     pub attributes: Value,
 }
 
 /// State at one moment.
 pub trait Snapshot {
+    /// Why a read failed.
     type Error;
 
+    /// The revision of the state.
     fn revision(&self) -> Revision;
     /// The moment of the snapshot.
     fn time(&self) -> Timestamp;
+    /// All scopes that were ever watched until then, with their status at the moment.
     fn scopes(&self) -> Vec<ScopeView>;
     /// Sorted by key.
     fn resources(&self, filter: &Filter) -> Result<Vec<Resource>, Self::Error>;
+    /// The described object of a resource of this snapshot, without its tags; an empty object if it was never
+    /// read.
     fn attributes(&self, resource: &Resource) -> Result<Value, Self::Error>;
     /// The scopes that the subscriber has proven its own credentials on, with the revision since when.
     fn visible(&self, subscriber: &Subscriber) -> std::collections::BTreeMap<Scope, Visibility>;
     /// `None` unless the scope is current.
     fn complete_sweeps(&self, scope: &Scope) -> Option<CompleteSweeps>;
+    /// The time of a revision that the snapshot's resources or changes name.
     fn time_of(&self, revision: Revision) -> Result<Timestamp, Self::Error>;
 
     /// The scopes whose part of the answer is unknown.
@@ -402,6 +495,7 @@ pub trait Snapshot {
 
 /// The history of one resource.
 pub trait History {
+    /// Why a read failed.
     type Error;
 
     /// Oldest first, up to the moment of the snapshot.

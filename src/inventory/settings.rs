@@ -10,12 +10,15 @@ use super::{Expression, FindingKind, ResourceKey, TagSet, Tags, Timestamp};
 /// A tag key that must be present, under its own name or an alias.
 #[derive(Clone, Debug)]
 pub struct RequiredTag {
+    /// The key under which the tag is reported as missing.
     pub key: String,
+    /// Other keys that count as well. Empty for none.
     pub aliases: Vec<String>,
     /// A value that does not match is a `TagInvalid` finding.
     pub pattern: Option<Expression>,
 }
 
+/// Which findings are published, and for how long.
 #[derive(Clone, Debug)]
 pub struct FindingSettings {
     /// The maximum number of findings that are published as open at once; the rest are only counted.
@@ -36,6 +39,7 @@ impl RuleSettings {
 }
 
 impl FindingSettings {
+    /// How long a cause of this kind must last; zero if nothing is set.
     pub fn grace(&self, kind: FindingKind) -> Duration {
         self.grace.get(&kind).copied().unwrap_or_default()
     }
@@ -44,15 +48,19 @@ impl FindingSettings {
 /// Matches a tag by its key, which may end in `*`, and by its value if one is set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TagMatch {
+    /// The key, or its beginning followed by `*`. No other wildcard has a meaning.
     pub key: String,
+    /// The exact value; `None` matches any.
     pub value: Option<String>,
 }
 
 impl TagMatch {
+    /// Matches a key, or its beginning followed by `*`, with any value.
     pub fn key(key: &str) -> Self {
         Self { key: key.to_owned(), value: None }
     }
 
+    /// Whether at least one tag of the set matches.
     pub fn matches(&self, tags: &TagSet) -> bool {
         let is_value = |value: &str| self.value.as_deref().is_none_or(|desired| desired == value);
         match self.key.strip_suffix('*') {
@@ -65,8 +73,11 @@ impl TagMatch {
 /// Selects resources by their properties. An empty field matches all.
 #[derive(Clone, Debug, Default)]
 pub struct Selector {
+    /// Names of types, exactly.
     pub types: Vec<String>,
+    /// Ids of accounts, exactly.
     pub accounts: Vec<String>,
+    /// Names of regions, exactly.
     pub regions: Vec<String>,
     /// All of these must match.
     pub tags: Vec<TagMatch>,
@@ -75,6 +86,8 @@ pub struct Selector {
 }
 
 impl Selector {
+    /// Whether the resource with this key and these tags is selected. Unknown tags match only if no tags are
+    /// required.
     pub fn matches(&self, key: &ResourceKey, tags: &Tags) -> bool {
         let named = |list: &[String], value: &str| list.is_empty() || list.iter().any(|item| item == value);
         named(&self.types, key.resource_type.as_str())
@@ -88,9 +101,13 @@ impl Selector {
 /// Findings that a user has exempted from action, and until when.
 #[derive(Clone, Debug)]
 pub struct Exemption {
+    /// The name of the object that declares it, as findings name it.
     pub name: String,
+    /// The kinds that are exempted. Empty for all.
     pub kinds: Vec<FindingKind>,
+    /// The resources that are exempted.
     pub selector: Selector,
+    /// The time from which on it no longer applies; `None` for never.
     pub expires: Option<Timestamp>,
 }
 
@@ -101,6 +118,7 @@ pub enum OwnerSource {
     Tags,
     /// The tags of its CloudFormation stack.
     Stack,
+    /// The tags of its Auto Scaling group.
     AutoScalingGroup,
     /// The tags of its EKS cluster.
     Cluster,
@@ -111,6 +129,7 @@ pub enum OwnerSource {
 }
 
 impl OwnerSource {
+    /// All sources, in the default order.
     pub const ALL: [OwnerSource; 6] = [
         OwnerSource::Tags,
         OwnerSource::Stack,
@@ -120,6 +139,7 @@ impl OwnerSource {
         OwnerSource::Account,
     ];
 
+    /// The name of the source, as in specs and findings.
     pub fn as_str(self) -> &'static str {
         match self {
             OwnerSource::Tags => "Tags",
@@ -135,9 +155,11 @@ impl OwnerSource {
 /// Also kept in the store, so that a coverage query uses the same settings at any time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OwnershipSettings {
+    /// The sources that are used, in this order.
     pub sources: Vec<OwnerSource>,
     /// The first of these tags with a value names the owner.
     pub tag_keys: Vec<String>,
+    /// The default owners, by account id.
     pub accounts: BTreeMap<String, String>,
 }
 
@@ -154,7 +176,9 @@ impl Default for OwnershipSettings {
 /// How much may be missing at once before the sweep is doubted rather than the cloud.
 #[derive(Clone, Copy, Debug)]
 pub struct LossLimits {
+    /// The share of the live resources, from 0 to 100, that may be missing.
     pub percent: u32,
+    /// With fewer missing resources the share does not matter.
     pub minimum: u32,
 }
 
@@ -174,10 +198,13 @@ impl LossLimits {
     }
 }
 
+/// The settings of all rules for one CloudScan.
 #[derive(Clone, Debug)]
 pub struct RuleSettings {
     /// The interval between sweeps.
     pub interval: Duration,
+    /// The tags that each taggable resource must have. Empty: the rules `TagsMissing` and `TagInvalid` find
+    /// nothing.
     pub required_tags: Vec<RequiredTag>,
     /// Types that the tag rules skip.
     pub exempt_types: Vec<String>,
@@ -185,12 +212,15 @@ pub struct RuleSettings {
     pub keep_disappeared: Duration,
     /// Ends that are not reported.
     pub ignored_ends: Vec<Selector>,
+    /// How owners are determined.
     pub ownership: OwnershipSettings,
     /// Tags that show that infrastructure as code manages a resource. `None`: these rules are disabled.
     pub managed_by: Option<Vec<TagMatch>>,
     /// How long an instance must be stopped before it counts as unused.
     pub stopped_for: Duration,
+    /// The exemptions of the namespace; the first that applies is named. Expired ones have no effect.
     pub exemptions: Vec<Exemption>,
+    /// Which findings are published, and for how long.
     pub findings: FindingSettings,
 }
 

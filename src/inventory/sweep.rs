@@ -13,7 +13,9 @@ use super::{Scope, Tags, Timestamp};
 /// One resource as one listing returned it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Observation {
+    /// The provider's identifier of the resource, unique within the scope.
     pub id: String,
+    /// Its tags; `Unknown` if they could not be read this time.
     pub tags: Tags,
     /// The described object in the field names of the service model, without its tags and the fields that the type
     /// declares volatile.
@@ -43,7 +45,9 @@ impl Observation {
 /// A part of an existing resource that could not be read.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Unread {
+    /// The part that is missing.
     pub part: Part,
+    /// Why its call failed.
     pub reason: Reason,
     /// The call that was denied or failed, by its IAM name: `kms:DescribeKey`.
     pub action: String,
@@ -54,6 +58,7 @@ pub struct Unread {
 pub enum Part {
     /// All attributes, or those that the listing does not contain.
     Attributes,
+    /// The tags of a type that has a call for them, or whose empty tags are verified by a call.
     Tags,
 }
 
@@ -72,6 +77,7 @@ impl Document {
         &*self.0 == b"{}"
     }
 
+    /// The JSON text, in UTF-8; `{}` if the document is unknown.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
@@ -93,20 +99,32 @@ impl fmt::Debug for Document {
 /// Why a sweep was not complete. A bounded set, used by conditions, events and metric labels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Reason {
+    /// The cloud limits the rate of calls, and the retries were limited as well.
     Throttled,
+    /// The credentials lack the permission for a call.
     Denied,
+    /// A policy of the organization denies a call, whatever the credentials permit.
     DeniedByPolicy,
+    /// The credentials belong to another account than the one to be scanned.
     WrongAccount,
+    /// The credentials are missing, refused or expired, or the role can't be assumed.
     InvalidCredentials,
+    /// The region is not enabled in the account, or does not exist.
     RegionDisabled,
+    /// No connection to the endpoint: DNS, network, proxy, or a region that lacks the service.
     Unreachable,
+    /// A call exceeded its deadline.
     TimedOut,
+    /// The cloud failed, or returned an error that has no other reason here.
     ServerError,
+    /// A request, a response or a sequence of pages was not as the service's API model describes it.
     Malformed,
+    /// The operator stopped during the sweep, or the store accepted no more of it.
     Interrupted,
 }
 
 impl Reason {
+    /// The name of the reason, as in conditions, events and metric labels.
     pub fn as_str(self) -> &'static str {
         match self {
             Reason::Throttled => "Throttled",
@@ -127,6 +145,7 @@ impl Reason {
 /// How a sweep ended. Only `Complete` may conclude anything from absence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
+    /// Every page was read.
     Complete,
     /// Some resources were listed.
     Partial(Reason),
@@ -135,6 +154,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// The name of the outcome, without the reason.
     pub fn as_str(self) -> &'static str {
         match self {
             Outcome::Complete => "Complete",
@@ -143,6 +163,7 @@ impl Outcome {
         }
     }
 
+    /// Why the sweep was not complete; `None` if it was.
     pub fn reason(self) -> Option<Reason> {
         match self {
             Outcome::Complete => None,
@@ -150,6 +171,7 @@ impl Outcome {
         }
     }
 
+    /// Whether something may be concluded from absence.
     pub fn is_complete(self) -> bool {
         self == Outcome::Complete
     }
@@ -172,7 +194,12 @@ pub enum Confirmation {
     /// The API can read one id, and report that it does not exist.
     ReadById,
     /// The API can't: `needed` complete sweeps in a row must miss it, each at least `apart` after the one before.
-    Sweeps { needed: u32, apart: Duration },
+    Sweeps {
+        /// How many sweeps must miss it, at least one.
+        needed: u32,
+        /// The minimum time between two sweeps that count.
+        apart: Duration,
+    },
 }
 
 /// The minimum time between complete sweeps that confirm each other: a delayed answer repeats itself.
@@ -183,6 +210,7 @@ pub const CONFIRMATION_SPACING_MIN: Duration = Duration::from_mins(5);
 /// The result of reading a missing resource by id. A resource that still exists becomes an observation instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Absence {
+    /// The API reports that there is no resource with this id.
     NotFound,
     /// The read itself failed: whether the resource exists is unknown.
     Unconfirmed,
@@ -191,16 +219,24 @@ pub enum Absence {
 /// One listing of one scope with its outcome, and the results of reading what it missed by id.
 #[derive(Clone, Debug)]
 pub struct Sweep {
+    /// What was listed.
     pub scope: Scope,
+    /// When the listing began, by the operator's clock.
     pub started: Timestamp,
+    /// When the last call ended, including reads by id, by the operator's clock.
     pub ended: Timestamp,
     /// The interval to the next sweep of this scope that is in force now; `None` for a one-off scan.
     pub cadence: Option<Duration>,
     /// The version of the set of fields that is kept for the type.
     pub shape: u16,
+    /// Whether ids of the type can be reused.
     pub ids: IdReuse,
+    /// How absences of the type are confirmed.
     pub confirmation: Confirmation,
+    /// How the listing ended.
     pub outcome: Outcome,
+    /// What the listing and the reads by id returned, in any order. Of two observations with the same id the later
+    /// counts.
     pub observations: Vec<Observation>,
     /// Only for ids that the listing missed.
     pub absences: BTreeMap<String, Absence>,

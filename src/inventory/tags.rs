@@ -17,14 +17,17 @@ pub struct TagSet(Arc<[u8]>);
 const LENGTHS: usize = 8;
 
 impl TagSet {
+    /// The empty set.
     pub fn new() -> Self {
         Self::default()
     }
 
+    /// Whether there are no tags at all, including those that only the provider sets.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
+    /// The number of tags. It reads the whole set.
     pub fn len(&self) -> usize {
         self.iter().count()
     }
@@ -50,10 +53,12 @@ impl TagSet {
         self.pieces().map(|(key, value)| (text(key), text(value)))
     }
 
+    /// The keys, sorted.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
         self.iter().map(|(key, _)| key)
     }
 
+    /// The value of the tag with this key; `None` if there is no such tag. A value may be empty.
     pub fn get(&self, key: &str) -> Option<&str> {
         self.pieces().find(|(k, _)| *k == key.as_bytes()).map(|(_, value)| text(value))
     }
@@ -116,9 +121,10 @@ impl<'de> Deserialize<'de> for TagSet {
     }
 }
 
-/// A failed tag call must not be taken for an untagged resource.
+/// The tags of a resource, or why there are none. A failed tag call must not be taken for an untagged resource.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Tags {
+    /// The tags were read; the set may be empty.
     Known(TagSet),
     /// The tags could not be read. The last known set, if any, is kept.
     Unknown,
@@ -128,6 +134,7 @@ pub enum Tags {
 }
 
 impl Tags {
+    /// The set, if the tags were read.
     pub fn known(&self) -> Option<&TagSet> {
         match self {
             Tags::Known(set) => Some(set),
@@ -135,6 +142,7 @@ impl Tags {
         }
     }
 
+    /// Whether the type has no tags, or another account owns the resource and its tags.
     pub fn is_untaggable(&self) -> bool {
         *self == Tags::Untaggable
     }

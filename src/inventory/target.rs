@@ -12,6 +12,7 @@ use super::{AccountId, Region};
 pub struct SecretKeys(BTreeMap<String, String>);
 
 impl SecretKeys {
+    /// The value under a key of the Secret; `None` if there is no such key.
     pub fn get(&self, key: &str) -> Option<&str> {
         self.0.get(key).map(String::as_str)
     }
@@ -28,6 +29,7 @@ impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for SecretKeys {
 pub enum Credentials {
     /// The process's own, which the provider finds in the environment.
     Ambient,
+    /// Those of a Secret, under the keys that the provider defines.
     Keys(SecretKeys),
     /// There should be credentials, but they can't be read, for this reason. Other credentials are never used instead.
     Unavailable(String),
@@ -46,6 +48,7 @@ impl std::fmt::Debug for Credentials {
 /// How to get into an account. Its provider alone knows what it means.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Access {
+    /// The credentials that are used first: for the account itself, or to assume [`Access::identity`].
     pub credentials: Credentials,
     /// The identity that the credentials assume there, as the provider writes it; none for their own.
     pub identity: Option<String>,
@@ -54,6 +57,7 @@ pub struct Access {
 }
 
 impl Access {
+    /// Access by these credentials as they are, without further settings.
     pub fn new(credentials: Credentials) -> Self {
         Self { credentials, identity: None, parameters: BTreeMap::new() }
     }
@@ -68,14 +72,18 @@ pub struct AccountTarget {
     pub account: Option<AccountId>,
     /// Empty for the provider's own endpoint.
     pub endpoint: Arc<str>,
+    /// Only these regions are scanned. Empty: all regions that are enabled in the account.
     pub include_regions: Vec<Region>,
+    /// These regions are not scanned, even if they are included.
     pub exclude_regions: Vec<Region>,
+    /// How to access the account.
     pub access: Access,
 }
 
 /// One account of an organization.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
+    /// The id of the account.
     pub account: AccountId,
     /// Suspended and closed accounts deny access: that is no information about their resources.
     pub is_active: bool,
@@ -84,6 +92,8 @@ pub struct Member {
 /// A complete list of the accounts of an organization, or of some of its units.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Members {
+    /// The partition of the account that lists them, and therefore of all of them.
     pub partition: Arc<str>,
+    /// The accounts, each once.
     pub list: Vec<Member>,
 }

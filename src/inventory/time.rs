@@ -12,8 +12,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub struct Revision(pub u64);
 
 impl Revision {
+    /// The empty state before anything was recorded. The first change has revision 1.
     pub const ZERO: Revision = Revision(0);
 
+    /// The revision after this one.
     #[must_use]
     pub fn next(self) -> Revision {
         Revision(self.0 + 1)
@@ -32,6 +34,7 @@ impl fmt::Display for Revision {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
 
+/// A text that is not a time. It contains that text.
 #[derive(Debug, thiserror::Error)]
 #[error("'{0}' is not a time: write RFC 3339, such as 2026-11-24T08:30:00Z")]
 pub struct TimestampError(String);
@@ -43,32 +46,39 @@ impl TimestampError {
 }
 
 impl Timestamp {
+    /// Before every time that can occur.
     pub const MIN: Timestamp = Timestamp(i64::MIN);
 
+    /// A moment from milliseconds since the Unix epoch; negative before it.
     pub const fn from_millis(millis: i64) -> Self {
         Self(millis)
     }
 
+    /// Milliseconds since the Unix epoch; negative before it.
     pub const fn as_millis(self) -> i64 {
         self.0
     }
 
-    /// Zero if `earlier` is in fact later.
+    /// The time that passed since `earlier`; zero if `earlier` is in fact later.
     #[must_use]
     pub fn since(self, earlier: Timestamp) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 
+    /// The moment that lies `span` before this one, but not before [`Timestamp::MIN`].
     #[must_use]
     pub fn minus(self, span: Duration) -> Timestamp {
         Self(self.0.saturating_sub(i64::try_from(span.as_millis()).unwrap_or(i64::MAX)))
     }
 
+    /// The moment that lies `span` after this one, but not after the latest that can be stored.
     #[must_use]
     pub fn plus(self, span: Duration) -> Timestamp {
         Self(self.0.saturating_add(i64::try_from(span.as_millis()).unwrap_or(i64::MAX)))
     }
 
+    /// The same moment for arithmetic with calendars. A moment out of jiff's range becomes the first or last in
+    /// it.
     pub fn to_jiff(self) -> jiff::Timestamp {
         jiff::Timestamp::from_millisecond(self.0).unwrap_or(if self.0 < 0 {
             jiff::Timestamp::MIN

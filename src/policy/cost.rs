@@ -22,26 +22,34 @@ pub struct PriceList {
     pub currency: String,
     /// The date of the prices.
     pub as_of: String,
+    /// The prices, at most one for each item and region.
     pub prices: Vec<Price>,
 }
 
+/// The price of one item in one region.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Price {
     /// `ebs.gp3`, `ipv4`, `nat-gateway`, `load-balancer.application`.
     pub item: String,
+    /// A region, or `*` for every region without a price of its own.
     pub region: String,
+    /// The unit that the price is of.
     pub unit: Unit,
+    /// The price of one unit, in the currency of the list: finite and not negative.
     pub price: f64,
     /// The document that states the price.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
 }
 
+/// What a price is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Unit {
+    /// One GB for a month.
     #[serde(rename = "GB-month")]
     GbMonth,
+    /// One piece for an hour. A month has 730 hours.
     #[serde(rename = "hour")]
     Hour,
 }
@@ -55,19 +63,36 @@ impl Unit {
     }
 }
 
+/// Why a price list is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum PriceError {
+    /// It is not YAML, or has missing, unknown or misspelt fields.
     #[error("the price list is no YAML of the shape that docs/prices.md gives: {0}")]
     Shape(#[from] serde_yaml::Error),
+    /// The price of an entry is negative or no finite number.
     #[error("prices[{index}]: {price} is no price: write a number from 0 on, of one unit in the currency")]
-    Price { index: usize, price: f64 },
+    Price {
+        /// The position of the entry, from 0 on.
+        index: usize,
+        /// The number that it contains.
+        price: f64,
+    },
+    /// Two entries have the same item and region.
     #[error("prices[{index}]: {item} in {region} has a price already")]
-    Twice { index: usize, item: String, region: String },
+    Twice {
+        /// The position of the second entry, from 0 on.
+        index: usize,
+        /// The item of both.
+        item: String,
+        /// The region of both.
+        region: String,
+    },
 }
 
 /// Prices indexed by item and region.
 #[derive(Debug, Default)]
 pub struct Prices {
+    /// The currency of all prices: an ISO 4217 code; empty if there are no prices.
     pub currency: String,
     found: HashMap<(String, String), (f64, Unit)>,
 }
@@ -78,6 +103,11 @@ impl Prices {
         Self::parse(SHIPPED).expect("the committed list is one: a test reads it")
     }
 
+    /// Reads a price list in YAML.
+    ///
+    /// # Errors
+    ///
+    /// [`PriceError`] if it has another shape, a price that is none, or two prices for the same item and region.
     pub fn parse(text: &str) -> Result<Self, PriceError> {
         let list: PriceList = serde_yaml::from_str(text)?;
         let mut prices = Self { currency: list.currency, found: HashMap::new() };
@@ -103,11 +133,13 @@ impl Prices {
 pub struct MonthlyCost(pub u64);
 
 impl MonthlyCost {
+    /// The cost of a month in units of the currency, with its fraction.
     #[allow(clippy::cast_precision_loss)] // Amounts of this size are exact to the cent.
     pub fn amount(self) -> f64 {
         self.0 as f64 / 1e6
     }
 
+    /// The sum of both. A sum that is too large becomes the largest cost.
     #[must_use]
     pub fn plus(self, other: MonthlyCost) -> Self {
         Self(self.0.saturating_add(other.0))

@@ -18,19 +18,25 @@ pub const OWNERSHIP: &str = "ownership";
 /// The note that contains the currency of the records' costs, as text.
 pub const CURRENCY: &str = "currency";
 
+/// The state of a finding.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum State {
     /// The cause holds, but has not lasted for the grace period.
     Pending,
+    /// The cause holds, and a person should act.
     Open,
     /// The cause holds, but a user has exempted it from action.
     Exempted,
+    /// The cause no longer holds, or another finding replaces this one.
     Resolved {
+        /// The time of the evaluation that resolved it.
         at: Timestamp,
+        /// Why it was resolved.
         reason: Resolution,
     },
 }
 
+/// Why a finding was resolved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Resolution {
     /// The cause was fixed.
@@ -41,6 +47,7 @@ pub enum Resolution {
     FalseAlarm,
     /// The resource itself is gone.
     ResourceGone,
+    /// The scope of the resource was closed, or is no longer visible to the CloudScan.
     NoLongerWatched,
     /// It is reported with its parent, or its parent replaces its own members.
     Grouped,
@@ -49,6 +56,7 @@ pub enum Resolution {
 }
 
 impl Resolution {
+    /// All reasons.
     pub const ALL: [Resolution; 7] = [
         Resolution::Fixed,
         Resolution::Expired,
@@ -59,6 +67,7 @@ impl Resolution {
         Resolution::Flapping,
     ];
 
+    /// The name of the reason, as in the status of the object.
     pub fn as_str(self) -> &'static str {
         match self {
             Resolution::Fixed => "Fixed",
@@ -81,12 +90,16 @@ pub struct Acknowledgement {
     pub object: String,
 }
 
+/// A finding with its state and its past.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
+    /// The finding as it was when its cause last held.
     pub finding: Finding,
+    /// Its state after the last evaluation.
     pub state: State,
     /// How many times it was reopened after it was resolved.
     pub reopened: u32,
+    /// Set while a user's acknowledgement is in force. It survives the deletion of the object.
     pub acknowledged: Option<Acknowledgement>,
     /// The times when its cause began: the last few.
     pub begun: Vec<Timestamp>,
@@ -109,6 +122,7 @@ impl Record {
         }
     }
 
+    /// Whether a person should act on it, whether it was acknowledged or not.
     pub fn is_open(&self) -> bool {
         self.state == State::Open
     }
@@ -125,6 +139,7 @@ pub fn records(notes: BTreeMap<String, Vec<u8>>) -> impl Iterator<Item = (String
 /// The object as it exists in the API server.
 #[derive(Clone, Debug, Default)]
 pub struct PublishedObject {
+    /// The UID of the object: an object that is created again has another.
     pub uid: String,
     /// The value of the annotation that acknowledges the finding.
     pub acknowledged: Option<String>,
@@ -133,16 +148,24 @@ pub struct PublishedObject {
 /// One change of a finding's state: one event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Transition {
+    /// It became open, or was open and is published only now.
     Opened,
+    /// It became open again after it was resolved.
     Reopened,
+    /// It was open, and was resolved.
     Resolved,
+    /// It was open, and an exemption applies now.
     Exempted,
+    /// The exemption no longer applies, and it is open.
     ExemptionEnded,
+    /// A user acknowledged it.
     Acknowledged,
+    /// The user removed the acknowledgement from the object that carried it.
     AcknowledgementWithdrawn,
 }
 
 impl Transition {
+    /// The name of the transition, as in the reason of an event.
     pub fn as_str(self) -> &'static str {
         match self {
             Transition::Opened => "Opened",
@@ -174,12 +197,19 @@ pub struct Lifecycle {
 /// Open findings that are not published.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Suppressed {
+    /// Their number; zero if all open findings are published.
     pub count: usize,
+    /// Their number by kind. Kinds without any are left out.
     pub by_kind: BTreeMap<FindingKind, usize>,
+    /// The highest severity among them; `None` if there are none.
     pub worst: Option<Severity>,
 }
 
-/// `name` returns the object name for a finding of this kind on this resource.
+/// Advances the records by an evaluation at the time `now`.
+///
+/// `before` are the records so far and `seen` the objects that exist, both by object name. `name` returns the
+/// object name for a finding of this kind on this resource. Advancing the result by the same evaluation again
+/// reports no transitions.
 pub fn advance(
     evaluation: Evaluation,
     mut before: BTreeMap<String, Record>,

@@ -1,14 +1,15 @@
 //! The rules: pure functions from the recorded state to findings that people must act on.
 //!
-//! One file per rule, two in `unmanaged`; `lifecycle` derives `Flapping`. Each rule checks one resource under the given policy, with the time of the snapshot as the only
-//! clock. If a rule lacks information its result is undecided: that opens nothing and resolves nothing.
+//! One file per rule, two in `unmanaged`; `lifecycle` derives `Flapping`. Each rule checks one resource under the
+//! given policy, with the time of the snapshot as the only clock. If a rule lacks information its result is
+//! undecided: that opens nothing and resolves nothing.
 //!
 //! - `graph`: the references between documents, read once for each version.
-//! - `owner`: the owner of a resource. [`cost`]: its cost by list prices.
+//! - `owner`: the owner of a resource. `cost`: its cost by list prices.
+//! - [`lifecycle`]: from the causes that hold now to transitions.
 //!
 //! What differs from provider to provider (which field references which type, what is part of what, how a type can be
 //! unused) is in [`Facts`], which the provider supplies.
-//! - [`lifecycle`]: from the causes that hold now to transitions.
 
 mod cost;
 mod disappeared;
@@ -44,24 +45,32 @@ use reads::{Reading, Reads};
 /// A statement that a person should act on, with its evidence.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
+    /// The kind of the finding.
     pub kind: FindingKind,
+    /// How urgent it is.
     pub severity: Severity,
+    /// The resource that it is about. For a group of resources: the one that they are part of.
     pub resource: ResourceKey,
     /// The `Name` tag.
     pub name: Option<String>,
+    /// Who should act; `None` if nothing names an owner.
     pub owner: Option<Owner>,
     /// When this life of the resource was first seen.
     pub first_seen: Timestamp,
     /// When the cause began to hold.
     pub since: Timestamp,
+    /// The revision in which the cause began. If that is unknown: the one in which the resource last changed.
     pub revision: Revision,
     /// It is unknown since when it holds: `since` is when it was noticed.
     pub since_is_estimate: bool,
+    /// What is the case, as a text that names the resource.
     pub message: String,
     /// What to do about it.
     pub advice: String,
     /// The facts it is based on, each with its time.
     pub evidence: Vec<String>,
+    /// The cost of an `Orphaned` resource by list prices, in [`Evaluator::currency`]; `None` if it is unknown, and
+    /// for all other kinds.
     pub monthly_cost: Option<MonthlyCost>,
     /// The exemption that applies.
     pub exempted_by: Option<String>,
@@ -98,21 +107,27 @@ impl Verdict {
 /// The findings that hold, and what could not be decided.
 #[derive(Debug, Default)]
 pub struct Evaluation {
+    /// The findings whose causes hold, including exempted ones, in no particular order.
     pub findings: Vec<Finding>,
     /// The standing of the requested resources that the subscriber can see. A resource that is missing here is no
     /// longer watched.
     pub standing: BTreeMap<ResourceKey, Standing>,
+    /// The kinds and resources for which a rule lacks information. Their findings are neither opened nor resolved.
     pub undecided: BTreeSet<(FindingKind, ResourceKey)>,
     /// Resources whose end is reported with another's, or is not reported.
     pub grouped: BTreeSet<ResourceKey>,
 }
 
+/// What the snapshot shows of a resource that has a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
+    /// It exists, and its scope is current.
     Present,
     /// It was seen again after its end, which was therefore false.
     Retracted,
+    /// It has ended, even if its scope is no longer current.
     Ended,
+    /// It is a suspect, or its scope is not current.
     Unknown,
 }
 
@@ -248,16 +263,22 @@ pub struct Evaluator {
 }
 
 impl Evaluator {
+    /// An evaluator that has read nothing yet: its first evaluation reads every document that the rules use.
     pub fn new(facts: Facts, prices: Arc<Prices>) -> Self {
         Self { graph: Graph::new(facts), prices }
     }
 
+    /// The currency of the costs in its findings: an ISO 4217 code; empty if it has no prices.
     pub fn currency(&self) -> &str {
         &self.prices.currency
     }
 
     /// Evaluates what `subscriber` can see at the snapshot, or everything without a subscriber. Also reports the
     /// standing of the resources in `requested`.
+    ///
+    /// # Errors
+    ///
+    /// The first error of the snapshot. The evaluation is then discarded as a whole.
     pub fn evaluate<S>(
         &mut self,
         snapshot: &S,
@@ -449,11 +470,13 @@ impl Input<'_> {
 /// How many resources of an account have an owner.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Coverage {
+    /// All resources that can have tags.
     pub resources: usize,
-    /// Only resources whose tags are known.
+    /// Resources without an owner. Only those whose tags are known.
     pub unowned: usize,
-    /// Resources whose tags could not be read.
+    /// Resources without an owner whose tags could not be read: they may have one.
     pub unknown: usize,
+    /// The number of resources by the name of their owner.
     pub by_owner: BTreeMap<String, usize>,
 }
 
@@ -464,6 +487,10 @@ pub fn owner_in_tags<'a>(tags: &'a TagSet, settings: &OwnershipSettings) -> Opti
 
 /// Ownership by account at the snapshot's moment, for the resources that match the filter. Resources of types
 /// without tags are not counted.
+///
+/// # Errors
+///
+/// The first error of the snapshot.
 pub fn coverage<S>(
     snapshot: &S,
     facts: &Facts,

@@ -5,9 +5,12 @@ use serde::{Deserialize, Serialize};
 use super::EvaluationContext;
 use crate::inventory::{OwnerSource, OwnershipSettings, Resource, ResourceKey, TagSet};
 
+/// The owner of a resource, and where that is stated.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owner {
+    /// The name as it is stated: a tag's value, `namespace/name` of a volume claim, or the account's default.
     pub name: String,
+    /// The source that names the owner.
     pub source: OwnerSource,
 }
 

@@ -12,7 +12,8 @@ use tokio::sync::{Notify, Semaphore, SemaphorePermit, mpsc};
 use tokio::task::JoinHandle;
 
 use super::{
-    AccountReport, AccountScanner, EarlierTags, Meters, StoreFailure, Subscription, catch_panic, remembered,
+    AccountReport, AccountScanner, EarlierTags, Meters, StoreFailure, Subscription, WithoutAccess, catch_panic,
+    lock, remembered,
 };
 use crate::cloud::{AccountTarget, CloudError, Members, Provider, Providers};
 use crate::inventory::{AccountId, Scope, Subscriber, Timestamp};
@@ -88,6 +89,7 @@ pub struct Fleet {
     resolved_accounts: Mutex<BTreeMap<Subscriber, (AccountTarget, AccountId)>>,
     /// The accounts of organizations, as last listed.
     listed: Mutex<BTreeMap<Subscriber, AccountList>>,
+    without_access: WithoutAccess,
     meters: Meters,
     permits: Arc<Semaphore>,
     is_restored: bool,
@@ -112,6 +114,7 @@ impl Fleet {
                 tasks,
                 resolved_accounts,
                 listed,
+                without_access: WithoutAccess::default(),
                 meters,
                 permits,
                 is_restored,
@@ -205,13 +208,20 @@ impl Fleet {
         if let Err(error) = remembered {
             tracing::warn!(cloudscan = %subscriber, reason = error.reason(), "a restart would not know of it: {error}");
         }
+        lock(&self.without_access).remove(subscriber);
         self.replace(subscriber, desired);
         Ok(())
     }
 
     /// Stops scanning for a CloudScan whose spec is rejected. It keeps its visibilities: it is not deleted, and
     /// its selection has not become smaller.
-    pub async fn refuse(&self, subscriber: &Subscriber) {
+    ///
+    /// With `access_ended` the administrator does not allow what it uses any more: once the credentials of another
+    /// CloudScan list a scope, it stops seeing it.
+    pub async fn refuse(&self, subscriber: &Subscriber, access_ended: bool) {
+        if access_ended {
+            lock(&self.without_access).insert(subscriber.clone());
+        }
         let owner = subscriber.clone();
         let forgotten = self.store.run_blocking(move |store| remembered::remember(store, &owner, &[])).await;
         if let Err(error) = forgotten {
@@ -308,6 +318,7 @@ impl Fleet {
         }
         lock(&self.resolved_accounts).retain(|subscriber, _| existing.contains(subscriber));
         lock(&self.listed).retain(|subscriber, _| existing.contains(subscriber));
+        lock(&self.without_access).retain(|subscriber| existing.contains(subscriber));
         self.revoke_visibilities(&tasks, |subscriber, _| !existing.contains(subscriber))?;
         self.close_invisible_scopes(&tasks)?;
         self.store.retain_notes(&existing)
@@ -358,6 +369,7 @@ impl Fleet {
         let wake = Arc::new(Notify::new());
         let scanner = AccountScanner::new(provider, self.store.clone(), key.account.clone(), key.endpoint.clone())
             .with_meters(self.meters.clone())
+            .without_access_of(self.without_access.clone())
             .restored(self.is_restored)
             .without_baseline_changes();
         let running = TaskRunner {
@@ -573,10 +585,6 @@ async fn holding_permit<T>(
         () = too_long => drop(permit),
     }
     round.await
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 #[cfg(test)]

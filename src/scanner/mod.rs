@@ -21,8 +21,9 @@ mod round;
 mod schedule;
 mod sweep;
 
+use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 pub use fleet::{Fleet, list_members};
@@ -43,6 +44,9 @@ async fn catch_panic<T>(call: impl Future<Output = Result<T, CloudError>>) -> Re
         Err(CloudError::new(Reason::InvalidCredentials, message))
     })
 }
+
+/// CloudScans whose access to every account has ended, by a decision of the administrator.
+pub type WithoutAccess = Arc<Mutex<BTreeSet<Subscriber>>>;
 
 /// What one CloudScan requests for one account.
 #[derive(Clone, Debug)]
@@ -66,4 +70,8 @@ pub struct Subscription {
     pub requested_at: Option<String>,
     /// The generation of the spec of this subscription.
     pub generation: i64,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

@@ -10,7 +10,10 @@ use futures::stream::FuturesUnordered;
 use super::breaker::{self, AccountLosses, Judgement, RecentLosses, ScopeLosses};
 use super::schedule::{self, Due, Schedule, Selected};
 use super::sweep::{Candidate, Committed, PAGE_MAX_BYTES, Planned, Sweeper, SweptScope};
-use super::{AccountReport, EarlierTags, Meters, ScopeReport, StoreFailure, Subscription, catch_panic, report};
+use super::{
+    AccountReport, EarlierTags, Meters, ScopeReport, StoreFailure, Subscription, WithoutAccess, catch_panic, lock,
+    report,
+};
 use crate::cloud::{AccountTarget, CloudError, Provider, Session, TypeInfo};
 use crate::inventory::{
     AccountId, Change, ChangeKind, Confirmation, EndCause, GLOBAL_REGION, LossLimits, Moment, Reason, Region,
@@ -89,6 +92,7 @@ pub struct AccountScanner {
     sweeper: Sweeper,
     reports_baseline: bool,
     meters: Meters,
+    without_access: WithoutAccess,
     pub reports: BTreeMap<Subscriber, AccountReport>,
 }
 
@@ -110,6 +114,7 @@ impl AccountScanner {
             sweeper,
             reports_baseline: true,
             meters: Meters::default(),
+            without_access: WithoutAccess::default(),
             reports: BTreeMap::new(),
         }
     }
@@ -136,8 +141,15 @@ impl AccountScanner {
             sweeper: self.sweeper,
             reports_baseline: self.reports_baseline,
             meters: self.meters,
+            without_access: self.without_access,
             ..fresh
         }
+    }
+
+    /// CloudScans that stop seeing a scope once the credentials of others list it.
+    #[must_use]
+    pub fn without_access_of(self, without_access: WithoutAccess) -> Self {
+        Self { without_access, ..self }
     }
 
     /// Whether the store was just restored from a backup.
@@ -531,9 +543,10 @@ impl AccountScanner {
                 failed == subscriber && matches!(error.reason, Reason::Denied | Reason::DeniedByPolicy)
             })
         };
+        let without_access = lock(&self.without_access).clone();
         let has_no_access = |subscriber: &Subscriber| {
             let credentials = self.reports.get(subscriber).and_then(|report| report.credentials.as_ref());
-            matches!(credentials, Some(Err(error)) if error.access_ended)
+            matches!(credentials, Some(Err(error)) if error.access_ended) || without_access.contains(subscriber)
         };
         // After a start some CloudScans are not here yet: those with keys in a Secret wait for the API server.
         let is_settled = self.is_restored || self.began.is_some_and(|began| now.since(began) >= SETTLING_TIME);

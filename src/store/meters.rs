@@ -8,6 +8,7 @@ use prometheus_client::registry::{Registry, Unit};
 /// Doubling from 1 ms to 8 s: a sync takes one millisecond on a good disk, a hundred on a bad one.
 const COMMIT_BUCKETS: u16 = 14;
 
+/// The metrics of one open store: how long its commits take, and what retention freed.
 #[derive(Debug)]
 pub struct Meters {
     pub(super) commit_seconds: Histogram,
@@ -27,6 +28,7 @@ impl Default for Meters {
 }
 
 impl Meters {
+    /// Adds the metrics to a registry. Their names begin with `store_`.
     pub fn register(&self, registry: &mut Registry) {
         let commit = "How long a durable commit took, its sync included";
         registry.register_with_unit("store_commit_duration", commit, Unit::Seconds, self.commit_seconds.clone());

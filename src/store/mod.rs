@@ -102,8 +102,10 @@ const FLUSH_CHECKPOINT_MIN_ENTRIES: usize = if cfg!(test) { 500 } else { 10_000 
 /// Number of locks that scopes share by hash: enough that sweeps of different scopes rarely wait for each other.
 const SCOPE_LOCKS: usize = 1024;
 
+/// The source of the current time. It may step back: a revision never has an earlier time than the one before it.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
+/// The clock of the operating system, with milliseconds.
 pub fn system_clock() -> Clock {
     Arc::new(|| Timestamp::from(jiff::Timestamp::now()))
 }
@@ -113,9 +115,72 @@ pub fn system_clock() -> Clock {
 pub struct Delta {
     /// The newest revision after it.
     pub revision: Revision,
+    /// The changes, in the order in which they were recorded. Empty if the sweep changed nothing that is reported.
     pub changes: Vec<Change>,
 }
 
+/// The store of one file. A copy is another handle of the same store, and all may be used concurrently.
+///
+/// A commit returns once its changes are durable. When the last handle is dropped, the part of the ledger that is
+/// only in memory is written, and the file is closed.
+///
+/// # Examples
+///
+/// A sweep is committed, and read back from a snapshot:
+///
+/// ```
+/// use std::collections::BTreeMap;
+/// use std::time::Duration;
+///
+/// use elava::inventory::{
+///     AccountId, Confirmation, Filter, IdReuse, Moment, Observation, Outcome, Presence, Region, ResourceType, Scope,
+///     Snapshot, Sweep, Tags,
+/// };
+/// use elava::store::{Store, system_clock};
+/// use serde_json::json;
+///
+/// let folder = tempfile::tempdir()?;
+/// let store = Store::open(&folder.path().join("elava.redb"), system_clock())?;
+///
+/// let volume = json!({"VolumeId": "vol-1", "Size": 8});
+/// let ended = store.now();
+/// let sweep = Sweep {
+///     scope: Scope {
+///         provider: "aws".into(),
+///         partition: "aws".into(),
+///         endpoint: "".into(),
+///         account: AccountId::new("111122223333"),
+///         region: Region::new("eu-west-1"),
+///         resource_type: ResourceType::new("AWS::EC2::Volume"),
+///     },
+///     started: ended.minus(Duration::from_secs(1)),
+///     ended,
+///     cadence: Some(Duration::from_mins(5)),
+///     shape: 1,
+///     ids: IdReuse::Unique,
+///     confirmation: Confirmation::ReadById,
+///     outcome: Outcome::Complete,
+///     observations: vec![Observation {
+///         tags: Tags::Known([("owner", "team-a")].into_iter().collect()),
+///         attributes: (&volume).into(),
+///         ..Observation::unread("vol-1")
+///     }],
+///     absences: BTreeMap::new(),
+///     held: false,
+///     skew_millis: 0,
+/// };
+/// let delta = store.commit(&sweep, None)?;
+/// assert_eq!(delta.changes.len(), 1);
+///
+/// let snapshot = store.snapshot(Moment::Now)?;
+/// assert_eq!(snapshot.revision(), delta.revision);
+/// let resources = snapshot.resources(&Filter::default())?;
+/// assert_eq!(resources.len(), 1);
+/// assert_eq!(resources[0].key.to_string(), "aws/111122223333/eu-west-1/AWS::EC2::Volume/vol-1");
+/// assert_eq!(resources[0].presence, Presence::Present);
+/// assert_eq!(snapshot.attributes(&resources[0])?, volume);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone)]
 pub struct Store {
     inner: Arc<Inner>,
@@ -136,6 +201,10 @@ struct Inner {
 impl Store {
     /// Runs work that reads or writes the file on a thread that may block. If it panics, the error is
     /// [`StoreError::Panicked`].
+    ///
+    /// # Errors
+    ///
+    /// The error of the work, or [`StoreError::Panicked`] if it panics.
     pub async fn run_blocking<T, E>(
         &self,
         work: impl FnOnce(&Store) -> Result<T, E> + Send + 'static,
@@ -150,6 +219,14 @@ impl Store {
     }
 
     /// Opens the store at `path`, or creates it.
+    ///
+    /// Folders on the path are created as well. Only one process can have a file open.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Locked`], [`StoreError::Schema`] or [`StoreError::NotAStore`] if there is a file that can't
+    /// be used, [`StoreError::Damaged`] if its content is invalid, [`StoreError::Io`] if the file or its folder
+    /// can't be created or opened, [`StoreError::Database`] if it can't be read or written.
     pub fn open(path: &Path, clock: Clock) -> Result<Self, StoreError> {
         if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
             std::fs::create_dir_all(parent)
@@ -165,6 +242,10 @@ impl Store {
     }
 
     /// Opens the store at `path`, which must exist.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Missing`] if there is no file, otherwise as [`Store::open`].
     pub fn open_existing(path: &Path, clock: Clock) -> Result<Self, StoreError> {
         if !path.exists() {
             return Err(StoreError::Missing(path.to_owned()));
@@ -216,10 +297,13 @@ impl Store {
         Ok(Self { inner: Arc::new(Inner { keeper, writer, scopes, tenants: RwLock::default(), shared }) })
     }
 
+    /// The path of the file, as it was given when the store was opened.
     pub fn path(&self) -> &Path {
         &self.inner.shared.path
     }
 
+    /// The current time by the clock of the store. It may lie before the time of the newest revision: see
+    /// [`Store::clock_lag`].
     pub fn now(&self) -> Timestamp {
         self.inner.shared.now()
     }
@@ -229,6 +313,7 @@ impl Store {
         self.inner.shared.revisions.subscribe()
     }
 
+    /// The newest revision, which is durable; [`Revision::ZERO`] if nothing was recorded.
     pub fn revision(&self) -> Revision {
         self.state().revision
     }
@@ -243,7 +328,7 @@ impl Store {
         format!("{:032x}", u128::from_be_bytes(self.inner.shared.id))
     }
 
-    /// How far our clock is behind the newest time in the store.
+    /// How far our clock is behind the newest time in the store; zero if it is not.
     pub fn clock_lag(&self) -> Duration {
         self.state().time.since(self.now())
     }
@@ -263,20 +348,21 @@ impl Store {
         (among.map(|scope| scope.order.len()).sum(), missed)
     }
 
-    /// Number of live resources in a scope.
+    /// Number of live resources in a scope, watched or not; zero if nothing of the scope was recorded.
     pub fn live_count(&self, scope: &Scope) -> usize {
         let state = self.state();
         state.scope_numbers.get(scope).map_or(0, |number| state.scopes[number].order.len())
     }
 
-    /// The revision of the last change of the live resource with this id.
+    /// The revision of the last change of the live resource with this id; `None` if no resource with this id is
+    /// live.
     pub fn changed(&self, scope: &Scope, id: &str) -> Option<Revision> {
         let state = &self.inner.shared.current().state;
         let rid = state.rid(*state.scope_numbers.get(scope)?, id)?;
         Some(state.head(rid).changed)
     }
 
-    /// The tags that a live resource is known to have now.
+    /// The tags that a live resource is known to have now; `None` if no resource with this id is live.
     pub fn known_tags(&self, scope: &Scope, id: &str) -> Option<Tags> {
         // Read under the lock: too short to be worth a copy.
         let state = &self.inner.shared.current().state;
@@ -284,7 +370,7 @@ impl Store {
         Some(state.tags(state.head(rid).tags))
     }
 
-    /// When a subscriber last proved a scope with its own credentials.
+    /// When a subscriber last proved a scope with its own credentials; `None` if it can't see the scope.
     pub fn proven(&self, subscriber: &Subscriber, scope: &Scope) -> Option<Timestamp> {
         let state = self.state();
         let number = state.scope_numbers.get(scope)?;
@@ -307,7 +393,8 @@ impl Store {
             .collect()
     }
 
-    /// All current visibilities.
+    /// All current visibilities: each subscriber with each scope that it can see, in the order of the scopes'
+    /// numbers.
     pub fn visibilities(&self) -> Vec<(Subscriber, Arc<Scope>)> {
         let state = self.state();
         state
@@ -329,6 +416,13 @@ impl Store {
     }
 
     /// Stops watching scopes: one revision per scope, no entry per resource. Their history stays.
+    ///
+    /// The subscribers that can see a scope lose it. Scopes that are not open are skipped.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NotWritten`] if the transaction fails or the volume is full, [`StoreError::Poisoned`] while
+    /// the file waits to be opened again. Scopes before the one that failed stay closed.
     pub fn close_scopes(&self, scopes: &[Arc<Scope>]) -> Result<(), StoreError> {
         let open = |state: &State, scope: &Scope| {
             let number = *state.scope_numbers.get(scope)?;
@@ -348,6 +442,10 @@ impl Store {
     }
 
     /// Closes the open scopes that `among` selects and that no subscriber can see.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::close_scopes`].
     pub fn close_invisible_scopes(&self, among: impl Fn(&Scope) -> bool) -> Result<(), StoreError> {
         let state = self.state();
         let uncovered =
@@ -356,6 +454,13 @@ impl Store {
     }
 
     /// Revokes a subscriber's visibility of a scope: from here on it sees nothing of it.
+    ///
+    /// Does nothing if the subscriber can't see the scope.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NotWritten`] if the transaction fails or the volume is full, [`StoreError::Poisoned`] while
+    /// the file waits to be opened again.
     pub fn revoke_visibility(&self, subscriber: &Subscriber, scope: &Scope) -> Result<(), StoreError> {
         self.write_scope_entries(scope, |state| {
             let visible = state
@@ -394,6 +499,13 @@ impl Store {
     }
 
     /// Writes a checkpoint of the newest state, on the caller's thread.
+    ///
+    /// Does nothing if there is one.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NotWritten`] if the transaction fails or the volume is full, [`StoreError::Poisoned`] while
+    /// the file waits to be opened again. [`StoreError::Database`] if the file can't be read.
     pub fn checkpoint(&self) -> Result<(), StoreError> {
         maintenance::checkpoint(&self.inner.shared, self.inner.writer.queue(), &AtomicBool::new(false))
     }
@@ -405,6 +517,14 @@ impl Store {
     }
 
     /// Applies a retention, on the caller's thread. Other commits can run in between.
+    ///
+    /// An interrupted run leaves a consistent file, and the next one continues.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NotWritten`] if the transaction fails or the volume is full, [`StoreError::Poisoned`] while
+    /// the file waits to be opened again. [`StoreError::Database`] or [`StoreError::Damaged`] if the file can't be
+    /// read.
     pub fn retain(&self, retention: Retention) -> Result<RetentionReport, StoreError> {
         retention::retain(&self.inner.shared, self.inner.writer.queue(), retention, || false)
     }
@@ -424,11 +544,12 @@ impl Store {
         self.inner.writer.queue().waiting()
     }
 
+    /// The metrics of the store, which are updated as long as it is open.
     pub fn meters(&self) -> &Meters {
         &self.inner.shared.meters
     }
 
-    /// Size of the file, and free bytes on its volume; `None` if unknown.
+    /// Size of the file, and free bytes on its volume; each is `None` if unknown.
     pub fn room(&self) -> (Option<u64>, Option<u64>) {
         let file = std::fs::metadata(self.path()).ok().map(|file| file.len());
         (file, (self.inner.shared.room)())
@@ -436,6 +557,11 @@ impl Store {
 
     /// Writes the part of the ledger that is only in memory, and a checkpoint if the next open would have much to
     /// fold. Called before the process ends.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NotWritten`] if the transaction fails or the volume is full, [`StoreError::Poisoned`] while
+    /// the file waits to be opened again. [`StoreError::Database`] if the file can't be read.
     pub fn flush(&self) -> Result<(), StoreError> {
         self.submit(Request::Flush)?;
         if self.inner.shared.since_checkpoint.load(Ordering::Acquire) < FLUSH_CHECKPOINT_MIN_ENTRIES {

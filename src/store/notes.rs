@@ -10,7 +10,12 @@ use super::{Store, StoreError};
 use crate::inventory::Subscriber;
 
 impl Store {
-    /// Writes small durable values of a subscriber. Takes no revision.
+    /// Writes notes of a subscriber in one transaction; `None` deletes the note of that name. Takes no revision.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NotWritten`] if the transaction fails or the volume is full, [`StoreError::Poisoned`] while
+    /// the file waits to be opened again. All of them are written or none.
     pub fn write_notes(
         &self,
         subscriber: &Subscriber,
@@ -22,24 +27,41 @@ impl Store {
         self.submit(Request::Notes(subscriber.clone(), notes.to_vec())).map(|_| ())
     }
 
-    /// One note of a subscriber.
+    /// One note of a subscriber; `None` if there is no such note.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Poisoned`] while the file waits to be opened again; [`StoreError::Database`] or
+    /// [`StoreError::Damaged`] if it can't be read.
     pub fn note(&self, subscriber: &Subscriber, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
         let table = self.inner.shared.published()?.txn.open_table(NOTE)?;
         Ok(table.get((subscriber.as_str(), name))?.map(|bytes| bytes.value().to_vec()))
     }
 
-    /// All notes of a subscriber whose names begin with `prefix`.
+    /// All notes of a subscriber whose names begin with `prefix`, by their whole names. Empty if there are none.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::note`].
     pub fn notes(&self, subscriber: &Subscriber, prefix: &str) -> Result<BTreeMap<String, Vec<u8>>, StoreError> {
         Ok(self.first_notes(subscriber, prefix, usize::MAX)?.into_iter().collect())
     }
 
     /// Deletes the notes of a subscriber whose names begin with `prefix`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::note`] and [`Store::write_notes`].
     pub fn drop_notes(&self, subscriber: &Subscriber, prefix: &str) -> Result<(), StoreError> {
         let notes: Vec<_> = self.notes(subscriber, prefix)?.into_keys().map(|name| (name, None)).collect();
         self.write_notes(subscriber, &notes)
     }
 
-    /// The first `count` of these notes, in the order of their names.
+    /// As [`Store::notes`], but only the first `count`, in the order of their names.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::note`].
     pub fn first_notes(
         &self,
         subscriber: &Subscriber,
@@ -60,6 +82,10 @@ impl Store {
     }
 
     /// Number of notes of a subscriber whose names begin with `prefix`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::note`].
     pub fn count_notes(&self, subscriber: &Subscriber, prefix: &str) -> Result<usize, StoreError> {
         let table = self.inner.shared.published()?.txn.open_table(NOTE)?;
         let mut count = 0;
@@ -75,6 +101,10 @@ impl Store {
     }
 
     /// All subscribers that have notes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::note`].
     pub fn subscribers_with_notes(&self) -> Result<BTreeSet<Subscriber>, StoreError> {
         let table = self.inner.shared.published()?.txn.open_table(NOTE)?;
         let mut subscribers = BTreeSet::new();
@@ -88,7 +118,11 @@ impl Store {
         Ok(subscribers)
     }
 
-    /// Deletes the notes of all other subscribers.
+    /// Deletes the notes of all subscribers but these.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::drop_notes`]. The notes of some subscribers may be deleted by then.
     pub fn retain_notes(&self, subscribers: &BTreeSet<Subscriber>) -> Result<(), StoreError> {
         for subscriber in self.subscribers_with_notes()?.difference(subscribers) {
             self.drop_notes(subscriber, "")?;

@@ -23,6 +23,12 @@ struct Tenant {
 impl Store {
     /// The revision after which a group of subscribers belongs to `identity`. If it belonged to another identity,
     /// it loses its visibilities and all its notes now. If it belonged to none, `identity` takes over what exists.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NotWritten`] if the transaction fails or the volume is full, [`StoreError::Poisoned`] while
+    /// the file waits to be opened again. [`StoreError::Database`] or [`StoreError::Damaged`] if the file can't be
+    /// read.
     pub fn claim_tenant(&self, group: &str, identity: &str) -> Result<Revision, StoreError> {
         let known = {
             let _stays = self.inner.tenants.read().unwrap_or_else(PoisonError::into_inner);
@@ -48,6 +54,11 @@ impl Store {
 
     /// Runs `work` for a subscriber while the owner of its group can't change. `work` gets whether `identity` is
     /// that owner. An empty identity always is, and a group without an owner belongs to every identity.
+    ///
+    /// # Errors
+    ///
+    /// The error of the work. [`StoreError::Poisoned`] while the file waits to be opened again;
+    /// [`StoreError::Database`] or [`StoreError::Damaged`] if it can't be read.
     pub fn with_tenant_lock<T>(
         &self,
         subscriber: &Subscriber,
@@ -67,6 +78,10 @@ impl Store {
     }
 
     /// Removes the owner of every group: the next one under its name takes over what exists.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::drop_notes`].
     pub fn clear_tenants(&self) -> Result<(), StoreError> {
         self.drop_notes(&Subscriber::new(INTERNAL_SUBSCRIBER), PREFIX)
     }

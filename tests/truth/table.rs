@@ -515,6 +515,23 @@ async fn visibility_ends_with_the_role(stage: &mut Stage<'_>) {
     assert!(is_visible_to(stage, "team-a/one"));
 }
 
+async fn visibility_ends_with_the_permission(stage: &mut Stage<'_>) {
+    stage.volumes(2).await;
+    let both = with_another_role(stage);
+    for _ in 0..2 {
+        stage.bed.sweep_for(&both).await;
+    }
+    // Its spec was edited, and is refused: nothing is scanned for it.
+    stage.bed.sweep_for(&both[..1]).await;
+    assert!(is_visible_to(stage, "team-b/two"), "a refused spec keeps what was seen");
+    let refused = elava::scanner::WithoutAccess::default();
+    refused.lock().unwrap().insert(Subscriber::new("team-b/two"));
+    stage.bed.scanner = stage.bed.another_scanner().without_access_of(refused);
+    stage.bed.sweep_for(&both[..1]).await;
+    assert!(!is_visible_to(stage, "team-b/two"), "the administrator does not allow its role any more");
+    assert!(is_visible_to(stage, "team-a/one"));
+}
+
 async fn visibility_ends_with_the_account(stage: &mut Stage<'_>) {
     stage.volumes(2).await;
     let mut both = with_another_role(stage);
@@ -1138,6 +1155,7 @@ rows! {
     visibility_ends_with_its_rights: "the listing of one of two CloudScans is denied" => "it sees the present no more, the past it does";
     visibility_ends_with_the_account: "the credentials of one of two CloudScans answer for another account" => "it sees the present no more";
     visibility_ends_with_the_role: "the role of one of two CloudScans may not be assumed any more" => "it sees the present no more";
+    visibility_ends_with_the_permission: "the administrator does not allow the role of one of two CloudScans any more" => "it sees the present no more";
     visibility_ends_after_its_day: "one of two CloudScans can't get in any more" => "it sees the present for a day";
     steered_by_a_stranger: "a CloudScan that may see nothing asks for much" => "nobody else's listings, limits or confirmations change";
     hidden_by_default: "a listing leaves out what services manage unless it is asked for" => "it is asked for, by id as well";

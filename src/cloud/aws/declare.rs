@@ -79,6 +79,7 @@ pub(super) type VerifyTags =
 /// The parents that resources are listed in, such as the clusters of services.
 pub(super) type Within = for<'a> fn(&'a Regional) -> BoxFuture<'a, Result<Vec<String>, Failure>>;
 
+#[allow(clippy::struct_excessive_bools)] // independent facts about a type
 pub(super) struct Declaration {
     /// The name that CloudFormation uses.
     pub name: &'static str,

@@ -22,6 +22,12 @@ fn folder(path: &Path) -> &Path {
 }
 
 impl PrivateFile {
+    /// Creates the unfinished file beside `path`, readable by its owner only. What killed processes left
+    /// unfinished for the same path is removed.
+    ///
+    /// # Errors
+    ///
+    /// The error of the operating system if the file can't be created.
     pub fn begin(path: &Path) -> io::Result<Self> {
         let mut prefix = path.file_name().unwrap_or_default().to_owned();
         prefix.push(".");
@@ -37,11 +43,17 @@ impl PrivateFile {
         self.file.path()
     }
 
+    /// The open file, to be written.
     pub fn file(&mut self) -> &mut File {
         self.file.as_file_mut()
     }
 
     /// Gives it its name, durably. Nothing that has the name is overwritten.
+    ///
+    /// # Errors
+    ///
+    /// The error of the operating system if the file can't be synced or renamed, with the kind
+    /// [`io::ErrorKind::AlreadyExists`] if there is a file with its name.
     pub fn finish(self) -> io::Result<()> {
         self.file.as_file().sync_all()?;
         self.file.persist_noclobber(&self.path).map_err(|error| error.error)?;
@@ -57,6 +69,11 @@ impl PrivateFile {
 }
 
 /// Removes files that killed processes left unfinished in a folder, if their names begin with `prefix`.
+///
+/// # Errors
+///
+/// The error of the operating system if the folder can't be read or a file can't be removed. Others may have been
+/// removed by then.
 pub fn clear_unfinished(folder: &Path, prefix: &str) -> io::Result<()> {
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;

@@ -41,7 +41,9 @@ pub(in crate::store) const META: TableDefinition<&str, &[u8]> = TableDefinition:
 pub(in crate::store) const ID_MAX_BYTES: usize = 4096;
 pub(in crate::store) const DOCUMENT_MAX_BYTES: usize = 4 << 20;
 
+/// The number of a life in its file, from 1 on. It is never reused.
 pub type Rid = u32;
+/// The number of a scope in its file, from 0 on in the order in which scopes were first recorded.
 pub type ScopeNo = u32;
 
 #[derive(Clone, Debug)]

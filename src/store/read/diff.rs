@@ -20,6 +20,13 @@ use crate::store::{Store, StoreError};
 impl Store {
     /// Resources that ended after one moment and until another, and whose end was not retracted by then, newest
     /// first: read from the tombstones alone.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Future`], [`StoreError::TooEarly`] or [`StoreError::NotKept`] if one of the moments can't be
+    /// queried; [`StoreError::ReaderExpired`] if it takes longer than a snapshot may be open;
+    /// [`StoreError::Poisoned`] while the file waits to be opened again; [`StoreError::Database`] or
+    /// [`StoreError::Damaged`] if it can't be read.
     pub fn disappeared(
         &self,
         from: Moment,
@@ -44,7 +51,15 @@ impl Store {
         Ok(ended)
     }
 
-    /// The net difference between two moments, and the scopes that were not current at one of them.
+    /// The net difference between two moments, and the scopes that were not current at one of them; with a
+    /// subscriber, only changes that are visible to it at one of them.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Future`], [`StoreError::TooEarly`] or [`StoreError::NotKept`] if one of the moments can't be
+    /// queried; [`StoreError::ReaderExpired`] if it takes longer than a snapshot may be open;
+    /// [`StoreError::Poisoned`] while the file waits to be opened again; [`StoreError::Database`] or
+    /// [`StoreError::Damaged`] if it can't be read.
     pub fn diff(&self, from: Moment, to: Moment, subscriber: Option<&Subscriber>) -> Result<Diff, StoreError> {
         let (from, to) = (self.snapshot(from)?, self.snapshot(to)?);
         let sees = |scope| subscriber.is_none_or(|v| to.sees(v, scope) || from.sees(v, scope));
@@ -54,6 +69,10 @@ impl Store {
     }
 
     /// As [`Store::diff`], of the scopes that `sees` accepts, each change with its scope.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::diff`].
     pub fn diff_of(
         &self,
         from: Moment,
@@ -69,7 +88,9 @@ impl Store {
 /// of them.
 #[derive(Clone, Debug)]
 pub struct ScopedDiff {
+    /// The net differences, sorted by key, each with its scope.
     pub changes: Vec<(ScopeNo, Change)>,
+    /// The scopes that were not current at one of the moments, whether they were selected or not.
     pub unknown: Vec<ScopeView>,
 }
 

@@ -11,6 +11,11 @@ use crate::store::{Store, StoreError};
 impl Store {
     /// State at a moment, with what later sweeps show about it: present if a sweep before and one after show the
     /// same life, unknown between last seen and first missed, absent from then on.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::snapshot`]; [`StoreError::Database`] or [`StoreError::Damaged`] if the later ends can't be
+    /// read.
     pub fn snapshot_in_hindsight(&self, moment: Moment) -> Result<StoreSnapshot, StoreError> {
         let snapshot = self.snapshot(moment)?;
         let (state, newest) = (&snapshot.state, &snapshot.newest);

@@ -108,6 +108,11 @@ impl<'a> Steps<'a> {
 impl StoreSnapshot {
     /// Every step of a resource, newest first, each with its changed fields. The lives before under its id are
     /// included.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::ReaderExpired`] if the snapshot is too old to read the file, [`StoreError::Database`] or
+    /// [`StoreError::Damaged`] if the file can't be read.
     pub fn history(&self, resource: &Resource) -> Result<Vec<Change>, StoreError> {
         let mut steps = Steps::new(self)?;
         let mut changes = Vec::new();
@@ -185,6 +190,14 @@ impl StoreSnapshot {
 impl Store {
     /// Every step between two moments, oldest first, including resources that came and went in between. Empty if
     /// the first moment lies after the second.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Future`], [`StoreError::TooEarly`] or [`StoreError::NotKept`] if one of the moments can't be
+    /// queried; [`StoreError::Compacted`] if single steps after the first moment are not kept any more;
+    /// [`StoreError::ReaderExpired`] if it takes longer than a snapshot may be open; [`StoreError::Poisoned`]
+    /// while the file waits to be opened again; [`StoreError::Database`] or [`StoreError::Damaged`] if it can't be
+    /// read.
     pub fn steps(&self, from: Moment, to: Moment, subscriber: Option<&Subscriber>) -> Result<Diff, StoreError> {
         let (from, to) = (self.snapshot(from)?, self.snapshot(to)?);
         to.state.kept.check_raw(from.state.revision)?;

@@ -25,7 +25,8 @@ use crate::store::state::ledger;
 use crate::store::state::shared::Published;
 use crate::store::{Store, StoreError};
 
-/// The state at one moment, with redb's own snapshot for documents and history.
+/// The state at one moment, with redb's own snapshot for documents and history. It does not change. After five
+/// minutes it can only read what is in memory.
 pub struct StoreSnapshot {
     pub(in crate::store) state: State,
     pub(super) at: Timestamp,
@@ -45,18 +46,30 @@ const SPARSE_FRACTION_DENOMINATOR: usize = 8;
 /// A live resource as a list shows it.
 #[derive(Clone, Copy, Debug)]
 pub struct Line<'a> {
+    /// The scope that lists it.
     pub scope: &'a Arc<Scope>,
+    /// Its id within the scope.
     pub id: &'a str,
+    /// `Present` if the scope is current and no complete sweep missed the resource, otherwise `Unknown`.
     pub presence: Presence,
+    /// A complete sweep missed it, and its end is not confirmed yet.
     pub is_suspect: bool,
     /// `None` if they are unknown, or the type has none.
     pub tags: Option<&'a TagSet>,
+    /// The end of the sweep that listed this life first.
     pub first_seen: Timestamp,
+    /// The revision of its last change.
     pub changed: Revision,
 }
 
 impl Store {
     /// State at a moment, as known then.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Future`], [`StoreError::TooEarly`] or [`StoreError::NotKept`] if the moment can't be queried;
+    /// [`StoreError::Poisoned`] while the file waits to be opened again; [`StoreError::Database`] or
+    /// [`StoreError::Damaged`] if it can't be read.
     pub fn snapshot(&self, moment: Moment) -> Result<StoreSnapshot, StoreError> {
         self.snapshot_on(moment, |txn| self.inner.shared.leases.lend(txn))
     }
@@ -266,6 +279,13 @@ impl StoreSnapshot {
     }
 
     /// All resources that a key or a bare id names, including ended ones.
+    ///
+    /// Sorted by key. Empty if there are none, or if the subscriber can't see their scopes.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::ReaderExpired`] if the snapshot is too old to read the file, [`StoreError::Database`] or
+    /// [`StoreError::Damaged`] if the file can't be read.
     pub fn find(&self, name: &str, subscriber: Option<&Subscriber>) -> Result<Vec<Resource>, StoreError> {
         let key = name.parse::<ResourceKey>().ok();
         let is_meant = |scope: &Scope| {
@@ -289,6 +309,13 @@ impl StoreSnapshot {
     }
 
     /// The live resource with an id in a scope, or the last one that ended.
+    ///
+    /// `None` if the scope never had one. There must be a scope with this number.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::ReaderExpired`] if the snapshot is too old to read the file, [`StoreError::Database`] or
+    /// [`StoreError::Damaged`] if the file can't be read.
     pub fn find_in(&self, number: ScopeNo, id: &str) -> Result<Option<Resource>, StoreError> {
         if let Some(rid) = self.state.rid(number, id) {
             let status = self.scope_view(number).status;

@@ -16,16 +16,20 @@ use crate::store::{Store, StoreError};
 /// A watched scope, as of a moment.
 #[derive(Clone, Debug)]
 pub struct VisibleScope<'a> {
+    /// The number of the scope.
     pub number: ScopeNo,
+    /// The scope itself.
     pub scope: &'a Arc<Scope>,
+    /// The subscribers that can see it, sorted; at least one.
     pub subscribers: Vec<&'a Subscriber>,
 }
 
 /// What was recorded after a revision: lives and scopes, each with the last revision that touched it.
 #[derive(Clone, Debug, Default)]
 pub struct ChangedSince {
+    /// By life: its scope, and the last revision with an entry of it.
     pub lives: BTreeMap<Rid, (ScopeNo, Revision)>,
-    /// Opened, closed, or with changed visibilities.
+    /// Scopes that were opened or closed, or whose visibilities changed, with the last such revision.
     pub scopes: BTreeMap<ScopeNo, Revision>,
 }
 
@@ -40,6 +44,7 @@ impl VisibilityIntervals {
         visibilities.into_iter().any(|(from, to)| *from <= revision && to.is_none_or(|to| revision < to))
     }
 
+    /// The scopes that one of them could see in any revision, in the order of the numbers.
     pub fn scopes(&self) -> impl Iterator<Item = ScopeNo> {
         self.0.keys().copied()
     }
@@ -69,21 +74,33 @@ impl StoreSnapshot {
         self.lease.end();
     }
 
+    /// The number of a scope; `None` if nothing of it was ever recorded.
     pub fn scope_number(&self, scope: &Scope) -> Option<ScopeNo> {
         self.state.scope_numbers.get(scope).copied()
     }
 
     /// How current a scope was at the moment.
+    ///
+    /// # Panics
+    ///
+    /// Panics if there is no scope with this number.
     pub fn view_of(&self, number: ScopeNo) -> ScopeView {
         self.scope_view(number)
     }
 
+    /// The scope with this number; `None` if there is none.
     pub fn scope_name(&self, number: ScopeNo) -> Option<&Arc<Scope>> {
         self.state.scopes.get(&number).map(|scope| &scope.scope)
     }
 
     /// Passes the live resources of a scope to `report`, in the order of the ids and after `behind`, until it
     /// returns false. Only what is reported is copied.
+    ///
+    /// Returns whether it reached the end of the scope.
+    ///
+    /// # Errors
+    ///
+    /// The first error of `report`.
     pub fn page<E: From<StoreError>>(
         &self,
         number: ScopeNo,
@@ -101,30 +118,42 @@ impl StoreSnapshot {
         Ok(true)
     }
 
-    /// The live resource with an id in a scope.
+    /// The live resource with an id in a scope; `None` if no resource with this id is live.
     pub fn lookup(&self, number: ScopeNo, id: &str) -> Option<(Rid, Resource)> {
         let rid = self.state.rid(number, id)?;
         Some((rid, self.resource(rid, self.scope_view(number).status)))
     }
 
-    /// A life, if it is live, in a scope with the given status.
+    /// A life as a resource in a scope with the given status; `None` if it is not live at the moment.
     pub fn living(&self, rid: Rid, status: ScopeStatus) -> Option<Resource> {
         self.state.heads.get(rid)?;
         Some(self.resource(rid, status))
     }
 
-    /// The live resources of a scope.
+    /// The live resources of a scope, in the order of the ids; empty if there is no such scope.
     pub fn lives_of(&self, number: ScopeNo) -> &[Rid] {
         self.state.scopes.get(&number).map_or(&[], |scope| &scope.order)
     }
 
     /// The described object of a live resource.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Damaged`] if the life is not live at the moment. [`StoreError::ReaderExpired`] if the
+    /// snapshot is too old to read the file, [`StoreError::Database`] or [`StoreError::Damaged`] if the file can't
+    /// be read.
     pub fn described(&self, rid: Rid) -> Result<Value, StoreError> {
         let head = self.state.heads.get(rid).ok_or(StoreError::Damaged { table: "heads" })?;
         self.document(head.document, rid)
     }
 
     /// What was touched after a revision and until this moment.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Compacted`] if single changes after that revision are not kept any more.
+    /// [`StoreError::ReaderExpired`] if the snapshot is too old to read the file, [`StoreError::Database`] or
+    /// [`StoreError::Damaged`] if the file can't be read.
     pub fn touched_since(&self, after: Revision) -> Result<ChangedSince, StoreError> {
         self.state.kept.check_raw(after)?;
         let mut touched = ChangedSince::default();
@@ -144,6 +173,11 @@ impl StoreSnapshot {
 
     /// The revisions in which subscribers could see scopes, until now, grouped by `group`. It gets each subscriber
     /// and the first revision of its visibility; `None` leaves it out.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::ReaderExpired`] if the snapshot is too old to read the file, [`StoreError::Database`] or
+    /// [`StoreError::Damaged`] if the file can't be read.
     pub fn visibility_intervals<G: Ord>(
         &self,
         group: impl Fn(&str, Revision) -> Option<G>,
@@ -164,6 +198,12 @@ impl StoreSnapshot {
 
 impl Store {
     /// The revision of a moment, and its time.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Future`], [`StoreError::TooEarly`] or [`StoreError::NotKept`] if the moment can't be queried;
+    /// [`StoreError::Poisoned`] while the file waits to be opened again; [`StoreError::Database`] or
+    /// [`StoreError::Damaged`] if it can't be read.
     pub fn revision_at(&self, moment: Moment) -> Result<(Revision, Timestamp), StoreError> {
         let published = self.inner.shared.published()?;
         crate::store::read::moment::revision_at(&published.txn, &published.state, moment, self.now())

@@ -23,6 +23,8 @@ pub struct WatchBatch {
     pub changes: Vec<Change>,
 }
 
+/// Follows the log from a revision on: [`Store::watch`] creates it. It queues nothing, and between two batches it
+/// holds no snapshot of the file.
 pub struct Watch {
     store: Store,
     subscriber: Option<Subscriber>,
@@ -32,6 +34,11 @@ pub struct Watch {
 
 impl Store {
     /// Follows what is recorded after a revision; with a subscriber, only what is visible to it.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Future`] if the revision was not recorded yet, [`StoreError::Compacted`] if single changes
+    /// after it are not kept any more.
     pub fn watch(&self, after: Revision, subscriber: Option<Subscriber>) -> Result<Watch, StoreError> {
         let published = self.subscribe();
         let state = self.state();
@@ -44,20 +51,28 @@ impl Store {
 }
 
 impl Watch {
-    /// Waits until there is more.
+    /// Waits until there is more, and returns it. If the future is dropped, nothing is lost: the next call
+    /// continues from the same revision.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Compacted`] if retention has overtaken the watch; [`StoreError::Poisoned`] while the file
+    /// waits to be opened again; [`StoreError::Database`] or [`StoreError::Damaged`] if it can't be read.
     pub async fn next(&mut self) -> Result<WatchBatch, StoreError> {
         loop {
             let newest = *self.published.borrow_and_update();
             if newest > self.reached {
-                let (store, subscriber, reached) = (self.store.clone(), self.subscriber.clone(), self.reached);
-                let read = move || {
+                let (subscriber, reached) = (self.subscriber.clone(), self.reached);
+                let read = move |store: &Store| {
                     let now = store.snapshot(Moment::Now)?;
                     let sees = |scope, _| subscriber.as_ref().is_none_or(|subscriber| now.sees(subscriber, scope));
                     let (revision, steps) = now.steps_after(reached, now.state.revision, &sees)?;
-                    Ok(WatchBatch { revision, changes: steps.into_iter().map(|(_, change)| change).collect() })
+                    Ok::<_, StoreError>(WatchBatch {
+                        revision,
+                        changes: steps.into_iter().map(|(_, change)| change).collect(),
+                    })
                 };
-                let read = tokio::task::spawn_blocking(read).await;
-                let batch = read.unwrap_or(Err(StoreError::Damaged { table: "log" }))?;
+                let batch = self.store.run_blocking(read).await?;
                 self.reached = batch.revision;
                 return Ok(batch);
             }
@@ -72,6 +87,12 @@ impl Watch {
 impl StoreSnapshot {
     /// Steps that were recorded after a revision in the scopes that `sees` accepts, oldest first, and the revision
     /// that they reach: before `until` if they are many. A revision is returned whole or not at all.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Compacted`] if single changes after `reached` are not kept any more.
+    /// [`StoreError::ReaderExpired`] if the snapshot is too old to read the file, [`StoreError::Database`] or
+    /// [`StoreError::Damaged`] if the file can't be read.
     pub fn steps_after(
         &self,
         reached: Revision,

@@ -50,6 +50,7 @@ enum Record<'a> {
 pub struct BackupReport {
     /// The newest revision in it.
     pub revision: Revision,
+    /// The number of rows of all tables.
     pub rows: u64,
 }
 
@@ -87,6 +88,11 @@ impl Out<'_> {
 
 impl Store {
     /// Writes everything that is durable now to a stream. Other commits can run meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Stream`] if the stream can't be written; [`StoreError::Poisoned`] while the file waits to be
+    /// opened again; [`StoreError::Database`] or [`StoreError::Damaged`] if it can't be read.
     pub fn backup(&self, out: &mut dyn Write) -> Result<BackupReport, StoreError> {
         // With the minute of "still there" that is only in memory, if it can be written.
         drop(self.flush());
@@ -108,6 +114,13 @@ impl Store {
     /// complete.
     ///
     /// The restored store continues 2^32 revisions later and has its own id.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Exists`] if there is a file at `to`, [`StoreError::NotABackup`] if the stream is no whole and
+    /// intact backup, [`StoreError::Schema`] if it is of another schema version, [`StoreError::Stream`] if it
+    /// can't be read, [`StoreError::File`] or [`StoreError::Database`] if the new file can't be written,
+    /// [`StoreError::Damaged`] if what it contains can't be opened.
     pub fn restore(from: &mut dyn Read, to: &Path) -> Result<BackupReport, StoreError> {
         if to.exists() {
             return Err(StoreError::Exists(to.to_owned()));
@@ -121,6 +134,10 @@ impl Store {
 
     /// Returns the unused space of the file to the volume. No process may have it open. Returns its length before
     /// and after.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::open_existing`]; [`StoreError::File`] if the length of the file can't be read.
     pub fn compact(path: &Path) -> Result<(u64, u64), StoreError> {
         let length = || std::fs::metadata(path).map(|file| file.len());
         let io = |source| StoreError::File { op: FileOp::Read, path: path.to_owned(), source };

@@ -25,15 +25,19 @@ use crate::store::{Store, StoreError};
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StoreStats {
+    /// The newest revision.
     pub revision: Revision,
+    /// Scopes that were ever recorded, watched or not.
     pub scopes: usize,
     /// Live resources, in scopes that are watched or not.
     pub live: usize,
     /// Lives that ended, including retracted ends.
     pub ended: u64,
+    /// Different sets of tags that were ever recorded. Each is stored once.
     pub tag_sets: usize,
     /// Entries of the log: appearances, changes, ends, suspicions, events of scopes.
     pub entries: u64,
+    /// The length of the file; zero if it can't be read.
     pub file_bytes: u64,
     /// Bytes of the file that redb holds in memory.
     pub cache_bytes: usize,
@@ -45,10 +49,13 @@ pub struct StoreStats {
     pub tables: Vec<TableStats>,
 }
 
+/// What one table of the file uses.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TableStats {
+    /// The name of the table.
     pub table: String,
+    /// Its rows. A row of the log, of lives or of a checkpoint holds many records.
     pub rows: u64,
     /// Keys and values.
     pub stored_bytes: u64,
@@ -60,10 +67,13 @@ pub struct TableStats {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CheckReport {
+    /// The newest revision when the check began.
     pub revision: Revision,
     /// Rows by table.
     pub checked: BTreeMap<String, u64>,
+    /// Documents in the log that were read.
     pub documents: u64,
+    /// What is wrong, up to 100 of them. Empty if the file is intact.
     pub flaws: Vec<Flaw>,
 }
 
@@ -71,9 +81,11 @@ pub struct CheckReport {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Flaw {
+    /// The name of the table with the flaw.
     pub table: String,
     /// The row, or a part of it.
     pub at: String,
+    /// What is wrong, in words.
     pub what: String,
 }
 
@@ -81,6 +93,12 @@ pub struct Flaw {
 const FLAWS_REPORTED_MAX: usize = 100;
 
 impl Store {
+    /// Counts what the file contains. Reads the whole log.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Poisoned`] while the file waits to be opened again; [`StoreError::Database`] or
+    /// [`StoreError::Damaged`] if it can't be read.
     pub fn stats(&self) -> Result<StoreStats, StoreError> {
         let Published { state, txn } = self.inner.shared.published()?;
         let mut entries = 0;
@@ -109,6 +127,13 @@ impl Store {
     }
 
     /// Reads everything: every checksum, every document, and whether the tables agree with each other.
+    ///
+    /// It finishes despite flaws, and reports them.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Poisoned`] while the file waits to be opened again; [`StoreError::Database`] or
+    /// [`StoreError::Damaged`] if a table can't be read at all.
     pub fn check(&self) -> Result<CheckReport, StoreError> {
         let Published { state, txn } = self.inner.shared.published()?;
         catch_damage(|| {

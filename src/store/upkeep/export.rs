@@ -27,6 +27,7 @@ use crate::store::{Store, StoreError};
 /// Rows of a Parquet row group, which are held in memory until it is written.
 const ROW_GROUP_ROWS: usize = 20_000;
 
+/// A table that can be exported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ExportTable {
@@ -39,8 +40,10 @@ pub enum ExportTable {
 }
 
 impl ExportTable {
+    /// All tables.
     pub const ALL: [Self; 3] = [Self::Changes, Self::Resources, Self::Sweeps];
 
+    /// The name of the table, as in the names of files.
     pub fn name(self) -> &'static str {
         match self {
             Self::Changes => "changes",
@@ -113,9 +116,11 @@ impl ExportTable {
     }
 }
 
+/// The format in which a table is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ExportFormat {
+    /// Apache Parquet, compressed with zstd.
     Parquet,
     /// One JSON object per line.
     Jsonl,
@@ -183,6 +188,13 @@ impl Cell {
 
 impl Store {
     /// Writes one table. Returns the number of its rows.
+    ///
+    /// Other commits can run meanwhile, and are not in it.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Stream`] if `out` can't be written; [`StoreError::Poisoned`] while the file waits to be
+    /// opened again; [`StoreError::Database`] or [`StoreError::Damaged`] if it can't be read.
     pub fn export(
         &self,
         table: ExportTable,

@@ -51,11 +51,13 @@ pub struct RetentionReport {
     pub days_thinned: u32,
     /// Ends of days that passed the horizon.
     pub days_dropped: u32,
-    /// Of the log.
+    /// Entries of the log that were removed.
     pub entries_dropped: u64,
+    /// Documents of removed entries, and documents of entries that stay without them.
     pub documents_dropped: u64,
-    /// Of the ledger.
+    /// Runs of the ledger that no kept moment needs.
     pub runs_dropped: u64,
+    /// Checkpoints between two kept moments. The last one before each kept moment stays.
     pub checkpoints_dropped: u64,
     /// By how much the log got smaller; the file keeps the space and reuses it.
     pub bytes_freed: u64,

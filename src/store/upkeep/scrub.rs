@@ -35,12 +35,20 @@ pub struct Cleaning<'a> {
     pub rules: String,
     /// Whether documents of a type may contain any of it.
     pub concerns: &'a dyn Fn(&ResourceType) -> bool,
+    /// Removes it from a document of a type, in place. A document without any stays as it is.
     pub clean: &'a dyn Fn(&ResourceType, &mut Value),
 }
 
 impl Store {
     /// Cleans the file at `path`, which no process may have open, unless that was done by these rules. Returns the
-    /// number of changed documents.
+    /// number of changed documents; zero if there is no file.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Locked`], [`StoreError::Schema`] or [`StoreError::NotAStore`] if the file can't be used,
+    /// [`StoreError::DiskFull`] if the volume has no space for a second file, [`StoreError::Io`] or
+    /// [`StoreError::Database`] if the new file can't be written, [`StoreError::Damaged`] if the old one is
+    /// damaged. Only a whole new file replaces the old one.
     pub fn scrub(path: &Path, cleaning: &Cleaning<'_>) -> Result<u64, StoreError> {
         if !path.exists() || std::fs::metadata(path).is_ok_and(|file| file.len() == 0) {
             return Ok(0);

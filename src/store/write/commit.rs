@@ -51,6 +51,7 @@ impl Recorded {
 /// A live resource of a scope that a sweep did not show.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Missed {
+    /// Its id within the scope.
     pub id: Arc<str>,
     /// It was missed before.
     pub is_suspect: bool,
@@ -97,11 +98,23 @@ impl Store {
     ///
     /// Returns once everything is durable. An unchanged sweep writes no row per resource: it extends a run of the
     /// ledger, which is written to the file at most once a minute.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::TooLarge`] if an id or a document is too long, [`StoreError::Overlapping`] if the last sweep
+    /// of the scope ended after this one began. [`StoreError::NotWritten`] if the transaction fails or the volume
+    /// is full, [`StoreError::Poisoned`] while the file waits to be opened again. [`StoreError::Database`] or
+    /// [`StoreError::Damaged`] if the file can't be read. Of a huge sweep the first revisions may be recorded by
+    /// then.
     pub fn commit(&self, sweep: &Sweep, prover: Option<&Subscriber>) -> Result<Delta, StoreError> {
         self.commit_rest(sweep, &Recorded::default(), prover)
     }
 
     /// Commits the end of a sweep with recorded pages: `sweep.observations` are those that are not recorded yet.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::commit`].
     pub fn commit_rest(
         &self,
         sweep: &Sweep,
@@ -140,6 +153,10 @@ impl Store {
     }
 
     /// Records a page of a sweep that is in progress. It concludes nothing from what the page did not show.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::commit`]. Nothing of the page is then added to `recorded`.
     pub fn record_page(&self, page: &Sweep, recorded: &mut Recorded) -> Result<(), StoreError> {
         check_bounds(page)?;
         let _alone = self.lock(&page.scope);

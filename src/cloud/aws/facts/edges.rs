@@ -2,7 +2,11 @@
 //!
 //! Field names are those of AWS's API references (`aws <service> describe-...` prints them).
 
-use super::names::*;
+use super::names::{
+    ADDRESS, ATTACHMENT, BALANCER, DATABASE, DATABASES, EKS, ENDPOINT, FUNCTION, GROUP, IMAGE, INSTANCE,
+    INTERFACE, INTERNET, NAT, NODES, PEERING, ROUTES, SCALING, SERVICE, SNAPSHOT, SUBNET, TARGETS, TEMPLATE,
+    TRANSIT, VOLUME, VPC,
+};
 use crate::inventory::Edge;
 
 const fn edge(from: &'static str, path: &'static str, relation: &'static str, to: &'static str) -> Edge {

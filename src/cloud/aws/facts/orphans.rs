@@ -2,6 +2,8 @@
 //!
 //! Each case is about one type: which documents qualify, and which types must not reference the resource.
 
+use std::borrow::Cow;
+
 use serde_json::Value;
 
 use super::names::{
@@ -232,15 +234,15 @@ pub(super) fn usage(resource_type: &str) -> Option<fn(&Value) -> Option<Usage>> 
         // An address that its owner brought to AWS is free: https://aws.amazon.com/vpc/pricing/
         ADDRESS => |address| {
             let is_own = texts(address, "PublicIpv4Pool").iter().any(|pool| pool != "amazon");
-            if is_own { None } else { hours("ipv4".to_owned()) }
+            (!is_own).then(|| hours("ipv4"))
         },
-        NAT => |_| hours("nat-gateway".to_owned()),
-        BALANCER => |balancer| hours(format!("load-balancer.{}", texts(balancer, "Type").pop()?)),
+        NAT => |_| Some(hours("nat-gateway")),
+        BALANCER => |balancer| Some(hours(format!("load-balancer.{}", texts(balancer, "Type").pop()?))),
         _ => return None,
     };
     Some(read)
 }
 
-fn hours(item: String) -> Option<Usage> {
-    Some(Usage { item: item.into(), quantity: 1.0 })
+fn hours(item: impl Into<Cow<'static, str>>) -> Usage {
+    Usage { item: item.into(), quantity: 1.0 }
 }

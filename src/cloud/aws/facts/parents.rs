@@ -72,17 +72,17 @@ pub(super) fn in_document(resource_type: &str) -> Option<InDocument> {
         VOLUME => |key, document| {
             let attachments = document["Attachments"].as_array()?;
             let attachment = attachments.iter().find(|attachment| goes_with_it(attachment))?;
-            holds(key, INSTANCE, attachment["InstanceId"].as_str()?)
+            Some(holds(key, INSTANCE, attachment["InstanceId"].as_str()?))
         },
         INTERFACE => |key, document| {
             if document["RequesterManaged"].as_bool() == Some(true) {
                 return Some(Parent::Unseen);
             }
             let attachment = document.get("Attachment").filter(|attachment| goes_with_it(attachment))?;
-            holds(key, INSTANCE, attachment["InstanceId"].as_str()?)
+            Some(holds(key, INSTANCE, attachment["InstanceId"].as_str()?))
         },
-        DATABASE => |key, document| holds(key, DATABASES, document["DBClusterIdentifier"].as_str()?),
-        CACHE => |key, document| holds(key, CACHES, document["ReplicationGroupId"].as_str()?),
+        DATABASE => |key, document| Some(holds(key, DATABASES, document["DBClusterIdentifier"].as_str()?)),
+        CACHE => |key, document| Some(holds(key, CACHES, document["ReplicationGroupId"].as_str()?)),
         "AWS::RDS::DBSnapshot" | "AWS::RDS::DBClusterSnapshot" => |_, document| {
             texts(document, "SnapshotType").contains(&"automated".to_owned()).then_some(Parent::Unseen)
         },
@@ -91,8 +91,8 @@ pub(super) fn in_document(resource_type: &str) -> Option<InDocument> {
     Some(read)
 }
 
-fn holds(key: &ResourceKey, resource_type: &str, id: &str) -> Option<Parent> {
-    Some(Parent::Known { key: key.sibling(resource_type, id), role: Role::Holds })
+fn holds(key: &ResourceKey, resource_type: &str, id: &str) -> Parent {
+    Parent::Known { key: key.sibling(resource_type, id), role: Role::Holds }
 }
 
 /// The end of a part that outlives its instance is reported.
