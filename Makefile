@@ -28,6 +28,7 @@ demo: tools ## Run the main use case end to end on real components; KEEP=1 leave
 test: tools ## Run the unit, integration and end-to-end tests
 	$(CARGO) build --all-targets
 	$(CARGO) test --lib
+	$(CARGO) test --doc
 	$(CARGO) test --test footprint
 	ELAVA_TOOLS="$$(e2e/tools/install.sh)" $(CARGO) test --test integration
 	ELAVA_TOOLS="$$(e2e/tools/install.sh)" $(CARGO) test --test e2e -- --test-threads=$(E2E_THREADS)

@@ -113,7 +113,8 @@ impl Operator {
         let settings = Settings {
             allowed: Allowed::These { endpoints: [place.endpoint.clone()].into(), roles: grants.to_vec() },
             limits: NamespaceLimits {
-                min_interval: Duration::from_secs(1),
+                // Each step of a sequence requests a scan.
+                min_interval: Duration::from_millis(50),
                 cloud_scans: 10,
                 accounts: 10,
                 resources: 1000,
