@@ -1589,6 +1589,7 @@ async fn a_watch_tells_every_step_once_goes_on_from_any_revision_and_is_told_whe
     assert_eq!(slow.next().await.unwrap_err().reason(), "Compacted");
 }
 
+mod format;
 mod lives;
 
 mod model {
