@@ -25,6 +25,7 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
+use crate::store::StoreError;
 use print::note;
 
 /// Some scopes could not be swept completely.
@@ -155,9 +156,23 @@ pub async fn main() -> ExitCode {
         Command::Store(command) => care::store(command).await,
     };
     done.unwrap_or_else(|error| {
-        note!("elava: {error:#}");
+        let advice = error.downcast_ref().and_then(advice).unwrap_or_default();
+        note!("elava: {error:#}{advice}");
         ExitCode::from(FAILED)
     })
+}
+
+/// What to do about an error of the store, in terms of the command line.
+fn advice(error: &StoreError) -> Option<String> {
+    match error {
+        StoreError::Locked { socket, .. } => {
+            Some(format!(": ask the running operator (--socket {}), or stop it first", socket.display()))
+        }
+        StoreError::Missing(path) => {
+            Some(format!(": make one with `elava scan --store {} -f cloudscan.yaml`", path.display()))
+        }
+        _ => None,
+    }
 }
 
 /// The name under which it was called.
@@ -192,4 +207,20 @@ fn crds(dir: Option<PathBuf>, reference: Option<PathBuf>) -> anyhow::Result<()> 
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_store_refuses_comes_with_what_to_do() {
+        let (path, socket) = (PathBuf::from("a.redb"), PathBuf::from("a.sock"));
+        let missing = anyhow::Error::from(StoreError::Missing(path.clone()));
+        let of = |error: &anyhow::Error| error.downcast_ref().and_then(advice).unwrap_or_default();
+        assert!(of(&missing).contains("elava scan --store a.redb"), "{}", of(&missing));
+        let locked = anyhow::Error::from(StoreError::Locked { path, socket }).context("cannot read it");
+        assert!(of(&locked).contains("--socket a.sock"), "{}", of(&locked));
+        assert_eq!(of(&StoreError::Poisoned.into()), "");
+    }
 }

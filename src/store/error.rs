@@ -10,8 +10,7 @@ use crate::inventory::{Moment, RetainedMoment, Revision, Scope, Timestamp};
 pub enum StoreError {
     /// Another process has the file open.
     #[error(
-        "the store {path} is in use by another process: ask the running operator through its socket \
-         (--socket {socket}), or stop it first"
+        "the store {path} is in use by another process, which answers queries at {socket} if it is an operator"
     )]
     Locked {
         /// The file.
@@ -20,7 +19,7 @@ pub enum StoreError {
         socket: PathBuf,
     },
     /// There is no file at this path, and it was not to be created.
-    #[error("there is no store at {0}: make one with `elava scan --store {0} -f cloudscan.yaml`")]
+    #[error("there is no store at {0}")]
     Missing(PathBuf),
     /// There is a file at this path, and none is overwritten.
     #[error(

@@ -1,6 +1,7 @@
 //! The worked example of docs/store-format.md is what the store writes.
 
 use std::fmt::Write as _;
+use std::path::Path;
 use std::sync::Mutex;
 
 use redb::{Database, ReadableDatabase, ReadableTable};
@@ -12,12 +13,12 @@ use crate::store::file::log::LOG;
 use crate::store::file::tables::{META, RUN, SCOPE, SYM, VISIBILITY};
 
 /// A volume with one tag, which is there in a first sweep and gone in a second one.
-fn example(path: &std::path::Path) {
+fn example(path: &Path) {
     let now = Arc::new(Mutex::new("2026-11-24T00:00:00Z".parse::<Timestamp>().unwrap()));
     let ticking = now.clone();
     let store = Store::open(path, Arc::new(move || *ticking.lock().unwrap())).unwrap();
     let subscriber = Subscriber::new("team-a/one");
-    let mut swept = |minutes: u32, observations: Vec<Observation>, absent: &[&str]| {
+    let swept = |minutes: u32, observations: Vec<Observation>, absent: &[&str]| {
         let started = "2026-11-24T00:00:00Z".parse::<Timestamp>().unwrap().plus(Duration::from_mins(1) * minutes);
         let mut sweep = sweep(started);
         sweep.observations = observations;
@@ -35,7 +36,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// Every row but the random id of the store.
-fn dump(path: &std::path::Path) -> String {
+fn dump(path: &Path) -> String {
     let db = Database::open(path).unwrap();
     let txn = db.begin_read().unwrap();
     let mut out = String::new();
@@ -71,7 +72,7 @@ fn the_example_in_the_docs_is_what_the_store_writes() {
     let path = dir.path().join("elava.redb");
     example(&path);
     let written = dump(&path);
-    let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/store-format.md");
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/store-format.md");
     let text = std::fs::read_to_string(&page).unwrap();
     let begins = "```text store-example\n";
     let start = text.find(begins).expect("the page has the example") + begins.len();
