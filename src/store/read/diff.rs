@@ -1,6 +1,6 @@
 //! The differences between two moments, and between two versions of a resource.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
@@ -121,11 +121,17 @@ fn net_changes(
     Ok(changes)
 }
 
-/// The scopes that were not current at one of two moments.
+/// The scopes that were not current at one of two moments, without those that were watched at neither: what was closed
+/// long before is missing from no difference.
 pub(in crate::store) fn unknown_at(from: &StoreSnapshot, to: &StoreSnapshot) -> Vec<ScopeView> {
+    let watched = |snapshot: &StoreSnapshot| -> BTreeSet<Scope> {
+        let views = snapshot.scopes().into_iter();
+        views.filter(|view| view.status != ScopeStatus::NotWatched).map(|view| view.scope).collect()
+    };
+    let watched: BTreeSet<Scope> = watched(from).into_iter().chain(watched(to)).collect();
     let mut unknown: BTreeMap<Scope, ScopeView> = BTreeMap::new();
     for view in from.scopes().into_iter().chain(to.scopes()) {
-        if view.status != ScopeStatus::Current {
+        if view.status != ScopeStatus::Current && watched.contains(&view.scope) {
             unknown.entry(view.scope.clone()).or_insert(view);
         }
     }

@@ -14,6 +14,10 @@ fn a_closed_scope_answers_not_watched_and_reopened_continues_its_lives() {
     let diff = bed.store().diff(Moment::Revision(before), Moment::Now, None).unwrap();
     assert!(diff.changes.is_empty(), "no longer watched is not disappeared");
     assert_eq!(diff.unknown[0].status, ScopeStatus::NotWatched);
+    let closed = bed.store().revision();
+    bed.pass(60);
+    let diff = bed.store().diff(Moment::Revision(closed), Moment::Now, None).unwrap();
+    assert!(diff.unknown.is_empty(), "what was watched at neither moment is missing from nothing");
     let delta = bed.see(&[observation("vol-1", &[], 8), observation("vol-3", &[], 8)]);
     assert_eq!(kinds(&delta), [(ChangeKind::Appeared, "vol-3".to_owned())]);
     assert!(delta.changes[0].baseline, "never seen before: first seen, not appeared");
