@@ -1,4 +1,5 @@
-//! The reconcilers against an API server that fails a test on a missing, an extra or a repeated call.
+//! The reconcilers against an API server that records each call: the tests compare the whole list, so that a missing, an
+//! extra or a repeated call fails them.
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
@@ -59,7 +60,7 @@ impl ApiServer {
         hyper::Response::builder().status(code).body(Body::from(answer.to_string().into_bytes())).unwrap()
     }
 
-    /// The calls since the last time, with the names of events left out.
+    /// The calls since the last time.
     fn calls(&self) -> Vec<String> {
         std::mem::take(&mut *lock(&self.calls))
     }
@@ -123,6 +124,7 @@ impl Bed {
         store.commit(&swept, Some(&Subscriber::new(SUBSCRIBER))).unwrap();
 
         let server = ApiServer::default();
+        let fleet_facts = Facts::of([Aws::default().facts()]);
         let (fleet, _finished) = Fleet::new(Providers::of([Arc::new(Closed(Aws::default())) as _]), store.clone());
         let (scans, mut scan_writer) = reflector::store();
         scan_writer.apply_watcher_event(&Event::Apply(scan.clone()));
@@ -154,7 +156,7 @@ impl Bed {
             findings: findings.clone(),
             exemptions,
             evaluators: Mutex::default(),
-            facts: Facts::default(),
+            facts: fleet_facts,
             prices: Arc::new(Prices::shipped()),
             notifiers: notify::Notifiers::new(Vec::new(), requesting),
             pace: pace::Pace::new(),
@@ -258,5 +260,9 @@ async fn findings_do_not_wait_for_a_secret_that_can_not_be_read() {
     bed.server.calls();
     bed.publish(&with_secret).await.unwrap();
     let calls = bed.server.calls();
-    assert_eq!(paths(&calls)[..2], [FINDING, EVENT], "{calls:?}");
+    let calls = paths(&calls);
+    let (status, others) = calls.split_last().unwrap();
+    assert_eq!((*status, &others[..2]), (STATUS, &[FINDING, EVENT][..]), "{calls:?}");
+    // What the conditions state about the credentials.
+    assert!(others[2..].iter().all(|call| *call == EVENT), "{calls:?}");
 }

@@ -12,26 +12,12 @@ use tokio::sync::{Notify, Semaphore, SemaphorePermit, mpsc};
 use tokio::task::JoinHandle;
 
 use super::{
-    AccountReport, AccountScanner, EarlierTags, Meters, StoreFailure, Subscription, WithoutAccess, catch_panic,
-    lock, remembered,
+    AccountKey, AccountReport, AccountScanner, EarlierTags, Meters, StoreFailure, Subscription, WithoutAccess,
+    catch_panic, lock, remembered,
 };
 use crate::cloud::{AccountTarget, CloudError, Members, Provider, Providers};
 use crate::inventory::{AccountId, Scope, Subscriber, Timestamp};
 use crate::store::{Store, StoreError};
-
-/// What one task scans.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct AccountKey {
-    provider: Arc<str>,
-    endpoint: Arc<str>,
-    account: AccountId,
-}
-
-impl AccountKey {
-    fn of(target: &AccountTarget, account: AccountId) -> Self {
-        Self { provider: target.provider.clone(), endpoint: target.endpoint.clone(), account }
-    }
-}
 
 /// How long a task with nothing to scan (no credentials work) waits before it tries again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(30);
@@ -237,7 +223,8 @@ impl Fleet {
     pub fn forget_other_accounts(&self, subscriber: &Subscriber) -> Result<(), StoreError> {
         let tasks = self.lock();
         let is_named = |key| tasks.get(&key).is_some_and(|task| task.has_subscriber(subscriber));
-        let dropped = self.revoke_visibilities(&tasks, |v, scope| v == subscriber && !is_named(key_of(scope)))?;
+        let dropped = self
+            .revoke_visibilities(&tasks, |v, scope| v == subscriber && !is_named(AccountKey::of_scope(scope)))?;
         if dropped { self.close_invisible_scopes(&tasks) } else { Ok(()) }
     }
 
@@ -251,7 +238,7 @@ impl Fleet {
         for (subscriber, scope) in
             self.store.visibilities().iter().filter(|(subscriber, scope)| is_lost(subscriber, scope))
         {
-            if !tasks.get(&key_of(scope)).is_some_and(|task| task.request_release(subscriber)) {
+            if !tasks.get(&AccountKey::of_scope(scope)).is_some_and(|task| task.request_release(subscriber)) {
                 self.store.revoke_visibility(subscriber, scope)?;
                 dropped = true;
             }
@@ -261,7 +248,8 @@ impl Fleet {
 
     /// Closes the scopes that are visible to no subscriber, unless a task does it.
     fn close_invisible_scopes(&self, tasks: &BTreeMap<AccountKey, Task>) -> Result<(), StoreError> {
-        self.store.close_invisible_scopes(|scope| tasks.get(&key_of(scope)).is_none_or(Task::has_ended))
+        self.store
+            .close_invisible_scopes(|scope| tasks.get(&AccountKey::of_scope(scope)).is_none_or(Task::has_ended))
     }
 
     /// The account of a target: the one it names, or the one its credentials belong to.
@@ -392,11 +380,6 @@ pub async fn list_members(
     units: &[String],
 ) -> Result<Members, CloudError> {
     providers.get(&lister.provider)?.connect(lister).await?.members(units).await
-}
-
-fn key_of(scope: &Scope) -> AccountKey {
-    let Scope { provider, endpoint, account, .. } = scope;
-    AccountKey { provider: provider.clone(), endpoint: endpoint.clone(), account: account.clone() }
 }
 
 impl Task {

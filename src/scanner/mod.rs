@@ -34,7 +34,7 @@ pub use round::{AccountScanner, Progress, Round};
 use futures::FutureExt;
 
 use crate::cloud::{AccountTarget, CloudError};
-use crate::inventory::{LossLimits, Reason, Subscriber};
+use crate::inventory::{AccountId, LossLimits, Reason, Scope, Subscriber};
 
 /// The SDK panics on credentials that are invalid in a header: this becomes an error of these credentials, and
 /// affects no other CloudScan.
@@ -43,6 +43,29 @@ async fn catch_panic<T>(call: impl Future<Output = Result<T, CloudError>>) -> Re
         let message = "the client of the cloud failed on these credentials: see the operator's log";
         Err(CloudError::new(Reason::InvalidCredentials, message))
     })
+}
+
+/// An account, as the task that scans it knows it. Accounts of two providers may have the same id.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct AccountKey {
+    provider: Arc<str>,
+    endpoint: Arc<str>,
+    account: AccountId,
+}
+
+impl AccountKey {
+    fn of(target: &AccountTarget, account: AccountId) -> Self {
+        Self { provider: target.provider.clone(), endpoint: target.endpoint.clone(), account }
+    }
+
+    fn of_scope(scope: &Scope) -> Self {
+        let Scope { provider, endpoint, account, .. } = scope;
+        Self { provider: provider.clone(), endpoint: endpoint.clone(), account: account.clone() }
+    }
+
+    fn has(&self, scope: &Scope) -> bool {
+        scope.provider == self.provider && scope.account == self.account && scope.endpoint == self.endpoint
+    }
 }
 
 /// CloudScans whose access to every account has ended, by a decision of the administrator.
@@ -74,4 +97,25 @@ pub struct Subscription {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inventory::{Region, ResourceType};
+
+    #[test]
+    fn accounts_of_two_providers_with_one_id_are_two() {
+        let scope = |provider: &str, endpoint: &str| Scope {
+            provider: provider.into(),
+            partition: "p".into(),
+            endpoint: endpoint.into(),
+            account: AccountId::new("111122223333"),
+            region: Region::new("r"),
+            resource_type: ResourceType::new("A::B::C"),
+        };
+        let one = AccountKey::of_scope(&scope("one", ""));
+        assert!(one.has(&scope("one", "")));
+        assert!(!one.has(&scope("two", "")) && !one.has(&scope("one", "http://x")));
+    }
 }

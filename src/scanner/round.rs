@@ -11,8 +11,8 @@ use super::breaker::{self, AccountLosses, Judgement, RecentLosses, ScopeLosses};
 use super::schedule::{self, Due, Schedule, Selected};
 use super::sweep::{Candidate, Committed, PAGE_MAX_BYTES, Planned, Sweeper, SweptScope};
 use super::{
-    AccountReport, EarlierTags, Meters, ScopeReport, StoreFailure, Subscription, WithoutAccess, catch_panic, lock,
-    report,
+    AccountKey, AccountReport, EarlierTags, Meters, ScopeReport, StoreFailure, Subscription, WithoutAccess,
+    catch_panic, lock, report,
 };
 use crate::cloud::{AccountTarget, CloudError, Provider, Session, TypeInfo};
 use crate::inventory::{
@@ -119,6 +119,11 @@ impl AccountScanner {
         }
     }
 
+    fn key(&self) -> AccountKey {
+        let (endpoint, account) = (self.endpoint.clone(), self.account.clone());
+        AccountKey { provider: self.provider.name().into(), endpoint, account }
+    }
+
     /// Records listings in pages of this size.
     #[must_use]
     pub fn with_page_bytes(self, page_bytes: usize) -> Self {
@@ -179,12 +184,13 @@ impl AccountScanner {
         self.close_undesired_scopes(subscriptions, &ready).await;
         let store = self.store.clone();
         let is_proven = |subscriber: &Subscriber, scope: &Scope| store.proven(subscriber, scope).is_some();
-        let due = self.schedule.due(started, &selected(&ready), &is_proven, all);
+        let due = self.schedule.due(store.now(), &selected(&ready), &is_proven, all);
 
         let total = due.len();
         let mut round = Round::default();
         let mut waiting: Vec<SweptScope> = Vec::new();
-        let is_own_scope = |scope: &Scope| scope.account == self.account && scope.endpoint == self.endpoint;
+        let own = self.key();
+        let is_own_scope = |scope: &Scope| own.has(scope);
         let (live_before, missed_before) = self.store.lives_among(is_own_scope);
         let mut listings = {
             let this = &*self;
@@ -207,8 +213,8 @@ impl AccountScanner {
                         settled.push(Committed { shown: 0, error: None, swept });
                         continue;
                     }
-                    // A sweep that missed something waits until the whole account is known: see the module
-                    // documentation.
+                    // A sweep that missed something waits until the whole account is known: see the documentation of
+                    // the scanner.
                     if swept.is_whole() && !swept.missed.is_empty() {
                         waiting.push(swept);
                     } else {
@@ -293,7 +299,9 @@ impl AccountScanner {
             }
         };
         // For any endpoint: keys do not contain it, and one loss too many only delays a sweep.
-        let is_own_scope = |change: &&Change| change.resource.account == self.account;
+        let is_own_scope = |change: &&Change| {
+            change.resource.account == self.account && *change.resource.provider == *self.provider.name()
+        };
         let is_absence = |change: &&Change| change.end.as_ref().is_some_and(|end| end.cause == EndCause::Absent);
         let lost = ended.iter().filter(is_own_scope).filter(is_absence);
         RecentLosses::of(lost.map(|change| change.time).collect())
@@ -302,8 +310,8 @@ impl AccountScanner {
     /// Revokes what the given CloudScans can see of this account, and with `all` closes each scope that is then
     /// visible to no subscriber. Returns false if it could not be written.
     pub async fn release(&self, left: BTreeSet<Subscriber>, all: bool) -> bool {
-        let (account, endpoint) = (self.account.clone(), self.endpoint.clone());
-        let is_own_scope = move |scope: &Scope| scope.account == account && scope.endpoint == endpoint;
+        let own = self.key();
+        let is_own_scope = move |scope: &Scope| own.has(scope);
         let released = self.store.run_blocking(move |store| {
             for (subscriber, scope) in
                 store.visibilities().iter().filter(|(v, scope)| left.contains(v) && is_own_scope(scope))
@@ -451,7 +459,8 @@ impl AccountScanner {
         let is_absent = |subscriber: &Subscriber| !subscriptions.iter().any(|s| s.subscriber == *subscriber);
         let kept: BTreeSet<&Scope> =
             visibilities.iter().filter(|(v, _)| is_absent(v)).map(|(_, s)| &**s).collect();
-        let is_own_scope = |scope: &Scope| scope.account == self.account && scope.endpoint == self.endpoint;
+        let own = self.key();
+        let is_own_scope = |scope: &Scope| own.has(scope);
         let desires = |subscriber: &Subscriber, scope: &Scope| {
             undecided.contains(subscriber)
                 || ready.iter().any(|r| r.subscription.subscriber == *subscriber && r.scopes.contains_key(scope))
@@ -581,11 +590,11 @@ impl AccountScanner {
         }
         let has_prover = swept.prover.is_some() && unrecorded.is_none();
         let SweptScope { sweep, error, failed, awaits_release, unread, earlier_tags, changes, .. } = swept;
-        let is_empty = shown == 0 && self.store.live_count(&sweep.scope) == 0;
-        self.schedule.swept(&sweep.scope, sweep.started, sweep.outcome, is_empty, sweep.cadence);
         if changes.iter().any(|c| c.change == ChangeKind::Appeared && !c.baseline) {
             self.schedule.appeared(&sweep.scope.region, self.store.now());
         }
+        let is_empty = shown == 0 && self.store.live_count(&sweep.scope) == 0;
+        self.schedule.swept(&sweep.scope, sweep.started, sweep.outcome, is_empty, sweep.cadence);
         round.changes.extend(changes);
         match unrecorded {
             None => self.meters.swept(sweep.outcome),

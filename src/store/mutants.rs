@@ -20,9 +20,12 @@ mod tests {
         ("the sync is skipped", "faults::a_crash_at_any_operation_loses_nothing_that_was_acknowledged"),
         (
             "published before it is durable",
-            "tests::while_the_disk_syncs_nothing_is_published_reads_go_on_and_what_queues_shares_one_transaction",
+            "tests::files::while_the_disk_syncs_nothing_is_published_reads_go_on_and_what_queues_shares_one_transaction",
         ),
-        ("a partial sweep ends lives", "tests::partial_failed_and_held_sweeps_and_failed_re_reads_end_nothing"),
+        (
+            "a partial sweep ends lives",
+            "tests::absence::partial_failed_and_held_sweeps_and_failed_re_reads_end_nothing",
+        ),
         (
             "the newest below the floor is dropped",
             "tests::model::what_is_kept_answers_as_before_and_the_rest_names_the_nearest_moments",
@@ -30,7 +33,7 @@ mod tests {
         ("a head is not cleared", "tests::model::state_at_every_revision_equals_a_full_copy"),
         (
             "suspects are lost on restart",
-            "tests::misses_survive_a_restart_and_what_comes_back_is_no_disappearance",
+            "tests::absence::misses_survive_a_restart_and_what_comes_back_is_no_disappearance",
         ),
     ];
 

@@ -9,7 +9,9 @@ use super::Regional;
 use super::call::Answered;
 use super::error::Failure;
 use crate::cloud::{CadenceClass, CloudError, TypeInfo};
-use crate::inventory::{CONFIRMATION_SPACING_MIN, Confirmation, IdReuse, Reason, TagSet, Tags, Timestamp};
+use crate::inventory::{
+    CONFIRMATION_SPACING_MIN, Confirmation, IdReuse, Reason, TagForm, TagSet, Tags, Timestamp,
+};
 
 /// What a call requests: a page of all, or one id.
 #[derive(Clone, Debug)]
@@ -40,11 +42,14 @@ pub(super) type Exists = for<'a> fn(&'a Regional, &'a str) -> BoxFuture<'a, Resu
 
 pub(super) type Answer<'a> = BoxFuture<'a, Result<ListAnswer, Failure>>;
 
+/// The usual form of tags in a described object.
+pub(super) const TAG_LIST: TagForm = TagForm::List { key: "Key", value: "Value" };
+
 /// Where the tags of a type are.
 #[derive(Clone, Copy)]
 pub(super) enum TagSource {
-    /// In the described object, under this field.
-    Inline(&'static str),
+    /// In the described object, under this field and in this form.
+    Inline(&'static str, TagForm),
     /// In a separate answer, for one object at a time.
     Call(for<'a> fn(&'a Regional, &'a Value) -> BoxFuture<'a, Result<Tags, Failure>>),
     /// In a separate answer for up to this many ids at once, by id.
@@ -138,7 +143,7 @@ impl Declaration {
         by_id: ById::Listing,
         not_found: &[],
         id: "",
-        tags: TagSource::Inline("Tags"),
+        tags: TagSource::Inline("Tags", TAG_LIST),
         verify_tags: None,
         birth: None,
         reusable_ids: false,
@@ -159,7 +164,7 @@ impl Declaration {
 
     /// Whether a listing contains everything that is kept of an object, without further calls.
     pub fn lists_all(&self) -> bool {
-        let has_tags = matches!(self.tags, TagSource::Inline(_) | TagSource::Untaggable);
+        let has_tags = matches!(self.tags, TagSource::Inline(..) | TagSource::Untaggable);
         has_tags && self.describe.is_none() && self.enrich.is_none()
     }
 
@@ -206,7 +211,7 @@ impl Declaration {
             "id": self.id,
             "notFound": self.not_found,
             "tags": match self.tags {
-                TagSource::Inline(field) => Some(field),
+                TagSource::Inline(field, _) => Some(field),
                 _ => None,
             },
             "birth": self.birth,
@@ -236,7 +241,7 @@ impl Declaration {
             cadence: self.cadence,
             actions: self.actions,
             tags: match self.tags {
-                TagSource::Inline(_) => "with the listing",
+                TagSource::Inline(..) => "with the listing",
                 TagSource::Call(_) => "a call for each",
                 TagSource::Calls(..) => "a call for many",
                 TagSource::Untaggable => "has none",

@@ -586,7 +586,7 @@ async fn tagged(regional: &Regional, declaration: &Declaration, mut described: D
 /// The tags that an object itself contains, removed from it.
 fn own_tags(declaration: &Declaration, object: &mut Value) -> Tags {
     match declaration.tags {
-        TagSource::Inline(field) => {
+        TagSource::Inline(field, _) => {
             let tags = tag_set(object.get(field));
             remove(object, field);
             Tags::Known(tags)

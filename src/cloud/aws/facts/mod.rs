@@ -15,8 +15,8 @@ use std::collections::{BTreeMap, HashMap};
 use serde_json::Value;
 
 use super::declarations;
-use super::declare::{Declaration, TagSource};
-use crate::inventory::{ProviderFacts, TagField, TagForm, TypeFacts};
+use super::declare::{Declaration, TAG_LIST, TagSource};
+use crate::inventory::{ProviderFacts, TagField, TypeFacts};
 use names::{BALANCER, DATABASE, DATABASES, IMAGE, SNAPSHOT, STACK, TARGETS, TEMPLATE, VOLUME};
 
 /// Tags that Kubernetes and its controllers set on what they create.
@@ -88,18 +88,14 @@ fn extra_fields(resource_type: &str) -> &'static [&'static str] {
 }
 
 fn tag_field(declaration: &Declaration) -> Option<TagField> {
-    let name = match declaration.tags {
-        TagSource::Inline(name) => name,
+    match declaration.tags {
+        TagSource::Inline(name, form) => Some(TagField { name, form }),
         // The described object contains them too, but not reliably: they are read by a call of their own.
-        _ => declaration.volatile.iter().find(|path| ["Tags", "TagList"].contains(path))?,
-    };
-    let form = match name {
-        // ECS alone returns a list under this name.
-        "tags" if declaration.name.starts_with("AWS::ECS::") => TagForm::List { key: "key", value: "value" },
-        "tags" => TagForm::Map,
-        _ => TagForm::List { key: "Key", value: "Value" },
-    };
-    Some(TagField { name, form })
+        _ => {
+            let name = declaration.volatile.iter().find(|path| ["Tags", "TagList"].contains(path))?;
+            Some(TagField { name, form: TAG_LIST })
+        }
+    }
 }
 
 fn of_type(name: &'static str, declaration: Option<&Declaration>) -> TypeFacts {
@@ -129,7 +125,13 @@ pub(super) fn facts() -> ProviderFacts {
     // Without the feature `services` most types are not declared, and the rules know them all the same.
     let in_edges = edges::EDGES.iter().flat_map(|edge| [edge.from, edge.to]);
     let in_cases = orphans::CASES.iter().map(|case| case.resource_type);
-    let names = declared.values().map(|one| one.name).chain(in_edges).chain(in_cases).chain(parents::TYPES);
+    let names = declared
+        .values()
+        .map(|one| one.name)
+        .chain(in_edges)
+        .chain(in_cases)
+        .chain(parents::TYPES)
+        .chain(parents::PARTS);
     let types: HashMap<&str, TypeFacts> =
         names.map(|name| (name, of_type(name, declared.get(name).copied()))).collect();
     ProviderFacts {
@@ -189,6 +191,7 @@ mod tests {
             document
         };
         assert_eq!(shown("AWS::EKS::Cluster"), json!({"tags": {"Name": "x", "owner": "a"}}));
+        assert_eq!(shown("AWS::MSK::Cluster"), json!({"Tags": {"Name": "x", "owner": "a"}}));
         assert_eq!(shown("AWS::ECS::Cluster")["tags"][0], json!({"key": "Name", "value": "x"}));
         assert_eq!(shown("AWS::EC2::NetworkInterface")["TagSet"][0], json!({"Key": "Name", "Value": "x"}));
     }

@@ -7,6 +7,10 @@ use crate::inventory::{OwnerSource, Parent, ResourceKey, Role, TagSet, texts};
 
 /// Types that other resources are part of.
 pub(super) const TYPES: [&str; 7] = [STACK, SCALING, EMR, EKS, INSTANCE, DATABASES, CACHES];
+/// Types whose documents name the parent, and that no table of references or cases names.
+pub(super) const PARTS: [&str; 3] = [CACHE, DB_SNAPSHOT, CLUSTER_SNAPSHOT];
+const DB_SNAPSHOT: &str = "AWS::RDS::DBSnapshot";
+const CLUSTER_SNAPSHOT: &str = "AWS::RDS::DBClusterSnapshot";
 /// Instances and similar resources have few parts; stacks and clusters have many.
 pub(super) const WITH_MANY_PARTS: [&str; 2] = [STACK, EKS];
 
@@ -83,7 +87,7 @@ pub(super) fn in_document(resource_type: &str) -> Option<InDocument> {
         },
         DATABASE => |key, document| Some(holds(key, DATABASES, document["DBClusterIdentifier"].as_str()?)),
         CACHE => |key, document| Some(holds(key, CACHES, document["ReplicationGroupId"].as_str()?)),
-        "AWS::RDS::DBSnapshot" | "AWS::RDS::DBClusterSnapshot" => |_, document| {
+        DB_SNAPSHOT | CLUSTER_SNAPSHOT => |_, document| {
             texts(document, "SnapshotType").contains(&"automated".to_owned()).then_some(Parent::Unseen)
         },
         _ => return None,

@@ -4,6 +4,7 @@ use serde_json::json;
 
 use crate::cloud::CadenceClass;
 use crate::cloud::aws::declare::{ById, Declaration, TagSource, list, send, text};
+use crate::inventory::TagForm;
 
 pub(super) const TYPES: &[Declaration] = &[Declaration {
     name: "AWS::ApiGateway::RestApi",
@@ -24,7 +25,7 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     }),
     id: "id",
     not_found: &["NotFoundException"],
-    tags: TagSource::Inline("tags"),
+    tags: TagSource::Inline("tags", TagForm::Map),
     birth: Some("createdDate"),
     cadence: CadenceClass::Slow,
     ..Declaration::USUAL

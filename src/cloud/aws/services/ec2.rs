@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::cloud::CadenceClass;
 use crate::cloud::aws::Regional;
-use crate::cloud::aws::declare::{Declaration, TagSource, list, next_page, send, tag, text};
+use crate::cloud::aws::declare::{Declaration, TAG_LIST, TagSource, list, next_page, send, tag, text};
 use crate::cloud::aws::error::Failure;
 use crate::inventory::TagSet;
 
@@ -95,7 +95,7 @@ pub(super) const TYPES: &[Declaration] = &[
         id: "NetworkInterfaceId",
         not_found: &["InvalidNetworkInterfaceID.NotFound"],
         // The only listing of EC2 whose field is not called Tags.
-        tags: TagSource::Inline("TagSet"),
+        tags: TagSource::Inline("TagSet", TAG_LIST),
         // With the CNI of EKS each pod has one. The first is in PrivateIpAddress too.
         volatile: &["PrivateIpAddresses", "Ipv6Addresses", "Ipv4Prefixes", "Ipv6Prefixes"],
         shape: 2,

@@ -11,6 +11,7 @@ use crate::cloud::aws::declare::{
 };
 use crate::cloud::aws::error::Failure;
 use crate::inventory::Reason;
+use crate::inventory::TagForm;
 
 pub(super) const TYPES: &[Declaration] = &[
     Declaration {
@@ -31,7 +32,7 @@ pub(super) const TYPES: &[Declaration] = &[
         by_id: ById::Describe(|arn| arn.into()),
         id: "clusterArn",
         not_found: &["MISSING"],
-        tags: TagSource::Inline("tags"),
+        tags: TagSource::Inline("tags", TagForm::List { key: "key", value: "value" }),
         // The API reports no creation time.
         reusable_ids: true,
         end_states: Some(("status", &["DEPROVISIONING", "INACTIVE"])),
@@ -96,7 +97,7 @@ pub(super) const TYPES: &[Declaration] = &[
         }),
         id: "serviceArn",
         not_found: &["MISSING", "ClusterNotFoundException"],
-        tags: TagSource::Inline("tags"),
+        tags: TagSource::Inline("tags", TagForm::List { key: "key", value: "value" }),
         birth: Some("createdAt"),
         reusable_ids: true,
         end_states: Some(("status", &["DRAINING", "INACTIVE"])),

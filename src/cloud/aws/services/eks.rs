@@ -8,6 +8,7 @@ use crate::cloud::aws::declare::{
     ById, Declaration, ListAnswer, ListRequest, TagSource, described, list, next_page, send, text,
 };
 use crate::cloud::aws::error::Failure;
+use crate::inventory::TagForm;
 
 pub(super) const TYPES: &[Declaration] = &[
     Declaration {
@@ -27,7 +28,7 @@ pub(super) const TYPES: &[Declaration] = &[
         by_id: ById::Describe(|name| name.into()),
         id: "name",
         not_found: &["ResourceNotFoundException"],
-        tags: TagSource::Inline("tags"),
+        tags: TagSource::Inline("tags", TagForm::Map),
         birth: Some("createdAt"),
         reusable_ids: true,
         end_states: Some(("status", &["DELETING"])),
@@ -71,7 +72,7 @@ pub(super) const TYPES: &[Declaration] = &[
         }),
         id: "nodegroupArn",
         not_found: &["ResourceNotFoundException"],
-        tags: TagSource::Inline("tags"),
+        tags: TagSource::Inline("tags", TagForm::Map),
         birth: Some("createdAt"),
         end_states: Some(("status", &["DELETING"])),
         volatile: &["health", "modifiedAt"],

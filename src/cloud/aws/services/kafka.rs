@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::cloud::aws::declare::{ById, Declaration, described, list, send, text};
+use crate::cloud::aws::declare::{ById, Declaration, TagSource, described, list, send, text};
+use crate::inventory::TagForm;
 
 pub(super) const TYPES: &[Declaration] = &[Declaration {
     name: "AWS::MSK::Cluster",
@@ -31,6 +32,7 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     by_id: ById::Describe(|arn| json!({ "ClusterArn": arn })),
     id: "ClusterArn",
     not_found: &["NotFoundException"],
+    tags: TagSource::Inline("Tags", TagForm::Map),
     birth: Some("CreationTime"),
     end_states: Some(("State", &["DELETING"])),
     volatile: &["ActiveOperationArn"],

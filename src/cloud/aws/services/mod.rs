@@ -1,5 +1,5 @@
-//! The types, one file per service. A type is one declaration; its call is usually `list!`. Rules that know a type by name
-//! (its relations, its parents, when it is orphaned) are in `policy`.
+//! The types, one file per service. A type is one declaration; its call is usually `list!`. What the rules know of a type
+//! (its references, its parents, when it is unused) is in `facts`.
 //!
 //! Without the feature `services` there is only EC2: enough for development and benchmarks.
 

@@ -4,7 +4,9 @@ use futures::future::BoxFuture;
 
 use crate::cloud::CadenceClass;
 use crate::cloud::aws::Regional;
-use crate::cloud::aws::declare::{Declaration, ListRequest, TagSource, list, query, send, tags_in, text};
+use crate::cloud::aws::declare::{
+    Declaration, ListRequest, TAG_LIST, TagSource, list, query, send, tags_in, text,
+};
 use crate::cloud::aws::error::Failure;
 use crate::inventory::Tags;
 
@@ -83,7 +85,7 @@ pub(super) const TYPES: &[Declaration] = &[
         id: "DBSnapshotIdentifier",
         not_found: &["DBSnapshotNotFound"],
         // There are too many for a call each.
-        tags: TagSource::Inline("TagList"),
+        tags: TagSource::Inline("TagList", TAG_LIST),
         birth: Some("SnapshotCreateTime"),
         end_states: Some(("Status", &["deleting", "deleted"])),
         volatile: &["PercentProgress"],
@@ -108,7 +110,7 @@ pub(super) const TYPES: &[Declaration] = &[
         items: &["DBClusterSnapshots"],
         id: "DBClusterSnapshotIdentifier",
         not_found: &["DBClusterSnapshotNotFoundFault"],
-        tags: TagSource::Inline("TagList"),
+        tags: TagSource::Inline("TagList", TAG_LIST),
         birth: Some("SnapshotCreateTime"),
         end_states: Some(("Status", &["deleting", "deleted"])),
         volatile: &["PercentProgress"],
