@@ -58,8 +58,8 @@ pub(super) fn judge(scopes: &[ScopeLosses], account: AccountLosses) -> Vec<Judge
         let is_unproven = has_no_proof && scope.is_held && !scope.is_released;
         match (is_new || is_unproven, has_no_proof) {
             (false, _) => Judgement::Conclude,
-            (true, true) if !scope.is_released => Judgement::AwaitRelease,
-            (true, _) => Judgement::Hold,
+            (true, false) => Judgement::Hold,
+            (true, true) => Judgement::AwaitRelease,
         }
     };
     scopes.iter().map(of_scope).collect()
@@ -140,8 +140,8 @@ mod tests {
             (ScopeLosses { has_no_read_by_id: true, ..scope(40, 50) }, AwaitRelease),
             (held, AwaitRelease),
             (ScopeLosses { is_released: true, ..held }, Conclude),
-            // What is lost since the release is doubted once, and waits for no other release.
-            (ScopeLosses { is_released: true, new: 20, ..held }, Hold),
+            // A release is of what was held then: what is lost since waits for another one.
+            (ScopeLosses { is_released: true, new: 20, ..held }, AwaitRelease),
             (ScopeLosses { is_held: false, ..held }, Conclude),
             // Little was lost in the account: sweeps that agree decide.
             (ScopeLosses { missed: 5, ..held }, Conclude),
