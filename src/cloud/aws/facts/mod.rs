@@ -88,14 +88,12 @@ fn extra_fields(resource_type: &str) -> &'static [&'static str] {
 }
 
 fn tag_field(declaration: &Declaration) -> Option<TagField> {
-    match declaration.tags {
-        TagSource::Inline(name, form) => Some(TagField { name, form }),
-        // The described object contains them too, but not reliably: they are read by a call of their own.
-        _ => {
-            let name = declaration.volatile.iter().find(|path| ["Tags", "TagList"].contains(path))?;
-            Some(TagField { name, form: TAG_LIST })
-        }
+    if let TagSource::Inline(name, form) = declaration.tags {
+        return Some(TagField { name, form });
     }
+    // The described object contains them too, but not reliably: they are read by a call of their own.
+    let name = declaration.volatile.iter().find(|path| ["Tags", "TagList"].contains(path))?;
+    Some(TagField { name, form: TAG_LIST })
 }
 
 fn of_type(name: &'static str, declaration: Option<&Declaration>) -> TypeFacts {
