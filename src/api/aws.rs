@@ -69,13 +69,13 @@ pub struct AwsAccount {
     /// it.
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "roleARN")]
     #[schemars(length(max = 640))]
-    #[x_kube(validation = Rule::new("self.matches('^arn:aws[a-z-]*:iam::[0-9]{12}:role/[A-Za-z0-9+=,.@_/-]+$')").message("roleARN is the ARN of an IAM role, such as arn:aws:iam::111122223333:role/elava"))]
+    #[x_kube(validation = Rule::new(ROLE).message("roleARN is the ARN of an IAM role, such as arn:aws:iam::111122223333:role/elava"))]
     pub role_arn: Option<String>,
 
     /// externalID is sent when the role is assumed. Absent means none.
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "externalID")]
     #[schemars(length(max = 1224))]
-    #[x_kube(validation = Rule::new("self.size() >= 2 && self.matches('^[A-Za-z0-9+=,.@:/_-]+$')").message("an external id has 2 to 1224 letters, digits or characters of +=,.@:/_-"))]
+    #[x_kube(validation = Rule::new(EXTERNAL_IDS).message(EXTERNAL_IDS_MESSAGE))]
     pub external_id: Option<String>,
 }
 
@@ -93,13 +93,13 @@ pub struct AwsOrganization {
     /// externalID is sent when the role of an account is assumed. Absent means none.
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "externalID")]
     #[schemars(length(max = 1224))]
-    #[x_kube(validation = Rule::new("self.size() >= 2 && self.matches('^[A-Za-z0-9+=,.@:/_-]+$')").message("an external id has 2 to 1224 letters, digits or characters of +=,.@:/_-"))]
+    #[x_kube(validation = Rule::new(EXTERNAL_IDS).message(EXTERNAL_IDS_MESSAGE))]
     pub external_id: Option<String>,
 
     /// listRoleARN is the role to list the accounts with. Absent means the credentials themselves.
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "listRoleARN")]
     #[schemars(length(max = 640))]
-    #[x_kube(validation = Rule::new("self.matches('^arn:aws[a-z-]*:iam::[0-9]{12}:role/[A-Za-z0-9+=,.@_/-]+$')").message("listRoleARN is the ARN of an IAM role, such as arn:aws:iam::111122223333:role/elava-list"))]
+    #[x_kube(validation = Rule::new(ROLE).message("listRoleARN is the ARN of an IAM role, such as arn:aws:iam::111122223333:role/elava-list"))]
     pub list_role_arn: Option<String>,
 
     /// units are the organizational units (or the root) whose accounts are scanned, with all units below. Absent
@@ -132,6 +132,9 @@ pub struct RegionSelection {
     pub exclude: Vec<String>,
 }
 
+const ROLE: &str = "self.matches('^arn:aws[a-z-]*:iam::[0-9]{12}:role/[A-Za-z0-9+=,.@_/-]+$')";
+const EXTERNAL_IDS: &str = "self.size() >= 2 && self.matches('^[A-Za-z0-9+=,.@:/_-]+$')";
+const EXTERNAL_IDS_MESSAGE: &str = "an external id has 2 to 1224 letters, digits or characters of +=,.@:/_-";
 const REGIONS: &str = "self.all(r, r.matches('^[a-z]+(-[a-z]+)+-[0-9]+$'))";
 const REGIONS_MESSAGE: &str = "a region is written as AWS does, such as eu-west-1 (no zone letter, no wildcard)";
 

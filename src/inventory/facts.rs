@@ -245,6 +245,15 @@ pub struct Facts {
     providers: Arc<[ProviderFacts]>,
 }
 
+/// A described object as it is shown.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Described {
+    /// The object, with its tags in the field in which the provider returns them.
+    pub attributes: Value,
+    /// The account that owns it; `None` if that is the account that lists it.
+    pub shared_by: Option<String>,
+}
+
 impl Facts {
     /// The facts of some providers, no two of which have the same name.
     pub fn of(providers: impl IntoIterator<Item = ProviderFacts>) -> Self {
@@ -275,6 +284,13 @@ impl Facts {
     pub fn shared_by<'a>(&self, key: &ResourceKey, document: &'a Value) -> Option<&'a str> {
         let owner = (self.provider(key)?.owner_account)(document)?;
         (owner != key.account.as_str()).then_some(owner)
+    }
+
+    /// A described object as it is shown: with its tags, and with the account that shares it.
+    pub fn described(&self, resource: &Resource, mut attributes: Value) -> Described {
+        let shared_by = self.shared_by(&resource.key, &attributes).map(str::to_owned);
+        self.show_tags(&mut attributes, resource);
+        Described { attributes, shared_by }
     }
 
     /// Puts the tags, which are stored separately, into the field in which the provider returns them.

@@ -22,8 +22,8 @@ pub use expression::{
     OBJECT_EXPRESSIONS_MAX_BYTES,
 };
 pub use facts::{
-    Billing, Claim, Edge, Facts, OrphanCase, Parent, Pins, ProviderFacts, Role, SinceSource, TagField, TagForm,
-    TypeFacts, Usage,
+    Billing, Claim, Described, Edge, Facts, OrphanCase, Parent, Pins, ProviderFacts, Role, SinceSource, TagField,
+    TagForm, TypeFacts, Usage,
 };
 pub use fields::{FieldChange, field_changes};
 pub use finding::{FindingKind, KindError, Severity};

@@ -102,7 +102,7 @@ pub(super) fn recall(
     store: &Store,
     providers: &Providers,
 ) -> Result<Vec<(Subscriber, Vec<Subscription>)>, StoreError> {
-    let mut recalled = Vec::new();
+    let (types, mut recalled) = (providers.all_types(), Vec::new());
     for subscriber in store.subscribers_with_notes()? {
         let Some(bytes) = store.note(&subscriber, NOTE)? else { continue };
         // A note of another version is no loss: the list of CloudScans restores it.
@@ -122,12 +122,7 @@ pub(super) fn recall(
                 include_regions: r.include_regions,
                 exclude_regions: r.exclude_regions,
             },
-            types: providers
-                .types(&r.provider)
-                .iter()
-                .map(|t| t.name)
-                .filter(|name| r.types.iter().any(|n| n == name))
-                .collect(),
+            types: types.iter().map(|t| t.name).filter(|name| r.types.iter().any(|n| n == name)).collect(),
             interval: r.interval,
             suspended: r.suspended,
             loss: LossLimits { percent: r.loss_percent, minimum: r.loss_minimum },

@@ -498,10 +498,17 @@ impl AccountScanner {
 
     fn planned<'a>(&self, due: Due, ready: &'a [Ready]) -> Planned<'a> {
         let candidates = self.candidates(&due.scope, due.only.as_ref(), ready);
-        let authoritative = self.authoritative(ready, &due.scope);
+        let info = candidates[0].scopes[&due.scope];
+        let confirmations = match info.confirmation {
+            Confirmation::ReadById => None,
+            Confirmation::Sweeps { .. } => {
+                let authoritative = self.authoritative(ready, &due.scope);
+                authoritative.iter().map(|one| one.subscription.confirmations).max()
+            }
+        };
         Planned {
-            info: candidates[0].scopes[&due.scope],
-            confirmations: authoritative.iter().map(|one| one.subscription.confirmations).max(),
+            info,
+            confirmations,
             candidates: candidates
                 .into_iter()
                 .map(|r| Candidate { subscription: &r.subscription, session: &r.session })

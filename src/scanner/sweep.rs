@@ -144,7 +144,6 @@ impl Listing {
 }
 
 /// Sweeps scopes, and records what it sees.
-#[derive(Clone)]
 pub(super) struct Sweeper {
     pub store: Store,
     /// The size of the documents from which they are recorded as a page.

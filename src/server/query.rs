@@ -289,10 +289,8 @@ fn view(
     attributes: bool,
 ) -> Result<ResourceView, StoreError> {
     let (attributes, shared_by) = if attributes {
-        let mut object = snapshot.attributes(&resource)?;
-        let shared_by = facts.shared_by(&resource.key, &object).map(str::to_owned);
-        facts.show_tags(&mut object, &resource);
-        (Some(object), shared_by)
+        let described = facts.described(&resource, snapshot.attributes(&resource)?);
+        (Some(described.attributes), described.shared_by)
     } else {
         (None, None)
     };

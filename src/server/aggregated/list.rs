@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::discovery::{CHANGES, HISTORIES, Kind, RESOURCES};
-use super::objects::{self, Described, Object};
+use super::objects::{self, Object};
 use super::question::{Form, Options, Owners, Place, Selection, each, namespace_of, not_current, warning};
 use super::refusal::Refusal;
 use super::table::{self, Rows};
@@ -211,7 +211,7 @@ pub(super) fn resources(
             }
             // A table shows no attributes, and reading them takes most of the time.
             let described = if form == Form::Object {
-                Some(Described::of(&facts, &found.resource, snapshot.described(found.rid)?))
+                Some(facts.described(&found.resource, snapshot.described(found.rid)?))
             } else {
                 None
             };
@@ -245,7 +245,7 @@ pub(super) fn resource(
             super::GROUP
         )));
     };
-    let described = Described::of(facts, &found.resource, snapshot.described(found.rid)?);
+    let described = facts.described(&found.resource, snapshot.described(found.rid)?);
     let changed = found.resource.changed;
     let object = objects::cloud_resource(&namespace, found.resource, found.owner, Some(described), changed);
     one(&object, form, snapshot.revision(), &RESOURCES)

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{GROUP, VERSION};
 use crate::inventory::{
-    Change, ChangeKind, End, EndCause, Facts, FieldChange, Presence, Resource, ResourceKey, Revision, Scope,
+    Change, ChangeKind, Described, End, EndCause, FieldChange, Presence, Resource, ResourceKey, Revision, Scope,
     TagSet, Tags, Timestamp,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -293,20 +293,6 @@ pub(super) fn presence(presence: Presence) -> &'static str {
         Presence::Present => "Present",
         Presence::Absent => "Absent",
         Presence::Unknown => "Unknown",
-    }
-}
-
-/// A described object as it is shown.
-pub(super) struct Described {
-    attributes: Value,
-    shared_by: Option<String>,
-}
-
-impl Described {
-    pub fn of(facts: &Facts, resource: &Resource, mut attributes: Value) -> Self {
-        let shared_by = facts.shared_by(&resource.key, &attributes).map(str::to_owned);
-        facts.show_tags(&mut attributes, resource);
-        Self { attributes, shared_by }
     }
 }
 

@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 
 use super::discovery::{CHANGES, Kind, RESOURCES};
 use super::list::{PastVisibility, check_tenant, span};
-use super::objects::{self, Described, Object};
+use super::objects::{self, Object};
 use super::question::{Form, Options, Owners, ResourceMatch, Selection, each, owner};
 use super::refusal::Refusal;
 use super::slots::Slot;
@@ -442,7 +442,7 @@ fn announce(
     // A deleted resource has no document to read.
     let is_described = events.form == Form::Object && kind != What::Deleted;
     let described = if is_described {
-        Some(Described::of(facts, &found.resource, state.snapshot.described(found.rid)?))
+        Some(facts.described(&found.resource, state.snapshot.described(found.rid)?))
     } else {
         None
     };
