@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
+use elava::inventory::Facts;
 use elava::server::metrics::Others;
 use elava::store::{Store, system_clock};
 use libfuzzer_sys::fuzz_target;
@@ -30,7 +31,7 @@ static SERVED: LazyLock<Served> = LazyLock::new(|| {
         let others = Others { accounts: Box::new(Vec::new), register: Box::new(|_| {}) };
         tokio::spawn(elava::server::serve_http(listener, store.clone(), others));
         let unix = elava::server::bind_socket(&socket).expect("it is made");
-        tokio::spawn(elava::server::serve_socket(unix, store));
+        tokio::spawn(elava::server::serve_socket(unix, store, Facts::default()));
         http
     });
     Served { runtime, http, socket, _dir: dir }
