@@ -20,6 +20,7 @@ mod report;
 mod round;
 mod schedule;
 mod sweep;
+mod visibility;
 
 use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;

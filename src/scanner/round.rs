@@ -10,9 +10,10 @@ use futures::stream::FuturesUnordered;
 use super::breaker::{self, AccountLosses, Judgement, RecentLosses, ScopeLosses};
 use super::schedule::{self, Due, Schedule, Selected};
 use super::sweep::{Candidate, Committed, PAGE_MAX_BYTES, Planned, Sweeper, SweptScope};
+use super::visibility::{PROOF_RENEWAL_AGE, Tried, Visibility};
 use super::{
     AccountKey, AccountReport, EarlierTags, Meters, ScopeReport, StoreFailure, Subscription, WithoutAccess,
-    catch_panic, lock, report,
+    catch_panic, report,
 };
 use crate::cloud::{AccountTarget, CloudError, Provider, Session, TypeInfo};
 use crate::inventory::{
@@ -27,11 +28,6 @@ const SCOPES_IN_FLIGHT: usize = 6;
 /// How long credentials are assumed to still belong to the same account: a file, a Secret's role or a profile can
 /// be replaced during a session, and credentials of a role are refreshed about this often.
 const IDENTITY_CHECK_INTERVAL: Duration = Duration::from_mins(15);
-/// The age from which a proof of visibility is renewed: its CloudScan then moves up in the order of candidates.
-const PROOF_RENEWAL_AGE: Duration = Duration::from_hours(12);
-/// The age at which a proof of visibility ends if its CloudScan can't renew it: it must not see what the
-/// credentials of others list.
-const PROOF_MAX_AGE: Duration = Duration::from_hours(24);
 /// How long after its first round a scanner begins to treat absent CloudScans as unable to get in.
 const SETTLING_TIME: Duration = Duration::from_hours(1);
 
@@ -192,10 +188,10 @@ impl AccountScanner {
         let own = self.key();
         let is_own_scope = |scope: &Scope| own.has(scope);
         let (live_before, missed_before) = self.store.lives_among(is_own_scope);
+        let visibility = self.visibility();
         let mut listings = {
-            let this = &*self;
-            let ready = &ready;
-            let sweep = move |due| this.sweeper.sweep(this.planned(due, ready));
+            let (this, ready, visibility) = (&*self, &ready, &visibility);
+            let sweep = move |due| this.sweeper.sweep(this.planned(due, ready, visibility));
             futures::stream::iter(due.iter().cloned()).map(sweep).buffer_unordered(SCOPES_IN_FLIGHT)
         };
         let mut commits = FuturesUnordered::new();
@@ -218,7 +214,7 @@ impl AccountScanner {
                     if swept.is_whole() && !swept.missed.is_empty() {
                         waiting.push(swept);
                     } else {
-                        commits.push(self.commit(swept));
+                        commits.push(self.commit(swept, &visibility));
                     }
                 }
                 Some(committed) = commits.next() => settled.push(committed),
@@ -243,7 +239,7 @@ impl AccountScanner {
                 }
                 self.sweeper.confirm(&mut swept).await;
             }
-            settled.push(self.commit(swept).await);
+            settled.push(self.commit(swept, &visibility).await);
         }
         for committed in settled {
             self.apply_result(committed, &ready, &mut round);
@@ -496,8 +492,14 @@ impl AccountScanner {
         schedule::authoritative(&selected(ready), scope, &is_proven)
     }
 
-    fn planned<'a>(&self, due: Due, ready: &'a [Ready]) -> Planned<'a> {
+    fn planned<'a>(&self, due: Due, ready: &'a [Ready], visibility: &'a Visibility) -> Planned<'a> {
+        let candidate = |r: &'a Ready| Candidate { subscription: &r.subscription, session: &r.session };
         let candidates = self.candidates(&due.scope, due.only.as_ref(), ready);
+        let has_lapsed = |r: &&Ready| {
+            let proven = self.store.proven(&r.subscription.subscriber, &due.scope);
+            proven.is_some_and(|proven| visibility.has_lapsed(proven))
+        };
+        let lapsed = active_in(ready, &due.scope).filter(has_lapsed).map(candidate).collect();
         let info = candidates[0].scopes[&due.scope];
         let confirmations = match info.confirmation {
             Confirmation::ReadById => None,
@@ -509,17 +511,28 @@ impl AccountScanner {
         Planned {
             info,
             confirmations,
-            candidates: candidates
-                .into_iter()
-                .map(|r| Candidate { subscription: &r.subscription, session: &r.session })
-                .collect(),
+            candidates: candidates.into_iter().map(candidate).collect(),
+            lapsed,
+            visibility,
             due,
         }
     }
 
-    async fn commit(&self, swept: SweptScope) -> Committed {
-        let expired_subscribers = self.expired_subscribers(&swept);
-        let mut committed = self.sweeper.commit(swept, expired_subscribers).await;
+    /// Who may see what the credentials of others list.
+    fn visibility(&self) -> Visibility {
+        let is_refused = |report: &AccountReport| matches!(&report.credentials, Some(Err(e)) if e.access_ended);
+        let refused = self.reports.iter().filter(|(_, report)| is_refused(report));
+        Visibility {
+            store: self.store.clone(),
+            refused: refused.map(|(subscriber, _)| subscriber.clone()).collect(),
+            without_access: self.without_access.clone(),
+            is_settled: self.is_restored
+                || self.began.is_some_and(|began| self.store.now().since(began) >= SETTLING_TIME),
+        }
+    }
+
+    async fn commit(&self, swept: SweptScope, visibility: &Visibility) -> Committed {
+        let mut committed = self.sweeper.commit(swept, visibility).await;
         if !self.reports_baseline {
             committed.swept.changes.retain(|change| !change.baseline);
         }
@@ -535,8 +548,7 @@ impl AccountScanner {
             now.since(proven) >= PROOF_RENEWAL_AGE || changed.is_some_and(|changed| proven < *changed)
         };
         let is_requested = |r: &&Ready| only.is_none_or(|only| r.subscription.subscriber == *only);
-        let active = ready.iter().filter(|r| !r.subscription.suspended && r.scopes.contains_key(scope));
-        let mut candidates: Vec<&Ready> = active.filter(is_requested).collect();
+        let mut candidates: Vec<&Ready> = active_in(ready, scope).filter(is_requested).collect();
         candidates.sort_by_key(|r| {
             let subscriber = &r.subscription.subscriber;
             match self.store.proven(subscriber, scope) {
@@ -546,35 +558,6 @@ impl AccountScanner {
             }
         });
         candidates
-    }
-
-    /// The CloudScans that stop seeing a scope, because others' credentials list it now: those whose own were
-    /// denied or give no access to the account any more, and those whose proof is too old and was not renewed when they were
-    /// tried.
-    fn expired_subscribers(&self, swept: &SweptScope) -> Vec<Subscriber> {
-        let Some(prover) = &swept.prover else { return Vec::new() };
-        let now = self.store.now();
-        let is_denied = |subscriber: &Subscriber| {
-            swept.failed.iter().any(|(failed, _, error)| {
-                failed == subscriber && matches!(error.reason, Reason::Denied | Reason::DeniedByPolicy)
-            })
-        };
-        let without_access = lock(&self.without_access).clone();
-        let has_no_access = |subscriber: &Subscriber| {
-            let credentials = self.reports.get(subscriber).and_then(|report| report.credentials.as_ref());
-            matches!(credentials, Some(Err(error)) if error.access_ended) || without_access.contains(subscriber)
-        };
-        // After a start some CloudScans are not here yet: those with keys in a Secret wait for the API server.
-        let is_settled = self.is_restored || self.began.is_some_and(|began| now.since(began) >= SETTLING_TIME);
-        let has_lapsed = |subscriber: &Subscriber, proven: Timestamp| {
-            is_settled && now.since(proven) >= PROOF_MAX_AGE && !swept.untried.contains(subscriber)
-        };
-        let proofs = self.store.proofs(&swept.sweep.scope).into_iter();
-        let expired_subscribers = proofs.filter(|(subscriber, proven)| {
-            *subscriber != prover.subscriber
-                && (is_denied(subscriber) || has_no_access(subscriber) || has_lapsed(subscriber, *proven))
-        });
-        expired_subscribers.map(|(subscriber, _)| subscriber).collect()
     }
 
     /// Whether a CloudScan that sees the scope confirms, for it or its account, that what is held is gone.
@@ -595,8 +578,17 @@ impl AccountScanner {
             self.report_failed_proof(swept);
             return;
         }
-        let has_prover = swept.prover.is_some() && unrecorded.is_none();
-        let SweptScope { sweep, error, failed, awaits_release, unread, earlier_tags, changes, .. } = swept;
+        let has_prover = swept.sweep.outcome.is_complete() && unrecorded.is_none();
+        let SweptScope {
+            sweep,
+            error,
+            tried: Tried { failed, .. },
+            awaits_release,
+            unread,
+            earlier_tags,
+            changes,
+            ..
+        } = swept;
         if changes.iter().any(|c| c.change == ChangeKind::Appeared && !c.baseline) {
             self.schedule.appeared(&sweep.scope.region, self.store.now());
         }
@@ -648,8 +640,8 @@ impl AccountScanner {
 
     /// Reports a sweep for one CloudScan that may not see the scope to that CloudScan only.
     fn report_failed_proof(&mut self, swept: SweptScope) {
-        let SweptScope { sweep, failed, .. } = swept;
-        for (subscriber, outcome, error) in failed {
+        let SweptScope { sweep, tried, .. } = swept;
+        for (subscriber, outcome, error) in tried.failed {
             if error.reason == Reason::InvalidCredentials {
                 self.sessions.remove(&subscriber);
             }
@@ -699,6 +691,11 @@ impl AccountScanner {
             "scan"
         );
     }
+}
+
+/// The CloudScans that may list a scope.
+fn active_in<'a>(ready: &'a [Ready], scope: &Scope) -> impl Iterator<Item = &'a Ready> {
+    ready.iter().filter(|r| !r.subscription.suspended && r.scopes.contains_key(scope))
 }
 
 /// What the CloudScans that are not suspended select.

@@ -7,6 +7,7 @@ use futures::StreamExt;
 
 use super::Subscription;
 use super::schedule::Due;
+use super::visibility::{Tried, Visibility};
 use crate::cloud::{CloudError, Session, TypeInfo};
 use crate::inventory::{
     Absence, CONFIRMATION_SPACING_MIN, Change, Confirmation, Observation, Outcome, Part, Reason, Scope,
@@ -18,6 +19,7 @@ use crate::store::{Missed, Recorded, Store, StoreError};
 const READS_IN_FLIGHT: usize = 4;
 /// The size of the documents of a listing from which they are recorded as a page, before the listing is complete.
 pub(super) const PAGE_MAX_BYTES: usize = 1 << 20;
+
 /// A CloudScan that may list a scope.
 #[derive(Clone, Copy)]
 pub(super) struct Candidate<'a> {
@@ -33,11 +35,22 @@ pub(super) struct Planned<'a> {
     pub confirmations: Option<u32>,
     /// In the order in which they are tried.
     pub candidates: Vec<Candidate<'a>>,
+    /// CloudScans whose proof that they may see the scope has lapsed: each must list it with its own credentials
+    /// before it sees what those of another list.
+    pub lapsed: Vec<Candidate<'a>>,
+    pub visibility: &'a Visibility,
 }
 
-/// The CloudScan whose credentials listed a scope.
+/// The CloudScans that see a scope, while it is swept.
+struct Audience<'a> {
+    lapsed: Vec<Candidate<'a>>,
+    visibility: &'a Visibility,
+    tried: Tried,
+}
+
+/// The CloudScan whose credentials listed a scope. A complete listing proves that it may see the scope.
 #[derive(Clone)]
-pub(super) struct ProvenBy {
+pub(super) struct Lister {
     pub subscriber: Subscriber,
     pub tenant: Arc<str>,
 }
@@ -61,13 +74,11 @@ pub(super) struct SweptScope {
     pub unread: BTreeMap<Unread, usize>,
     /// Resources with known tags that could not be read again.
     pub earlier_tags: Vec<String>,
-    pub prover: Option<ProvenBy>,
+    /// The CloudScan with whose credentials it was listed.
+    pub lister: Lister,
     pub session: Arc<dyn Session>,
     pub error: Option<CloudError>,
-    /// CloudScans whose own credentials failed on this scope.
-    pub failed: Vec<(Subscriber, Outcome, CloudError)>,
-    /// CloudScans that were not tried: nothing is concluded about what they may see.
-    pub untried: Vec<Subscriber>,
+    pub tried: Tried,
     /// A CloudScan that has not proven that it may see the scope requested it, and its credentials failed: nothing
     /// is recorded.
     pub is_unproven_failure: bool,
@@ -106,6 +117,18 @@ pub(super) struct Listing {
 }
 
 impl Listing {
+    fn begun(started: Timestamp) -> Self {
+        Self {
+            started,
+            recorded: Recorded::default(),
+            unrecorded: None,
+            observations: Vec::new(),
+            unread: BTreeMap::new(),
+            earlier_tags: Vec::new(),
+            error: None,
+        }
+    }
+
     pub fn shown(&self) -> usize {
         self.recorded.shown() + self.observations.len()
     }
@@ -156,7 +179,8 @@ impl Sweeper {
         name = "sweep", skip_all, fields(region = %planned.due.scope.region, resource_type = %planned.due.scope.resource_type, outcome)
     )]
     pub async fn sweep(&self, planned: Planned<'_>) -> SweptScope {
-        let Planned { due: Due { scope, cadence, only }, info, confirmations, candidates } = planned;
+        let Planned { due, info, confirmations, candidates, lapsed, visibility } = planned;
+        let Due { scope, cadence, only } = due;
         let now = self.store.now();
         let confirmation = match info.confirmation {
             Confirmation::ReadById => Confirmation::ReadById,
@@ -181,22 +205,20 @@ impl Sweeper {
             held: false,
             skew_millis: 0,
         };
-        let mut failed = Vec::new();
-        // CloudScans whose credentials list the scope, but may not read everything they list.
-        let mut partially_denied = Vec::new();
+        let mut audience = Audience { lapsed, visibility, tried: Tried::default() };
         let mut best: Option<(Listing, Candidate<'_>)> = None;
         let mut changes = Vec::new();
-        let mut candidates = candidates.into_iter();
-        for candidate in candidates.by_ref() {
-            let mut listed = self.list(&blank, &info, &**candidate.session).await;
+        for candidate in candidates {
+            let mut listed = self.list(&blank, &info, candidate, &mut audience).await;
             changes.append(&mut listed.recorded.take_changes());
             let denied = listed.denied();
             let is_last = listed.error.is_none() && denied.is_none() || listed.unrecorded.is_some();
             let subscriber = candidate.subscription.subscriber.clone();
             if let Some(error) = &listed.error {
-                failed.push((subscriber, listed.outcome(), error.clone()));
+                audience.tried.failed.push((subscriber, listed.outcome(), error.clone()));
             } else if let Some(denied) = denied {
-                partially_denied.push((subscriber, Outcome::Failed(denied.reason), denied));
+                let outcome = Outcome::Failed(denied.reason);
+                audience.tried.partially_denied.push((subscriber, outcome, denied));
             }
             // Observations of an earlier listing must not be recorded after the pages of this one.
             let is_newer = listed.recorded.shown() > 0;
@@ -207,12 +229,17 @@ impl Sweeper {
                 break;
             }
         }
-        let untried = candidates.map(|one| one.subscription.subscriber.clone()).collect();
-        let (listed, by) = best.expect("a due scope has a candidate");
+        let (mut listed, by) = best.expect("a due scope has a candidate");
+        let is_unproven_failure = only.is_some() && !listed.outcome().is_complete();
+        if listed.shown() > 0 && !is_unproven_failure || listed.outcome().is_complete() {
+            let admitted = self.admit(&blank.scope, by, &mut audience).await;
+            listed.unrecorded = listed.unrecorded.or(admitted.err());
+        }
+        let mut tried = audience.tried;
         let outcome = listed.outcome();
         // A CloudScan that may read less than others is not shown what they read.
         if outcome.is_complete() && listed.denied().is_none() {
-            failed.append(&mut partially_denied);
+            tried.failed.append(&mut tried.partially_denied);
         }
         tracing::Span::current().record("outcome", outcome.as_str());
         let Listing { started, recorded, unrecorded, observations, unread, earlier_tags, error } = listed;
@@ -229,15 +256,14 @@ impl Sweeper {
             awaits_release: false,
             unread,
             earlier_tags,
-            prover: outcome.is_complete().then(|| ProvenBy {
+            lister: Lister {
                 subscriber: by.subscription.subscriber.clone(),
                 tenant: by.subscription.tenant.clone(),
-            }),
+            },
             session: by.session.clone(),
             error,
-            failed,
-            untried,
-            is_unproven_failure: only.is_some() && !outcome.is_complete(),
+            tried,
+            is_unproven_failure,
         };
         if swept.is_whole() {
             swept.missed = self.store.missed_by(&swept.sweep, &swept.listed);
@@ -249,16 +275,15 @@ impl Sweeper {
     }
 
     /// One listing. What exceeds a page is recorded as it arrives.
-    async fn list(&self, blank: &Sweep, info: &TypeInfo, session: &dyn Session) -> Listing {
-        let mut listed = Listing {
-            started: self.store.now(),
-            recorded: Recorded::default(),
-            unrecorded: None,
-            observations: Vec::new(),
-            unread: BTreeMap::new(),
-            earlier_tags: Vec::new(),
-            error: None,
-        };
+    async fn list(
+        &self,
+        blank: &Sweep,
+        info: &TypeInfo,
+        by: Candidate<'_>,
+        audience: &mut Audience<'_>,
+    ) -> Listing {
+        let session = &**by.session;
+        let mut listed = Listing::begun(self.store.now());
         let mut pages = session.list(&blank.scope);
         while let Some(page) = pages.next().await {
             match page {
@@ -285,12 +310,70 @@ impl Sweeper {
             let observations = std::mem::take(&mut listed.observations);
             let (started, skew_millis) = (listed.started, session.skew_millis());
             let page = Sweep { started, ended: self.store.now(), observations, skew_millis, ..blank.clone() };
-            if let Err(error) = self.record_page(page, &mut listed.recorded).await {
+            let recorded = match self.admit(&blank.scope, by, audience).await {
+                Ok(()) => self.record_page(page, &mut listed.recorded).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = recorded {
                 listed.unrecorded = Some(error);
                 break;
             }
         }
         listed
+    }
+
+    /// Before the observations of `by` become visible: every CloudScan whose proof has lapsed lists the scope with its
+    /// own credentials, and those that must not see what others list stop seeing the scope.
+    async fn admit(
+        &self,
+        scope: &Scope,
+        by: Candidate<'_>,
+        audience: &mut Audience<'_>,
+    ) -> Result<(), StoreError> {
+        let Audience { lapsed, visibility, tried } = audience;
+        let lister = &by.subscription.subscriber;
+        for one in std::mem::take(lapsed) {
+            let subscriber = &one.subscription.subscriber;
+            if subscriber == lister {
+                // If this listing fails, the next one is another's.
+                lapsed.push(one);
+            } else if !tried.is_tried(subscriber) {
+                self.try_out(scope, one, tried).await;
+            }
+        }
+        let expired = visibility.expired(scope, lister, tried);
+        if expired.is_empty() {
+            return Ok(());
+        }
+        let scope = scope.clone();
+        let revoke = move |store: &Store| {
+            expired.iter().try_for_each(|subscriber| store.revoke_visibility(subscriber, &scope))
+        };
+        self.store.run_blocking(revoke).await
+    }
+
+    /// Whether a CloudScan's own credentials list the scope. What they list is not recorded.
+    async fn try_out(&self, scope: &Scope, one: Candidate<'_>, tried: &mut Tried) {
+        let subscriber = one.subscription.subscriber.clone();
+        let mut listed = Listing::begun(self.store.now());
+        let mut pages = one.session.list(scope);
+        while let Some(page) = pages.next().await {
+            match page {
+                Err(error) => listed.error = Some(error),
+                Ok(observations) => {
+                    for unread in observations.into_iter().flat_map(|observation| observation.unread) {
+                        *listed.unread.entry(unread).or_default() += 1;
+                    }
+                }
+            }
+        }
+        if let Some(error) = &listed.error {
+            tried.failed.push((subscriber, Outcome::Failed(error.reason), error.clone()));
+        } else if let Some(denied) = listed.denied() {
+            tried.partially_denied.push((subscriber, Outcome::Failed(denied.reason), denied));
+        } else {
+            tried.listed.insert(subscriber);
+        }
     }
 
     /// Whether its tags are known, but not from this sweep.
@@ -388,11 +471,15 @@ impl Sweeper {
 
     /// Observations are dropped once they are recorded.
     #[tracing::instrument(name = "commit", skip_all)]
-    pub async fn commit(&self, mut swept: SweptScope, expired_subscribers: Vec<Subscriber>) -> Committed {
+    pub async fn commit(&self, mut swept: SweptScope, visibility: &Visibility) -> Committed {
         let shown = swept.shown();
         let observations = std::mem::take(&mut swept.sweep.observations);
         let mut sweep = Sweep { observations, ..swept.sweep.clone() };
-        let (recorded, prover) = (std::mem::take(&mut swept.listed), swept.prover.clone());
+        let (recorded, lister) = (std::mem::take(&mut swept.listed), swept.lister.clone());
+        // Some may have lost their access since the sweep.
+        let is_shown = shown > 0 || sweep.outcome.is_complete();
+        let expired =
+            if is_shown { visibility.expired(&sweep.scope, &lister.subscriber, &swept.tried) } else { Vec::new() };
         let unrecorded = swept.unrecorded.take();
         if unrecorded.is_some() {
             // The ledger records that the sweep was interrupted, if anything can be written at all.
@@ -408,17 +495,13 @@ impl Sweeper {
             .store
             .run_blocking(move |store| {
                 // Before the new observations of other credentials become visible.
-                for subscriber in &expired_subscribers {
+                for subscriber in &expired {
                     store.revoke_visibility(subscriber, &sweep.scope)?;
                 }
-                match &prover {
-                    None => store.commit_rest(&sweep, &recorded, None),
-                    Some(ProvenBy { subscriber, tenant }) => {
-                        store.with_tenant_lock(subscriber, tenant, |is_theirs| {
-                            store.commit_rest(&sweep, &recorded, is_theirs.then_some(subscriber))
-                        })
-                    }
-                }
+                let Lister { subscriber, tenant } = &lister;
+                store.with_tenant_lock(subscriber, tenant, |is_theirs| {
+                    store.commit_rest(&sweep, &recorded, is_theirs.then_some(subscriber))
+                })
             })
             .await;
         let error = match committed {

@@ -492,6 +492,29 @@ async fn visibility_ends_after_its_day(stage: &mut Stage<'_>) {
     assert!(!is_visible_to(stage, "team-b/two"), "what others see is not its to see");
 }
 
+/// Nobody scanned for longer than a proof is valid: the first sweep of one shows nothing to the other unless its own
+/// credentials list the scope in that sweep, and takes nothing from it if they do.
+async fn lapsed_while_nobody_scanned(stage: &mut Stage<'_>) {
+    stage.volumes(2).await;
+    let both = with_another_role(stage);
+    for _ in 0..2 {
+        stage.bed.sweep_for(&both).await;
+    }
+    stage.bed.pass(Duration::from_hours(25));
+    stage.bed.sweep_for(&both).await;
+    assert!(is_visible_to(stage, "team-a/one") && is_visible_to(stage, "team-b/two"), "both list it");
+    stage.bed.pass(Duration::from_hours(25));
+    // The older proof is tried first: each is once the one whose listing is recorded.
+    stage.bed.sweep_for(&both).await;
+    assert!(is_visible_to(stage, "team-a/one") && is_visible_to(stage, "team-b/two"), "both list it");
+    stage.fault(|c| c.role == "other" && c.action == "DescribeVolumes", refuse(500, "InternalError", "try again"));
+    stage.bed.scanner = stage.bed.another_scanner().with_page_bytes(1);
+    stage.bed.pass(Duration::from_hours(25));
+    stage.bed.sweep_for(&both).await;
+    assert!(!is_visible_to(stage, "team-b/two"), "it could not list what is recorded now");
+    assert!(is_visible_to(stage, "team-a/one"));
+}
+
 fn assumes_other_role(stage: &Stage<'_>) -> impl Fn(&Call) -> bool + Send + Sync + 'static {
     let other = format!("arn:aws:iam::{}:role/other", stage.bed.account);
     move |c: &Call| c.action == "AssumeRole" && c.params.get("RoleArn") == Some(&other)
@@ -1156,6 +1179,7 @@ rows! {
     visibility_ends_with_the_account: "the credentials of one of two CloudScans answer for another account" => "it sees the present no more";
     visibility_ends_with_the_role: "the role of one of two CloudScans may not be assumed any more" => "it sees the present no more";
     visibility_ends_with_the_permission: "the administrator does not allow the role of one of two CloudScans any more" => "it sees the present no more";
+    lapsed_while_nobody_scanned: "nobody scanned for longer than a proof is valid" => "who can't list the scope in the first sweep sees nothing of it";
     visibility_ends_after_its_day: "one of two CloudScans can't get in any more" => "it sees the present for a day";
     steered_by_a_stranger: "a CloudScan that may see nothing asks for much" => "nobody else's listings, limits or confirmations change";
     hidden_by_default: "a listing leaves out what services manage unless it is asked for" => "it is asked for, by id as well";
