@@ -11,7 +11,7 @@ use crate::support::{eventually, holds_for};
 const A: &str = "111122223333";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_acknowledged_or_exempted_says_so_and_opens_again_when_that_ends() {
+async fn what_is_acknowledged_or_exempted_shows_it_and_opens_again_when_that_ends() {
     let world = World::start().await;
     let hands = world.hands(A, IRELAND).await;
     let (known, scratch) = (hands.volume(&[]).await, hands.volume(&[]).await);

@@ -108,7 +108,7 @@ fn tags(set: Option<Node>) -> Tags {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killed_twenty_times_while_things_change_it_tells_what_looks_have_shown_and_each_once() {
+async fn killed_twenty_times_while_resources_change_it_reports_what_sweeps_have_shown_and_each_once() {
     let mut world = World::start().await;
     let mut dice = dice();
     let mut spec = world.scan_spec(&[A]);

@@ -13,7 +13,7 @@ const A: &str = "111122223333";
 const GROUP: &str = "AWS::AutoScaling::AutoScalingGroup";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_made_by_hand_or_leaves_the_code_is_told_once_somebody_asks() {
+async fn what_is_made_by_hand_or_leaves_the_code_is_reported_if_the_spec_enables_it() {
     let world = World::start().await;
     let hands = world.hands(A, IRELAND).await;
     let (owner, mark) = (("owner", "team-a"), ("terraform", "shop"));

@@ -174,7 +174,7 @@ fn alerts_fire_when_they_should_and_not_before() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_scan_and_a_reconcile_are_traces_where_somebody_asks_for_them() {
+async fn a_scan_and_a_reconcile_are_traces_if_a_collector_is_configured() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let spans: Arc<Mutex<Vec<(String, BTreeMap<String, String>)>>> = Arc::default();

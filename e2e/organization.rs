@@ -10,7 +10,7 @@ const OWNED: &[(&str, &str)] = &[("owner", "team-a")];
 const VOLUME: &str = "AWS::EC2::Volume";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn accounts_that_join_are_looked_at_and_a_list_that_fails_changes_nothing() {
+async fn accounts_that_join_are_scanned_and_a_list_that_fails_changes_nothing() {
     let world = World::start().await;
     let organizations = world.aws.organizations();
     organizations.create_organization().send().await.expect("an organization");

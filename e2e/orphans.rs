@@ -36,7 +36,7 @@ async fn wait_for(world: &World, id: &str, state: FindingState) -> elava::api::F
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn volumes_addresses_and_instances_that_serve_nothing_are_told_with_what_they_cost() {
+async fn volumes_addresses_and_instances_that_serve_nothing_are_reported_with_their_cost() {
     let world = World::start().await;
     let hands = world.hands(A, IRELAND).await;
     let (volume, address) = (hands.volume(OWNED).await, hands.address(OWNED).await);
@@ -69,7 +69,7 @@ async fn volumes_addresses_and_instances_that_serve_nothing_are_told_with_what_t
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_gateway_that_no_route_uses_is_told_only_by_who_sees_the_routes() {
+async fn a_gateway_that_no_route_uses_is_reported_only_to_who_sees_the_routes() {
     let world = World::start().await;
     let hands = world.hands(A, IRELAND).await;
     let vpc = hands.ec2.create_vpc().cidr_block("10.1.0.0/16").send().await.expect("a VPC");
@@ -138,7 +138,7 @@ async fn balancer(hands: &Hands, name: &str) -> (String, String) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn balancers_images_snapshots_groups_and_logs_without_use_are_told_until_they_are_used() {
+async fn balancers_images_snapshots_groups_and_logs_without_use_are_reported_until_they_are_used() {
     let world = World::start().await;
     let hands = world.hands(A, IRELAND).await;
     let (balancer, group) = balancer(&hands, "shop").await;

@@ -74,7 +74,7 @@ async fn a_cloud_scan_takes_no_more_memory_than_it_did() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cloud_scan_is_looked_at_while_the_findings_of_others_are_written() {
+async fn a_cloud_scan_is_reconciled_while_the_findings_of_others_are_written() {
     let world = World::start().await;
     world.proxy.fault(|call| call.action == "DescribeVolumes" && !call.is_by_id(), Fault::Make(volumes::<MANY>));
     let others = 3 * WRITING;

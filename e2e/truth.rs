@@ -12,7 +12,7 @@ fn refuse(status: u16, code: &'static str, message: &str) -> Fault {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_page_that_fails_for_good_hides_nothing_and_a_real_deletion_elsewhere_is_told() {
+async fn a_page_that_fails_for_good_hides_nothing_and_a_real_deletion_elsewhere_is_reported() {
     let world = World::start().await;
     let (ireland, virginia) = (world.hands(A, IRELAND).await, world.hands(A, VIRGINIA).await);
     for _ in 0..12 {
@@ -116,7 +116,7 @@ async fn a_denied_api_is_named_and_the_rest_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn wrong_accounts_roles_endpoints_and_regions_are_told_in_words_that_help() {
+async fn wrong_accounts_roles_endpoints_and_regions_are_reported_with_what_to_do() {
     let world = World::start().await;
     world.hands(BASE_ACCOUNT, IRELAND).await.volume(OWNED).await;
     let external_id = world.proxy.fault(
@@ -172,7 +172,7 @@ async fn wrong_accounts_roles_endpoints_and_regions_are_told_in_words_that_help(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_mass_loss_is_held_until_a_second_look_agrees() {
+async fn a_mass_loss_is_held_until_a_second_sweep_agrees() {
     let world = World::start().await;
     let hands = world.hands(A, IRELAND).await;
     let mut volumes = Vec::new();

@@ -44,7 +44,7 @@ def output(*command, **more):
     try:
         return subprocess.run(command, check=True, stdout=subprocess.PIPE, **more).stdout
     except FileNotFoundError:
-        fail(f"this machine lacks {command[0]}: install it, or build image/Containerfile with podman or docker")
+        fail(f"this machine lacks {command[0]}: install it, or build Containerfile with podman or docker")
     except subprocess.CalledProcessError as error:
         fail(f"{' '.join(command)} failed with {error.returncode}: see above")
 
@@ -76,7 +76,7 @@ def fetch(folder):
     download = ["apt-get", "download", "--quiet", *PACKAGES]
     quiet = {"cwd": folder, "stdout": subprocess.DEVNULL}
     if shutil.which("apt-get") is None:
-        fail("this machine has no apt-get: build image/Containerfile with podman or docker instead")
+        fail("this machine has no apt-get: build Containerfile with podman or docker instead")
     if subprocess.run(download, stderr=subprocess.DEVNULL, **quiet).returncode != 0:
         print("image: updating the list of Debian's packages (apt-get update)", file=sys.stderr)
         subprocess.run(["apt-get", "update", "--quiet"], check=False, **quiet)

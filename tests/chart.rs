@@ -54,7 +54,7 @@ fn the_chart_with_everything_on_renders_what_was_approved() {
 
 /// The values of docs/hardening.md.
 #[test]
-fn the_values_for_many_tenants_restrict_what_they_say() {
+fn the_values_for_many_tenants_restrict_what_their_comments_claim() {
     let rendered = objects(&rendered(&["--values", "charts/elava/ci/multi-tenant-values.yaml"]).unwrap());
     let args = rendered["StatefulSet elava"].pointer("/spec/template/spec/containers/0/args").unwrap().to_string();
     for arg in [

@@ -24,6 +24,9 @@ fn the_release_workflow_checks_first_and_has_no_more_rights_than_it_uses() {
             // A replaced action could sign anything: only GitHub's own actions are used.
             if let Some(action) = step["uses"].as_str() {
                 assert!(action.starts_with("actions/"), "{name} uses {action}");
+                let commit = action.split_once('@').map_or("", |(_, commit)| commit);
+                let is_commit = commit.len() == 40 && commit.bytes().all(|byte| byte.is_ascii_hexdigit());
+                assert!(is_commit, "{name} uses {action}: a tag can be moved, a commit can't");
             }
             // The names of tags and branches, which are user input, must not be part of a script.
             let script = step["run"].as_str().unwrap_or_default();
@@ -33,7 +36,7 @@ fn the_release_workflow_checks_first_and_has_no_more_rights_than_it_uses() {
 }
 
 #[test]
-fn the_release_script_has_what_the_workflow_asks_of_it() {
+fn the_release_script_has_what_the_workflow_needs() {
     let script = read("image/release.sh");
     let syntax = std::process::Command::new("bash").arg("-n").arg(format!("{ROOT}/image/release.sh")).status();
     assert!(syntax.expect("bash is there").success());

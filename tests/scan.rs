@@ -83,7 +83,7 @@ fn of_type<'a>(list: &'a Value, resource_type: &str) -> Vec<&'a Value> {
 
 /// Credentials of a pod identity or a container role are fetched as JSON, again whenever they are about to expire.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn credentials_that_run_out_in_the_middle_of_a_look_are_fetched_anew() {
+async fn credentials_that_expire_during_a_sweep_are_fetched_anew() {
     const OWN: &str = "123456789012";
     let desk = Desk::new().await;
     desk.aws.hands(OWN, IRELAND).await.volume(OWNED).await;
@@ -120,7 +120,7 @@ async fn credentials_that_run_out_in_the_middle_of_a_look_are_fetched_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_scan_tells_what_is_new_changed_gone_and_unowned() {
+async fn a_scan_reports_what_is_new_changed_gone_and_unowned() {
     let desk = Desk::new().await;
     let hands = desk.aws.hands(A, IRELAND).await;
     let (old, kept) = (hands.volume(OWNED).await, hands.volume(OWNED).await);
@@ -210,7 +210,7 @@ async fn a_scan_tells_what_is_new_changed_gone_and_unowned() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn exit_codes_tell_complete_from_partial_from_not_at_all() {
+async fn exit_codes_distinguish_complete_partial_and_not_at_all() {
     let desk = Desk::new().await;
     let message = "You are not authorized to perform this operation".to_owned();
     let denied = desk.proxy.fault(

@@ -84,7 +84,7 @@ fn stand_ins(proxy: &Proxy, made: &mut BTreeMap<String, String>) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_type_is_listed_with_its_tags_and_answers_alike_when_it_is_asked_by_id() {
+async fn every_type_is_listed_with_its_tags_and_reads_alike_by_id() {
     let dir = tempfile::tempdir().unwrap();
     let aws = Emulator::start(dir.path()).await;
     let proxy = Proxy::start(&aws.url);
@@ -289,7 +289,7 @@ async fn the_policy_is_enough_and_without_an_action_exactly_its_types_are_denied
 }
 
 #[test]
-fn what_ended_without_a_read_by_id_is_not_said_to_have_been_asked() {
+fn what_ended_without_a_read_by_id_claims_none() {
     let types = Aws::default().types();
     let by_sweeps = types.iter().filter(|info| matches!(info.confirmation, Confirmation::Sweeps { .. }));
     let by_sweeps: BTreeSet<&str> = by_sweeps.map(|info| info.name).collect();

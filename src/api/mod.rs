@@ -2,12 +2,14 @@
 //!
 //! - [`cloudscan`], [`exemption`], [`finding`]: the types from which the CRDs are generated.
 //! - [`providers`]: `spec.provider`; [`provider`]: what the controller needs to know of it; [`aws`]: its part for AWS.
+//! - [`condition`], [`reason`]: what a status reports.
 //! - [`namespace`]: the identity of a namespace.
 //! - [`settings`]: converts a spec into the plain settings that the rules and the scanner use.
 //! - [`validate`]: validates a manifest as the API server does, without an API server.
 
 mod aws;
 mod cloudscan;
+mod conditions;
 mod exemption;
 mod fields;
 mod finding;
@@ -18,6 +20,7 @@ mod settings;
 pub mod validate;
 
 pub use cloudscan::*;
+pub use conditions::{condition, reason};
 pub use exemption::*;
 pub use fields::SecretRef;
 pub use finding::*;

@@ -10,12 +10,11 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::api::{FindingState, ResourceFinding};
-use crate::inventory::{
-    Change, ChangeKind, Diff, End, EndCause, FieldChange, Presence, ResourceKey, Revision, ScopeView, Suspect,
-    TagSet, Tags, Timestamp,
-};
+use crate::inventory::{Change, Diff, End, EndCause, ResourceKey, Revision, ScopeView, Suspect, Tags, Timestamp};
 use crate::policy::Owner;
-use crate::server::aggregated::{GROUP, VERSION};
+use crate::server::aggregated::{
+    CloudResourceStatus, GROUP, ResourceChangeStatus, ResourceHistoryStatus, VERSION,
+};
 use crate::server::findings::{
     FindingView, FindingsAnswer, FindingsQuestion, OwnersAnswer, OwnersQuestion, TreeAnswer, TreeQuestion,
 };
@@ -77,112 +76,58 @@ struct Item<S> {
     status: S,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ResourceStatus {
-    key: String,
-    state: Presence,
-    tags: Option<TagSet>,
-    tag_state: String,
-    first_seen: Timestamp,
-    baseline: bool,
-    birth: Option<Timestamp>,
-    changed: Revision,
-    suspect: Option<Suspect>,
-    shared_by: Option<String>,
-    attributes: Option<Value>,
+fn view_of(status: CloudResourceStatus, has_attributes: bool) -> anyhow::Result<ResourceView> {
+    let tags = match (status.tags, status.tag_state.as_str()) {
+        (Some(tags), _) => Tags::Known(tags),
+        (None, "Untaggable") => Tags::Untaggable,
+        (None, _) => Tags::Unknown,
+    };
+    Ok(ResourceView {
+        resource: status.subject.key.parse()?,
+        presence: status.state,
+        tags,
+        first_seen: status.first_seen,
+        baseline: status.baseline,
+        birth: status.birth,
+        changed: status.changed,
+        suspect: status.suspect.map(|suspect| Suspect {
+            last_seen: suspect.last_seen,
+            first_missed: suspect.first_missed,
+            misses: suspect.misses,
+            held: suspect.held,
+        }),
+        end: None,
+        shared_by: status.shared_by.filter(|_| has_attributes),
+        attributes: status.attributes.filter(|_| has_attributes),
+    })
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[allow(clippy::struct_excessive_bools)] // independent flags of an answer
-struct ChangeStatus {
-    change: ChangeKind,
-    revision: Revision,
-    time: Timestamp,
-    key: String,
-    #[serde(default)]
-    baseline: bool,
-    #[serde(default)]
-    replaced: bool,
-    #[serde(default)]
-    moved: bool,
-    moved_from: Option<String>,
-    #[serde(default)]
-    retracted: bool,
-    end: Option<Ending>,
-    #[serde(default)]
-    fields: Vec<FieldChange>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Ending {
-    cause: String,
-    detail: Option<String>,
-    last_seen: Timestamp,
-    first_missed: Timestamp,
-    concluded: Timestamp,
-}
-
-#[derive(Deserialize)]
-struct HistoryStatus {
-    key: String,
-    state: Presence,
-    changes: Vec<ChangeStatus>,
-}
-
-impl ResourceStatus {
-    fn view(self, has_attributes: bool) -> anyhow::Result<ResourceView> {
-        let tags = match (self.tags, self.tag_state.as_str()) {
-            (Some(tags), _) => Tags::Known(tags),
-            (None, "Untaggable") => Tags::Untaggable,
-            (None, _) => Tags::Unknown,
-        };
-        Ok(ResourceView {
-            resource: self.key.parse()?,
-            presence: self.state,
-            tags,
-            first_seen: self.first_seen,
-            baseline: self.baseline,
-            birth: self.birth,
-            changed: self.changed,
-            suspect: self.suspect,
-            end: None,
-            shared_by: self.shared_by.filter(|_| has_attributes),
-            attributes: self.attributes.filter(|_| has_attributes),
-        })
-    }
-}
-
-impl ChangeStatus {
-    fn change(self) -> anyhow::Result<Change> {
-        let end = match self.end {
-            None => None,
-            Some(end) => Some(End {
-                cause: match (end.cause.as_str(), end.detail) {
-                    ("Listed", state) => EndCause::Listed(state.unwrap_or_default()),
-                    ("Replaced", _) => EndCause::Replaced,
-                    ("Moved", Some(to)) => EndCause::Moved(to.parse()?),
-                    _ => EndCause::Absent,
-                },
-                last_seen: end.last_seen,
-                first_missed: end.first_missed,
-                concluded: end.concluded,
-                revision: self.revision,
-            }),
-        };
-        Ok(Change {
-            baseline: self.baseline,
-            replaced: self.replaced,
-            moved: self.moved,
-            moved_from: self.moved_from.map(|key| key.parse()).transpose()?,
-            retracted: self.retracted,
-            end,
-            fields: self.fields,
-            ..Change::new(self.change, self.key.parse()?, self.revision, self.time)
-        })
-    }
+fn change_of(status: ResourceChangeStatus) -> anyhow::Result<Change> {
+    let end = match status.end {
+        None => None,
+        Some(end) => Some(End {
+            cause: match (end.cause.as_str(), end.detail) {
+                ("Listed", state) => EndCause::Listed(state.unwrap_or_default()),
+                ("Replaced", _) => EndCause::Replaced,
+                ("Moved", Some(to)) => EndCause::Moved(to.parse()?),
+                _ => EndCause::Absent,
+            },
+            last_seen: end.last_seen,
+            first_missed: end.first_missed,
+            concluded: end.concluded,
+            revision: status.revision,
+        }),
+    };
+    Ok(Change {
+        baseline: status.baseline,
+        replaced: status.replaced,
+        moved: status.moved,
+        moved_from: status.moved_from.map(|key| key.parse()).transpose()?,
+        retracted: status.retracted,
+        end,
+        fields: status.fields,
+        ..Change::new(status.change, status.subject.key.parse()?, status.revision, status.time)
+    })
 }
 
 /// A term of a field selector, with special characters escaped.
@@ -290,8 +235,8 @@ impl Cluster {
         }));
         terms.extend(question.untagged.then(|| term("untagged", "true")));
         terms.extend(question.key.as_deref().map(named));
-        let list: List<ResourceStatus> = self.list("cloudresources", &terms).await?;
-        let views = list.items.into_iter().map(|item| item.status.view(question.attributes));
+        let list: List<CloudResourceStatus> = self.list("cloudresources", &terms).await?;
+        let views = list.items.into_iter().map(|item| view_of(item.status, question.attributes));
         let mut resources: Vec<ResourceView> = views.collect::<Result<_, _>>()?;
         resources.sort_by(|a, b| a.resource.cmp(&b.resource));
         // Several namespaces may see the same resource.
@@ -329,7 +274,7 @@ impl Cluster {
     }
 
     pub async fn history(&self, question: &HistoryQuestion) -> anyhow::Result<HistoryAnswer> {
-        let list: List<HistoryStatus> = self.list("resourcehistories", &[named(&question.key)]).await?;
+        let list: List<ResourceHistoryStatus> = self.list("resourcehistories", &[named(&question.key)]).await?;
         let keys: Vec<ResourceKey> =
             list.items.iter().map(|item| item.status.key.parse()).collect::<Result<_, _>>()?;
         let resource = one(&question.key, keys.iter())?.clone();
@@ -340,7 +285,7 @@ impl Cluster {
             revision: Revision(list.metadata.resource_version.parse()?),
             resource,
             presence: history.state,
-            changes: history.changes.into_iter().map(ChangeStatus::change).collect::<Result<_, _>>()?,
+            changes: history.changes.into_iter().map(change_of).collect::<Result<_, _>>()?,
         })
     }
 
@@ -349,8 +294,8 @@ impl Cluster {
         if !question.steps {
             terms.push(term("net", "true"));
         }
-        let list: List<ChangeStatus> = self.list("resourcechanges", &terms).await?;
-        let changes = list.items.into_iter().map(|item| item.status.change()).collect::<Result<_, _>>()?;
+        let list: List<ResourceChangeStatus> = self.list("resourcechanges", &terms).await?;
+        let changes = list.items.into_iter().map(|item| change_of(item.status)).collect::<Result<_, _>>()?;
         let diff = Diff {
             from: list.from.unwrap_or_default(),
             to: Revision(list.metadata.resource_version.parse()?),
@@ -428,7 +373,7 @@ impl Cluster {
             after
         } else {
             let query = [("fieldSelector", "from=now".to_owned()), ("limit", "1".to_owned())];
-            let now: List<ChangeStatus> = self.get(&self.path("resourcechanges"), &query).await?;
+            let now: List<ResourceChangeStatus> = self.get(&self.path("resourcechanges"), &query).await?;
             Revision(now.metadata.resource_version.parse()?)
         };
         let query = serde_urlencoded::to_string([("watch", "true"), ("resourceVersion", &after.to_string())])?;
@@ -446,7 +391,7 @@ impl Cluster {
                 anyhow::bail!("{}", message.unwrap_or("the watch was refused"));
             }
             if event["type"] == "ADDED" {
-                let change = Item::<ChangeStatus>::deserialize(&event["object"])?.status.change()?;
+                let change = change_of(Item::<ResourceChangeStatus>::deserialize(&event["object"])?.status)?;
                 on_change(&change)?;
                 reported = change.revision;
             }
@@ -466,11 +411,11 @@ fn one<'a>(name: &str, mut found: impl Iterator<Item = &'a ResourceKey>) -> anyh
             "no resource called {name} exists now: elava history {name} shows whether one ever did; elava get lists the existing ones"
         )
     })?;
-    let external_metrics: Vec<String> = found.filter(|key| *key != first).map(ToString::to_string).collect();
+    let others: Vec<String> = found.filter(|key| *key != first).map(ToString::to_string).collect();
     anyhow::ensure!(
-        external_metrics.is_empty(),
+        others.is_empty(),
         "{name} is the name of several resources; name one of\n  {first}\n  {}",
-        external_metrics.join("\n  ")
+        others.join("\n  ")
     );
     Ok(first)
 }

@@ -192,7 +192,7 @@ async fn show_tree(source: &SourceArgs, question: TreeQuestion, output: Output) 
 
 fn print_branch(branch: &Branch, before: &str, below: &str) {
     let key = &branch.resource;
-    let kind = key.resource_type.as_str().rsplit("::").next().unwrap_or_default();
+    let kind = key.resource_type.short();
     let name = branch.name.as_deref().map(|name| format!(" ({name})")).unwrap_or_default();
     let state = match branch.state.as_str() {
         "Present" => String::new(),

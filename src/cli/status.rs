@@ -14,7 +14,7 @@ use kube::{Api, ResourceExt};
 use serde::Serialize;
 
 use super::{INCOMPLETE, Output, OutputArgs, print};
-use crate::api::{CloudScan, CloudScanStatus, NOT_OBSERVED};
+use crate::api::{CloudScan, CloudScanStatus, NOT_OBSERVED, condition};
 use crate::inventory::Timestamp;
 use crate::server::query::API_VERSION;
 
@@ -61,15 +61,15 @@ struct Problem {
 
 /// The conditions that report a problem, each with the status in which it does.
 const PROBLEM_CONDITIONS: [(&str, &str); 9] = [
-    ("Stalled", "True"),
-    ("CredentialsValid", "False"),
-    ("InventoryComplete", "False"),
-    ("AttributesReadable", "False"),
-    ("TagsReadable", "False"),
-    ("FindingsDecided", "False"),
-    ("ClockSkew", "True"),
-    ("WebhookDelivered", "False"),
-    ("Ready", "False"),
+    (condition::STALLED, condition::TRUE),
+    (condition::CREDENTIALS_VALID, condition::FALSE),
+    (condition::INVENTORY_COMPLETE, condition::FALSE),
+    (condition::ATTRIBUTES_READABLE, condition::FALSE),
+    (condition::TAGS_READABLE, condition::FALSE),
+    (condition::FINDINGS_DECIDED, condition::FALSE),
+    (condition::CLOCK_SKEW, condition::TRUE),
+    (condition::WEBHOOK_DELIVERED, condition::FALSE),
+    (condition::READY, condition::FALSE),
 ];
 
 fn problems(scan: &CloudScan, now: Timestamp) -> Vec<Problem> {
@@ -94,7 +94,7 @@ fn problems(scan: &CloudScan, now: Timestamp) -> Vec<Problem> {
         let is_wrong = |c: &&Condition| c.type_ == condition && c.status == wrong;
         let Some(reported) = status.conditions.iter().find(is_wrong) else { continue };
         let since = Timestamp::from(reported.last_transition_time.0);
-        let may_pass = condition == "FindingsDecided" && now.since(since) < UNDECIDED_WARNING_AGE;
+        let may_pass = condition == condition::FINDINGS_DECIDED && now.since(since) < UNDECIDED_WARNING_AGE;
         // One cause may appear in several conditions.
         let is_reported = problems.iter().any(|p| p.reason == reported.reason && p.message == reported.message);
         if !may_pass && !is_reported {
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_well_is_silent_and_what_is_wrong_is_told_once() {
+    fn what_is_well_is_silent_and_what_is_wrong_is_reported_once() {
         const THEN: &str = "2026-11-26T11:30:00Z";
         for untold in [Value::Null, json!({"observedGeneration": -1})] {
             assert_eq!(reported(&json!({}), &untold), ["NotTakenUp 2026-11-26T11:00:00Z"]);
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn an_operator_that_says_nothing_for_long_is_silent_unless_it_was_told_to() {
+    fn an_operator_that_reports_nothing_for_long_is_silent_unless_it_is_suspended() {
         let last = |end: &str| json!({"lastScan": {"startTime": end, "endTime": end}});
         assert!(reported(&json!({}), &last("2026-11-26T11:31:00Z")).is_empty());
         assert_eq!(reported(&json!({}), &last("2026-11-26T11:29:00Z")), ["Silent 2026-11-26T11:29:00Z"]);

@@ -134,7 +134,7 @@ mod tests {
     use crate::policy::testing::{Bed, at, tags, volume};
 
     #[test]
-    fn a_finding_says_as_of_when_its_tags_are() {
+    fn a_finding_names_the_time_of_its_tags() {
         let untagged = volume(tags(&[]));
         let scope = (*untagged.scope).clone();
         let found = Bed::of(untagged).findings(FindingKind::Untagged, 1000);

@@ -10,7 +10,7 @@ use kube::{Resource, ResourceExt};
 
 use super::validate::Valid;
 use crate::api::{
-    CloudScan, FindingOwner, FindingState, FindingStatus, GROUP, RELEASE_HELD, ResourceFinding, Since,
+    CloudScan, FindingOwner, FindingState, FindingStatus, GROUP, RELEASE_HELD, ResourceFinding, Since, condition,
 };
 use crate::inventory::{
     Credentials, FindingKind, Members, ResourceKey, Revision, Severity, Subscriber, Timestamp,
@@ -325,7 +325,7 @@ pub fn finding_event(
 pub fn condition_event(scan: &CloudScan, condition: &Condition, reported_at: Timestamp, instance: &str) -> Event {
     let identity =
         format!("{}\0{}\0{}\0{}", condition.type_, condition.status, condition.reason, condition.message);
-    let warning = (condition.type_ == "Stalled") == (condition.status == "True");
+    let warning = (condition.type_ == condition::STALLED) == (condition.status == condition::TRUE);
     let note = format!("{}={}: {}", condition.type_, condition.status, condition.message);
     event(scan.object_ref(&()), None, &identity, &condition.reason, warning, &note, "Scan", reported_at, instance)
 }

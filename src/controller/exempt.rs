@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use super::watched::{NAMESPACE_OBJECTS_MAX_BYTES, Unreadable, watched};
 use super::{Context, ReconcileError, apply, build, catch_panic, with_deadline};
-use crate::api::{FindingExemption, FindingExemptionStatus, SpecError};
+use crate::api::{FindingExemption, FindingExemptionStatus, SpecError, condition, reason};
 use crate::inventory::{Exemption, NAMESPACE_EXPRESSIONS_MAX_BYTES, Timestamp};
 
 /// How long before its end an exemption warns that it expires.
@@ -122,7 +122,7 @@ fn status(
     let before = exemption.status.clone().unwrap_or_default();
     let generation = exemption.metadata.generation;
     let condition = |type_: &str, is_true: bool, reason: &str, message: String| {
-        let status = if is_true { "True" } else { "False" };
+        let status = if is_true { condition::TRUE } else { condition::FALSE };
         let was = before.conditions.iter().find(|c| c.type_ == type_ && c.status == status);
         Condition {
             type_: type_.to_owned(),
@@ -138,24 +138,31 @@ fn status(
     let is_over = expires.is_some_and(|at| now >= at);
     let active = match (read, expires) {
         (Err(SpecError { path, message }), _) => {
-            condition("Active", false, "InvalidSpec", format!("{path}: {message}"))
+            condition(condition::ACTIVE, false, reason::INVALID_SPEC, format!("{path}: {message}"))
         }
         (Ok(_), Some(at)) if is_over => {
             let message = format!(
                 "it expired at {at}: what it held back is open again; delete it, or set a later expiresAt"
             );
-            condition("Active", false, "Expired", message)
+            condition(condition::ACTIVE, false, reason::EXPIRED, message)
         }
-        (Ok(_), _) => condition("Active", true, "InForce", format!("it holds back what it names, {until}")),
+        (Ok(_), _) => {
+            condition(condition::ACTIVE, true, reason::IN_FORCE, format!("it holds back what it names, {until}"))
+        }
     };
     let soon = match expires {
         Some(at) if !is_over && at.since(now) <= EXPIRY_WARNING_PERIOD => condition(
-            "ExpiringSoon",
+            condition::EXPIRING_SOON,
             true,
-            "Expires",
+            reason::EXPIRES,
             format!("it ends at {at}: what it holds back opens again then"),
         ),
-        _ => condition("ExpiringSoon", false, "NotSoon", "it does not end within a week".to_owned()),
+        _ => condition(
+            condition::EXPIRING_SOON,
+            false,
+            reason::NOT_SOON,
+            "it does not end within a week".to_owned(),
+        ),
     };
     FindingExemptionStatus {
         observed_generation: generation,
@@ -171,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_says_when_it_ends_and_that_it_has_ended() {
+    fn it_reports_when_it_ends_and_that_it_has_ended() {
         let day = |n: i64| Timestamp::from_millis(n * 86_400_000);
         let with = |expires: Option<i64>, pattern: &str| {
             let mut exemption: FindingExemption = serde_json::from_value(json!({

@@ -7,7 +7,7 @@ use std::time::Duration;
 use kube::ResourceExt;
 
 use super::validate::Refusal;
-use crate::api::CloudScan;
+use crate::api::{CloudScan, reason};
 
 /// The limits apply to each namespace separately.
 #[derive(Clone, Debug)]
@@ -63,7 +63,7 @@ impl NamespaceLimits {
         let older = older(scan, all);
         if older.len() >= self.cloud_scans {
             return Err(Refusal {
-                reason: "TooManyCloudScans",
+                reason: reason::TOO_MANY_CLOUD_SCANS,
                 message: format!(
                     "the namespace {namespace} has {} older CloudScans, and {} are allowed: delete one, name more accounts in \
                      one, or ask the operator's administrator to start it with a higher --namespace-cloudscans (chart value \
@@ -76,7 +76,7 @@ impl NamespaceLimits {
         let named: usize = older.iter().map(|other| accounts(other)).sum::<usize>() + accounts(scan);
         if named > self.accounts {
             return Err(Refusal {
-                reason: "TooManyAccounts",
+                reason: reason::TOO_MANY_ACCOUNTS,
                 message: format!(
                     "with the older CloudScans of the namespace {namespace} it names {named} accounts, and {} are allowed: name \
                      fewer, or ask the operator's administrator to start it with a higher --namespace-accounts (chart value \
@@ -89,7 +89,7 @@ impl NamespaceLimits {
         let own = resources(scan);
         if of_others + own > self.resources {
             return Err(Refusal {
-                reason: "TooManyResources",
+                reason: reason::TOO_MANY_RESOURCES,
                 message: format!(
                     "it shows {own} resources, the older CloudScans of the namespace {namespace} show {of_others}, and {} are \
                      allowed: name fewer accounts, regions or types, or ask the operator's administrator to start it with a \

@@ -10,8 +10,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
-use super::{ReconcileError, status};
-use crate::api::CloudScan;
+use super::ReconcileError;
+use crate::api::{CloudScan, condition};
 
 /// Doubling from 5 ms to 20 s.
 const RECONCILE_BUCKETS: u16 = 13;
@@ -84,8 +84,10 @@ fn register_scans<'a>(registry: &mut Registry, scans: impl Iterator<Item = &'a C
         by_suspended.get_or_create(&[("suspended", if scan.spec.suspend { "true" } else { "false" })]).inc();
         for condition in scan.status.iter().flat_map(|status| &status.conditions) {
             // A client that may write a status may write any type or value: unknown ones do not become labels.
-            let type_ = status::TYPES.into_iter().find(|type_| *type_ == condition.type_);
-            let value = ["True", "False", "Unknown"].into_iter().find(|value| *value == condition.status);
+            let type_ = condition::OF_CLOUDSCAN.into_iter().find(|type_| *type_ == condition.type_);
+            let value = [condition::TRUE, condition::FALSE, condition::UNKNOWN]
+                .into_iter()
+                .find(|value| *value == condition.status);
             if let (Some(type_), Some(value)) = (type_, value) {
                 by_condition.get_or_create(&[("condition", type_), ("status", value)]).inc();
             }
@@ -119,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn cloudscans_are_counted_by_what_their_conditions_say_and_foreign_words_are_no_labels() {
+    fn cloudscans_are_counted_by_their_conditions_and_foreign_words_are_no_labels() {
         let scans = [
             scan(false, &[("Ready", "True"), ("Stalled", "False")]),
             scan(true, &[("Ready", "True"), ("Stalled", "False"), ("Payday", "True")]),

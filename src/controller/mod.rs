@@ -463,7 +463,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn whoever_is_named_again_and_again_is_looked_after_all_the_same() {
+    async fn an_object_that_changes_again_and_again_is_reconciled_all_the_same() {
         let (naming, mut named) = mpsc::unbounded_channel();
         let subscribers = futures::stream::poll_fn(move |context| named.poll_recv(context));
         let mut debounced_chunks = std::pin::pin!(debounced_chunks(subscribers, Duration::from_millis(1)));

@@ -455,7 +455,7 @@ mod tests {
 
     /// The example of the specification's own libraries.
     #[test]
-    fn a_request_is_signed_as_standard_webhooks_says() {
+    fn a_request_is_signed_as_standard_webhooks_specifies() {
         let key = key_of(b"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n".to_vec()).unwrap();
         let key = hmac::Key::new(hmac::HMAC_SHA256, &key);
         let signed = signature(&key, "msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, br#"{"test": 2432232314}"#);

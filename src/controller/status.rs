@@ -10,7 +10,7 @@ use super::notify::Delivery;
 use super::validate::Refusal;
 use crate::api::{
     AccountStatus, CloudScan, CloudScanStatus, FindingCounts, GroupCount, KindCount, LastScan,
-    MAX_ACCOUNTS_IN_STATUS, RECONCILE_REQUESTED_AT, RELEASE_HELD,
+    MAX_ACCOUNTS_IN_STATUS, RECONCILE_REQUESTED_AT, RELEASE_HELD, condition, reason,
 };
 use crate::cloud::CloudError;
 use crate::inventory::{
@@ -176,8 +176,8 @@ pub fn summarize(found: &StatusInputs) -> CloudScanStatus {
         first_scan_complete(found, &before),
         credentials_valid(found),
         inventory_complete(found),
-        readable(found, "AttributesReadable", Part::Attributes),
-        readable(found, "TagsReadable", Part::Tags),
+        readable(found, condition::ATTRIBUTES_READABLE, Part::Attributes),
+        readable(found, condition::TAGS_READABLE, Part::Tags),
         clock_skew(found),
     ];
     let conditions = conditions.into_iter().chain(findings_decided(found)).chain(webhook_delivered(found));
@@ -207,18 +207,19 @@ fn calls_per_month(found: &StatusInputs) -> Option<i64> {
 /// is none.
 pub fn changed_conditions<'a>(before: Option<&CloudScanStatus>, after: &'a CloudScanStatus) -> Vec<&'a Condition> {
     const WITH_EVENT: [&str; 7] = [
-        "Stalled",
-        "CredentialsValid",
-        "InventoryComplete",
-        "AttributesReadable",
-        "TagsReadable",
-        "ClockSkew",
-        "WebhookDelivered",
+        condition::STALLED,
+        condition::CREDENTIALS_VALID,
+        condition::INVENTORY_COMPLETE,
+        condition::ATTRIBUTES_READABLE,
+        condition::TAGS_READABLE,
+        condition::CLOCK_SKEW,
+        condition::WEBHOOK_DELIVERED,
     ];
-    const BAD_WHEN_TRUE: [&str; 2] = ["Stalled", "ClockSkew"];
+    const BAD_WHEN_TRUE: [&str; 2] = [condition::STALLED, condition::CLOCK_SKEW];
     let was = |type_: &str| before.and_then(|s| s.conditions.iter().find(|c| c.type_ == type_));
     let good = |c: &Condition| {
-        (c.status == "False") == BAD_WHEN_TRUE.contains(&c.type_.as_str()) || c.status == "Unknown"
+        (c.status == condition::FALSE) == BAD_WHEN_TRUE.contains(&c.type_.as_str())
+            || c.status == condition::UNKNOWN
     };
     after
         .conditions
@@ -231,21 +232,6 @@ pub fn changed_conditions<'a>(before: Option<&CloudScanStatus>, after: &'a Cloud
         .collect()
 }
 
-/// All condition types that are reported.
-pub const TYPES: [&str; 11] = [
-    "Ready",
-    "Reconciling",
-    "Stalled",
-    "FirstScanComplete",
-    "CredentialsValid",
-    "InventoryComplete",
-    "AttributesReadable",
-    "TagsReadable",
-    "ClockSkew",
-    "WebhookDelivered",
-    "FindingsDecided",
-];
-
 struct ConditionUpdate {
     type_: &'static str,
     status: &'static str,
@@ -254,7 +240,7 @@ struct ConditionUpdate {
 }
 
 fn update(type_: &'static str, status: &'static str, reason: &str, message: impl Into<String>) -> ConditionUpdate {
-    debug_assert!(TYPES.contains(&type_), "{type_} is one of TYPES");
+    debug_assert!(condition::OF_CLOUDSCAN.contains(&type_), "{type_} is declared");
     ConditionUpdate { type_, status, reason: reason.to_owned(), message: message.into() }
 }
 
@@ -328,18 +314,23 @@ fn stalled_reason(found: &StatusInputs<'_>) -> Option<(&'static str, String)> {
 }
 
 fn ready(found: &StatusInputs) -> ConditionUpdate {
-    const TYPE: &str = "Ready";
+    const TYPE: &str = condition::READY;
     if let Some((reason, message)) = stalled_reason(found) {
-        return update(TYPE, "False", reason, message);
+        return update(TYPE, condition::FALSE, reason, message);
     }
     if found.scan.spec.suspend {
-        return update(TYPE, "True", "Suspended", "suspended: nothing is scanned, and what is known goes stale");
+        return update(
+            TYPE,
+            condition::TRUE,
+            reason::SUSPENDED,
+            "suspended: nothing is scanned, and what is known goes stale",
+        );
     }
     if working(found) > 0 {
         let stored = found.reports.iter().find_map(|r| r.store_error.as_ref());
         if let Some(error) = stored {
             let message = format!("what was seen could not be recorded: {}", error.message);
-            return update(TYPE, "False", error.reason, message);
+            return update(TYPE, condition::FALSE, error.reason, message);
         }
         let message = match found.accounts {
             1 => "scanning the account".to_owned(),
@@ -347,8 +338,8 @@ fn ready(found: &StatusInputs) -> ConditionUpdate {
         };
         return update(
             TYPE,
-            "True",
-            "Scanning",
+            condition::TRUE,
+            reason::SCANNING,
             message + &raised_interval_note(found) + &deferred_request_note(found),
         );
     }
@@ -356,9 +347,14 @@ fn ready(found: &StatusInputs) -> ConditionUpdate {
     match out.first() {
         Some((_, error)) => {
             let reason = error.reason.as_str();
-            update(TYPE, "False", reason, list(out.into_iter().map(|(text, _)| text)))
+            update(TYPE, condition::FALSE, reason, list(out.into_iter().map(|(text, _)| text)))
         }
-        None => update(TYPE, "Unknown", "Progressing", "no account was scanned yet since the operator started"),
+        None => update(
+            TYPE,
+            condition::UNKNOWN,
+            reason::PROGRESSING,
+            "no account was scanned yet since the operator started",
+        ),
     }
 }
 
@@ -386,24 +382,34 @@ fn deferred_request_note(found: &StatusInputs) -> String {
 }
 
 fn reconciling(found: &StatusInputs) -> ConditionUpdate {
-    const TYPE: &str = "Reconciling";
+    const TYPE: &str = condition::RECONCILING;
     if found.refusal.is_some() {
-        update(TYPE, "False", "Refused", "the spec was refused and is not in force: see Stalled")
+        update(TYPE, condition::FALSE, reason::REFUSED, "the spec was refused and is not in force: see Stalled")
     } else if stalled_reason(found).is_some() {
-        update(TYPE, "False", "UpToDate", "the spec was taken up, but no account can be scanned: see Stalled")
+        update(
+            TYPE,
+            condition::FALSE,
+            reason::UP_TO_DATE,
+            "the spec was taken up, but no account can be scanned: see Stalled",
+        )
     } else if found.scan.spec.suspend {
-        update(TYPE, "False", "UpToDate", "the spec was taken up, and is suspended")
+        update(TYPE, condition::FALSE, reason::UP_TO_DATE, "the spec was taken up, and is suspended")
     } else if taken_up(found) {
-        update(TYPE, "False", "UpToDate", "the spec is in force")
+        update(TYPE, condition::FALSE, reason::UP_TO_DATE, "the spec is in force")
     } else {
-        update(TYPE, "True", "Progressing", "the spec is being taken up: it is in force after the next scan")
+        update(
+            TYPE,
+            condition::TRUE,
+            reason::PROGRESSING,
+            "the spec is being taken up: it is in force after the next scan",
+        )
     }
 }
 
 fn stalled(found: &StatusInputs) -> ConditionUpdate {
-    const TYPE: &str = "Stalled";
+    const TYPE: &str = condition::STALLED;
     if let Some((reason, message)) = stalled_reason(found) {
-        return update(TYPE, "True", reason, message);
+        return update(TYPE, condition::TRUE, reason, message);
     }
     let message = match accounts_without_access(found).len() {
         0 => "scanning goes on".to_owned(),
@@ -413,23 +419,23 @@ fn stalled(found: &StatusInputs) -> ConditionUpdate {
             found.accounts
         ),
     };
-    update(TYPE, "False", "NotStalled", message)
+    update(TYPE, condition::FALSE, reason::NOT_STALLED, message)
 }
 
 fn first_scan_complete(found: &StatusInputs, before: &CloudScanStatus) -> ConditionUpdate {
-    const TYPE: &str = "FirstScanComplete";
+    const TYPE: &str = condition::FIRST_SCAN_COMPLETE;
     // Once true it stays true: a restart of the operator is not another first scan.
     let was = is_first_scan_complete(Some(before));
     let swept = found.reports.iter().filter(|r| r.is_first_scan_complete()).count();
     // If no credentials work, nothing was scanned.
     if was || (working(found) > 0 && swept >= found.accounts) {
-        return update(TYPE, "True", "Complete", "every scope was swept once");
+        return update(TYPE, condition::TRUE, reason::COMPLETE, "every scope was swept once");
     }
     let scopes: usize = found.reports.iter().map(|r| r.scopes.len()).sum();
     update(
         TYPE,
-        "False",
-        "Scanning",
+        condition::FALSE,
+        reason::SCANNING,
         format!("{swept} of {} accounts and {scopes} scopes were swept so far", found.accounts),
     )
 }
@@ -437,21 +443,21 @@ fn first_scan_complete(found: &StatusInputs, before: &CloudScanStatus) -> Condit
 /// Whether a status reports that every scope was swept once.
 pub fn is_first_scan_complete(status: Option<&CloudScanStatus>) -> bool {
     let conditions = status.map(|status| status.conditions.as_slice()).unwrap_or_default();
-    conditions.iter().any(|c| c.type_ == "FirstScanComplete" && c.status == "True")
+    conditions.iter().any(|c| c.type_ == condition::FIRST_SCAN_COMPLETE && c.status == condition::TRUE)
 }
 
 fn credentials_valid(found: &StatusInputs) -> ConditionUpdate {
-    const TYPE: &str = "CredentialsValid";
+    const TYPE: &str = condition::CREDENTIALS_VALID;
     let out = accounts_without_access(found);
     match out.first() {
         Some((_, error)) => {
             let reason = error.reason.as_str();
-            update(TYPE, "False", reason, list(out.into_iter().map(|(text, _)| text)))
+            update(TYPE, condition::FALSE, reason, list(out.into_iter().map(|(text, _)| text)))
         }
         None if found.accounts > 0 && working(found) >= found.accounts => {
-            update(TYPE, "True", "Valid", "every account answers to its credentials")
+            update(TYPE, condition::TRUE, reason::VALID, "every account answers to its credentials")
         }
-        None => update(TYPE, "Unknown", "NotTried", "not every account was tried yet"),
+        None => update(TYPE, condition::UNKNOWN, reason::NOT_TRIED, "not every account was tried yet"),
     }
 }
 
@@ -461,7 +467,7 @@ fn is_excluded_from_completeness(reason: Option<Reason>) -> bool {
 }
 
 fn inventory_complete(found: &StatusInputs) -> ConditionUpdate {
-    const TYPE: &str = "InventoryComplete";
+    const TYPE: &str = condition::INVENTORY_COMPLETE;
     let mut problems: Vec<(&'static str, String)> = Vec::new();
     for (text, error) in accounts_without_access(found).into_iter().chain(accounts_without_regions(found)) {
         problems.push((error.reason.as_str(), text));
@@ -501,7 +507,7 @@ fn inventory_complete(found: &StatusInputs) -> ConditionUpdate {
                         "so many resources were missing at once that the sweep is doubted; the next one decides"
                             .to_owned()
                     };
-                    causes.entry(("MassLossHeld", what)).or_default().push(place);
+                    causes.entry((reason::MASS_LOSS_HELD, what)).or_default().push(place);
                 }
                 None => {}
             }
@@ -516,12 +522,12 @@ fn inventory_complete(found: &StatusInputs) -> ConditionUpdate {
         }
     }
     if let Some((reason, _)) = problems.first() {
-        return update(TYPE, "False", reason, list(problems.iter().map(|(_, text)| text.clone())));
+        return update(TYPE, condition::FALSE, reason, list(problems.iter().map(|(_, text)| text.clone())));
     }
     let first = found.accounts > 0
         && found.reports.iter().filter(|r| r.is_first_scan_complete()).count() >= found.accounts;
     if !first {
-        return update(TYPE, "Unknown", "Scanning", "not every scope was swept yet");
+        return update(TYPE, condition::UNKNOWN, reason::SCANNING, "not every scope was swept yet");
     }
     let mut message = format!("all of {scopes} scopes were listed whole");
     if apart > 0 {
@@ -537,7 +543,7 @@ fn inventory_complete(found: &StatusInputs) -> ConditionUpdate {
             found.inactive
         );
     }
-    update(TYPE, "True", "Complete", message)
+    update(TYPE, condition::TRUE, reason::COMPLETE, message)
 }
 
 /// Resources that were listed but could not be read: only their existence is known.
@@ -569,23 +575,23 @@ fn readable(found: &StatusInputs, type_: &'static str, part: Part) -> ConditionU
             let types = types.iter().copied().collect::<Vec<_>>().join(", ");
             format!("account {account}: {why} (the {what} of {count} resources of {types} could not be read)")
         };
-        return update(type_, "False", reason, list(causes.iter().map(text)));
+        return update(type_, condition::FALSE, reason, list(causes.iter().map(text)));
     }
     if found.reports.iter().all(|report| report.scopes.is_empty()) {
-        return update(type_, "Unknown", "Scanning", "nothing was listed yet");
+        return update(type_, condition::UNKNOWN, reason::SCANNING, "nothing was listed yet");
     }
-    update(type_, "True", "Readable", format!("the {what} of all that was listed were read"))
+    update(type_, condition::TRUE, reason::READABLE, format!("the {what} of all that was listed were read"))
 }
 
 fn clock_skew(found: &StatusInputs) -> ConditionUpdate {
-    const TYPE: &str = "ClockSkew";
+    const TYPE: &str = condition::CLOCK_SKEW;
     if found.clock_lag > CLOCK_TOLERANCE {
         let message = format!(
             "the operator's clock is {} behind the last time in its store: set the node's clock; until then nothing is \
              dated later than that",
             humantime::format_duration(Duration::from_secs(found.clock_lag.as_secs()))
         );
-        return update(TYPE, "True", "BehindStore", message);
+        return update(TYPE, condition::TRUE, reason::BEHIND_STORE, message);
     }
     let skewed = found.reports.iter().find(|r| r.skew_millis != 0);
     match skewed {
@@ -597,40 +603,53 @@ fn clock_skew(found: &StatusInputs) -> ConditionUpdate {
                 "the operator's clock is {by} {way} the cloud's: set the node's clock; until then ends are dated no more \
                  precisely than both allow"
             );
-            update(TYPE, "True", "DiffersFromCloud", message)
+            update(TYPE, condition::TRUE, reason::DIFFERS_FROM_CLOUD, message)
         }
-        None => update(TYPE, "False", "InStep", "the clocks of the operator, its store and the cloud agree"),
+        None => update(
+            TYPE,
+            condition::FALSE,
+            reason::IN_STEP,
+            "the clocks of the operator, its store and the cloud agree",
+        ),
     }
 }
 
 /// Only if there is a webhook.
 fn webhook_delivered(found: &StatusInputs) -> Option<ConditionUpdate> {
-    const TYPE: &str = "WebhookDelivered";
+    const TYPE: &str = condition::WEBHOOK_DELIVERED;
     let Delivery { waiting, error } = found.delivery.as_ref()?;
     Some(match error {
-        Some(error) => {
-            update(TYPE, "False", "NotDelivered", format!("{waiting} events wait for delivery: {error}"))
-        }
-        None => update(TYPE, "True", "Delivered", "the webhook accepted all events"),
+        Some(error) => update(
+            TYPE,
+            condition::FALSE,
+            reason::NOT_DELIVERED,
+            format!("{waiting} events wait for delivery: {error}"),
+        ),
+        None => update(TYPE, condition::TRUE, reason::DELIVERED, "the webhook accepted all events"),
     })
 }
 
 /// Only once there was something to decide.
 fn findings_decided(found: &StatusInputs) -> Option<ConditionUpdate> {
-    const TYPE: &str = "FindingsDecided";
+    const TYPE: &str = condition::FINDINGS_DECIDED;
     let Counts { undecided, by_account, .. } = found.counts.as_ref()?;
     if by_account.is_empty() && working(found) == 0 {
         return None;
     }
     if undecided.is_empty() {
-        return Some(update(TYPE, "True", "Decided", "every rule could be decided for every resource"));
+        return Some(update(
+            TYPE,
+            condition::TRUE,
+            reason::DECIDED,
+            "every rule could be decided for every resource",
+        ));
     }
     let each = undecided.iter().map(|((kind, resource_type), n)| format!("{kind} of {n} {resource_type}"));
     let message = format!(
         "undecided: {}. A conclusion from absence takes two complete sweeps of everything that could exist, and tags that can be read; InventoryComplete names what is missing. Until then nothing of it opens or resolves",
         list(each)
     );
-    Some(update(TYPE, "False", "Undecided", message))
+    Some(update(TYPE, condition::FALSE, reason::UNDECIDED, message))
 }
 
 fn list(texts: impl Iterator<Item = String>) -> String {
@@ -781,7 +800,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_listed_and_could_not_be_read_is_told_with_the_permission_and_how_much_it_hides() {
+    fn what_was_listed_and_could_not_be_read_is_reported_with_the_permission_and_how_much_it_hides() {
         let scan = scan();
         let mut report = report("1", &[Outcome::Complete]);
         for sweep in report.scopes.values_mut() {
@@ -905,7 +924,7 @@ mod tests {
     }
 
     #[test]
-    fn clocks_that_differ_are_a_condition_that_says_which_way_and_an_event_each_way() {
+    fn clocks_that_differ_are_a_condition_with_the_direction_and_an_event_each_way() {
         let scan = scan();
         let skew = |millis| [AccountReport { skew_millis: millis, ..report("1", &[Outcome::Complete]) }];
         let clock = |found: &StatusInputs| {
@@ -929,7 +948,7 @@ mod tests {
     }
 
     #[test]
-    fn a_transition_is_dated_once_and_told_once() {
+    fn a_transition_is_dated_once_and_reported_once() {
         let mut scan = scan();
         let good = [report("1", &[Outcome::Complete])];
         let first = summarize(&found(&scan, 1, &good));
@@ -973,7 +992,7 @@ mod tests {
     }
 
     #[test]
-    fn accounts_that_let_nobody_in_any_more_are_counted_apart_and_a_list_that_fails_is_told() {
+    fn accounts_that_let_nobody_in_any_more_are_counted_apart_and_a_list_that_fails_is_reported() {
         let scan = scan();
         let good = [report("1", &[Outcome::Complete])];
         let update = |found: &StatusInputs| {

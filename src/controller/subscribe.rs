@@ -14,7 +14,7 @@ use super::{
     BACKOFF_MAX, Context, RECHECK_INTERVAL, ReconcileError, build, catch_panic, dereference, exists, lock,
     with_deadline,
 };
-use crate::api::{CloudScan, RECONCILE_REQUESTED_AT, namespace_uid};
+use crate::api::{CloudScan, RECONCILE_REQUESTED_AT, namespace_uid, reason};
 use crate::cloud::CloudError;
 use crate::inventory::{AccountId, Credentials, NAMESPACE_EXPRESSIONS_MAX_BYTES, Reason, Subscriber, Timestamp};
 use crate::store::Store;
@@ -92,7 +92,7 @@ impl Subscriptions {
              repeat less, or [A-Za-z0-9_] in place of \\w",
             NAMESPACE_EXPRESSIONS_MAX_BYTES >> 20
         );
-        Err(Refusal { reason: "TooManyExpressions", message })
+        Err(Refusal { reason: reason::TOO_MANY_EXPRESSIONS, message })
     }
 
     fn take(&self, subscriber: &Subscriber, subscribed: ProcessedSpec) {
@@ -233,7 +233,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_spec_that_was_not_taken_up_is_not_spoken_of_and_whoever_takes_it_up_tells() {
+    fn a_spec_that_was_not_taken_up_is_not_reported_and_the_operator_that_takes_it_up_reports() {
         let (taken_up, mut hears) = mpsc::unbounded_channel();
         let subscriptions = Subscriptions::new(taken_up);
         let mut scan = CloudScan::new("one", serde_json::from_str(r#"{"provider": {}}"#).unwrap());

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::api::{CloudScanSpec, PROVIDER_FIELDS, ProviderSpec, SpecError, is_granted, is_identity};
+use crate::api::{CloudScanSpec, PROVIDER_FIELDS, ProviderSpec, SpecError, is_granted, is_identity, reason};
 use crate::cloud::TypeInfo;
 use crate::inventory::{LossLimits, RuleSettings};
 use crate::scanner::Subscription;
@@ -32,13 +32,13 @@ pub struct Refusal {
 impl Refusal {
     /// Whether the administrator does not allow what it would use.
     pub fn is_of_access(&self) -> bool {
-        matches!(self.reason, "RoleNotAllowed" | "EndpointNotAllowed")
+        matches!(self.reason, reason::ROLE_NOT_ALLOWED | reason::ENDPOINT_NOT_ALLOWED)
     }
 }
 
 impl From<SpecError> for Refusal {
     fn from(error: SpecError) -> Self {
-        Refusal { reason: "InvalidSpec", message: error.to_string() }
+        Refusal { reason: reason::INVALID_SPEC, message: error.to_string() }
     }
 }
 
@@ -140,7 +140,7 @@ pub fn validate(
         && !allowed.allows_endpoint(endpoint)
     {
         return Err(Refusal {
-            reason: "EndpointNotAllowed",
+            reason: reason::ENDPOINT_NOT_ALLOWED,
             message: format!(
                 "{path}.{field}: {endpoint} is not on the operator's list, and credentials are sent to \
                  whatever it names: ask its administrator to start it with --allow-endpoint={endpoint} (chart value \
@@ -155,7 +155,7 @@ pub fn validate(
         let what =
             if role == OWN { "the operator's own credentials".to_owned() } else { format!("the role {role}") };
         return Err(Refusal {
-            reason: "RoleNotAllowed",
+            reason: reason::ROLE_NOT_ALLOWED,
             message: format!(
                 "{path}: CloudScans of the namespace {namespace} may not use {what}: ask the operator's administrator \
                  to start it with --allow-role={namespace}={role} (chart value allowedRoles), or name credentials of your own in \

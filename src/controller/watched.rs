@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_told_before_every_list_is_complete_and_a_new_list_is_one_of_all() {
+    fn nothing_is_reported_before_every_list_is_complete_and_a_new_list_is_one_of_all() {
         let mut merged = Merged::new(2);
         let mut see = |i, event| kinds_of(merged.see(i, event));
         assert!(see(0, Event::Init).is_empty());

@@ -66,7 +66,7 @@ pub enum SinceSource {
     ReportedByCloud,
     /// Since nothing references it: from the end of the last resource that did, otherwise from when it was first
     /// noticed.
-    Unnamed,
+    LastReference,
 }
 
 /// What a resource is billed for.
@@ -86,7 +86,7 @@ pub struct OrphanCase {
     /// Whether its own document leaves open that it is unused.
     pub is_open: fn(&Value) -> bool,
     /// The types that must not reference it, in the same account and region.
-    pub reads: &'static [&'static str],
+    pub referring_types: &'static [&'static str],
     /// The severity of its findings.
     pub severity: Severity,
     /// A few words on what is wrong.
@@ -98,7 +98,7 @@ pub struct OrphanCase {
     /// Fields of its document that help a person to identify it.
     pub shows: &'static [&'static str],
     /// Where the time since when it is unused comes from.
-    pub when: SinceSource,
+    pub since_source: SinceSource,
     /// What its cost is made of.
     pub billing: Billing,
     /// It is only reported after `spec.orphans.stoppedFor`.

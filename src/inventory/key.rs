@@ -72,6 +72,18 @@ impl Region {
     }
 }
 
+impl ResourceType {
+    /// Its last part, as people say it: `Instance` of `AWS::EC2::Instance`.
+    pub fn short(&self) -> &str {
+        short_type(self.as_str())
+    }
+}
+
+/// The last part of the name of a type.
+pub fn short_type(name: &str) -> &str {
+    name.rsplit("::").next().unwrap_or(name)
+}
+
 /// The unit of one listing. Two scopes that differ in partition or endpoint share nothing.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Scope {

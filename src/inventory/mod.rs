@@ -27,7 +27,9 @@ pub use facts::{
 };
 pub use fields::{FieldChange, field_changes};
 pub use finding::{FindingKind, KindError, Severity};
-pub use key::{AccountId, GLOBAL_REGION, KeyError, Region, ResourceKey, ResourceType, Scope, Subscriber};
+pub use key::{
+    AccountId, GLOBAL_REGION, KeyError, Region, ResourceKey, ResourceType, Scope, Subscriber, short_type,
+};
 pub use read::{
     Change, ChangeKind, CompleteSweeps, Diff, End, EndCause, Filter, History, Milestone, MilestoneKind, Moment,
     Presence, Resource, RetainedMoment, ScopeStatus, ScopeView, Snapshot, Suspect, Version, Visibility, Watermark,

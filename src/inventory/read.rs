@@ -529,7 +529,7 @@ mod tests {
     }
 
     #[test]
-    fn twice_is_two_looks_an_interval_apart_that_both_began_after_the_moment() {
+    fn twice_is_two_sweeps_an_interval_apart_that_both_began_after_the_moment() {
         let at = |seconds: i64| Timestamp::from_millis(seconds * 1000);
         let complete_sweeps = |first, last, gap: u64| CompleteSweeps {
             first: at(first),

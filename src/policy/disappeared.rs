@@ -155,7 +155,7 @@ fn whole(
 ) -> Finding {
     let mut by_type: BTreeMap<&str, usize> = BTreeMap::new();
     for (resource, _) in members {
-        *by_type.entry(short_type(resource.key.resource_type.as_str())).or_default() += 1;
+        *by_type.entry(resource.key.resource_type.short()).or_default() += 1;
     }
     let counts: Vec<String> = by_type.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
     let (counts, total) = (counts.join(", "), members.len());
@@ -175,7 +175,7 @@ fn whole(
     let accounts: BTreeSet<&str> = members.iter().map(|(r, _)| r.key.account.as_str()).collect();
     debug_assert!(accounts.len() == 1, "parts lie where the whole does");
     let parent = world.resource(key);
-    let what = format!("{} {}", short_type(key.resource_type.as_str()), name_in(world, key));
+    let what = format!("{} {}", key.resource_type.short(), name_in(world, key));
     Finding {
         resource: key.clone(),
         name: parent.and_then(|parent| parent.tags.name().map(str::to_owned)),
@@ -183,10 +183,6 @@ fn whole(
         evidence: vec![format!("first missed {} at revision {}", first.since, first.revision), listed],
         ..first.clone()
     }
-}
-
-fn short_type(resource_type: &str) -> &str {
-    resource_type.rsplit("::").next().unwrap_or(resource_type)
 }
 
 /// What a person would call it.
@@ -221,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_learns_of_what_ended_before_they_covered_the_scope() {
+    fn nobody_learns_of_what_ended_before_they_saw_the_scope() {
         assert!(found(&Bed::of(ended(volume(tags(&[])), 1000, 0)), 2000).is_empty());
     }
 

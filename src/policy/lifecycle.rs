@@ -519,7 +519,7 @@ mod tests {
     }
 
     #[test]
-    fn two_findings_that_share_a_name_are_both_told() {
+    fn two_findings_that_share_a_name_are_both_reported() {
         let other = Finding {
             resource: super::super::testing::of_type("AWS::SQS::Queue", "q", tags(&[])).key,
             ..finding(FindingKind::Untagged)
@@ -577,7 +577,7 @@ mod tests {
     }
 
     #[test]
-    fn why_it_ended_is_told_apart_and_what_is_unknown_stays_open() {
+    fn why_it_ended_is_distinguished_and_what_is_unknown_stays_open() {
         use FindingKind::{Disappeared, Untagged};
         for (kind, standing, expected) in [
             (Untagged, Some(Standing::Present), Some(Resolution::Fixed)),
@@ -626,7 +626,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_last_as_long_as_its_grace_is_never_told() {
+    fn what_does_not_last_as_long_as_its_grace_is_never_reported() {
         let mut settings = settings();
         settings.findings.grace.insert(FindingKind::Orphaned, Duration::from_mins(1));
         let noticed = |now| Finding { since: at(now), since_is_estimate: true, ..finding(FindingKind::Orphaned) };

@@ -459,7 +459,7 @@ impl Input<'_> {
     /// The resource as a person would call it: "Volume vol-1 (data)".
     fn called(&self) -> String {
         let key = &self.resource.key;
-        let kind = key.resource_type.as_str().rsplit("::").next().unwrap_or_default();
+        let kind = key.resource_type.short();
         match self.resource.tags.name().filter(|name| *name != &*key.id) {
             Some(name) => format!("{kind} {} ({name})", key.id),
             None => format!("{kind} {}", key.id),

@@ -7,7 +7,7 @@
 use super::{Finding, FindingKind, Input, Verdict};
 use crate::inventory::{
     Billing, Claim, OrphanCase, Resource, ResourceType, Revision, Scope, SinceSource, TagSet, Timestamp, Usage,
-    texts,
+    short_type, texts,
 };
 
 pub(super) fn rule(input: &Input) -> Verdict {
@@ -36,12 +36,12 @@ pub(super) fn rule(input: &Input) -> Verdict {
     let swept_at = |scope: &Scope| {
         world.swept_twice(scope, changed, input.settings.interval) && !world.uses.opaque.contains(scope)
     };
-    if !case.reads.iter().map(sibling).all(|scope| swept_at(&scope)) {
+    if !case.referring_types.iter().map(sibling).all(|scope| swept_at(&scope)) {
         return Verdict::Unknown;
     }
-    let (since, revision, since_is_estimate) = match case.when {
+    let (since, revision, since_is_estimate) = match case.since_source {
         SinceSource::ReportedByCloud => since_reported(input, case),
-        SinceSource::Unnamed => {
+        SinceSource::LastReference => {
             let ended = origin.and_then(|origin| world.ended(origin)).or(world.uses.unused_since(&resource.key));
             let since = ended.map(|ended| ended.max(resource.first_seen));
             (since.unwrap_or(input.now), resource.changed, since.is_none())
@@ -60,8 +60,8 @@ pub(super) fn rule(input: &Input) -> Verdict {
         (false, false) => format!("since {since}"),
     };
     let mut evidence = vec![format!("{}: {since_when}", case.reported)];
-    if !case.reads.is_empty() {
-        let names: Vec<&str> = case.reads.iter().map(|t| t.rsplit("::").next().unwrap_or(t)).collect();
+    if !case.referring_types.is_empty() {
+        let names: Vec<&str> = case.referring_types.iter().map(|name| short_type(name)).collect();
         evidence.push(format!("swept completely, twice since {changed}: {}", names.join(", ")));
     }
     let document = world.reads.attributes(resource);
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn a_volume_of_kubernetes_is_not_to_be_deleted_in_aws_and_each_says_which_it_is() {
+    fn a_volume_of_kubernetes_is_not_to_be_deleted_in_aws_and_each_names_its_claim() {
         let volume = |pairs: &[(&str, &str)]| {
             let owned = of_type(VOLUME, "vol-1", tags(pairs));
             let other = of_type("AWS::EC2::VPC", "vpc-1", tags(&[("owner", "a")]));
@@ -331,10 +331,10 @@ mod tests {
 
     /// A rule that concludes from absence.
     #[test]
-    fn where_one_of_the_types_could_not_be_looked_at_nothing_opens_and_nothing_resolves() {
+    fn where_one_of_the_types_could_not_be_listed_nothing_opens_and_nothing_resolves() {
         for (kind, id, document, _) in cases() {
             let case = orphan_cases().into_iter().find(|case| case.resource_type == kind).unwrap();
-            for read in case.reads.iter().filter(|read| **read != kind) {
+            for read in case.referring_types.iter().filter(|read| **read != kind) {
                 let denied = bed(kind, id, document.clone()).without_scan_of(read);
                 assert!(found(&denied).is_empty(), "{kind} without {read}");
                 let undecided = denied.evaluate(10_000).undecided;
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn it_takes_two_whole_looks_after_the_last_change() {
+    fn it_takes_two_complete_sweeps_after_the_last_change() {
         let (kind, id, document, _) = cases().remove(0);
         // Changed at 100 s, sweeps every 300 s: those at 400 and 700 are the first that both began after it.
         let swept = |until| found(&bed(kind, id, document.clone()).swept_until(until)).len();
@@ -362,7 +362,7 @@ mod tests {
 
     /// One denied additional call must not make everything that depends on it appear unused.
     #[test]
-    fn where_a_further_call_was_denied_nothing_is_said_of_what_it_would_have_told() {
+    fn where_a_further_call_was_denied_nothing_is_concluded_from_what_it_would_have_returned() {
         let balancer = "AWS::ElasticLoadBalancingV2::LoadBalancer";
         let forwards = json!({"Type": "network", "Listeners": [{"DefaultActions": [{"Type": "forward"}]}]});
         let rows = [
@@ -442,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn since_when_is_told_by_its_own_versions_or_by_the_end_of_the_last_that_used_it() {
+    fn since_when_follows_from_its_own_versions_or_from_the_end_of_the_last_that_used_it() {
         let used =
             json!({"State": "in-use", "Attachments": [{"InstanceId": "i-1"}], "VolumeType": "gp3", "Size": 9});
         let free = json!({"State": "available", "Attachments": [], "VolumeType": "gp3", "Size": 9});

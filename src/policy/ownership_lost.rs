@@ -40,7 +40,7 @@ mod tests {
     use crate::inventory::{OwnershipSettings, RuleSettings, Tags};
 
     #[test]
-    fn who_it_was_and_since_when_is_told_and_what_never_had_an_owner_lost_none() {
+    fn the_former_owner_is_named_with_the_time_and_what_never_had_an_owner_lost_none() {
         let none = tags(&[]);
         let owned = |who: &str| tags(&[("Owner", who)]);
         let lost = |sets: &[Tags]| {

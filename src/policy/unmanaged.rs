@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn what_appears_without_a_mark_is_unmanaged_once_somebody_asks() {
+    fn what_appears_without_a_mark_is_unmanaged_if_the_spec_enables_it() {
         let (bare, mark) = (tags(&[("x", "y")]), tags(&[("terraform", "")]));
         let cloudformation = tags(&[("aws:cloudformation:stack-id", "arn")]);
         let kind = FindingKind::Unmanaged;

@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn losses_count_as_far_back_as_they_are_asked_for() {
+    fn losses_count_as_far_back_as_the_caller_requests() {
         let at = |seconds: i64| Timestamp::from_millis(seconds * 1000);
         let mut losses = RecentLosses::of(vec![at(30), at(10), at(20)]);
         losses.add(at(40), 5);

@@ -687,7 +687,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_more_accounts_are_looked_at_at_once_than_there_are_turns() {
+    async fn no_more_accounts_are_scanned_at_once_than_there_are_permits() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("store"), crate::store::system_clock()).unwrap();
         let gate = Arc::new(Gate::default());

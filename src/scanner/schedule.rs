@@ -95,9 +95,9 @@ impl Schedule {
         for Selected { subscription, scopes } in selected {
             let subscriber = &subscription.subscriber;
             let requested = self.handled_requests.get(subscriber) != Some(&subscription.requested_at);
-            for (scope, info) in *scopes {
+            for scope in scopes.keys() {
                 let authoritative = authoritative(selected, scope, is_proven);
-                let shortest = self.cadence(&authoritative, subscription.interval, *info, scope);
+                let shortest = self.cadence(&authoritative, scope);
                 // A shorter interval takes effect at once, not after the last long one.
                 let next = self.next_due.entry(scope.clone()).or_insert(now);
                 *next = (*next).min(now.plus(shortest));
@@ -115,12 +115,7 @@ impl Schedule {
         for (scope, subscribers) in &mut waiting {
             // One per round, with its own credentials only: it uses no other CloudScan's credentials.
             let Some(subscriber) = subscribers.pop_first() else { continue };
-            let Some(of_it) = selected.iter().find(|one| one.subscription.subscriber == subscriber) else {
-                continue;
-            };
-            let (authoritative, interval) =
-                (authoritative(selected, scope, is_proven), of_it.subscription.interval);
-            let cadence = self.cadence(&authoritative, interval, of_it.scopes[scope], scope);
+            let cadence = self.cadence(&authoritative(selected, scope, is_proven), scope);
             due.insert(scope.clone(), Due { scope: scope.clone(), cadence, only: Some(subscriber) });
         }
         waiting.retain(|_, subscribers| !subscribers.is_empty());
@@ -191,18 +186,11 @@ impl Schedule {
         }
     }
 
-    /// If CloudScans share a scope, the shortest interval of those that may see it applies; `interval` if there is
-    /// none.
-    fn cadence(
-        &self,
-        authoritative: &[Selected<'_>],
-        interval: Duration,
-        info: TypeInfo,
-        scope: &Scope,
-    ) -> Duration {
+    /// If CloudScans share a scope, the shortest interval of those that may see it applies.
+    fn cadence(&self, authoritative: &[Selected<'_>], scope: &Scope) -> Duration {
         let factor = |one: &Selected<'_>| Some(one.scopes.get(scope)?.cadence.factor());
         let shortest = authoritative.iter().filter_map(|one| Some(one.subscription.interval * factor(one)?)).min();
-        self.backed_off(scope, shortest.unwrap_or(interval * info.cadence.factor()))
+        self.backed_off(scope, shortest.expect("a CloudScan selects the scope"))
     }
 
     /// The cadence, doubled with each further empty sweep; daily if a policy denies it.

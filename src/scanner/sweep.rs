@@ -206,30 +206,7 @@ impl Sweeper {
             skew_millis: 0,
         };
         let mut audience = Audience { lapsed, visibility, tried: Tried::default() };
-        let mut best: Option<(Listing, Candidate<'_>)> = None;
-        let mut changes = Vec::new();
-        for candidate in candidates {
-            let mut listed = self.list(&blank, &info, candidate, &mut audience).await;
-            changes.append(&mut listed.recorded.take_changes());
-            let denied = listed.denied();
-            let is_last = listed.error.is_none() && denied.is_none() || listed.unrecorded.is_some();
-            let subscriber = candidate.subscription.subscriber.clone();
-            if let Some(error) = &listed.error {
-                audience.tried.failed.push((subscriber, listed.outcome(), error.clone()));
-            } else if let Some(denied) = denied {
-                let outcome = Outcome::Failed(denied.reason);
-                audience.tried.partially_denied.push((subscriber, outcome, denied));
-            }
-            // Observations of an earlier listing must not be recorded after the pages of this one.
-            let is_newer = listed.recorded.shown() > 0;
-            if is_last || is_newer || best.as_ref().is_none_or(|(best, _)| listed.shows_more_than(best)) {
-                best = Some((listed, candidate));
-            }
-            if is_last {
-                break;
-            }
-        }
-        let (mut listed, by) = best.expect("a due scope has a candidate");
+        let (mut listed, by, changes) = self.list_with(candidates, &blank, &info, &mut audience).await;
         let is_unproven_failure = only.is_some() && !listed.outcome().is_complete();
         if listed.shown() > 0 && !is_unproven_failure || listed.outcome().is_complete() {
             let admitted = self.admit(&blank.scope, by, &mut audience).await;
@@ -272,6 +249,42 @@ impl Sweeper {
             }
         }
         swept
+    }
+
+    /// Lists with one candidate after the other until a listing is complete, and returns the best listing, whose it is,
+    /// and the changes that were recorded.
+    async fn list_with<'a>(
+        &self,
+        candidates: Vec<Candidate<'a>>,
+        blank: &Sweep,
+        info: &TypeInfo,
+        audience: &mut Audience<'_>,
+    ) -> (Listing, Candidate<'a>, Vec<Change>) {
+        let mut best: Option<(Listing, Candidate<'_>)> = None;
+        let mut changes = Vec::new();
+        for candidate in candidates {
+            let mut listed = self.list(blank, info, candidate, audience).await;
+            changes.append(&mut listed.recorded.take_changes());
+            let denied = listed.denied();
+            let is_last = listed.error.is_none() && denied.is_none() || listed.unrecorded.is_some();
+            let subscriber = candidate.subscription.subscriber.clone();
+            if let Some(error) = &listed.error {
+                audience.tried.failed.push((subscriber, listed.outcome(), error.clone()));
+            } else if let Some(denied) = denied {
+                let outcome = Outcome::Failed(denied.reason);
+                audience.tried.partially_denied.push((subscriber, outcome, denied));
+            }
+            // Observations of an earlier listing must not be recorded after the pages of this one.
+            let is_newer = listed.recorded.shown() > 0;
+            if is_last || is_newer || best.as_ref().is_none_or(|(best, _)| listed.shows_more_than(best)) {
+                best = Some((listed, candidate));
+            }
+            if is_last {
+                break;
+            }
+        }
+        let (listed, by) = best.expect("a due scope has a candidate");
+        (listed, by, changes)
     }
 
     /// One listing. What exceeds a page is recorded as it arrives.

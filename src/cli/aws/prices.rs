@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_for_is_taken_with_unit_region_and_source_and_nothing_else() {
+    fn the_requested_prices_are_taken_with_unit_region_and_source_and_nothing_else() {
         let prices = of_offer(&offer(), &[]);
         let reported: Vec<String> =
             prices.iter().map(|p| format!("{} {} {:?} {}", p.item, p.region, p.unit, p.price)).collect();

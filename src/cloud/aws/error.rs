@@ -155,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_policy_of_the_organisation_is_told_from_a_missing_permission() {
+    fn a_policy_of_the_organisation_is_distinguished_from_a_missing_permission() {
         let scp =
             "not authorized to perform ec2:DescribeVolumes with an explicit deny in a service control policy";
         assert_eq!(reason_of("UnauthorizedOperation", scp, 403), Reason::DeniedByPolicy);

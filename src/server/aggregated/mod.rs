@@ -40,6 +40,7 @@ use crate::inventory::{Facts, Revision};
 use crate::store::Store;
 use access::{Access, AccessRequest, User};
 use discovery::{ApiKind, Kind};
+pub use objects::{CloudResourceStatus, ResourceChangeStatus, ResourceHistoryStatus};
 use question::{Form, Options, Selection};
 use refusal::Refusal;
 use slots::Slots;

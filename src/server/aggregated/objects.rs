@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{GROUP, VERSION};
@@ -46,9 +46,9 @@ pub(super) struct Object<S> {
 }
 
 /// Identifies a resource, as a whole and in parts.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Subject {
+pub struct Subject {
     /// key names the resource everywhere: provider/account/region/type/id.
     pub key: String,
     /// provider is the cloud that holds it.
@@ -78,13 +78,13 @@ impl Subject {
 }
 
 /// The known state of a resource, and since when it is known.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct CloudResourceStatus {
+pub struct CloudResourceStatus {
     #[serde(flatten)]
     pub subject: Subject,
     /// endpoint is where it was seen, if that is not the provider's own endpoint. Absent otherwise.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub endpoint: String,
     /// name is the value of its Name tag. Absent when it has none.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -94,7 +94,8 @@ pub(super) struct CloudResourceStatus {
     pub owner: Option<String>,
     /// state is Present, or Unknown: the last complete sweep is too old, or it missed the resource and nothing has
     /// confirmed yet that the resource is gone. Resources that are gone are not listed.
-    pub state: String,
+    #[schemars(with = "String")]
+    pub state: Presence,
     /// tags are its tags. Absent when they could not be read, and when its type has none: see tagState.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<BTreeMap<String, String>>")]
@@ -128,9 +129,9 @@ pub(super) struct CloudResourceStatus {
     pub attributes: Option<Value>,
 }
 
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Suspicion {
+pub struct Suspicion {
     /// lastSeen is when a sweep last showed it.
     #[schemars(with = "Time")]
     pub last_seen: Timestamp,
@@ -144,12 +145,13 @@ pub(super) struct Suspicion {
 }
 
 /// One change of one resource.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[allow(clippy::struct_excessive_bools)] // independent flags of an answer
-pub(super) struct ResourceChangeStatus {
+pub struct ResourceChangeStatus {
     /// change is Appeared, Changed or Disappeared.
-    pub change: String,
+    #[schemars(with = "String")]
+    pub change: ChangeKind,
     /// revision is the revision in which it was concluded: asOf=REVISION shows the state as it was then.
     #[schemars(with = "i64")]
     pub revision: Revision,
@@ -161,34 +163,34 @@ pub(super) struct ResourceChangeStatus {
     /// message is the change in one line, for people.
     pub message: String,
     /// baseline is true on Appeared when it existed before the first sweep. Absent means false.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub baseline: bool,
     /// replaced is true on both changes of a replacement: another life under the same id. Absent means false.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub replaced: bool,
     /// moved is true on both changes of a move: an id that is never reused is seen in another account or
     /// region. Absent means false.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub moved: bool,
     /// movedFrom is the key under which it was seen before, if you may know it. Absent otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub moved_from: Option<String>,
     /// retracted is true on Appeared when a disappearance was retracted. Absent means false.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub retracted: bool,
     /// end is how it ended. Absent unless change is Disappeared.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub end: Option<Ending>,
     /// fields are the differences, with tags under Tags.KEY. Absent unless change is Changed, or a disappearance was
     /// retracted.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<Field>")]
     pub fields: Vec<FieldChange>,
 }
 
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Ending {
+pub struct Ending {
     /// cause is Listed (in an end state), Absent (missed by a complete sweep, and confirmed), Replaced or Moved.
     pub cause: String,
     /// detail is the end state, or where it is seen now. Absent when there is none, or when you may not know it.
@@ -220,13 +222,14 @@ struct Field {
 }
 
 /// All changes of one resource, while it was visible to CloudScans of the namespace.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct ResourceHistoryStatus {
+pub struct ResourceHistoryStatus {
     /// key names the resource everywhere: provider/account/region/type/id.
     pub key: String,
     /// state is Present, Unknown or Absent.
-    pub state: String,
+    #[schemars(with = "String")]
+    pub state: Presence,
     /// changes are its changes, newest first, including those of earlier lives under the same id.
     pub changes: Vec<ResourceChangeStatus>,
 }
@@ -241,8 +244,14 @@ fn any_value(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
 
 /// The prefix of the names of all resources of a type.
 pub(super) fn type_slug(scope: &Scope) -> String {
-    let last = scope.resource_type.as_str().rsplit("::").next().unwrap_or_default();
-    last.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).take(30).collect()
+    scope
+        .resource_type
+        .short()
+        .chars()
+        .filter(char::is_ascii_alphanumeric)
+        .map(|c| c.to_ascii_lowercase())
+        .take(30)
+        .collect()
 }
 
 /// `<type>-<slug of the id>-<16 hex>`: it never changes. Resources with the same key at different endpoints have
@@ -324,7 +333,7 @@ pub(super) fn cloud_resource(
         endpoint: scope.endpoint.to_string(),
         name: resource.tags.name().map(str::to_owned),
         owner,
-        state: presence(resource.presence).to_owned(),
+        state: resource.presence,
         tags: resource.tags.known().cloned(),
         tag_state: tag_state.to_owned(),
         first_seen: resource.first_seen,
@@ -364,7 +373,7 @@ pub(super) fn change_status(change: Change, may_know: &dyn Fn(&ResourceKey) -> b
         }
     });
     ResourceChangeStatus {
-        change: word(change.change).to_owned(),
+        change: change.change,
         revision: change.revision,
         time: change.time,
         subject: Subject::of(key),
@@ -441,8 +450,7 @@ pub(super) fn resource_history(
         labels: labels(scope),
         annotations: BTreeMap::new(),
     };
-    let status =
-        ResourceHistoryStatus { key: key.to_string(), state: presence(resource.presence).to_owned(), changes };
+    let status = ResourceHistoryStatus { key: key.to_string(), state: resource.presence, changes };
     Object { kind: "ResourceHistory", api_version: api_version(), metadata, status }
 }
 

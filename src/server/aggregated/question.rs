@@ -531,7 +531,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_t_be_asked_says_what_can() {
+    fn an_invalid_request_names_the_valid_ones() {
         let options = |fields: &str| Options { field_selector: fields.to_owned(), ..Options::default() };
         let parse = |fields: &str, moments: &[&str]| Selection::parse(None, &options(fields), moments, &[]);
         let unknown = parse("status.phase=x", &["asOf"]).unwrap_err();

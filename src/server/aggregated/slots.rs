@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_asks_under_many_names_is_not_remembered_for_ever() {
+    async fn a_client_with_many_names_is_not_remembered_for_ever() {
         let slots = Slots::new(3, 2);
         let _held = slots.take_within(Some("held"), Duration::ZERO).await.unwrap();
         for n in 0..3 * IDLE_NAMESPACES_MAX {

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::objects::{CloudResourceStatus, Object, ResourceChangeStatus, ResourceHistoryStatus};
+use super::objects::{CloudResourceStatus, Object, ResourceChangeStatus, ResourceHistoryStatus, presence};
 use crate::inventory::Timestamp;
 
 /// A column: name, type, format, whether only `-o wide` shows it, description.
@@ -90,7 +90,7 @@ fn state(status: &CloudResourceStatus) -> String {
     match &status.suspect {
         Some(suspect) if suspect.held => "Unknown (missing, held)".to_owned(),
         Some(_) => "Unknown (missing)".to_owned(),
-        None => status.state.clone(),
+        None => presence(status.state).to_owned(),
     }
 }
 

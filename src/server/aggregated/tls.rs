@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cluster_without_aggregation_says_so() {
+    fn a_cluster_without_aggregation_is_reported() {
         let error = FrontProxy::read(&ConfigMap::default()).unwrap_err().to_string();
         assert!(error.contains("without aggregation"), "{error}");
     }

@@ -509,7 +509,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_client_that_was_cut_off_within_a_revision_is_told_the_rest_of_it() {
+    fn a_client_that_was_cut_off_within_a_revision_receives_the_rest_of_it() {
         let of = |revisions: &[u64]| -> Vec<u64> {
             let version = |at: usize| {
                 resource_version(Revision(revisions[at]), revisions.get(at + 1).map(|next| Revision(*next))).0

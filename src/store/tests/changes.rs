@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn the_first_look_is_baseline_and_what_comes_later_appeared() {
+fn the_first_sweep_is_baseline_and_what_comes_later_appeared() {
     let bed = Bed::new();
     assert!(bed.see(&[observation("vol-1", &[], 8)]).changes[0].baseline);
     let delta = bed.see(&[observation("vol-1", &[], 8), observation("vol-2", &[], 8)]);
@@ -78,7 +78,7 @@ fn a_new_shape_is_in_no_difference_and_no_history() {
 }
 
 #[test]
-fn history_says_what_changed_field_by_field_and_milestones_keep_the_tags() {
+fn history_has_what_changed_field_by_field_and_milestones_keep_the_tags() {
     let bed = Bed::new();
     bed.see(&[observation("vol-1", &[("Owner", "a")], 8)]);
     bed.see(&[observation("vol-1", &[("Owner", "a")], 16)]);
@@ -97,7 +97,7 @@ fn history_says_what_changed_field_by_field_and_milestones_keep_the_tags() {
 }
 
 #[test]
-fn every_step_tells_of_what_the_net_difference_leaves_out() {
+fn every_step_includes_what_the_net_difference_leaves_out() {
     let bed = Bed::new();
     bed.see(&[observation("vol-1", &[("Owner", "a")], 8)]);
     let from = Moment::Revision(bed.store().revision());
@@ -212,7 +212,7 @@ fn time_never_goes_back_between_revisions() {
 }
 
 #[test]
-fn moments_that_are_not_there_say_which_are() {
+fn a_moment_that_is_not_there_is_an_error_that_names_those_that_are() {
     let bed = Bed::new();
     bed.see(&[observation("vol-1", &[], 8)]);
     let store = bed.store();

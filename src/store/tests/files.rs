@@ -14,7 +14,7 @@ async fn a_panic_in_work_on_the_store_is_no_damage() {
 }
 
 #[test]
-fn a_clock_that_was_set_back_makes_nothing_stale_that_was_looked_at_since() {
+fn a_clock_that_was_set_back_makes_nothing_stale_that_was_swept_since() {
     let bed = Bed::new();
     bed.see(&[observation("vol-1", &[], 8)]);
     let ahead = bed.store().now();
@@ -50,7 +50,7 @@ fn notes_are_durable_take_no_revision_and_stay_apart() {
 }
 
 #[test]
-fn what_is_no_store_is_left_untouched_and_a_second_opener_is_told_of_the_socket() {
+fn what_is_no_store_is_left_untouched_and_a_second_opener_is_referred_to_the_socket() {
     let bed = Bed::new();
     let path = bed.dir.path().join("elava.redb");
     let error = Store::open(&path, system_clock()).err().unwrap();
@@ -97,7 +97,7 @@ fn a_full_volume_stops_recording_keeps_answering_and_recovers_by_itself() {
 }
 
 #[test]
-fn a_check_says_what_is_wrong_and_where_and_stats_where_the_room_goes() {
+fn a_check_reports_what_is_wrong_and_where_and_stats_where_the_room_goes() {
     let bed = Bed::new();
     bed.see(&[observation("vol-1", &[("Owner", "a")], 8), observation("vol-2", &[], 8)]);
     bed.pass(3600);
@@ -402,7 +402,7 @@ fn compact_gives_room_back_and_changes_no_answer() {
 }
 
 #[test]
-fn a_reader_that_is_open_for_too_long_is_told_so_and_others_go_on() {
+fn a_reader_that_is_open_for_too_long_expires_and_others_go_on() {
     let bed = well_used();
     let old = bed.store().snapshot(Moment::Now).unwrap();
     let resource = old.resources(&Filter::default()).unwrap().remove(0);

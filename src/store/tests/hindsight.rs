@@ -12,7 +12,7 @@ fn reports_of(bed: &Bed, id: &str, at: Timestamp) -> (Presence, Presence) {
 }
 
 #[test]
-fn in_hindsight_a_gap_between_two_looks_at_the_same_life_is_presence() {
+fn in_hindsight_a_gap_between_two_sweeps_of_the_same_life_is_presence() {
     use Presence::{Present, Unknown};
     let mut bed = Bed::new();
     let volume = [observation("vol-1", &[], 8)];

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn a_look_at_a_huge_scope_is_recorded_in_pieces_and_concludes_with_the_last() {
+fn a_sweep_of_a_huge_scope_is_recorded_in_pages_and_concludes_with_the_last() {
     let mut bed = Bed::new();
     let subscriber = Subscriber::from("team/one");
     let commit = |bed: &Bed, observations: Vec<Observation>, missing: &[&str]| {
@@ -88,7 +88,7 @@ fn page_by_page_it_comes_to_the_same_as_in_one_piece() {
 }
 
 #[test]
-fn pages_that_show_nothing_new_take_no_revision_and_their_look_is_one_run() {
+fn pages_that_show_nothing_new_take_no_revision_and_their_sweep_is_one_run() {
     let bed = Bed::new();
     let here: Vec<Observation> = (0..30).map(|id| observation(&format!("vol-{id}"), &[], 8)).collect();
     bed.see(&here);
@@ -121,7 +121,7 @@ fn pages_that_show_nothing_new_take_no_revision_and_their_look_is_one_run() {
 }
 
 #[test]
-fn a_look_that_was_cut_off_between_its_pieces_is_partial_and_interrupted() {
+fn a_sweep_that_was_cut_off_between_its_pages_is_partial_and_interrupted() {
     let mut bed = Bed::new();
     bed.see(&[observation("vol-old", &[], 8)]);
     bed.pass(3600);

@@ -25,7 +25,7 @@ fn a_closed_scope_answers_not_watched_and_reopened_continues_its_lives() {
 }
 
 #[test]
-fn only_a_viewer_that_proved_itself_sees_a_scope_and_only_from_then_on() {
+fn only_a_subscriber_that_proved_itself_sees_a_scope_and_only_from_then_on() {
     let bed = Bed::new();
     let (one, two) = (Subscriber::new("team/one"), Subscriber::new("team/two"));
     let sweep_with = |outcome, prover: &Subscriber| {
@@ -50,7 +50,7 @@ fn only_a_viewer_that_proved_itself_sees_a_scope_and_only_from_then_on() {
 }
 
 #[test]
-fn a_group_of_viewers_that_is_another_s_begins_anew() {
+fn a_tenant_that_is_another_s_begins_anew() {
     let bed = Bed::new();
     let (ours, others) = (Subscriber::new("team/one"), Subscriber::new("other/one"));
     assert_eq!(bed.store().claim_tenant("team", "first").unwrap(), Revision::ZERO, "it has all that there is");
@@ -106,7 +106,7 @@ fn a_group_of_viewers_that_is_another_s_begins_anew() {
 }
 
 #[test]
-fn a_unique_id_that_is_seen_elsewhere_has_moved_when_the_other_life_ends_and_both_ends_say_so() {
+fn a_unique_id_that_is_seen_elsewhere_has_moved_when_the_other_life_ends_and_both_ends_record_it() {
     let mut bed = Bed::new();
     let sweep_with = |bed: &Bed, region: &str, ids: &[&str], missing: &[&str]| {
         bed.sweep_with(|s| {

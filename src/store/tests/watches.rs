@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test]
-async fn a_watch_tells_every_step_once_goes_on_from_any_revision_and_is_told_when_it_is_overtaken() {
+async fn a_watch_reports_every_step_once_goes_on_from_any_revision_and_fails_when_it_is_overtaken() {
     let bed = well_used();
     let store = bed.store();
     let floor = store.state().kept.floor();

@@ -4,7 +4,6 @@
 //! - [`parents`]: what a resource is part of. [`orphans`]: how it can be unused, and what it is billed for.
 
 mod edges;
-#[rustfmt::skip]
 mod names;
 mod orphans;
 mod parents;
@@ -17,7 +16,9 @@ use serde_json::Value;
 use super::declarations;
 use super::declare::{Declaration, TAG_LIST, TagSource};
 use crate::inventory::{ProviderFacts, TagField, TypeFacts};
-use names::{BALANCER, DATABASE, DATABASES, IMAGE, SNAPSHOT, STACK, TARGETS, TEMPLATE, VOLUME};
+use names::{
+    DB_CLUSTER, DB_INSTANCE, IMAGE, LAUNCH_TEMPLATE, LOAD_BALANCER, SNAPSHOT, STACK, TARGET_GROUP, VOLUME,
+};
 
 /// Tags that Kubernetes and its controllers set on what they create.
 const CONTROLLER_TAG_PREFIXES: [&str; 12] = [
@@ -68,7 +69,7 @@ fn recovery_advice(resource_type: &str) -> &'static str {
         VOLUME | SNAPSHOT | IMAGE => {
             "If it was not intended, check the Recycle Bin at once (aws ec2 list-snapshots-in-recycle-bin and its like); CloudTrail shows who did it (aws cloudtrail lookup-events, by ResourceName)"
         }
-        DATABASE | DATABASES | "AWS::Redshift::Cluster" => {
+        DB_INSTANCE | DB_CLUSTER | "AWS::Redshift::Cluster" => {
             "If it was not intended, restore its final snapshot or a retained automated backup, before that expires; CloudTrail shows who did it (aws cloudtrail lookup-events, by ResourceName)"
         }
         _ => {
@@ -80,9 +81,9 @@ fn recovery_advice(resource_type: &str) -> &'static str {
 
 fn extra_fields(resource_type: &str) -> &'static [&'static str] {
     match resource_type {
-        TEMPLATE => &["Versions"],
-        BALANCER => &["Listeners"],
-        TARGETS => &["HasTargets"],
+        LAUNCH_TEMPLATE => &["Versions"],
+        LOAD_BALANCER => &["Listeners"],
+        TARGET_GROUP => &["HasTargets"],
         _ => &[],
     }
 }
@@ -148,8 +149,9 @@ mod tests {
     use serde_json::json;
 
     use super::super::declare::tag_set;
+    use super::names::{INSTANCE, SECURITY_GROUP};
     use super::*;
-    use crate::inventory::{Facts, TagSet, Tags};
+    use crate::inventory::{Facts, OrphanCase, SinceSource, TagSet, Tags};
     use crate::policy::testing::of_type as resource_of;
 
     #[test]
@@ -160,9 +162,26 @@ mod tests {
         }
         for case in orphans::CASES {
             assert!(known.contains(&case.resource_type), "{case:?}");
-            assert!(case.reads.iter().all(|read| known.contains(read)), "{case:?}");
+            assert!(case.referring_types.iter().all(|read| known.contains(read)), "{case:?}");
         }
         assert!(parents::TYPES.iter().all(|parent| known.contains(parent)));
+    }
+
+    /// A resource is unused only if everything that may give it a purpose was swept.
+    #[test]
+    fn a_case_reads_every_type_that_gives_its_resources_a_purpose() {
+        // In the other cases the resource's own document shows what uses it.
+        let by_reference = |case: &&OrphanCase| case.since_source == SinceSource::LastReference;
+        for case in orphans::CASES.iter().filter(by_reference) {
+            for edge in edges::EDGES.iter().filter(|edge| edge.gives_purpose && edge.to == case.resource_type) {
+                // The security groups of an instance are those of its network interfaces, which the case reads.
+                if (edge.from, edge.to) == (INSTANCE, SECURITY_GROUP) {
+                    continue;
+                }
+                let is_read = case.referring_types.contains(&edge.from);
+                assert!(is_read, "{} is used by {}, which its case does not read", edge.to, edge.from);
+            }
+        }
     }
 
     /// ADR 1: a document is shown as the AWS CLI prints it.

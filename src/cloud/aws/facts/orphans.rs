@@ -7,8 +7,9 @@ use std::borrow::Cow;
 use serde_json::Value;
 
 use super::names::{
-    ADDRESS, BALANCER, DATABASE, DATABASES, EKS, ENDPOINT, FUNCTION, GROUP, IMAGE, INSTANCE, INTERFACE, LOG_GROUP,
-    NAT, ROUTES, SCALING, SERVICE, SNAPSHOT, TARGETS, TEMPLATE, VOLUME,
+    AUTO_SCALING_GROUP, DB_CLUSTER, DB_INSTANCE, ECS_SERVICE, EKS_CLUSTER, ELASTIC_IP, IMAGE, INSTANCE,
+    LAMBDA_FUNCTION, LAUNCH_TEMPLATE, LOAD_BALANCER, LOG_GROUP, NAT_GATEWAY, NETWORK_INTERFACE, ROUTE_TABLE,
+    SECURITY_GROUP, SNAPSHOT, TARGET_GROUP, VOLUME, VPC_ENDPOINT,
 };
 use crate::inventory::{Billing, Claim, OrphanCase, Severity, SinceSource, Usage, texts};
 
@@ -16,13 +17,13 @@ use crate::inventory::{Billing, Claim, OrphanCase, Severity, SinceSource, Usage,
 const OWN_BILL: OrphanCase = OrphanCase {
     resource_type: "",
     is_open: |_| false,
-    reads: &[],
+    referring_types: &[],
     severity: Severity::Low,
     verdict: "",
     reported: "",
     advice: "",
     shows: &[],
-    when: SinceSource::Unnamed,
+    since_source: SinceSource::LastReference,
     billing: Billing::Itself,
     is_stopped: false,
     origin: None,
@@ -44,32 +45,32 @@ pub(super) const CASES: &[OrphanCase] = &[
         claim: Some(Claim { driver_tags: &["ebs.csi.aws.com/"], advice: CLAIMED_VOLUME_ADVICE }),
         resource_type: VOLUME,
         is_open: |volume| is(volume, "State", "available") && texts(volume, "Attachments.InstanceId").is_empty(),
-        reads: &[INSTANCE],
+        referring_types: &[INSTANCE],
         severity: Severity::Medium,
         verdict: "serves nothing",
         reported: "it is attached to no instance",
         advice: "Ask its owner. If the data may be needed, make a snapshot, wait until it is completed, tag it with its owner and \
                  until when it is kept, and exempt that tag; then delete the volume",
         shows: &["SnapshotId"],
-        when: SinceSource::ReportedByCloud,
+        since_source: SinceSource::ReportedByCloud,
         ..OWN_BILL
     },
     OrphanCase {
-        resource_type: ADDRESS,
+        resource_type: ELASTIC_IP,
         is_open: |address| {
             // An address that a service allocated can only be released by that service.
             ["AssociationId", "InstanceId", "NetworkInterfaceId", "ServiceManaged"]
                 .iter()
                 .all(|f| texts(address, f).is_empty())
         },
-        reads: &[NAT],
+        referring_types: &[NAT_GATEWAY],
         severity: Severity::Medium,
         verdict: "serves nothing",
         reported: "it is associated with nothing, and no NAT gateway names it",
         advice: "Before releasing it, search DNS for the address and ask its owner for allow lists and failover: a released \
                  address may not come back, and a DNS record left behind points to a stranger. If it is kept, exempt it",
         shows: &["PublicIp"],
-        when: SinceSource::ReportedByCloud,
+        since_source: SinceSource::ReportedByCloud,
         ..OWN_BILL
     },
     OrphanCase {
@@ -78,20 +79,20 @@ pub(super) const CASES: &[OrphanCase] = &[
         kept_by: &BACKUP_TOOL_TAG_PREFIXES,
         // A copied snapshot references a volume that never existed.
         is_open: |snapshot| texts(snapshot, "VolumeId").iter().any(|id| id != "vol-ffffffff"),
-        reads: &[VOLUME, IMAGE, TEMPLATE, SCALING],
+        referring_types: &[VOLUME, IMAGE, LAUNCH_TEMPLATE, AUTO_SCALING_GROUP],
         severity: Severity::Low,
         verdict: "serves nothing",
         reported: "its volume is not in this account and region, and no image, launch template or Auto Scaling group names it",
         advice: "It may be the only copy of that data. Ask its owner and check for the tags of a backup tool: if it is to be kept, \
                  exempt it with an expiry. Delete it only when nobody needs the data",
         shows: &["VolumeId", "Description"],
-        when: SinceSource::Unnamed,
+        since_source: SinceSource::LastReference,
         ..OWN_BILL
     },
     OrphanCase {
         resource_type: IMAGE,
         is_open: |image| image["Public"].as_bool() != Some(true),
-        reads: &[INSTANCE, TEMPLATE, SCALING],
+        referring_types: &[INSTANCE, LAUNCH_TEMPLATE, AUTO_SCALING_GROUP],
         severity: Severity::Low,
         verdict: "serves nothing",
         reported: "no instance of this account and region runs or is stopped on it, and no launch template (default and latest \
@@ -99,11 +100,11 @@ pub(super) const CASES: &[OrphanCase] = &[
         advice: "Look at its LastLaunchedTime first (aws ec2 describe-images --image-ids). Fleets, Batch, EMR, Karpenter, \
                  pipelines and other accounts may use it unseen: disable it for a while (aws ec2 disable-image), deregister last",
         shows: &["Name"],
-        when: SinceSource::Unnamed,
+        since_source: SinceSource::LastReference,
         ..OWN_BILL
     },
     OrphanCase {
-        resource_type: BALANCER,
+        resource_type: LOAD_BALANCER,
         // A load balancer that only redirects or returns fixed responses needs no targets.
         is_open: |balancer| {
             balancer["Listeners"].as_array().is_some_and(|listeners| {
@@ -111,68 +112,78 @@ pub(super) const CASES: &[OrphanCase] = &[
                     || texts(balancer, "Listeners.DefaultActions.Type").contains(&"forward".to_owned())
             })
         },
-        reads: &[TARGETS],
+        referring_types: &[TARGET_GROUP],
         severity: Severity::Medium,
         verdict: "serves nothing",
         reported: "no target group that it forwards to has a target, or it has no listener (rules of listeners are not read)",
         advice: "Is what stands behind it scaled to zero on purpose? Then exempt it. Else remove it where it was made (Ingress, \
                  Service, stack), after its DNS records: its DNS name can't be had again",
         shows: &["DNSName"],
-        when: SinceSource::Unnamed,
+        since_source: SinceSource::LastReference,
         ..OWN_BILL
     },
     OrphanCase {
-        resource_type: TARGETS,
+        resource_type: TARGET_GROUP,
         is_open: |group| texts(group, "LoadBalancerArns").is_empty(),
-        reads: &[SCALING, SERVICE],
+        referring_types: &[AUTO_SCALING_GROUP, ECS_SERVICE],
         severity: Severity::Low,
         verdict: "serves nothing",
         reported: "no load balancer forwards to it, and no Auto Scaling group or ECS service names it",
         advice: "Is it the idle one of a blue/green pair, or bound by a TargetGroupBinding? Then exempt it. Else add it to a \
                  listener, or delete it",
         shows: &[],
-        when: SinceSource::ReportedByCloud,
+        since_source: SinceSource::ReportedByCloud,
         ..OWN_BILL
     },
     OrphanCase {
-        resource_type: NAT,
+        resource_type: NAT_GATEWAY,
         is_open: |gateway| is(gateway, "State", "available"),
-        reads: &[ROUTES],
+        referring_types: &[ROUTE_TABLE],
         severity: Severity::Medium,
         verdict: "serves nothing",
         reported: "no route of any route table points to it",
         advice: "Make sure first that no route was removed by mistake: do the private subnets of its VPC still reach the internet? \
                  If it is a standby, exempt it. Else delete it; keep its address while others allow it",
         shows: &["VpcId", "SubnetId"],
-        when: SinceSource::Unnamed,
+        since_source: SinceSource::LastReference,
         ..OWN_BILL
     },
     OrphanCase {
-        resource_type: INTERFACE,
+        resource_type: NETWORK_INTERFACE,
         is_open: |interface| {
             is(interface, "Status", "available")
                 && interface["RequesterManaged"].as_bool() != Some(true)
                 && texts(interface, "Attachment.AttachmentId").is_empty()
         },
-        reads: &[INSTANCE],
+        referring_types: &[INSTANCE],
         severity: Severity::Low,
         verdict: "serves nothing",
         reported: "it is attached to nothing",
         advice: "Ask its owner whether its private address or MAC address is kept for something (licences, failover): both go with \
                  it. Else delete it: until then its subnet and security groups can't be deleted",
         shows: &["Description", "PrivateIpAddress", "SubnetId"],
-        when: SinceSource::ReportedByCloud,
+        since_source: SinceSource::ReportedByCloud,
         ..OWN_BILL
     },
     OrphanCase {
-        resource_type: GROUP,
+        resource_type: SECURITY_GROUP,
         // The default group of a VPC can't be deleted, and EMR reuses its own groups for its next cluster.
         is_open: |group| {
             !is(group, "GroupName", "default")
                 && !texts(group, "GroupName").iter().any(|name| name.starts_with("ElasticMapReduce-"))
         },
-        reads: &[
-            INTERFACE, GROUP, TEMPLATE, SCALING, FUNCTION, SERVICE, DATABASE, DATABASES, ENDPOINT, EKS, BALANCER,
+        referring_types: &[
+            NETWORK_INTERFACE,
+            SECURITY_GROUP,
+            LAUNCH_TEMPLATE,
+            AUTO_SCALING_GROUP,
+            LAMBDA_FUNCTION,
+            ECS_SERVICE,
+            DB_INSTANCE,
+            DB_CLUSTER,
+            VPC_ENDPOINT,
+            EKS_CLUSTER,
+            LOAD_BALANCER,
         ],
         severity: Severity::Low,
         verdict: "serves nothing",
@@ -180,7 +191,7 @@ pub(super) const CASES: &[OrphanCase] = &[
         advice: "Ask its owner for what runs only at times: scheduled ECS tasks, CodeBuild, Glue, Batch, EMR, SageMaker, VPC \
                  Lattice, other accounts. Save its rules, then delete it: AWS refuses only what is attached now",
         shows: &["GroupName", "VpcId"],
-        when: SinceSource::Unnamed,
+        since_source: SinceSource::LastReference,
         ..OWN_BILL
     },
     OrphanCase {
@@ -189,14 +200,14 @@ pub(super) const CASES: &[OrphanCase] = &[
         is_open: |group| {
             group.get("retentionInDays").is_none_or(Value::is_null) && !is(group, "logGroupClass", "DELIVERY")
         },
-        reads: &[],
+        referring_types: &[],
         severity: Severity::Low,
         verdict: "keeps its log events for ever",
         reported: "no retention is set; what writes to it may well be in use",
         advice: "Ask its owner how long its events must be kept, then set that (aws logs put-retention-policy): older events are \
                  deleted for good. If they are kept for an audit, exempt it",
         shows: &[],
-        when: SinceSource::ReportedByCloud,
+        since_source: SinceSource::ReportedByCloud,
         ..OWN_BILL
     },
     OrphanCase {
@@ -204,14 +215,14 @@ pub(super) const CASES: &[OrphanCase] = &[
         is_stopped: true,
         billing: Billing::Parts(|instance| volumes(instance).into_iter().map(|id| (VOLUME, id)).collect()),
         is_open: |instance| is(instance, "State.Name", "stopped") && !volumes(instance).is_empty(),
-        reads: &[],
+        referring_types: &[],
         severity: Severity::Medium,
         verdict: "is stopped",
         reported: "its volumes are billed all the same",
         advice: "Ask its owner whether it is a standby or kept as evidence: then exempt it. Else make an image, wait until that is \
                  available, tag it, and terminate the instance. A Spot request is to be cancelled first",
         shows: &["InstanceType"],
-        when: SinceSource::ReportedByCloud,
+        since_source: SinceSource::ReportedByCloud,
         ..OWN_BILL
     },
 ];
@@ -232,12 +243,12 @@ pub(super) fn usage(resource_type: &str) -> Option<fn(&Value) -> Option<Usage>> 
             Some(Usage { item: format!("ebs.{kind}").into(), quantity: volume["Size"].as_f64()? })
         },
         // An address that its owner brought to AWS is free: https://aws.amazon.com/vpc/pricing/
-        ADDRESS => |address| {
+        ELASTIC_IP => |address| {
             let is_own = texts(address, "PublicIpv4Pool").iter().any(|pool| pool != "amazon");
             (!is_own).then(|| hours("ipv4"))
         },
-        NAT => |_| Some(hours("nat-gateway")),
-        BALANCER => |balancer| Some(hours(format!("load-balancer.{}", texts(balancer, "Type").pop()?))),
+        NAT_GATEWAY => |_| Some(hours("nat-gateway")),
+        LOAD_BALANCER => |balancer| Some(hours(format!("load-balancer.{}", texts(balancer, "Type").pop()?))),
         _ => return None,
     };
     Some(read)

@@ -2,17 +2,21 @@
 
 use serde_json::Value;
 
-use super::names::{CACHE, CACHES, DATABASE, DATABASES, EKS, EMR, INSTANCE, INTERFACE, SCALING, STACK, VOLUME};
+use super::names::{
+    AUTO_SCALING_GROUP, CACHE_CLUSTER, DB_CLUSTER, DB_INSTANCE, EKS_CLUSTER, EMR_CLUSTER, INSTANCE,
+    NETWORK_INTERFACE, REPLICATION_GROUP, STACK, VOLUME,
+};
 use crate::inventory::{OwnerSource, Parent, ResourceKey, Role, TagSet, texts};
 
 /// Types that other resources are part of.
-pub(super) const TYPES: [&str; 7] = [STACK, SCALING, EMR, EKS, INSTANCE, DATABASES, CACHES];
+pub(super) const TYPES: [&str; 7] =
+    [STACK, AUTO_SCALING_GROUP, EMR_CLUSTER, EKS_CLUSTER, INSTANCE, DB_CLUSTER, REPLICATION_GROUP];
 /// Types whose documents name the parent, and that no table of references or cases names.
-pub(super) const PARTS: [&str; 3] = [CACHE, DB_SNAPSHOT, CLUSTER_SNAPSHOT];
+pub(super) const PARTS: [&str; 3] = [CACHE_CLUSTER, DB_SNAPSHOT, CLUSTER_SNAPSHOT];
 const DB_SNAPSHOT: &str = "AWS::RDS::DBSnapshot";
 const CLUSTER_SNAPSHOT: &str = "AWS::RDS::DBClusterSnapshot";
 /// Instances and similar resources have few parts; stacks and clusters have many.
-pub(super) const WITH_MANY_PARTS: [&str; 2] = [STACK, EKS];
+pub(super) const WITH_MANY_PARTS: [&str; 2] = [STACK, EKS_CLUSTER];
 
 /// Tags on members of parents that are not scanned resources.
 const UNLISTED_PARENT_TAGS: [&str; 7] = [
@@ -29,10 +33,10 @@ const UNLISTED_PARENT_TAGS: [&str; 7] = [
 pub(super) fn in_tags(key: &ResourceKey, tags: &TagSet) -> Option<Parent> {
     let known = |resource_type, id: &str, role| Parent::Known { key: key.sibling(resource_type, id), role };
     if let Some(name) = tags.get("aws:autoscaling:groupName") {
-        return Some(known(SCALING, name, Role::Replaces));
+        return Some(known(AUTO_SCALING_GROUP, name, Role::Replaces));
     }
     if let Some(id) = tags.get("aws:elasticmapreduce:job-flow-id") {
-        return Some(known(EMR, id, Role::Replaces));
+        return Some(known(EMR_CLUSTER, id, Role::Replaces));
     }
     if UNLISTED_PARENT_TAGS.iter().any(|mark| tags.get(mark).is_some()) {
         return Some(Parent::Unseen);
@@ -49,13 +53,13 @@ fn stack(key: &ResourceKey, tags: &TagSet) -> Option<ResourceKey> {
 }
 
 fn scaling_group(key: &ResourceKey, tags: &TagSet) -> Option<ResourceKey> {
-    tags.get("aws:autoscaling:groupName").map(|name| key.sibling(SCALING, name))
+    tags.get("aws:autoscaling:groupName").map(|name| key.sibling(AUTO_SCALING_GROUP, name))
 }
 
 fn cluster(key: &ResourceKey, tags: &TagSet) -> Option<ResourceKey> {
     let name = ["aws:eks:cluster-name", "eks:cluster-name"].iter().find_map(|tag| tags.get(tag));
     let name = name.or_else(|| tags.keys().find_map(|tag| tag.strip_prefix("kubernetes.io/cluster/")))?;
-    Some(key.sibling(EKS, name)).filter(|cluster| cluster != key)
+    Some(key.sibling(EKS_CLUSTER, name)).filter(|cluster| cluster != key)
 }
 
 /// The resource whose tags a source of ownership names.
@@ -78,15 +82,17 @@ pub(super) fn in_document(resource_type: &str) -> Option<InDocument> {
             let attachment = attachments.iter().find(|attachment| goes_with_it(attachment))?;
             Some(holds(key, INSTANCE, attachment["InstanceId"].as_str()?))
         },
-        INTERFACE => |key, document| {
+        NETWORK_INTERFACE => |key, document| {
             if document["RequesterManaged"].as_bool() == Some(true) {
                 return Some(Parent::Unseen);
             }
             let attachment = document.get("Attachment").filter(|attachment| goes_with_it(attachment))?;
             Some(holds(key, INSTANCE, attachment["InstanceId"].as_str()?))
         },
-        DATABASE => |key, document| Some(holds(key, DATABASES, document["DBClusterIdentifier"].as_str()?)),
-        CACHE => |key, document| Some(holds(key, CACHES, document["ReplicationGroupId"].as_str()?)),
+        DB_INSTANCE => |key, document| Some(holds(key, DB_CLUSTER, document["DBClusterIdentifier"].as_str()?)),
+        CACHE_CLUSTER => {
+            |key, document| Some(holds(key, REPLICATION_GROUP, document["ReplicationGroupId"].as_str()?))
+        }
         DB_SNAPSHOT | CLUSTER_SNAPSHOT => |_, document| {
             texts(document, "SnapshotType").contains(&"automated".to_owned()).then_some(Parent::Unseen)
         },
@@ -127,9 +133,12 @@ mod tests {
         };
         let stack = ("aws:cloudformation:stack-id", "arn:aws:cloudformation:eu-west-1:1:stack/shop/1");
         assert_eq!(parent(&[stack]), format!("Holds {STACK} {}", stack.1));
-        assert_eq!(parent(&[stack, ("aws:autoscaling:groupName", "web")]), format!("Replaces {SCALING} web"));
+        assert_eq!(
+            parent(&[stack, ("aws:autoscaling:groupName", "web")]),
+            format!("Replaces {AUTO_SCALING_GROUP} web")
+        );
         assert_eq!(parent(&[("karpenter.sh/nodepool", "default")]), "Unseen");
-        assert_eq!(parent(&[("kubernetes.io/cluster/prod", "owned")]), format!("Holds {EKS} prod"));
+        assert_eq!(parent(&[("kubernetes.io/cluster/prod", "owned")]), format!("Holds {EKS_CLUSTER} prod"));
         assert_eq!(parent(&[("owner", "a")]), "-");
     }
 

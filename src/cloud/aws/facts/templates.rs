@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::names::{NODES, SCALING, SERVICE, TEMPLATE};
+use super::names::{AUTO_SCALING_GROUP, ECS_SERVICE, LAUNCH_TEMPLATE, NODE_GROUP};
 use crate::inventory::{Pins, texts};
 
 fn image_is_a_parameter(document: &Value) -> bool {
@@ -15,11 +15,11 @@ fn image_is_a_parameter(document: &Value) -> bool {
 /// by a launch configuration, or by a CodeDeploy deployment that has a second target group.
 pub(super) fn is_opaque(resource_type: &str) -> Option<fn(&Value) -> bool> {
     match resource_type {
-        TEMPLATE => Some(image_is_a_parameter),
-        SCALING => {
+        LAUNCH_TEMPLATE => Some(image_is_a_parameter),
+        AUTO_SCALING_GROUP => {
             Some(|group| image_is_a_parameter(group) || !texts(group, "LaunchConfigurationName").is_empty())
         }
-        SERVICE => Some(|service| {
+        ECS_SERVICE => Some(|service| {
             texts(service, "deploymentController.type").iter().any(|by| by == "CODE_DEPLOY" || by == "EXTERNAL")
         }),
         _ => None,
@@ -30,7 +30,7 @@ pub(super) fn is_opaque(resource_type: &str) -> Option<fn(&Value) -> bool> {
 /// template.
 pub(super) fn pins(resource_type: &str) -> Option<Pins> {
     let of: fn(&Value) -> Vec<(String, i64)> = match resource_type {
-        SCALING => |group| {
+        AUTO_SCALING_GROUP => |group| {
             pinned(
                 group,
                 &[
@@ -40,10 +40,10 @@ pub(super) fn pins(resource_type: &str) -> Option<Pins> {
                 ],
             )
         },
-        NODES => |group| pinned(group, &["launchTemplate"]),
+        NODE_GROUP => |group| pinned(group, &["launchTemplate"]),
         _ => return None,
     };
-    Some(Pins { to: TEMPLATE, of })
+    Some(Pins { to: LAUNCH_TEMPLATE, of })
 }
 
 fn pinned(document: &Value, paths: &[&str]) -> Vec<(String, i64)> {
@@ -59,7 +59,7 @@ fn pinned(document: &Value, paths: &[&str]) -> Vec<(String, i64)> {
 
 /// The versions in the document of a launch template.
 pub(super) fn versions(resource_type: &str) -> Option<fn(&Value) -> Vec<i64>> {
-    (resource_type == TEMPLATE).then_some(|template| {
+    (resource_type == LAUNCH_TEMPLATE).then_some(|template| {
         objects(template, "Versions").iter().filter_map(|version| version["VersionNumber"].as_i64()).collect()
     })
 }
