@@ -68,7 +68,7 @@ deny: ## Check licences, sources and bans of all dependencies, and advisories if
 	  echo "deny: advisories are not checked: there is no network, and no database was fetched before (cargo deny fetch db)"; \
 	fi
 
-generate: tools ## Regenerate CRDs, the chart's copy, kustomize's manifests and the AWS shapes
+generate: tools ## Regenerate CRDs, the chart's copy, kustomize's manifests and the tables of AWS's calls
 	$(BUILD)
 	$(ELAVA) crds --dir crds --reference docs/reference
 	cp crds/elava.dev_*.yaml charts/elava/files/crds/
@@ -85,7 +85,7 @@ generate: tools ## Regenerate CRDs, the chart's copy, kustomize's manifests and 
 	      $$([[ $$part = monitoring* ]] && printf -- '--set monitoring.%s.enabled=true ' serviceMonitor prometheusRule dashboard) \
 	      | sed 's/managed-by: Helm/managed-by: kustomize/; /^# Source:/d'; } > "config/$${part##*:}/$${part%%:*}.yaml"; \
 	done; \
-	"$$tools/aws/bin/python" e2e/tools/aws/shapes.py src/cloud/aws/shapes.json
+	"$$tools/aws/bin/python" e2e/tools/aws/shapes.py src/cloud/aws
 
 SOAK_SECONDS ?= 600
 soak: ## Test the store with disk faults against its oracle, for SOAK_SECONDS (600); ELAVA_SEED replays a run

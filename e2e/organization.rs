@@ -12,12 +12,12 @@ const VOLUME: &str = "AWS::EC2::Volume";
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn accounts_that_join_are_scanned_and_a_list_that_fails_changes_nothing() {
     let world = World::start().await;
-    let organizations = world.aws.organizations();
-    organizations.create_organization().send().await.expect("an organization");
+    let root = world.aws.root();
+    root.call("organizations", "CreateOrganization", json!({})).await;
     let join = async |name: &str| {
-        let made = organizations.create_account().email(format!("{name}@example.com")).account_name(name).send();
-        let status = made.await.expect("an account").create_account_status.expect("its status");
-        status.account_id.expect("it has an id")
+        let input = json!({ "Email": format!("{name}@example.com"), "AccountName": name });
+        let made = root.call("organizations", "CreateAccount", input).await;
+        made["CreateAccountStatus"]["AccountId"].as_str().expect("it has an id").to_owned()
     };
     let (one, two) = (join("one").await, join("two").await);
     let volume_of_one = world.hands(&one, IRELAND).await.volume(OWNED).await;
@@ -63,7 +63,7 @@ async fn accounts_that_join_are_scanned_and_a_list_that_fails_changes_nothing() 
     assert_eq!(world.ids(&three, VOLUME), [volume_of_three]);
 
     // An account is closed: access is denied, and nothing in it has disappeared.
-    organizations.close_account().account_id(&two).send().await.expect("it is closed");
+    root.call("organizations", "CloseAccount", json!({ "AccountId": two })).await;
     let closed = two.clone();
     let no = Fault::Refuse { status: 403, code: "AccessDenied", message: "no".to_owned() };
     world.proxy.fault(

@@ -117,23 +117,17 @@ async fn balancer(hands: &Hands, name: &str) -> (String, String) {
     let subnets = hands.ec2.describe_subnets().send().await.expect("subnets");
     let vpc = subnets.subnets()[0].vpc_id().unwrap_or_default().to_owned();
     let in_it = subnets.subnets().iter().filter(|s| s.vpc_id() == Some(&vpc)).filter_map(|s| s.subnet_id());
-    let made = hands
-        .balancing
-        .create_load_balancer()
-        .name(name)
-        .set_subnets(Some(in_it.take(2).map(str::to_owned).collect()));
-    let made = made.send().await.expect("a load balancer");
-    let balancer = made.load_balancers()[0].load_balancer_arn().expect("it has an ARN").to_owned();
-    let protocol = aws_sdk_elasticloadbalancingv2::types::ProtocolEnum::Http;
-    let group = hands.balancing.create_target_group().name(name).protocol(protocol.clone()).port(80).vpc_id(&vpc);
-    let group = group.send().await.expect("a target group");
-    let group = group.target_groups()[0].target_group_arn().expect("it has an ARN").to_owned();
-    let forward = aws_sdk_elasticloadbalancingv2::types::Action::builder()
-        .r#type(aws_sdk_elasticloadbalancingv2::types::ActionTypeEnum::Forward)
-        .target_group_arn(&group)
-        .build();
-    let listener = hands.balancing.create_listener().load_balancer_arn(&balancer).protocol(protocol).port(80);
-    listener.default_actions(forward).send().await.expect("a listener");
+    let subnets: Vec<&str> = in_it.take(2).collect();
+    let made = hands.call("elbv2", "CreateLoadBalancer", json!({ "Name": name, "Subnets": subnets })).await;
+    let balancer = made["LoadBalancers"][0]["LoadBalancerArn"].as_str().expect("it has an ARN").to_owned();
+    let group = json!({ "Name": name, "Protocol": "HTTP", "Port": 80, "VpcId": vpc });
+    let made = hands.call("elbv2", "CreateTargetGroup", group).await;
+    let group = made["TargetGroups"][0]["TargetGroupArn"].as_str().expect("it has an ARN").to_owned();
+    let listener = json!({
+        "LoadBalancerArn": balancer, "Protocol": "HTTP", "Port": 80,
+        "DefaultActions": [{ "Type": "forward", "TargetGroupArn": group }],
+    });
+    hands.call("elbv2", "CreateListener", listener).await;
     (balancer, group)
 }
 
@@ -145,7 +139,7 @@ async fn balancers_images_snapshots_groups_and_logs_without_use_are_reported_unt
     let volume = hands.volume(OWNED).await;
     let snapshot = hands.snapshot(&volume, OWNED).await;
     hands.delete_volume(&volume).await;
-    hands.logs.create_log_group().log_group_name("/shop").send().await.expect("a log group");
+    hands.call("logs", "CreateLogGroup", json!({ "logGroupName": "/shop" })).await;
     let subnets = hands.ec2.describe_subnets().send().await.expect("subnets");
     let vpc = subnets.subnets()[0].vpc_id().unwrap_or_default();
     let security =
@@ -184,16 +178,10 @@ async fn balancers_images_snapshots_groups_and_logs_without_use_are_reported_unt
     }
 
     let (instance, _) = hands.instance(OWNED).await;
-    let target = aws_sdk_elasticloadbalancingv2::types::TargetDescription::builder().id(&instance).build();
-    hands.balancing.register_targets().target_group_arn(&group).targets(target).send().await.expect("a target");
-    hands
-        .logs
-        .put_retention_policy()
-        .log_group_name("/shop")
-        .retention_in_days(7)
-        .send()
-        .await
-        .expect("retention");
+    let targets = json!({ "TargetGroupArn": group, "Targets": [{ "Id": instance }] });
+    hands.call("elbv2", "RegisterTargets", targets).await;
+    let retention = json!({ "logGroupName": "/shop", "retentionInDays": 7 });
+    hands.call("logs", "PutRetentionPolicy", retention).await;
     hands.ec2.delete_snapshot().snapshot_id(&snapshot).send().await.expect("it goes");
     let groups = hands.ec2.modify_network_interface_attribute().network_interface_id(&interface).groups(&security);
     groups.send().await.expect("it is guarded");

@@ -7,6 +7,7 @@
 mod support;
 
 mod attributes;
+mod calls;
 mod chart;
 mod declarations;
 mod docs;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use elava::cloud::aws::{Aws, access, keys};
 use elava::cloud::{AccountTarget, Listing, Provider, Session, TypeInfo};
 use elava::inventory::{AccountId, Confirmation, Reason, Region, ResourceType, Scope};
+use serde_json::json;
 
 use crate::declarations::{self, OnTheWire};
 use crate::support::aws::Emulator;
@@ -235,16 +236,17 @@ async fn denied(aws: &Emulator, user: &str, policy: &serde_json::Value) -> BTree
         assert!(answer.status().is_success());
     };
     authorise("inf").await;
-    let iam = aws.iam();
-    iam.create_user().user_name(user).send().await.unwrap();
-    let attach = iam.put_user_policy().user_name(user).policy_name("elava").policy_document(policy.to_string());
-    attach.send().await.unwrap();
-    let made = iam.create_access_key().user_name(user).send().await.unwrap().access_key.expect("a key");
+    let root = aws.root();
+    root.call("iam", "CreateUser", json!({ "UserName": user })).await;
+    let attached = json!({ "UserName": user, "PolicyName": "elava", "PolicyDocument": policy.to_string() });
+    root.call("iam", "PutUserPolicy", attached).await;
+    let made = root.call("iam", "CreateAccessKey", json!({ "UserName": user })).await["AccessKey"].take();
+    let key = |name: &str| made[name].as_str().expect("it is a key").to_owned();
     authorise("0").await;
     let target = AccountTarget {
         account: None,
         provider: "aws".into(),
-        access: access(keys(&made.access_key_id, &made.secret_access_key), None),
+        access: access(keys(&key("AccessKeyId"), &key("SecretAccessKey")), None),
         endpoint: aws.url.as_str().into(),
         include_regions: vec![Region::new(IRELAND)],
         exclude_regions: Vec::new(),

@@ -1,11 +1,16 @@
 //! The AWS emulator, and clients that change its cloud through the AWS API.
 
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::Credentials;
 use aws_sdk_ec2::types::{InstanceType, ResourceType, Tag, TagSpecification};
+
+use serde_json::{Value, json};
 
 use super::process::Process;
 use super::{DEADLINE, free_port, tools};
@@ -13,6 +18,69 @@ use super::{DEADLINE, free_port, tools};
 pub struct Emulator {
     pub url: String,
     _process: Process,
+    cli: Arc<Cli>,
+}
+
+/// Calls through the AWS CLI's own library (e2e/tools/aws/hands.py): an SDK crate for each service would take most of the
+/// time that the tests take to build.
+struct Cli(Mutex<Option<CliProcess>>);
+
+struct CliProcess {
+    child: Child,
+    to: ChildStdin,
+    from: BufReader<ChildStdout>,
+}
+
+impl Drop for CliProcess {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl CliProcess {
+    fn start() -> Self {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/e2e/tools/aws/hands.py");
+        let mut python = Command::new(tools().join("aws/bin/python"));
+        let mut child =
+            python.arg(script).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("python runs");
+        let (to, from) = (child.stdin.take().expect("it is piped"), child.stdout.take().expect("it is piped"));
+        Self { child, to, from: BufReader::new(from) }
+    }
+}
+
+impl Cli {
+    /// Blocks until the answer is there.
+    fn call(&self, call: &Value) -> Value {
+        let mut process = self.0.lock().expect("no call panicked");
+        let process = process.get_or_insert_with(CliProcess::start);
+        writeln!(process.to, "{call}").expect("it reads");
+        let mut answer = String::new();
+        process.from.read_line(&mut answer).expect("it answers");
+        serde_json::from_str(&answer).expect("it answers with JSON")
+    }
+}
+
+/// Who makes calls, and where.
+pub struct Caller {
+    cli: Arc<Cli>,
+    url: String,
+    region: String,
+    keys: [Option<String>; 3],
+}
+
+impl Caller {
+    /// One call of any service, by the names of its API.
+    pub async fn call(&self, service: &str, operation: &str, input: Value) -> Value {
+        let call = json!({
+            "url": self.url, "region": self.region, "keys": self.keys,
+            "service": service, "operation": operation, "input": input,
+        });
+        let cli = self.cli.clone();
+        let mut answer = tokio::task::spawn_blocking(move || cli.call(&call)).await.expect("it answers");
+        assert!(answer["error"].is_null(), "{}", answer["error"]);
+        answer["answer"].take()
+    }
 }
 
 impl Emulator {
@@ -26,7 +94,11 @@ impl Emulator {
             // By default each region has 500 images and their 1300 snapshots, which every account owns.
             &[("MOTO_EC2_LOAD_DEFAULT_AMIS", "false".to_owned())],
         );
-        let emulator = Self { url: format!("http://127.0.0.1:{port}"), _process: process };
+        let emulator = Self {
+            url: format!("http://127.0.0.1:{port}"),
+            _process: process,
+            cli: Arc::new(Cli(Mutex::default())),
+        };
         let started = Instant::now();
         while reqwest::get(format!("{}/moto-api/", emulator.url)).await.is_err() {
             assert!(started.elapsed() < DEADLINE, "the emulator is not ready");
@@ -35,16 +107,13 @@ impl Emulator {
         emulator
     }
 
-    /// A client for the organization of the account that unknown keys belong to.
-    pub fn organizations(&self) -> aws_sdk_organizations::Client {
-        let keys = Credentials::new("root", "root", None, None, "test");
-        aws_sdk_organizations::Client::new(&config(&self.url, "us-east-1", keys))
+    /// Calls in the account that unknown keys belong to, with all rights.
+    pub fn root(&self) -> Caller {
+        self.caller("us-east-1", [Some("root".to_owned()), Some("root".to_owned()), None])
     }
 
-    /// A client that may create users in the account that unknown keys belong to.
-    pub fn iam(&self) -> aws_sdk_iam::Client {
-        let keys = Credentials::new("root", "root", None, None, "test");
-        aws_sdk_iam::Client::new(&config(&self.url, "us-east-1", keys))
+    fn caller(&self, region: &str, keys: [Option<String>; 3]) -> Caller {
+        Caller { cli: self.cli.clone(), url: self.url.clone(), region: region.to_owned(), keys }
     }
 
     /// Clients that may do everything in an account.
@@ -55,14 +124,14 @@ impl Emulator {
             aws_sdk_sts::Client::new(&base).assume_role().role_arn(role).role_session_name("hands").send();
         let assumed = assumed.await.expect("the emulator lets everybody assume every role");
         let keys = assumed.credentials().expect("an assumed role has credentials");
-        let keys = Credentials::new(
-            keys.access_key_id(),
-            keys.secret_access_key(),
-            Some(keys.session_token().to_owned()),
-            None,
-            "test",
-        );
-        Hands::new(config(&self.url, region, keys))
+        let (id, secret) = (keys.access_key_id().to_owned(), keys.secret_access_key().to_owned());
+        let token = keys.session_token().to_owned();
+        let keys = Credentials::new(&id, &secret, Some(token.clone()), None, "test");
+        Hands {
+            ec2: aws_sdk_ec2::Client::new(&config(&self.url, region, keys)),
+            others: self.caller(region, [Some(id), Some(secret), Some(token)]),
+            region: region.to_owned(),
+        }
     }
 }
 
@@ -78,15 +147,8 @@ fn config(url: &str, region: &str, keys: Credentials) -> SdkConfig {
 
 pub struct Hands {
     pub ec2: aws_sdk_ec2::Client,
-    pub s3: aws_sdk_s3::Client,
-    pub rds: aws_sdk_rds::Client,
-    pub secrets: aws_sdk_secretsmanager::Client,
-    pub backup: aws_sdk_backup::Client,
-    pub dynamodb: aws_sdk_dynamodb::Client,
-    pub sqs: aws_sdk_sqs::Client,
-    pub balancing: aws_sdk_elasticloadbalancingv2::Client,
-    pub logs: aws_sdk_cloudwatchlogs::Client,
-    pub scaling: aws_sdk_autoscaling::Client,
+    /// All services but EC2.
+    pub others: Caller,
     region: String,
 }
 
@@ -96,27 +158,19 @@ fn ec2_tags(tags: TagList) -> Vec<Tag> {
     tags.iter().map(|(key, value)| Tag::builder().key(*key).value(*value).build()).collect()
 }
 
+fn tag_list(tags: TagList) -> Vec<Value> {
+    tags.iter().map(|(key, value)| json!({ "Key": key, "Value": value })).collect()
+}
+
 fn tagged(kind: ResourceType, tags: TagList) -> Option<Vec<TagSpecification>> {
     let specification = TagSpecification::builder().resource_type(kind).set_tags(Some(ec2_tags(tags))).build();
     (!tags.is_empty()).then(|| vec![specification])
 }
 
 impl Hands {
-    fn new(config: SdkConfig) -> Self {
-        let s3 = aws_sdk_s3::config::Builder::from(&config).force_path_style(true).build();
-        Self {
-            ec2: aws_sdk_ec2::Client::new(&config),
-            s3: aws_sdk_s3::Client::from_conf(s3),
-            rds: aws_sdk_rds::Client::new(&config),
-            secrets: aws_sdk_secretsmanager::Client::new(&config),
-            backup: aws_sdk_backup::Client::new(&config),
-            dynamodb: aws_sdk_dynamodb::Client::new(&config),
-            sqs: aws_sdk_sqs::Client::new(&config),
-            balancing: aws_sdk_elasticloadbalancingv2::Client::new(&config),
-            logs: aws_sdk_cloudwatchlogs::Client::new(&config),
-            scaling: aws_sdk_autoscaling::Client::new(&config),
-            region: config.region().expect("it is set").to_string(),
-        }
+    /// One call of any service but EC2, by the names of its API.
+    pub async fn call(&self, service: &str, operation: &str, input: Value) -> Value {
+        self.others.call(service, operation, input).await
     }
 
     pub async fn volume(&self, tags: TagList<'_>) -> String {
@@ -153,23 +207,25 @@ impl Hands {
 
     /// Creates an Auto Scaling group of this size. Returns the ids of its instances.
     pub async fn scaling_group(&self, name: &str, size: i32) -> Vec<String> {
-        let launch = self.scaling.create_launch_configuration().launch_configuration_name(name);
-        let launch = launch.image_id(self.image().await).instance_type("t3.micro");
-        launch.send().await.expect("a launch configuration");
-        let group = self.scaling.create_auto_scaling_group().auto_scaling_group_name(name);
-        let group = group.launch_configuration_name(name).min_size(size).max_size(size);
-        let zone = format!("{}a", self.region);
-        group.availability_zones(zone).send().await.expect("a group");
-        let described = self.scaling.describe_auto_scaling_groups().auto_scaling_group_names(name).send().await;
-        let described = described.expect("it can be described");
-        let instances = described.auto_scaling_groups()[0].instances();
-        instances.iter().filter_map(|i| i.instance_id().map(str::to_owned)).collect()
+        let launch = json!({
+            "LaunchConfigurationName": name, "ImageId": self.image().await, "InstanceType": "t3.micro",
+        });
+        self.call("autoscaling", "CreateLaunchConfiguration", launch).await;
+        let group = json!({
+            "AutoScalingGroupName": name, "LaunchConfigurationName": name, "MinSize": size, "MaxSize": size,
+            "AvailabilityZones": [format!("{}a", self.region)],
+        });
+        self.call("autoscaling", "CreateAutoScalingGroup", group).await;
+        let of_it = json!({ "AutoScalingGroupNames": [name] });
+        let described = self.call("autoscaling", "DescribeAutoScalingGroups", of_it).await;
+        let instances = described["AutoScalingGroups"][0]["Instances"].as_array().expect("it has instances");
+        instances.iter().filter_map(|instance| instance["InstanceId"].as_str().map(str::to_owned)).collect()
     }
 
     /// Deletes the group with all its instances.
     pub async fn delete_scaling_group(&self, name: &str) {
-        let call = self.scaling.delete_auto_scaling_group().auto_scaling_group_name(name).force_delete(true);
-        call.send().await.expect("the group goes");
+        let input = json!({ "AutoScalingGroupName": name, "ForceDelete": true });
+        self.call("autoscaling", "DeleteAutoScalingGroup", input).await;
     }
 
     async fn image(&self) -> String {
@@ -207,72 +263,72 @@ impl Hands {
     }
 
     pub async fn bucket(&self, name: &str, tags: TagList<'_>) {
-        let mut call = self.s3.create_bucket().bucket(name);
+        let mut input = json!({ "Bucket": name });
         if self.region != "us-east-1" {
-            let place = aws_sdk_s3::types::BucketLocationConstraint::from(self.region.as_str());
-            let place = aws_sdk_s3::types::CreateBucketConfiguration::builder().location_constraint(place).build();
-            call = call.create_bucket_configuration(place);
+            input["CreateBucketConfiguration"] = json!({ "LocationConstraint": self.region });
         }
-        call.send().await.expect("a bucket");
+        self.call("s3", "CreateBucket", input).await;
         if !tags.is_empty() {
-            let tag = |(key, value): &(&str, &str)| {
-                aws_sdk_s3::types::Tag::builder().key(*key).value(*value).build().expect("key and value are set")
-            };
-            let set = aws_sdk_s3::types::Tagging::builder().set_tag_set(Some(tags.iter().map(tag).collect()));
-            let set = set.build().expect("the set is there");
-            self.s3.put_bucket_tagging().bucket(name).tagging(set).send().await.expect("its tags");
+            let input = json!({ "Bucket": name, "Tagging": { "TagSet": tag_list(tags) } });
+            self.call("s3", "PutBucketTagging", input).await;
         }
     }
 
+    pub async fn delete_bucket(&self, name: &str) {
+        self.call("s3", "DeleteBucket", json!({ "Bucket": name })).await;
+    }
+
     pub async fn database(&self, id: &str, tags: TagList<'_>) {
-        let tag = |(key, value): &(&str, &str)| aws_sdk_rds::types::Tag::builder().key(*key).value(*value).build();
-        let call = self.rds.create_db_instance().db_instance_identifier(id).engine("postgres");
-        let call = call.db_instance_class("db.t3.micro").allocated_storage(20).master_username("u");
-        let call = call.master_user_password("not-a-secret").set_tags(Some(tags.iter().map(tag).collect()));
-        call.send().await.expect("a database");
+        let input = json!({
+            "DBInstanceIdentifier": id, "Engine": "postgres", "DBInstanceClass": "db.t3.micro",
+            "AllocatedStorage": 20, "MasterUsername": "u", "MasterUserPassword": "not-a-secret",
+            "Tags": tag_list(tags),
+        });
+        self.call("rds", "CreateDBInstance", input).await;
     }
 
     /// Creates a secret. Returns its ARN.
     pub async fn secret(&self, name: &str, tags: TagList<'_>) -> String {
-        let tag = |(key, value): &(&str, &str)| {
-            aws_sdk_secretsmanager::types::Tag::builder().key(*key).value(*value).build()
-        };
-        let call = self.secrets.create_secret().name(name).secret_string("not-a-secret");
-        let made = call.set_tags(Some(tags.iter().map(tag).collect())).send().await;
-        made.expect("a secret").arn.expect("it has an ARN")
+        let input = json!({ "Name": name, "SecretString": "not-a-secret", "Tags": tag_list(tags) });
+        let made = self.call("secretsmanager", "CreateSecret", input).await;
+        made["ARN"].as_str().expect("it has an ARN").to_owned()
     }
 
     /// Creates a backup vault. Returns its name.
     pub async fn vault(&self, name: &str, tags: TagList<'_>) -> String {
-        let tags = tags.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        let call = self.backup.create_backup_vault().backup_vault_name(name).set_backup_vault_tags(Some(tags));
-        call.send().await.expect("a vault").backup_vault_name.expect("it has a name")
+        let tags: serde_json::Map<String, Value> =
+            tags.iter().map(|(key, value)| ((*key).to_owned(), (*value).into())).collect();
+        let input = json!({ "BackupVaultName": name, "BackupVaultTags": tags });
+        let made = self.call("backup", "CreateBackupVault", input).await;
+        made["BackupVaultName"].as_str().expect("it has a name").to_owned()
     }
 
     pub async fn delete_vault(&self, name: &str) {
-        self.backup.delete_backup_vault().backup_vault_name(name).send().await.expect("the vault goes");
+        self.call("backup", "DeleteBackupVault", json!({ "BackupVaultName": name })).await;
     }
 
     pub async fn table(&self, name: &str) {
-        use aws_sdk_dynamodb::types as dynamodb;
-        let key = dynamodb::KeySchemaElement::builder().attribute_name("k").key_type(dynamodb::KeyType::Hash);
-        let attribute = dynamodb::AttributeDefinition::builder();
-        let attribute = attribute.attribute_name("k").attribute_type(dynamodb::ScalarAttributeType::S);
-        let call = self.dynamodb.create_table().table_name(name);
-        let call = call.billing_mode(dynamodb::BillingMode::PayPerRequest);
-        let call = call.key_schema(key.build().expect("it is whole"));
-        call.attribute_definitions(attribute.build().expect("it is whole")).send().await.expect("a table");
+        let input = json!({
+            "TableName": name, "BillingMode": "PAY_PER_REQUEST",
+            "KeySchema": [{ "AttributeName": "k", "KeyType": "HASH" }],
+            "AttributeDefinitions": [{ "AttributeName": "k", "AttributeType": "S" }],
+        });
+        self.call("dynamodb", "CreateTable", input).await;
+    }
+
+    pub async fn delete_table(&self, name: &str) {
+        self.call("dynamodb", "DeleteTable", json!({ "TableName": name })).await;
     }
 
     /// Creates a queue. Returns its URL.
     pub async fn queue(&self, name: &str) -> String {
-        let made = self.sqs.create_queue().queue_name(name).send().await;
-        made.expect("a queue").queue_url.expect("it has a URL")
+        let made = self.call("sqs", "CreateQueue", json!({ "QueueName": name })).await;
+        made["QueueUrl"].as_str().expect("it has a URL").to_owned()
     }
 
     pub async fn delete_secret(&self, arn: &str) {
-        let call = self.secrets.delete_secret().secret_id(arn).force_delete_without_recovery(true);
-        call.send().await.expect("the secret goes");
+        let input = json!({ "SecretId": arn, "ForceDeleteWithoutRecovery": true });
+        self.call("secretsmanager", "DeleteSecret", input).await;
     }
 
     pub async fn tag(&self, id: &str, tags: TagList<'_>) {

@@ -200,8 +200,7 @@ impl Proxy {
         lock(&self.inner.log).clone()
     }
 
-    /// Adds a CloudWatch alarm, which the proxy serves itself: the SDK uses CBOR for it
-    /// (<https://smithy.io/2.0/additional-specs/protocols/smithy-rpc-v2.html>), which the emulator does not support.
+    /// Adds a CloudWatch alarm, which the proxy serves itself: the emulator does not know all types of alarms.
     pub fn alarm(&self, account: &str, region: &str, name: &str, tags: &[(&str, &str)]) {
         let tags = tags.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         let place = (account.to_owned(), region.to_owned());
@@ -365,27 +364,22 @@ fn stand_in_answer(
     )
 }
 
-/// The two operations that a scan calls, in CBOR.
+/// The two operations that a scan calls.
 fn cloudwatch(inner: &Inner, call: &Call, body: &[u8]) -> Response<axum::body::Body> {
-    let requested: ciborium::Value = ciborium::from_reader(body).expect("the SDK speaks CBOR");
-    let field = |name: &str| {
-        let fields = requested.as_map().expect("a request is a map");
-        fields.iter().find(|(key, _)| key.as_text() == Some(name)).map(|(_, value)| value.clone())
-    };
+    let requested: serde_json::Value = serde_json::from_slice(body).expect("it is JSON");
     let place = (call.account.clone(), call.region.clone());
     let alarms = lock(&inner.alarms).get(&place).cloned().unwrap_or_default();
     let arn = |name: &str| format!("arn:aws:cloudwatch:{}:{}:alarm:{name}", call.region, call.account);
     let answer = if call.action == "ListTagsForResource" {
-        let desired = field("ResourceARN").and_then(|v| v.into_text().ok()).unwrap_or_default();
+        let desired = requested["ResourceARN"].as_str().unwrap_or_default();
         let tags = alarms.iter().find(|(name, _)| arn(name) == desired).map(|(_, tags)| tags.clone());
         serde_json::json!({
             "Tags": tags.unwrap_or_default().iter().map(|(k, v)| serde_json::json!({"Key": k, "Value": v}))
                 .collect::<Vec<_>>(),
         })
     } else {
-        let named = field("AlarmNames").and_then(|v| v.into_array().ok());
-        let is_requested =
-            |name: &str| named.as_ref().is_none_or(|named| named.iter().any(|n| n.as_text() == Some(name)));
+        let named = requested["AlarmNames"].as_array();
+        let is_requested = |name: &str| named.is_none_or(|named| named.iter().any(|n| n == name));
         let alarm = |name: &String| {
             serde_json::json!({"AlarmName": name, "AlarmArn": arn(name), "MetricName": "CPUUtilization",
                 "StateValue": "OK", "EvaluationPeriods": 2, "Threshold": 0.5, "ActionsEnabled": true})
@@ -393,10 +387,7 @@ fn cloudwatch(inner: &Inner, call: &Call, body: &[u8]) -> Response<axum::body::B
         serde_json::json!({"MetricAlarms": alarms.keys().filter(|n| is_requested(n)).map(alarm).collect::<Vec<_>>()})
     };
     lock(&inner.log).push(Logged { call: call.clone(), status: 200, body: answer.to_string() });
-    let mut bytes = Vec::new();
-    ciborium::into_writer(&answer, &mut bytes).expect("memory takes it");
-    let headers = [("content-type", "application/cbor"), ("smithy-protocol", "rpc-v2-cbor")];
-    (StatusCode::OK, headers, bytes).into_response()
+    (StatusCode::OK, [("content-type", JSON)], answer.to_string()).into_response()
 }
 
 fn describe(inner: &Inner, method: &Method, uri: &Uri, headers: &HeaderMap, body: &[u8]) -> Call {
@@ -434,8 +425,6 @@ fn describe(inner: &Inner, method: &Method, uri: &Uri, headers: &HeaderMap, body
         operation
     } else if REST_JSON.contains(&service.as_str()) {
         format!("{method} {}", uri.path())
-    } else if let Some((_, operation)) = uri.path().split_once("/operation/") {
-        operation.to_owned()
     } else {
         params.extend(serde_urlencoded::from_bytes::<BTreeMap<String, String>>(body).unwrap_or_default());
         // Route 53 and CloudFront use paths instead.
@@ -445,11 +434,7 @@ fn describe(inner: &Inner, method: &Method, uri: &Uri, headers: &HeaderMap, body
 }
 
 async fn forward(inner: &Inner, method: &Method, uri: &Uri, headers: &HeaderMap, body: Bytes) -> Answer {
-    let mut path = uri.path_and_query().map(ToString::to_string).unwrap_or_default();
-    // The emulator serves AWS Backup's tags only with a slash after the ARN.
-    if path.starts_with("/tags/arn") && path.contains("backup") {
-        path.push('/');
-    }
+    let path = uri.path_and_query().map(ToString::to_string).unwrap_or_default();
     let mut request = inner.http.request(method.clone(), format!("{}{path}", inner.upstream)).body(body);
     for (name, value) in headers {
         if name != "host" && name != "content-length" {

@@ -7,7 +7,7 @@ use libfuzzer_sys::fuzz_target;
 #[path = "../../src/cloud/aws/convert.rs"]
 mod convert;
 
-/// Two XML formats, JSON and CBOR.
+/// Two XML formats, and JSON.
 const OPERATIONS: [(&str, &str); 6] = [
     ("ec2", "DescribeInstances"),
     ("ec2", "DescribeVolumes"),

@@ -4,7 +4,6 @@
 //! [`Observation`]s. A failure is a [`CloudError`] with a reason from a fixed set, the missing action, and what to do.
 
 // Code for some services only is unused without them.
-#[cfg_attr(not(feature = "services"), allow(dead_code, unused_imports, unused_macros))]
 pub mod aws;
 
 use std::collections::BTreeMap;

@@ -106,7 +106,7 @@ impl<'a> Sequence<'a> {
         match self.things[id].kind {
             0 => self.bed.hands.delete_volume(id).await,
             1 => drop(self.bed.hands.ec2.release_address().allocation_id(id).send().await.unwrap()),
-            2 => drop(self.bed.hands.s3.delete_bucket().bucket(id).send().await.unwrap()),
+            2 => self.bed.hands.delete_bucket(id).await,
             _ => self.bed.hands.delete_secret(id).await,
         }
         self.things.get_mut(id).unwrap().is_there = false;

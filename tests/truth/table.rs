@@ -18,6 +18,8 @@ use elava::scanner::{Round, Subscription};
 use futures::FutureExt;
 
 use super::bed::{Bed, IRELAND, VIRGINIA, outcome, owner};
+use serde_json::json;
+
 use crate::support::aws::{Emulator, Hands};
 use crate::support::proxy::{Call, Fault, Proxy, RuleId};
 
@@ -934,7 +936,7 @@ async fn names_that_begin_alike(stage: &mut Stage<'_>) {
         stage.hands().bucket(bucket, OWNED).await;
     }
     stage.sweep_once().await;
-    stage.hands().s3.delete_bucket().bucket(&name).send().await.unwrap();
+    stage.hands().delete_bucket(&name).await;
     stage.witness().await;
     let is_mine = stage.bed.is_mine();
     let tags_requested = |stage: &Stage<'_>| {
@@ -1028,7 +1030,7 @@ async fn vanishes_between_list_and_describe(stage: &mut Stage<'_>) {
     stage.hands().table("kept").await;
     stage.hands().table("vanishes").await;
     stage.sweep_once().await;
-    stage.hands().dynamodb.delete_table().table_name("vanishes").send().await.unwrap();
+    stage.hands().delete_table("vanishes").await;
     // The listing is older than the deletion.
     stage.fault(|c| c.action == "ListTables", Fault::Show(r#"{"TableNames":["kept","vanishes"]}"#));
     let round = stage.sweep_once().await;
@@ -1052,7 +1054,7 @@ async fn comes_back(stage: &mut Stage<'_>) {
 async fn replaced(stage: &mut Stage<'_>) {
     stage.hands().table("orders").await;
     stage.sweep_once().await;
-    stage.hands().dynamodb.delete_table().table_name("orders").send().await.unwrap();
+    stage.hands().delete_table("orders").await;
     stage.hands().table("orders").await;
     let round = stage.sweep_once().await;
     let of_table: Vec<_> = round.changes.iter().filter(|c| &*c.resource.id == "orders").collect();
@@ -1079,18 +1081,12 @@ async fn a_week_away(stage: &mut Stage<'_>) {
 async fn volatile_fields(stage: &mut Stage<'_>) {
     let url = stage.hands().queue("orders").await;
     stage.sweep_once().await;
-    stage.hands().sqs.send_message().queue_url(&url).message_body("m").send().await.unwrap();
+    let message = json!({ "QueueUrl": url, "MessageBody": "m" });
+    stage.hands().call("sqs", "SendMessage", message).await;
     let round = stage.sweep_once().await;
     assert!(round.changes.is_empty(), "{:?}", round.changes);
-    stage
-        .hands()
-        .sqs
-        .set_queue_attributes()
-        .queue_url(&url)
-        .attributes(aws_sdk_sqs::types::QueueAttributeName::VisibilityTimeout, "77")
-        .send()
-        .await
-        .unwrap();
+    let attributes = json!({ "QueueUrl": url, "Attributes": { "VisibilityTimeout": "77" } });
+    stage.hands().call("sqs", "SetQueueAttributes", attributes).await;
     assert_eq!(stage.sweep_once().await.changes.len(), 1, "what people set is a change");
 }
 

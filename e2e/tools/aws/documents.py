@@ -43,7 +43,8 @@ def parsed(call):
     operation = model.operation_model(call["operation"])
     answer = call["answer"]
     headers = {key.lower(): value for key, value in answer["headers"].items()}
-    protocol = "smithy-rpc-v2-cbor" if headers.get("smithy-protocol") else model.metadata["protocol"]
+    # Elava prefers JSON where a service has several protocols.
+    protocol = "json" if "json" in (model.metadata.get("protocols") or []) else model.metadata["protocol"]
     response = {
         "status_code": answer["status"], "headers": botocore.awsrequest.HeadersDict(headers),
         "body": base64.b64decode(answer["body"]), "context": {"operation_name": call["operation"]},

@@ -1,4 +1,4 @@
-//! From a response body on the wire (XML, JSON or CBOR, depending on the service) to the object that `aws <service>
+//! From a response body on the wire (XML or JSON, depending on the service) to the object that `aws <service>
 //! describe-...` prints.
 //!
 //! The SDK's output types can't be serialized, and the names on the wire (`tagSet.item`, `"true"`) are not used by
@@ -23,8 +23,6 @@ pub(super) enum ConvertError {
     NotXml(&'static str),
     #[error("the answer is not JSON")]
     Json(#[from] serde_json::Error),
-    #[error("the answer is not CBOR")]
-    Cbor(#[from] ciborium::de::Error<std::io::Error>),
     #[error("the answer has no element {0}")]
     Wrapper(String),
     #[error("{path} is not a {kind}: {text}")]
@@ -180,7 +178,7 @@ pub(super) fn convert(service: &str, operation: &str, body: &[u8]) -> Result<Val
 
 /// Passes each object of the list at the path to `take` as soon as it is read, and returns the rest of the answer: a
 /// page of EC2's has a thousand, and all of them as trees take ten times as much memory as their text. Objects that
-/// can't be read separately (JSON, CBOR, a list without an element around it) stay in the rest.
+/// can't be read separately (JSON, a list without an element around it) stay in the rest.
 pub(super) fn convert_each(
     service: &str,
     operation: &str,
@@ -201,37 +199,12 @@ fn converted(service: &str, operation: &str, body: &[u8], items: Option<Items>) 
     let service = &TABLE[service];
     let output = &service.operations[operation];
     let path = Path::Operation(operation);
-    match body.iter().find(|byte| !byte.is_ascii_whitespace()) {
-        Some(b'{') => service.json_value(output.shape, serde_json::from_slice(body)?, &path, 0),
-        // A map, of any length.
-        Some(0xa0..=0xbf) => {
-            let body: ciborium::Value = ciborium::from_reader(body)?;
-            service.json_value(output.shape, json(body), &path, 0)
-        }
-        _ => {
-            // The lossy conversion is slow, and rarely needed.
-            let text = std::str::from_utf8(body).map_or_else(|_| String::from_utf8_lossy(body), Cow::Borrowed);
-            Walk { service, reader: reader(&text) }.answer(output, items, &path)
-        }
+    if body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{') {
+        return service.json_value(output.shape, serde_json::from_slice(body)?, &path, 0);
     }
-}
-
-/// CBOR as JSON: a time is a number of seconds, bytes are text.
-fn json(value: ciborium::Value) -> Value {
-    use ciborium::Value as Cbor;
-    match value {
-        Cbor::Bool(bool) => bool.into(),
-        Cbor::Integer(number) => i64::try_from(number).map_or(Value::Null, Value::from),
-        Cbor::Float(number) => number.into(),
-        Cbor::Text(text) => text.into(),
-        Cbor::Bytes(bytes) => String::from_utf8_lossy(&bytes).into_owned().into(),
-        Cbor::Tag(_, value) => json(*value),
-        Cbor::Array(items) => items.into_iter().map(json).collect(),
-        Cbor::Map(entries) => {
-            entries.into_iter().filter_map(|(key, value)| Some((key.into_text().ok()?, json(value)))).collect()
-        }
-        _ => Value::Null,
-    }
+    // The lossy conversion is slow, and rarely needed.
+    let text = std::str::from_utf8(body).map_or_else(|_| String::from_utf8_lossy(body), Cow::Borrowed);
+    Walk { service, reader: reader(&text) }.answer(output, items, &path)
 }
 
 impl Items<'_> {
@@ -688,19 +661,6 @@ mod tests {
         );
         let error = convert("dynamodb", "DescribeTable", br#"{"Table": {"ItemCount": "many"}}"#).unwrap_err();
         assert!(error.to_string().contains("DescribeTable.Table.ItemCount is not a number"), "{error}");
-    }
-
-    #[test]
-    fn a_cbor_body_is_the_same_object() {
-        let alarm = json!({"MetricAlarms": [{"AlarmName": "a", "Threshold": 0.5, "EvaluationPeriods": 2,
-            "ActionsEnabled": true}]});
-        let mut body = Vec::new();
-        ciborium::into_writer(&alarm, &mut body).unwrap();
-        assert_eq!(
-            convert("cloudwatch", "DescribeAlarms", &body).unwrap(),
-            json!({"MetricAlarms": [{"AlarmName": "a", "Threshold": 0.5, "EvaluationPeriods": 2,
-                "ActionsEnabled": true}]})
-        );
     }
 
     #[test]

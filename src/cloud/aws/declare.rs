@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use futures::future::BoxFuture;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::Regional;
 use super::call::Answered;
@@ -12,6 +12,87 @@ use crate::cloud::{CadenceClass, CloudError, TypeInfo};
 use crate::inventory::{
     CONFIRMATION_SPACING_MIN, Confirmation, IdReuse, Reason, TagForm, TagSet, Tags, Timestamp,
 };
+
+/// A listing: an operation of a service and its parameters, by the names of the service's model.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Call {
+    pub service: &'static str,
+    pub operation: &'static str,
+    /// Parameters of every call, as a JSON object.
+    with: &'static str,
+    /// Takes the token of the next page.
+    token: Option<&'static str>,
+    /// Takes the size of a page.
+    size: Option<(&'static str, i64)>,
+    /// Takes one id.
+    id: Option<&'static str>,
+    /// Takes the parent, if [`Declaration::within`] is set.
+    parent: Option<&'static str>,
+}
+
+/// The call of an operation.
+pub(super) const fn call(service: &'static str, operation: &'static str) -> Call {
+    Call { service, operation, with: "", token: None, size: None, id: None, parent: None }
+}
+
+impl Call {
+    /// Sends these parameters with every call.
+    pub const fn with(self, with: &'static str) -> Self {
+        Self { with, ..self }
+    }
+
+    pub const fn paged(self, token: &'static str, size: &'static str, largest: i64) -> Self {
+        Self { token: Some(token), size: Some((size, largest)), ..self }
+    }
+
+    /// Its pages have a size that the service chooses.
+    pub const fn with_token(self, token: &'static str) -> Self {
+        Self { token: Some(token), ..self }
+    }
+
+    pub const fn by_id(self, id: &'static str) -> Self {
+        Self { id: Some(id), ..self }
+    }
+
+    pub const fn in_parent(self, parent: &'static str) -> Self {
+        Self { parent: Some(parent), ..self }
+    }
+
+    /// One input of each kind that it takes.
+    pub fn samples(&self) -> Vec<Value> {
+        let sample = |name: Option<&str>| name.map(|_| "x".to_owned());
+        let page = ListRequest::Page { within: sample(self.parent), token: sample(self.token) };
+        let id = self.id.map(|_| ListRequest::Id("x".to_owned()));
+        std::iter::once(page).chain(id).map(|which| self.input(&which)).collect()
+    }
+
+    /// The parameters of one call.
+    pub fn input(&self, which: &ListRequest) -> Value {
+        let mut input = match self.with {
+            "" => Map::new(),
+            with => serde_json::from_str(with).expect("a test reads it"),
+        };
+        let mut set = |name: Option<&str>, value: Value| {
+            let name = name.unwrap_or_else(|| unreachable!("{} takes no {value}", self.operation));
+            input.insert(name.to_owned(), value);
+        };
+        match which {
+            ListRequest::Id(id) => set(self.id, id.as_str().into()),
+            ListRequest::Page { within, token } => {
+                if let Some(within) = within {
+                    set(self.parent, within.as_str().into());
+                }
+                if let Some(token) = token {
+                    set(self.token, token.as_str().into());
+                }
+                if let Some((name, largest)) = self.size {
+                    set(Some(name), largest.into());
+                }
+            }
+        }
+        Value::Object(input)
+    }
+}
 
 /// What a call requests: a page of all, or one id.
 #[derive(Clone, Debug)]
@@ -39,6 +120,9 @@ impl From<Answered> for ListAnswer {
 
 /// Checks that an id exists, by a call whose answer is another document than the listing's.
 pub(super) type Exists = for<'a> fn(&'a Regional, &'a str) -> BoxFuture<'a, Result<(), Failure>>;
+
+/// Makes a listing whose request or answer needs more than its declaration says.
+pub(super) type Fetch = for<'a> fn(&'a Regional, &'a Call, ListRequest) -> Answer<'a>;
 
 pub(super) type Answer<'a> = BoxFuture<'a, Result<ListAnswer, Failure>>;
 
@@ -91,7 +175,8 @@ pub(super) struct Declaration {
     /// The IAM actions that a scan of it needs.
     pub actions: &'static [&'static str],
     pub within: Option<Within>,
-    pub fetch: for<'a> fn(&'a Regional, ListRequest) -> Answer<'a>,
+    pub list: Call,
+    pub fetch: Option<Fetch>,
     /// The path of the list in the answer; each step but the last is a list too, or an object.
     pub items: &'static [&'static str],
     /// The path of the token of the next page.
@@ -135,7 +220,8 @@ impl Declaration {
         name: "",
         actions: &[],
         within: None,
-        fetch: |_, _| Box::pin(async { unreachable!("every type declares its call") }),
+        list: call("", ""),
+        fetch: None,
         items: &[],
         next_page: "NextToken",
         describe: None,
@@ -252,63 +338,6 @@ impl Declaration {
         }
     }
 }
-
-/// One call at the governor's rate: `query!(regional, "rds" "DescribeDBInstances", request)`, with its answer as
-/// received.
-macro_rules! query {
-    ($regional:expr, $service:literal $operation:literal, $request:expr) => {{
-        let regional: &$crate::cloud::aws::Regional = $regional;
-        let request = $request;
-        let mut attempts = regional.attempts($service, $operation);
-        loop {
-            attempts.wait().await;
-            let capture = regional.capture();
-            let sent = capture.body.of(request.clone().customize().interceptor(capture.clone()).send()).await;
-            let answer = capture.answered($service, $operation, sent.map(drop));
-            let failed = answer.as_ref().err().and_then($crate::cloud::aws::error::Failure::reason);
-            if !attempts.should_retry(failed) {
-                break answer;
-            }
-        }
-    }};
-}
-
-/// The same, with its answer as the object that the AWS CLI prints.
-macro_rules! send {
-    ($regional:expr, $service:literal $operation:literal, $request:expr) => {{
-        let regional: &$crate::cloud::aws::Regional = $regional;
-        match $crate::cloud::aws::declare::query!(regional, $service $operation, $request) {
-            Ok(answered) => regional.converted(answered).await,
-            Err(failure) => Err(failure),
-        }
-    }};
-}
-
-/// A listing: `list!(ec2 "ec2" "DescribeVolumes": describe_volumes; page set_next_token, max_results(1000); id
-/// volume_ids)`. Parameters of every call follow the call's name, in braces. A call without `page` returns everything
-/// at once, one without `id` takes no id.
-macro_rules! list {
-    ($client:ident $service:literal $operation:literal: $call:ident $({$($with:ident($value:expr)),*})?
-     $(; page $token:ident $(, $size:ident($most:expr))?)? $(; id $id:ident)?) => {
-        |regional: &$crate::cloud::aws::Regional, which: $crate::cloud::aws::declare::ListRequest| {
-            Box::pin(async move {
-                let request = regional.$client().$call()$($(.$with($value))*)?;
-                let request = match which {
-                    #[allow(unused_variables)]
-                    $crate::cloud::aws::declare::ListRequest::Page { token, .. } => {
-                        request$(.$token(token)$(.$size($most))?)?
-                    }
-                    $($crate::cloud::aws::declare::ListRequest::Id(id) => request.$id(id),)?
-                    #[allow(unreachable_patterns)]
-                    $crate::cloud::aws::declare::ListRequest::Id(_) => unreachable!("no read by id is declared"),
-                };
-                $crate::cloud::aws::declare::query!(regional, $service $operation, request).map(Into::into)
-            })
-        }
-    };
-}
-
-pub(super) use {list, query, send};
 
 pub(super) use super::convert::items;
 

@@ -1,8 +1,7 @@
-//! The body of an answer, on its way to the SDK.
+//! The body of an answer, on its way through the SDK's runtime.
 //!
-//! What is recorded is made from the body itself ([`super::convert`]), and of a successful answer the SDK's own objects
-//! are discarded. EC2's can have megabytes: the SDK receives large EC2 answers, and all JSON, without their content,
-//! which halves the work of a listing. It receives errors, and everything else, unchanged.
+//! What is recorded is made from the body itself ([`super::convert`]). It can have megabytes, so the body of a successful
+//! answer is kept aside, and large ones wait for each other. Errors pass unchanged.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -18,8 +17,6 @@ use aws_smithy_types::byte_stream::ByteStream;
 use hyper::body::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Smaller XML is not worth stripping.
-const STRIP_MIN_BYTES: usize = 16 << 10;
 /// Smaller bodies are converted on the thread that reads them.
 const OFFLOAD_MIN_BYTES: usize = 64 << 10;
 /// Larger bodies wait for a permit. Few answers are as large: a page of 300 instances.
@@ -114,15 +111,8 @@ impl HttpConnector for Keeping {
             }
             let body = std::mem::replace(answer.body_mut(), SdkBody::empty());
             let body = read(body, large, BODY_PERMIT_WAIT_MAX).await?;
-            let passed_on = match without_content(body.bytes()) {
-                Some(bare) => {
-                    // The SDK checks it; a body that was cut short has failed above.
-                    answer.headers_mut().remove("content-length");
-                    bare.into()
-                }
-                None => body.bytes.clone(),
-            };
-            *answer.body_mut() = SdkBody::from(passed_on);
+            // The runtime checks it; a body that was cut short has failed above.
+            answer.headers_mut().remove("content-length");
             kept.put(body);
             Ok(answer)
         })
@@ -149,24 +139,6 @@ async fn read(body: SdkBody, large: Arc<Semaphore>, patience: Duration) -> Resul
     Ok(Body { bytes: bytes.into(), _permit: permit })
 }
 
-/// An empty answer in place of JSON, or of a large answer of EC2.
-fn without_content(body: &[u8]) -> Option<Vec<u8>> {
-    if body.first() == Some(&b'{') {
-        return Some(b"{}".to_vec());
-    }
-    if body.len() < STRIP_MIN_BYTES {
-        return None;
-    }
-    let head = std::str::from_utf8(&body[..512]).ok()?;
-    let root = head.strip_prefix("<?xml").map_or(Some(head), |rest| Some(rest.split_once("?>")?.1))?;
-    let (root, _) = root.trim_start().strip_prefix('<')?.split_once('>')?;
-    if !root.contains("http://ec2.amazonaws.com/") {
-        return None;
-    }
-    let name = root.split_whitespace().next()?;
-    Some(format!("<{name}></{name}>").into_bytes())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -190,19 +162,5 @@ mod tests {
         assert_eq!(third.bytes().len(), 2 * LARGE_BODY_MIN_BYTES);
         drop((second, third));
         assert_eq!(large.available_permits(), 1);
-    }
-
-    #[test]
-    fn json_and_what_is_large_and_of_ec2_go_on_without_their_content() {
-        let large = "<item/>".repeat(STRIP_MIN_BYTES);
-        let ec2 = format!(
-            "<?xml version=\"1.0\"?>\n<DescribeVolumesResponse xmlns=\"http://ec2.amazonaws.com/doc/2016-11-15/\">{large}"
-        );
-        let bare = b"<DescribeVolumesResponse></DescribeVolumesResponse>".to_vec();
-        assert_eq!(without_content(ec2.as_bytes()), Some(bare));
-        assert_eq!(without_content(&ec2.as_bytes()[..2_000]), None);
-        let other = format!("<ListBucketsResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">{large}");
-        assert_eq!(without_content(other.as_bytes()), None);
-        assert_eq!(without_content(b"{\"TableNames\": [\"a\"]}"), Some(b"{}".to_vec()));
     }
 }

@@ -1,9 +1,9 @@
-//! AWS through the official SDK: one file per service, each type declared in one place.
+//! AWS: one file per service, each type declared in one place. Calls are data, on the runtime of the official SDK.
 //!
 //! - [`declare`]: how a type is declared; [`services`]: the types.
 //! - [`organization`]: the accounts of an organization.
-//! - [`governor`]: the rate of calls. [`call`], [`http`] and [`convert`]: one call, and its body as the object that the
-//!   AWS CLI prints.
+//! - [`governor`]: the rate of calls. [`request`], [`call`], [`http`] and [`convert`]: one call, and its body as the
+//!   object that the AWS CLI prints.
 //! - [`error`]: the meaning of AWS's errors.
 
 mod call;
@@ -14,6 +14,7 @@ mod facts;
 mod governor;
 mod http;
 mod organization;
+mod request;
 mod services;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,8 +32,10 @@ use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, SdkConfig};
 use aws_credential_types::Credentials as Keys;
 use aws_credential_types::provider::SharedCredentialsProvider;
+use aws_runtime::service_clock_skew::ServiceClockSkewInterceptor;
 use aws_smithy_http_client::tls;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use aws_smithy_runtime_api::client::interceptors::SharedInterceptor;
 use futures::future::BoxFuture;
 use futures::{Stream, StreamExt, TryStreamExt};
 use serde_json::Value;
@@ -45,9 +48,10 @@ use super::{
 use crate::inventory::{
     AccountId, Document, Observation, Part, ProviderFacts, Reason, Region, Scope, TagSet, Tags, Unread,
 };
-use call::{AnswerStats, Answered, Capture};
+use call::{AnswerStats, Answered, Caller};
 use declare::{
-    ById, Declaration, ListAnswer, ListRequest, TagSource, at_path, items, next_page, tag_set, text, time_field,
+    ById, Call, Declaration, ListAnswer, ListRequest, TagSource, at_path, items, next_page, tag_set, text,
+    time_field,
 };
 use error::{Failure, classify, is_access_ended};
 use governor::{Attempts, Governor};
@@ -170,10 +174,53 @@ impl Aws {
         self.chains.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A request as it is written, without its host. Tests compare it with what the AWS CLI writes.
+    pub fn request(service: &str, operation: &str, input: &Value) -> Result<WrittenRequest, String> {
+        let written = request::service(service).and_then(|service| service.request(operation, input));
+        let request::Request { method, path, headers, body } = written.map_err(|error| error.to_string())?;
+        let headers = headers.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        Ok(WrittenRequest { method: method.to_owned(), path, headers, body })
+    }
+
+    /// The URL of a service in a region, and the region that requests are signed for. Tests compare them with what the
+    /// AWS CLI resolves.
+    pub fn endpoint(
+        service: &str,
+        (partition, region): (&str, &str),
+        fips: bool,
+        dual_stack: bool,
+    ) -> Result<(String, String), String> {
+        let service = request::service(service).map_err(|error| error.to_string())?;
+        let endpoint = service.endpoint(partition, region, fips, dual_stack).map_err(|error| error.to_string())?;
+        Ok((endpoint.url, endpoint.signing_region))
+    }
+
+    /// The service, operation and parameters of each type's listing: of a page, and of one id.
+    pub fn listings() -> Vec<(&'static str, &'static str, Vec<Value>)> {
+        let inputs = |declaration: &'static Declaration| {
+            let list = &declaration.list;
+            (list.service, list.operation, list.samples())
+        };
+        declarations().map(inputs).collect()
+    }
+
     /// The paths of each type's parts in the answers of its calls. Tests compare them with the services' models.
     pub fn paths() -> Vec<Value> {
         declarations().map(Declaration::paths).collect()
     }
+}
+
+/// A request without its host.
+#[derive(Debug)]
+pub struct WrittenRequest {
+    /// `GET` or `POST`.
+    pub method: String,
+    /// With the query string.
+    pub path: String,
+    /// By their lower-case names.
+    pub headers: BTreeMap<String, String>,
+    /// Empty if there is none.
+    pub body: String,
 }
 
 #[async_trait]
@@ -236,6 +283,7 @@ impl Provider for Aws {
             cores: self.cores.clone(),
             keeping: self.keeping.clone(),
             seen: Arc::default(),
+            clock: SharedInterceptor::new(ServiceClockSkewInterceptor::new()),
         };
         Ok(Arc::new(session))
     }
@@ -315,6 +363,7 @@ struct AwsSession {
     cores: Arc<Semaphore>,
     keeping: SharedHttpClient,
     seen: Arc<AnswerStats>,
+    clock: SharedInterceptor,
 }
 
 /// One account in one region, while something in it is scanned. Clients are created on demand: an organization has a
@@ -322,60 +371,12 @@ struct AwsSession {
 pub(super) struct Regional {
     config: SdkConfig,
     account: AccountId,
+    partition: Arc<str>,
     region: Arc<str>,
     governor: Arc<Governor>,
     cores: Arc<Semaphore>,
     seen: Arc<AnswerStats>,
-}
-
-macro_rules! clients {
-    ($($name:ident: $sdk:ident),* $(,)?) => {
-        impl Regional {
-            $(fn $name(&self) -> $sdk::Client {
-                $sdk::Client::new(&self.config)
-            })*
-        }
-    };
-}
-
-clients! {
-    ec2: aws_sdk_ec2,
-    organizations: aws_sdk_organizations,
-}
-
-#[cfg(feature = "services")]
-clients! {
-    acm: aws_sdk_acm,
-    apigateway: aws_sdk_apigateway,
-    autoscaling: aws_sdk_autoscaling,
-    backup: aws_sdk_backup,
-    cloudformation: aws_sdk_cloudformation,
-    cloudfront: aws_sdk_cloudfront,
-    cloudwatch: aws_sdk_cloudwatch,
-    dynamodb: aws_sdk_dynamodb,
-    ecr: aws_sdk_ecr,
-    ecs: aws_sdk_ecs,
-    efs: aws_sdk_efs,
-    eks: aws_sdk_eks,
-    elasticache: aws_sdk_elasticache,
-    elbv2: aws_sdk_elasticloadbalancingv2,
-    emr: aws_sdk_emr,
-    fsx: aws_sdk_fsx,
-    iam: aws_sdk_iam,
-    kafka: aws_sdk_kafka,
-    kinesis: aws_sdk_kinesis,
-    kms: aws_sdk_kms,
-    lambda: aws_sdk_lambda,
-    logs: aws_sdk_cloudwatchlogs,
-    opensearch: aws_sdk_opensearch,
-    rds: aws_sdk_rds,
-    redshift: aws_sdk_redshift,
-    route53: aws_sdk_route53,
-    sagemaker: aws_sdk_sagemaker,
-    secretsmanager: aws_sdk_secretsmanager,
-    sns: aws_sdk_sns,
-    sqs: aws_sdk_sqs,
-    stepfunctions: aws_sdk_sfn,
+    clock: SharedInterceptor,
 }
 
 impl Regional {
@@ -386,39 +387,33 @@ impl Regional {
         Self {
             config,
             account: session.identity.account.clone(),
+            partition: session.identity.partition.clone(),
             region: region.into(),
             governor: session.governor.clone(),
             cores: session.cores.clone(),
             seen: session.seen.clone(),
+            clock: session.clock.clone(),
         }
-    }
-
-    #[cfg(feature = "services")]
-    fn s3(&self) -> aws_sdk_s3::Client {
-        // Endpoints other than AWS's rarely support bucket host names.
-        let path_style = self.config.endpoint_url().is_some();
-        let config = aws_sdk_s3::config::Builder::from(&self.config).force_path_style(path_style).build();
-        aws_sdk_s3::Client::from_conf(config)
     }
 
     /// The listing of buckets contains their creation time only in the first region of all; nothing is known about
     /// other partitions.
-    #[cfg(feature = "services")]
     fn lists_bucket_creation(&self) -> bool {
         &*self.region == HOME_REGION
     }
 
     /// The same account in another region.
-    #[cfg(feature = "services")]
     fn elsewhere(&self, region: &str) -> Self {
         let region = if region.is_empty() { &self.region } else { region };
         Self {
             config: self.config.to_builder().region(aws_config::Region::new(region.to_owned())).build(),
             account: self.account.clone(),
+            partition: self.partition.clone(),
             region: region.into(),
             governor: self.governor.clone(),
             cores: self.cores.clone(),
             seen: self.seen.clone(),
+            clock: self.clock.clone(),
         }
     }
 
@@ -439,12 +434,67 @@ impl Regional {
         }
     }
 
-    fn attempts(&self, service: &'static str, operation: &'static str) -> Attempts<'_> {
-        Attempts::new(&self.governor, (&self.account, &self.region), service, operation)
+    /// One call at the governor's rate, with its answer as received.
+    async fn query(
+        &self,
+        service: &'static str,
+        operation: &'static str,
+        input: Value,
+    ) -> Result<Answered, Failure> {
+        let caller = Caller {
+            config: &self.config,
+            partition: &self.partition,
+            region: &self.region,
+            clock: self.clock.clone(),
+        };
+        let prepared = caller.prepare(service, operation, &input, self.seen.clone());
+        let prepared =
+            prepared.map_err(|error| Failure::Error(CloudError::new(Reason::Malformed, error.to_string())))?;
+        let mut attempts = Attempts::new(&self.governor, (&self.account, &self.region), service, operation);
+        loop {
+            attempts.wait().await;
+            let answer = prepared.send().await;
+            let failed = answer.as_ref().err().and_then(Failure::reason);
+            if !attempts.should_retry(failed) {
+                return answer;
+            }
+        }
     }
 
-    fn capture(&self) -> Capture {
-        Capture::new(self.seen.clone())
+    /// The same, with its answer as the object that the AWS CLI prints.
+    async fn send(&self, service: &'static str, operation: &'static str, input: Value) -> Result<Value, Failure> {
+        let answered = self.query(service, operation, input).await?;
+        self.converted(answered).await
+    }
+
+    /// The items of all pages of a listing, with these further parameters.
+    async fn send_all(
+        &self,
+        list: &Call,
+        further: Value,
+        items_at: &[&str],
+        next_at: &str,
+    ) -> Result<Vec<Value>, Failure> {
+        let mut all = Vec::new();
+        let mut token = None;
+        let mut seen_tokens = BTreeSet::new();
+        loop {
+            let mut input = list.input(&ListRequest::Page { within: None, token: token.take() });
+            if let (Some(input), Some(further)) = (input.as_object_mut(), further.as_object()) {
+                input.extend(further.clone());
+            }
+            let mut answer = self.send(list.service, list.operation, input).await?;
+            token = next_page(&answer, next_at);
+            all.append(&mut items(&mut answer, items_at));
+            match &token {
+                None => return Ok(all),
+                Some(token) if seen_tokens.len() < PAGES_MAX && seen_tokens.insert(token.clone()) => {}
+                Some(_) => {
+                    let message = format!("the pages of {} do not end", list.operation);
+                    return Err(Failure::Error(CloudError::new(Reason::Malformed, message)));
+                }
+            }
+        }
     }
 
     /// The answer as the object that the AWS CLI prints.
@@ -720,7 +770,12 @@ async fn page(
 ) -> Result<(Vec<Observation>, Option<String>), Failure> {
     let only = if let ListRequest::Id(id) = &which { Some(id.clone()) } else { None };
     let is_requested = move |object: &Value| only.as_ref().is_none_or(|id| text(object, declaration.id) == id);
-    let mut rest = match (declaration.fetch)(regional, which).await? {
+    let list = &declaration.list;
+    let fetched = match declaration.fetch {
+        Some(fetch) => fetch(regional, list, which).await?,
+        None => regional.query(list.service, list.operation, list.input(&which)).await?.into(),
+    };
+    let mut rest = match fetched {
         ListAnswer::Completed(answer) => answer,
         // A page may contain a thousand objects and megabytes: each becomes an observation before the next is read.
         ListAnswer::Raw(answered) if declaration.lists_all() => {

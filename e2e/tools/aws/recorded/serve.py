@@ -6,7 +6,7 @@
 Prints "ready" on standard error. Items of several recordings with the same id are served as they were recorded, so an
 id can appear twice in a listing. The tags of an id are one recorded response of the call, chosen by the id.
 """
-import base64, datetime, gzip, hashlib, http.server, json, os, re, struct, sys, threading, urllib.parse
+import base64, datetime, gzip, hashlib, http.server, json, os, re, sys, threading, urllib.parse
 import botocore.session
 from moto.core.model import ServiceModel
 from moto.core import serialize
@@ -170,10 +170,6 @@ def route(handler, body):
         for n in names:
             if MODELS[n].metadata.get("targetPrefix") == prefix and op in MODELS[n].operation_names:
                 return n, op, list(flat(json.loads(body or b"{}")))
-    rpc = re.fullmatch(r"/service/(\w+)/operation/(\w+)", url.path)
-    if rpc:
-        for n in names:
-            if rpc[2] in MODELS[n].operation_names and MODELS[n].metadata.get("targetPrefix") in (None, rpc[1]): return n, rpc[2], list(flat(uncbor(body)))
     if signing == "s3" and url.path == "/" : return "s3", "ListBuckets", [(k, v) for k, v in query if k != "x-id"]
     form = urllib.parse.parse_qsl(body.decode("latin1"), keep_blank_values=True) if b"Action=" in body else []
     action = dict(form).get("Action")
@@ -207,40 +203,6 @@ def flat(v, path=""):
         for i, x in enumerate(v): yield from flat(x, f"{path}.{i}")
     else: yield path, v
 
-def cbor(v):
-    def head(major, n):
-        for size, code in ((1, 24), (2, 25), (4, 26), (8, 27)):
-            if n < 24: return bytes([major << 5 | n])
-            if n < 1 << 8 * size: return bytes([major << 5 | code]) + n.to_bytes(size, "big")
-    if v is True: return b"\xf5"
-    if v is False: return b"\xf4"
-    if v is None: return b"\xf6"
-    if isinstance(v, datetime.datetime): return b"\xc1" + cbor(float(v.timestamp()))
-    if isinstance(v, int): return head(0, v) if v >= 0 else head(1, -1 - v)
-    if isinstance(v, float): return b"\xfb" + struct.pack(">d", v)
-    if isinstance(v, bytes): return head(2, len(v)) + v
-    if isinstance(v, str): b = v.encode(); return head(3, len(b)) + b
-    if isinstance(v, list): return head(4, len(v)) + b"".join(map(cbor, v))
-    return head(5, len(v)) + b"".join(cbor(k) + cbor(x) for k, x in v.items())
-def uncbor(b):
-    def item(i):
-        major, n = b[i] >> 5, b[i] & 31; i += 1
-        if b[i - 1] == 0xff: return StopIteration, i
-        if n in (24, 25, 26, 27): size = 1 << n - 24; n = int.from_bytes(b[i:i + size], "big"); i += size
-        if major == 0: return n, i
-        if major == 1: return -1 - n, i
-        if major in (2, 3): return (b[i:i + n].decode() if major == 3 else b[i:i + n]), i + n
-        if major in (4, 5):
-            out, endless = [], n == 31
-            while endless or len(out) < (n * 2 if major == 5 else n):
-                x, i = item(i)
-                if x is StopIteration: break
-                out.append(x)
-            return (dict(zip(out[::2], out[1::2])) if major == 5 else out), i
-        if major == 6: return item(i)
-        return {20: False, 21: True, 22: None}.get(n, n), i
-    return item(0)[0] if b else {}
-
 class Failure(Exception): pass
 def failure(code, message, status=400):
     e = type(code, (Exception,), {})(message); e.code = code; e.message = message; return e
@@ -261,9 +223,9 @@ class H(http.server.BaseHTTPRequestHandler):
         if om.input_shape is not None:
             located = {m.serialization.get("name", k): k for k, m in om.input_shape.members.items()}
             params = [(located.get(k, k), v) for k, v in params]
-        if self.path.startswith("/service/"):
-            self.reply(200, cbor(answer(name, op, params)), {"Content-Type": "application/cbor", "smithy-protocol": "rpc-v2-cbor"}); return
-        s = serialize.get_serializer_class(name, MODELS[name].protocol)(operation_model=om)
+        # CloudWatch has several protocols.
+        protocol = "json" if self.headers.get("X-Amz-Target") else MODELS[name].protocol
+        s = serialize.get_serializer_class(name, protocol)(operation_model=om)
         try: r = s.serialize(answer(name, op, params))
         except NotFound if name == "ecs" else ():
             one = next((v for k, v in params if k in ("clusters.0", "services.0")), "")

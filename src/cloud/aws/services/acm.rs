@@ -1,36 +1,33 @@
 //! Certificate Manager.
 
-use aws_sdk_acm::types::{CertificateKeyPairOrigin, Filters, KeyAlgorithm};
 use serde_json::json;
 
 use crate::cloud::CadenceClass;
-use crate::cloud::aws::declare::{
-    ById, Declaration, ListRequest, TagSource, described, query, send, tags_in, text,
-};
+use crate::cloud::aws::declare::{ById, Declaration, TagSource, call, described, tags_in, text};
 
 pub(super) const TYPES: &[Declaration] = &[Declaration {
     name: "AWS::CertificateManager::Certificate",
     actions: &["acm:ListCertificates", "acm:DescribeCertificate", "acm:ListTagsForCertificate"],
-    fetch: |regional, which| {
-        Box::pin(async move {
-            let ListRequest::Page { token, .. } = which else { unreachable!("it is described by id") };
-            // Without a filter it lists only RSA keys of 1024 and 2048 bits.
-            let every = KeyAlgorithm::values().iter().map(|name| KeyAlgorithm::from(*name)).collect();
-            let filter = Filters::builder().set_key_types(Some(every)).build();
-            let request = regional.acm().list_certificates().includes(filter).max_items(1000);
-            // Without this it omits certificates that were ordered by ACME.
-            let origins =
-                CertificateKeyPairOrigin::values().iter().map(|name| CertificateKeyPairOrigin::from(*name));
-            let request = request.set_certificate_key_pair_origins(Some(origins.collect()));
-            query!(regional, "acm" "ListCertificates", request.set_next_token(token)).map(Into::into)
-        })
-    },
+    // Without a filter it lists only RSA keys of 1024 and 2048 bits, and without the origins it omits certificates that
+    // were ordered by ACME.
+    list: call("acm", "ListCertificates")
+        .with(
+            r#"{
+                "Includes": {"keyTypes": [
+                    "RSA_1024", "RSA_2048", "RSA_3072", "RSA_4096", "EC_prime256v1", "EC_secp384r1", "EC_secp521r1"
+                ]},
+                "CertificateKeyPairOrigins": ["AWS_MANAGED", "CUSTOMER_PROVIDED", "ACME"]
+            }"#,
+        )
+        .paged("NextToken", "MaxItems", 1000),
     items: &["CertificateSummaryList"],
     describe: Some(|regional, certificate| {
         Box::pin(async move {
             let arn = text(certificate, "CertificateArn");
-            let request = regional.acm().describe_certificate().certificate_arn(arn);
-            *certificate = described(send!(regional, "acm" "DescribeCertificate", request)?, "Certificate")?;
+            *certificate = described(
+                regional.send("acm", "DescribeCertificate", json!({ "CertificateArn": arn })).await?,
+                "Certificate",
+            )?;
             Ok(())
         })
     }),
@@ -40,8 +37,10 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     tags: TagSource::Call(|regional, certificate| {
         Box::pin(async move {
             let arn = text(certificate, "CertificateArn");
-            let request = regional.acm().list_tags_for_certificate().certificate_arn(arn);
-            Ok(tags_in(&send!(regional, "acm" "ListTagsForCertificate", request)?, "Tags"))
+            Ok(tags_in(
+                &regional.send("acm", "ListTagsForCertificate", json!({ "CertificateArn": arn })).await?,
+                "Tags",
+            ))
         })
     }),
     birth: Some("CreatedAt"),

@@ -3,13 +3,13 @@
 use serde_json::json;
 
 use crate::cloud::CadenceClass;
-use crate::cloud::aws::declare::{ById, Declaration, TagSource, list, send, text};
+use crate::cloud::aws::declare::{ById, Declaration, TagSource, call, text};
 use crate::inventory::TagForm;
 
 pub(super) const TYPES: &[Declaration] = &[Declaration {
     name: "AWS::ApiGateway::RestApi",
     actions: &["apigateway:GET"],
-    fetch: list!(apigateway "apigateway" "GetRestApis": get_rest_apis; page set_position, limit(500)),
+    list: call("apigateway", "GetRestApis").paged("position", "limit", 500),
     items: &["items"],
     next_page: "position",
     by_id: ById::Describe(|id| json!({ "id": id })),
@@ -17,8 +17,7 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
         Box::pin(async move {
             // The listing contains all fields.
             if api.get("createdDate").is_none() {
-                let request = regional.apigateway().get_rest_api().rest_api_id(text(api, "id"));
-                *api = send!(regional, "apigateway" "GetRestApi", request)?;
+                *api = regional.send("apigateway", "GetRestApi", json!({ "restApiId": text(api, "id") })).await?;
             }
             Ok(())
         })

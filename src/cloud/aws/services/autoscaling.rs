@@ -1,12 +1,13 @@
 //! Auto Scaling groups.
 
-use crate::cloud::aws::declare::{Declaration, list};
+use crate::cloud::aws::declare::{Declaration, call};
 
 pub(super) const TYPES: &[Declaration] = &[Declaration {
     name: "AWS::AutoScaling::AutoScalingGroup",
     actions: &["autoscaling:DescribeAutoScalingGroups"],
-    fetch: list!(autoscaling "autoscaling" "DescribeAutoScalingGroups": describe_auto_scaling_groups;
-        page set_next_token, max_records(100); id auto_scaling_group_names),
+    list: call("autoscaling", "DescribeAutoScalingGroups")
+        .paged("NextToken", "MaxRecords", 100)
+        .by_id("AutoScalingGroupNames"),
     items: &["AutoScalingGroups"],
     id: "AutoScalingGroupName",
     birth: Some("CreatedTime"),

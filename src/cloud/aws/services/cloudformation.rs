@@ -1,14 +1,13 @@
 //! CloudFormation stacks.
 
-use crate::cloud::aws::declare::{Declaration, list};
+use crate::cloud::aws::declare::{Declaration, call};
 
 pub(super) const TYPES: &[Declaration] = &[Declaration {
     name: "AWS::CloudFormation::Stack",
     // Without a name DescribeStacks also needs ListStacks, and lists only with both permissions:
     // https://docs.aws.amazon.com/AWSCloudFormation/latest/APIReference/API_DescribeStacks.html
     actions: &["cloudformation:DescribeStacks", "cloudformation:ListStacks"],
-    fetch: list!(cloudformation "cloudformation" "DescribeStacks": describe_stacks;
-        page set_next_token; id stack_name),
+    list: call("cloudformation", "DescribeStacks").with_token("NextToken").by_id("StackName"),
     items: &["Stacks"],
     id: "StackId",
     not_found: &["ValidationError"],

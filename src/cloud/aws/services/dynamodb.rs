@@ -1,19 +1,20 @@
 //! DynamoDB tables.
 
-use crate::cloud::aws::declare::{ById, Declaration, TagSource, described, list, next_page, send, tag_set, text};
-use crate::inventory::{TagSet, Tags};
+use serde_json::json;
+
+use crate::cloud::aws::declare::{ById, Declaration, TagSource, call, described, tag, text};
+use crate::inventory::Tags;
 
 pub(super) const TYPES: &[Declaration] = &[Declaration {
     name: "AWS::DynamoDB::Table",
     actions: &["dynamodb:ListTables", "dynamodb:DescribeTable", "dynamodb:ListTagsOfResource"],
-    fetch: list!(dynamodb "dynamodb" "ListTables": list_tables; page set_exclusive_start_table_name, limit(100)),
+    list: call("dynamodb", "ListTables").paged("ExclusiveStartTableName", "Limit", 100),
     items: &["TableNames"],
     next_page: "LastEvaluatedTableName",
     describe: Some(|regional, table| {
         Box::pin(async move {
             let name = table.as_str().unwrap_or_default();
-            let request = regional.dynamodb().describe_table().table_name(name);
-            let answer = send!(regional, "dynamodb" "DescribeTable", request)?;
+            let answer = regional.send("dynamodb", "DescribeTable", json!({ "TableName": name })).await?;
             *table = described(answer, "Table")?;
             Ok(())
         })
@@ -23,18 +24,10 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     not_found: &["ResourceNotFoundException"],
     tags: TagSource::Call(|regional, table| {
         Box::pin(async move {
-            let mut tags = TagSet::new();
-            let mut token = None;
-            loop {
-                let request = regional.dynamodb().list_tags_of_resource().resource_arn(text(table, "TableArn"));
-                let answer = send!(regional, "dynamodb" "ListTagsOfResource", request.set_next_token(token))?;
-                let page = tag_set(answer.get("Tags"));
-                tags = tags.iter().chain(page.iter()).map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
-                token = next_page(&answer, "NextToken");
-                if token.is_none() {
-                    return Ok(Tags::Known(tags));
-                }
-            }
+            let list = call("dynamodb", "ListTagsOfResource").with_token("NextToken");
+            let of_it = json!({ "ResourceArn": text(table, "TableArn") });
+            let tags = regional.send_all(&list, of_it, &["Tags"], "NextToken").await?;
+            Ok(Tags::Known(tags.iter().map(tag).collect()))
         })
     }),
     birth: Some("CreationDateTime"),

@@ -3,17 +3,17 @@
 use std::collections::BTreeMap;
 
 use futures::future::BoxFuture;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::cloud::CadenceClass;
 use crate::cloud::aws::Regional;
-use crate::cloud::aws::declare::{Declaration, TAG_LIST, TagSource, list, next_page, send, tag, text};
+use crate::cloud::aws::declare::{Declaration, TAG_LIST, TagSource, call, tag, text};
 use crate::cloud::aws::error::Failure;
 use crate::inventory::TagSet;
 
 /// The maximum that nearly every paginated EC2 listing takes; those that take less set it themselves. Unpaginated calls
 /// have the smallest buckets.
-const PAGE_SIZE: i32 = 1000;
+const PAGE_SIZE: i64 = 1000;
 
 /// The maximum number of values of one filter.
 const FILTER_VALUES_MAX: usize = 200;
@@ -25,7 +25,10 @@ pub(super) const TYPES: &[Declaration] = &[
     Declaration {
         name: "AWS::EC2::Instance",
         actions: &["ec2:DescribeInstances", "ec2:DescribeTags"],
-        fetch: list!(ec2 "ec2" "DescribeInstances": describe_instances {include_managed_resources(true)}; page set_next_token, max_results(PAGE_SIZE); id instance_ids),
+        list: call("ec2", "DescribeInstances")
+            .with(r#"{"IncludeManagedResources": true}"#)
+            .paged("NextToken", "MaxResults", PAGE_SIZE)
+            .by_id("InstanceIds"),
         items: &["Reservations", "Instances"],
         id: "InstanceId",
         not_found: &["InvalidInstanceID.NotFound"],
@@ -44,7 +47,10 @@ pub(super) const TYPES: &[Declaration] = &[
     Declaration {
         name: "AWS::EC2::Volume",
         actions: &["ec2:DescribeVolumes", "ec2:DescribeTags"],
-        fetch: list!(ec2 "ec2" "DescribeVolumes": describe_volumes {include_managed_resources(true)}; page set_next_token, max_results(PAGE_SIZE); id volume_ids),
+        list: call("ec2", "DescribeVolumes")
+            .with(r#"{"IncludeManagedResources": true}"#)
+            .paged("NextToken", "MaxResults", PAGE_SIZE)
+            .by_id("VolumeIds"),
         items: &["Volumes"],
         id: "VolumeId",
         not_found: &["InvalidVolume.NotFound"],
@@ -56,7 +62,10 @@ pub(super) const TYPES: &[Declaration] = &[
         name: "AWS::EC2::Snapshot",
         actions: &["ec2:DescribeSnapshots", "ec2:DescribeTags"],
         // Without an owner this would list the public catalogue.
-        fetch: list!(ec2 "ec2" "DescribeSnapshots": describe_snapshots {owner_ids("self")}; page set_next_token, max_results(PAGE_SIZE); id snapshot_ids),
+        list: call("ec2", "DescribeSnapshots")
+            .with(r#"{"OwnerIds": ["self"]}"#)
+            .paged("NextToken", "MaxResults", PAGE_SIZE)
+            .by_id("SnapshotIds"),
         items: &["Snapshots"],
         id: "SnapshotId",
         not_found: &["InvalidSnapshot.NotFound"],
@@ -67,7 +76,10 @@ pub(super) const TYPES: &[Declaration] = &[
     Declaration {
         name: "AWS::EC2::Image",
         actions: &["ec2:DescribeImages", "ec2:DescribeTags"],
-        fetch: list!(ec2 "ec2" "DescribeImages": describe_images {owners("self"), include_disabled(true), include_deprecated(true)}; page set_next_token, max_results(PAGE_SIZE); id image_ids),
+        list: call("ec2", "DescribeImages")
+            .with(r#"{"Owners": ["self"], "IncludeDisabled": true, "IncludeDeprecated": true}"#)
+            .paged("NextToken", "MaxResults", PAGE_SIZE)
+            .by_id("ImageIds"),
         items: &["Images"],
         id: "ImageId",
         not_found: &["InvalidAMIID.NotFound", "InvalidAMIID.Unavailable"],
@@ -80,7 +92,7 @@ pub(super) const TYPES: &[Declaration] = &[
     Declaration {
         name: "AWS::EC2::EIP",
         actions: &["ec2:DescribeAddresses", "ec2:DescribeTags"],
-        fetch: list!(ec2 "ec2" "DescribeAddresses": describe_addresses; id allocation_ids),
+        list: call("ec2", "DescribeAddresses").by_id("AllocationIds"),
         items: &["Addresses"],
         id: "AllocationId",
         not_found: &["InvalidAllocationID.NotFound"],
@@ -90,7 +102,10 @@ pub(super) const TYPES: &[Declaration] = &[
         name: "AWS::EC2::NetworkInterface",
         is_shared: true,
         actions: &["ec2:DescribeNetworkInterfaces", "ec2:DescribeTags"],
-        fetch: list!(ec2 "ec2" "DescribeNetworkInterfaces": describe_network_interfaces {include_managed_resources(true)}; page set_next_token, max_results(PAGE_SIZE); id network_interface_ids),
+        list: call("ec2", "DescribeNetworkInterfaces")
+            .with(r#"{"IncludeManagedResources": true}"#)
+            .paged("NextToken", "MaxResults", PAGE_SIZE)
+            .by_id("NetworkInterfaceIds"),
         items: &["NetworkInterfaces"],
         id: "NetworkInterfaceId",
         not_found: &["InvalidNetworkInterfaceID.NotFound"],
@@ -105,7 +120,7 @@ pub(super) const TYPES: &[Declaration] = &[
         name: "AWS::EC2::SecurityGroup",
         is_shared: true,
         actions: &["ec2:DescribeSecurityGroups", "ec2:DescribeTags"],
-        fetch: list!(ec2 "ec2" "DescribeSecurityGroups": describe_security_groups; page set_next_token, max_results(PAGE_SIZE); id group_ids),
+        list: call("ec2", "DescribeSecurityGroups").paged("NextToken", "MaxResults", PAGE_SIZE).by_id("GroupIds"),
         items: &["SecurityGroups"],
         id: "GroupId",
         not_found: &["InvalidGroup.NotFound", "InvalidSecurityGroupID.NotFound"],
@@ -115,7 +130,7 @@ pub(super) const TYPES: &[Declaration] = &[
         name: "AWS::EC2::VPC",
         is_shared: true,
         actions: &["ec2:DescribeVpcs", "ec2:DescribeTags"],
-        fetch: list!(ec2 "ec2" "DescribeVpcs": describe_vpcs; page set_next_token, max_results(PAGE_SIZE); id vpc_ids),
+        list: call("ec2", "DescribeVpcs").paged("NextToken", "MaxResults", PAGE_SIZE).by_id("VpcIds"),
         items: &["Vpcs"],
         id: "VpcId",
         end_states: Some(("State", &["deleting"])),
@@ -127,7 +142,7 @@ pub(super) const TYPES: &[Declaration] = &[
         name: "AWS::EC2::Subnet",
         is_shared: true,
         actions: &["ec2:DescribeSubnets", "ec2:DescribeTags"],
-        fetch: list!(ec2 "ec2" "DescribeSubnets": describe_subnets; page set_next_token, max_results(PAGE_SIZE); id subnet_ids),
+        list: call("ec2", "DescribeSubnets").paged("NextToken", "MaxResults", PAGE_SIZE).by_id("SubnetIds"),
         items: &["Subnets"],
         id: "SubnetId",
         not_found: &["InvalidSubnetID.NotFound"],
@@ -140,8 +155,7 @@ pub(super) const TYPES: &[Declaration] = &[
         name: "AWS::EC2::RouteTable",
         is_shared: true,
         actions: &["ec2:DescribeRouteTables", "ec2:DescribeTags"],
-        fetch: list!(ec2 "ec2" "DescribeRouteTables": describe_route_tables;
-            page set_next_token, max_results(100); id route_table_ids),
+        list: call("ec2", "DescribeRouteTables").paged("NextToken", "MaxResults", 100).by_id("RouteTableIds"),
         items: &["RouteTables"],
         id: "RouteTableId",
         not_found: &["InvalidRouteTableID.NotFound"],
@@ -151,7 +165,9 @@ pub(super) const TYPES: &[Declaration] = &[
     Declaration {
         name: "AWS::EC2::InternetGateway",
         actions: &["ec2:DescribeInternetGateways", "ec2:DescribeTags"],
-        fetch: list!(ec2 "ec2" "DescribeInternetGateways": describe_internet_gateways; page set_next_token, max_results(PAGE_SIZE); id internet_gateway_ids),
+        list: call("ec2", "DescribeInternetGateways")
+            .paged("NextToken", "MaxResults", PAGE_SIZE)
+            .by_id("InternetGatewayIds"),
         items: &["InternetGateways"],
         id: "InternetGatewayId",
         not_found: &["InvalidInternetGatewayID.NotFound"],
@@ -161,7 +177,9 @@ pub(super) const TYPES: &[Declaration] = &[
     Declaration {
         name: "AWS::EC2::NatGateway",
         actions: &["ec2:DescribeNatGateways", "ec2:DescribeTags"],
-        fetch: list!(ec2 "ec2" "DescribeNatGateways": describe_nat_gateways; page set_next_token, max_results(PAGE_SIZE); id nat_gateway_ids),
+        list: call("ec2", "DescribeNatGateways")
+            .paged("NextToken", "MaxResults", PAGE_SIZE)
+            .by_id("NatGatewayIds"),
         items: &["NatGateways"],
         id: "NatGatewayId",
         not_found: &["NatGatewayNotFound"],
@@ -173,7 +191,7 @@ pub(super) const TYPES: &[Declaration] = &[
     Declaration {
         name: "AWS::EC2::KeyPair",
         actions: &["ec2:DescribeKeyPairs", "ec2:DescribeTags"],
-        fetch: list!(ec2 "ec2" "DescribeKeyPairs": describe_key_pairs; id key_pair_ids),
+        list: call("ec2", "DescribeKeyPairs").by_id("KeyPairIds"),
         items: &["KeyPairs"],
         id: "KeyPairId",
         not_found: &["InvalidKeyPair.NotFound"],
@@ -184,8 +202,10 @@ pub(super) const TYPES: &[Declaration] = &[
     Declaration {
         name: "AWS::EC2::LaunchTemplate",
         actions: &["ec2:DescribeLaunchTemplates", "ec2:DescribeLaunchTemplateVersions", "ec2:DescribeTags"],
-        fetch: list!(ec2 "ec2" "DescribeLaunchTemplates": describe_launch_templates {include_managed_resources(true)};
-            page set_next_token, max_results(200); id launch_template_ids),
+        list: call("ec2", "DescribeLaunchTemplates")
+            .with(r#"{"IncludeManagedResources": true}"#)
+            .paged("NextToken", "MaxResults", 200)
+            .by_id("LaunchTemplateIds"),
         items: &["LaunchTemplates"],
         enrich: Some(launch_template_versions),
         shape: 2,
@@ -200,8 +220,9 @@ pub(super) const TYPES: &[Declaration] = &[
         name: "AWS::EC2::VPCEndpoint",
         is_shared: true,
         actions: &["ec2:DescribeVpcEndpoints", "ec2:DescribeTags"],
-        fetch: list!(ec2 "ec2" "DescribeVpcEndpoints": describe_vpc_endpoints;
-            page set_next_token, max_results(PAGE_SIZE); id vpc_endpoint_ids),
+        list: call("ec2", "DescribeVpcEndpoints")
+            .paged("NextToken", "MaxResults", PAGE_SIZE)
+            .by_id("VpcEndpointIds"),
         items: &["VpcEndpoints"],
         id: "VpcEndpointId",
         not_found: &["InvalidVpcEndpointId.NotFound"],
@@ -219,8 +240,9 @@ pub(super) const TYPES: &[Declaration] = &[
         name: "AWS::EC2::VPCPeeringConnection",
         is_shared: true,
         actions: &["ec2:DescribeVpcPeeringConnections", "ec2:DescribeTags"],
-        fetch: list!(ec2 "ec2" "DescribeVpcPeeringConnections": describe_vpc_peering_connections;
-            page set_next_token, max_results(PAGE_SIZE); id vpc_peering_connection_ids),
+        list: call("ec2", "DescribeVpcPeeringConnections")
+            .paged("NextToken", "MaxResults", PAGE_SIZE)
+            .by_id("VpcPeeringConnectionIds"),
         items: &["VpcPeeringConnections"],
         id: "VpcPeeringConnectionId",
         not_found: &["InvalidVpcPeeringConnectionID.NotFound"],
@@ -233,8 +255,9 @@ pub(super) const TYPES: &[Declaration] = &[
         name: "AWS::EC2::TransitGateway",
         is_shared: true,
         actions: &["ec2:DescribeTransitGateways", "ec2:DescribeTags"],
-        fetch: list!(ec2 "ec2" "DescribeTransitGateways": describe_transit_gateways;
-            page set_next_token, max_results(PAGE_SIZE); id transit_gateway_ids),
+        list: call("ec2", "DescribeTransitGateways")
+            .paged("NextToken", "MaxResults", PAGE_SIZE)
+            .by_id("TransitGatewayIds"),
         items: &["TransitGateways"],
         id: "TransitGatewayId",
         not_found: &["InvalidTransitGatewayID.NotFound"],
@@ -246,8 +269,9 @@ pub(super) const TYPES: &[Declaration] = &[
         name: "AWS::EC2::TransitGatewayAttachment",
         is_shared: true,
         actions: &["ec2:DescribeTransitGatewayAttachments", "ec2:DescribeTags"],
-        fetch: list!(ec2 "ec2" "DescribeTransitGatewayAttachments": describe_transit_gateway_attachments;
-            page set_next_token, max_results(PAGE_SIZE); id transit_gateway_attachment_ids),
+        list: call("ec2", "DescribeTransitGatewayAttachments")
+            .paged("NextToken", "MaxResults", PAGE_SIZE)
+            .by_id("TransitGatewayAttachmentIds"),
         items: &["TransitGatewayAttachments"],
         id: "TransitGatewayAttachmentId",
         not_found: &["InvalidTransitGatewayAttachmentID.NotFound"],
@@ -258,7 +282,7 @@ pub(super) const TYPES: &[Declaration] = &[
     Declaration {
         name: "AWS::EC2::VPNConnection",
         actions: &["ec2:DescribeVpnConnections", "ec2:DescribeTags"],
-        fetch: list!(ec2 "ec2" "DescribeVpnConnections": describe_vpn_connections; id vpn_connection_ids),
+        list: call("ec2", "DescribeVpnConnections").by_id("VpnConnectionIds"),
         items: &["VpnConnections"],
         id: "VpnConnectionId",
         not_found: &["InvalidVpnConnectionID.NotFound"],
@@ -272,8 +296,9 @@ pub(super) const TYPES: &[Declaration] = &[
         name: "AWS::EC2::NetworkAcl",
         is_shared: true,
         actions: &["ec2:DescribeNetworkAcls", "ec2:DescribeTags"],
-        fetch: list!(ec2 "ec2" "DescribeNetworkAcls": describe_network_acls;
-            page set_next_token, max_results(PAGE_SIZE); id network_acl_ids),
+        list: call("ec2", "DescribeNetworkAcls")
+            .paged("NextToken", "MaxResults", PAGE_SIZE)
+            .by_id("NetworkAclIds"),
         items: &["NetworkAcls"],
         id: "NetworkAclId",
         not_found: &["InvalidNetworkAclID.NotFound"],
@@ -283,8 +308,7 @@ pub(super) const TYPES: &[Declaration] = &[
     Declaration {
         name: "AWS::EC2::FlowLog",
         actions: &["ec2:DescribeFlowLogs", "ec2:DescribeTags"],
-        fetch: list!(ec2 "ec2" "DescribeFlowLogs": describe_flow_logs;
-            page set_next_token, max_results(PAGE_SIZE); id flow_log_ids),
+        list: call("ec2", "DescribeFlowLogs").paged("NextToken", "MaxResults", PAGE_SIZE).by_id("FlowLogIds"),
         items: &["FlowLogs"],
         id: "FlowLogId",
         not_found: &["InvalidFlowLogId.NotFound"],
@@ -298,8 +322,9 @@ pub(super) const TYPES: &[Declaration] = &[
         is_emulated: false,
         is_shared: true,
         actions: &["ec2:DescribeCapacityReservations", "ec2:DescribeTags"],
-        fetch: list!(ec2 "ec2" "DescribeCapacityReservations": describe_capacity_reservations;
-            page set_next_token, max_results(PAGE_SIZE); id capacity_reservation_ids),
+        list: call("ec2", "DescribeCapacityReservations")
+            .paged("NextToken", "MaxResults", PAGE_SIZE)
+            .by_id("CapacityReservationIds"),
         items: &["CapacityReservations"],
         id: "CapacityReservationId",
         not_found: &["InvalidCapacityReservationId.NotFound"],
@@ -322,7 +347,7 @@ pub(super) const TYPES: &[Declaration] = &[
         is_emulated: false,
         is_shared: true,
         actions: &["ec2:DescribePlacementGroups", "ec2:DescribeTags"],
-        fetch: list!(ec2 "ec2" "DescribePlacementGroups": describe_placement_groups; id group_ids),
+        list: call("ec2", "DescribePlacementGroups").by_id("GroupIds"),
         items: &["PlacementGroups"],
         id: "GroupId",
         not_found: &["InvalidPlacementGroup.Unknown"],
@@ -339,9 +364,7 @@ fn launch_template_versions<'a>(
 ) -> BoxFuture<'a, Result<(), Failure>> {
     Box::pin(async move {
         let id = text(template, "LaunchTemplateId");
-        let request = regional.ec2().describe_launch_template_versions().launch_template_id(id);
-        let request = request.versions("$Default").versions("$Latest").include_managed_resources(true);
-        let mut answer = send!(regional, "ec2" "DescribeLaunchTemplateVersions", request)?;
+        let mut answer = regional.send("ec2", "DescribeLaunchTemplateVersions", json!({ "LaunchTemplateId": id, "Versions": ["$Default", "$Latest"], "IncludeManagedResources": true })).await?;
         let mut versions =
             std::mem::take(answer["LaunchTemplateVersions"].as_array_mut().unwrap_or(&mut Vec::new()));
         versions.sort_by_key(|version| version["VersionNumber"].as_i64());
@@ -360,20 +383,10 @@ fn read_tags<'a>(
         let mut tags: BTreeMap<String, Vec<(String, String)>> =
             ids.iter().map(|id| ((*id).to_owned(), Vec::new())).collect();
         for some in ids.chunks(FILTER_VALUES_MAX) {
-            let values = some.iter().map(|id| (*id).to_owned()).collect();
-            let filter =
-                aws_sdk_ec2::types::Filter::builder().name("resource-id").set_values(Some(values)).build();
-            let mut token = None;
-            loop {
-                let request = regional.ec2().describe_tags().filters(filter.clone()).max_results(PAGE_SIZE);
-                let answer = send!(regional, "ec2" "DescribeTags", request.set_next_token(token))?;
-                for found in answer["Tags"].as_array().into_iter().flatten() {
-                    tags.entry(text(found, "ResourceId").to_owned()).or_default().push(tag(found));
-                }
-                token = next_page(&answer, "NextToken");
-                if token.is_none() {
-                    break;
-                }
+            let list = call("ec2", "DescribeTags").paged("NextToken", "MaxResults", PAGE_SIZE);
+            let of_these = json!({ "Filters": [{ "Name": "resource-id", "Values": some }] });
+            for found in regional.send_all(&list, of_these, &["Tags"], "NextToken").await? {
+                tags.entry(text(&found, "ResourceId").to_owned()).or_default().push(tag(&found));
             }
         }
         Ok(tags.into_iter().map(|(id, tags)| (id, tags.into_iter().collect())).collect())

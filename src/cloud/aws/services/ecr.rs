@@ -1,13 +1,14 @@
 //! ECR repositories.
 
+use serde_json::json;
+
 use crate::cloud::CadenceClass;
-use crate::cloud::aws::declare::{Declaration, TagSource, list, send, tags_in, text};
+use crate::cloud::aws::declare::{Declaration, TagSource, call, tags_in, text};
 
 pub(super) const TYPES: &[Declaration] = &[Declaration {
     name: "AWS::ECR::Repository",
     actions: &["ecr:DescribeRepositories", "ecr:ListTagsForResource"],
-    fetch: list!(ecr "ecr" "DescribeRepositories": describe_repositories;
-        page set_next_token, max_results(1000); id repository_names),
+    list: call("ecr", "DescribeRepositories").paged("nextToken", "maxResults", 1000).by_id("repositoryNames"),
     items: &["repositories"],
     next_page: "nextToken",
     id: "repositoryName",
@@ -15,8 +16,7 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     tags: TagSource::Call(|regional, repository| {
         Box::pin(async move {
             let arn = text(repository, "repositoryArn");
-            let request = regional.ecr().list_tags_for_resource().resource_arn(arn);
-            Ok(tags_in(&send!(regional, "ecr" "ListTagsForResource", request)?, "tags"))
+            Ok(tags_in(&regional.send("ecr", "ListTagsForResource", json!({ "resourceArn": arn })).await?, "tags"))
         })
     }),
     birth: Some("createdAt"),

@@ -1,14 +1,11 @@
 //! ECS: clusters and services.
 
-use aws_sdk_ecs::types::{ClusterField, ServiceField};
 use futures::future::BoxFuture;
 use serde_json::{Value, json};
 
 use crate::cloud::CloudError;
 use crate::cloud::aws::Regional;
-use crate::cloud::aws::declare::{
-    ById, Declaration, ListAnswer, ListRequest, TagSource, list, next_page, send, text,
-};
+use crate::cloud::aws::declare::{ById, Declaration, ListAnswer, ListRequest, TagSource, call, text};
 use crate::cloud::aws::error::Failure;
 use crate::inventory::Reason;
 use crate::inventory::TagForm;
@@ -17,14 +14,13 @@ pub(super) const TYPES: &[Declaration] = &[
     Declaration {
         name: "AWS::ECS::Cluster",
         actions: &["ecs:ListClusters", "ecs:DescribeClusters"],
-        fetch: list!(ecs "ecs" "ListClusters": list_clusters; page set_next_token, max_results(100)),
+        list: call("ecs", "ListClusters").paged("nextToken", "maxResults", 100),
         items: &["clusterArns"],
         next_page: "nextToken",
         describe: Some(|regional, cluster| {
             Box::pin(async move {
-                let request = regional.ecs().describe_clusters().clusters(cluster.as_str().unwrap_or_default());
-                let request = request.include(ClusterField::Tags).include(ClusterField::Settings);
-                let answer = send!(regional, "ecs" "DescribeClusters", request)?;
+                let input = json!({ "clusters": [*cluster], "include": ["TAGS", "SETTINGS"] });
+                let answer = regional.send("ecs", "DescribeClusters", input).await?;
                 *cluster = first(answer, "clusters")?;
                 Ok(())
             })
@@ -51,19 +47,20 @@ pub(super) const TYPES: &[Declaration] = &[
         name: "AWS::ECS::Service",
         actions: &["ecs:ListClusters", "ecs:ListServices", "ecs:DescribeServices"],
         within: Some(clusters),
-        fetch: |regional, which| {
+        list: call("ecs", "ListServices").in_parent("cluster").paged("nextToken", "maxResults", 100),
+        fetch: Some(|regional, list, which| {
             Box::pin(async move {
-                let ListRequest::Page { within, token } = which else { unreachable!("it is described by id") };
-                let cluster = within.unwrap_or_default();
-                let request = regional.ecs().list_services().cluster(&cluster).max_results(100);
-                let mut answer = send!(regional, "ecs" "ListServices", request.set_next_token(token))?;
+                let mut answer = regional.send(list.service, list.operation, list.input(&which)).await?;
+                let ListRequest::Page { within: cluster, .. } = which else {
+                    unreachable!("it is described by id")
+                };
                 let arns = answer["serviceArns"].take();
                 let arns = arns.as_array().into_iter().flatten();
                 answer["serviceArns"] =
                     arns.map(|arn| json!({ "clusterArn": cluster, "serviceArn": arn })).collect();
                 Ok(ListAnswer::Completed(answer))
             })
-        },
+        }),
         items: &["serviceArns"],
         next_page: "nextToken",
         describe: Some(|regional, service| {
@@ -76,8 +73,8 @@ pub(super) const TYPES: &[Declaration] = &[
                     cluster => vec![cluster.to_owned()],
                 };
                 for cluster in candidates {
-                    let request = regional.ecs().describe_services().cluster(cluster).services(&arn);
-                    let answer = send!(regional, "ecs" "DescribeServices", request.include(ServiceField::Tags));
+                    let input = json!({ "cluster": cluster, "services": [arn], "include": ["TAGS"] });
+                    let answer = regional.send("ecs", "DescribeServices", input).await;
                     match answer.and_then(|answer| first(answer, "services")) {
                         Ok(found) => {
                             *service = found;
@@ -141,18 +138,9 @@ fn missing() -> Failure {
 
 fn clusters(regional: &Regional) -> BoxFuture<'_, Result<Vec<String>, Failure>> {
     Box::pin(async move {
-        let mut clusters = Vec::new();
-        let mut token = None;
-        loop {
-            let request = regional.ecs().list_clusters().set_next_token(token).max_results(100);
-            let answer = send!(regional, "ecs" "ListClusters", request)?;
-            let page = answer["clusterArns"].as_array().into_iter().flatten();
-            clusters.extend(page.filter_map(|arn| arn.as_str().map(str::to_owned)));
-            token = next_page(&answer, "nextToken");
-            if token.is_none() {
-                return Ok(clusters);
-            }
-        }
+        let list = call("ecs", "ListClusters").paged("nextToken", "maxResults", 100);
+        let arns = regional.send_all(&list, json!({}), &["clusterArns"], "nextToken").await?;
+        Ok(arns.iter().filter_map(|arn| arn.as_str().map(str::to_owned)).collect())
     })
 }
 

@@ -1,12 +1,11 @@
 //! EFS file systems.
 
-use crate::cloud::aws::declare::{Declaration, list};
+use crate::cloud::aws::declare::{Declaration, call};
 
 pub(super) const TYPES: &[Declaration] = &[Declaration {
     name: "AWS::EFS::FileSystem",
     actions: &["elasticfilesystem:DescribeFileSystems"],
-    fetch: list!(efs "efs" "DescribeFileSystems": describe_file_systems;
-        page set_marker, max_items(1000); id file_system_id),
+    list: call("efs", "DescribeFileSystems").paged("Marker", "MaxItems", 1000).by_id("FileSystemId"),
     items: &["FileSystems"],
     next_page: "NextMarker",
     id: "FileSystemId",

@@ -4,9 +4,7 @@ use futures::future::BoxFuture;
 use serde_json::json;
 
 use crate::cloud::aws::Regional;
-use crate::cloud::aws::declare::{
-    ById, Declaration, ListAnswer, ListRequest, TagSource, described, list, next_page, send, text,
-};
+use crate::cloud::aws::declare::{ById, Declaration, ListAnswer, ListRequest, TagSource, call, described, text};
 use crate::cloud::aws::error::Failure;
 use crate::inventory::TagForm;
 
@@ -14,14 +12,17 @@ pub(super) const TYPES: &[Declaration] = &[
     Declaration {
         name: "AWS::EKS::Cluster",
         actions: &["eks:ListClusters", "eks:DescribeCluster"],
-        fetch: list!(eks "eks" "ListClusters": list_clusters {include("all")};
-            page set_next_token, max_results(100)),
+        list: call("eks", "ListClusters").with(r#"{"include": ["all"]}"#).paged("nextToken", "maxResults", 100),
         items: &["clusters"],
         next_page: "nextToken",
         describe: Some(|regional, cluster| {
             Box::pin(async move {
-                let request = regional.eks().describe_cluster().name(cluster.as_str().unwrap_or_default());
-                *cluster = described(send!(regional, "eks" "DescribeCluster", request)?, "cluster")?;
+                *cluster = described(
+                    regional
+                        .send("eks", "DescribeCluster", json!({ "name": cluster.as_str().unwrap_or_default() }))
+                        .await?,
+                    "cluster",
+                )?;
                 Ok(())
             })
         }),
@@ -42,26 +43,25 @@ pub(super) const TYPES: &[Declaration] = &[
         name: "AWS::EKS::Nodegroup",
         actions: &["eks:ListClusters", "eks:ListNodegroups", "eks:DescribeNodegroup"],
         within: Some(clusters),
-        fetch: |regional, which| {
+        list: call("eks", "ListNodegroups").in_parent("clusterName").paged("nextToken", "maxResults", 100),
+        fetch: Some(|regional, list, which| {
             Box::pin(async move {
-                let ListRequest::Page { within, token } = which else { unreachable!("it is described by id") };
-                let cluster = within.unwrap_or_default();
-                let request = regional.eks().list_nodegroups().cluster_name(&cluster).max_results(100);
-                let mut answer = send!(regional, "eks" "ListNodegroups", request.set_next_token(token))?;
+                let mut answer = regional.send(list.service, list.operation, list.input(&which)).await?;
+                let ListRequest::Page { within: cluster, .. } = which else {
+                    unreachable!("it is described by id")
+                };
                 let names = answer["nodegroups"].take();
                 let names = names.as_array().into_iter().flatten();
                 answer["nodegroups"] =
                     names.map(|name| json!({ "clusterName": cluster, "nodegroupName": name })).collect();
                 Ok(ListAnswer::Completed(answer))
             })
-        },
+        }),
         items: &["nodegroups"],
         next_page: "nextToken",
         describe: Some(|regional, group| {
             Box::pin(async move {
-                let request = regional.eks().describe_nodegroup().cluster_name(text(group, "clusterName"));
-                let request = request.nodegroup_name(text(group, "nodegroupName"));
-                *group = described(send!(regional, "eks" "DescribeNodegroup", request)?, "nodegroup")?;
+                *group = described(regional.send("eks", "DescribeNodegroup", json!({ "clusterName": text(group, "clusterName"), "nodegroupName": text(group, "nodegroupName") })).await?, "nodegroup")?;
                 Ok(())
             })
         }),
@@ -83,17 +83,8 @@ pub(super) const TYPES: &[Declaration] = &[
 /// Clusters that may have node groups: clusters that are only connected have none, and their listing is refused.
 fn clusters(regional: &Regional) -> BoxFuture<'_, Result<Vec<String>, Failure>> {
     Box::pin(async move {
-        let mut clusters = Vec::new();
-        let mut token = None;
-        loop {
-            let request = regional.eks().list_clusters().set_next_token(token).max_results(100);
-            let answer = send!(regional, "eks" "ListClusters", request)?;
-            let page = answer["clusters"].as_array().into_iter().flatten();
-            clusters.extend(page.filter_map(|name| name.as_str().map(str::to_owned)));
-            token = next_page(&answer, "nextToken");
-            if token.is_none() {
-                return Ok(clusters);
-            }
-        }
+        let list = call("eks", "ListClusters").paged("nextToken", "maxResults", 100);
+        let names = regional.send_all(&list, json!({}), &["clusters"], "nextToken").await?;
+        Ok(names.iter().filter_map(|name| name.as_str().map(str::to_owned)).collect())
     })
 }

@@ -1,16 +1,19 @@
 //! ElastiCache: clusters and replication groups.
 
-use crate::cloud::aws::declare::{Declaration, TagSource, list, send, tags_in, text};
+use serde_json::json;
+
+use crate::cloud::aws::declare::{Declaration, TagSource, call, tags_in, text};
 
 /// The maximum that its listings take.
-const PAGE_SIZE: i32 = 100;
+const PAGE_SIZE: i64 = 100;
 
 const CACHE: Declaration = Declaration {
     next_page: "Marker",
     tags: TagSource::Call(|regional, object| {
         Box::pin(async move {
-            let request = regional.elasticache().list_tags_for_resource().resource_name(text(object, "ARN"));
-            let answer = send!(regional, "elasticache" "ListTagsForResource", request)?;
+            let answer = regional
+                .send("elasticache", "ListTagsForResource", json!({ "ResourceName": text(object, "ARN") }))
+                .await?;
             Ok(tags_in(&answer, "TagList"))
         })
     }),
@@ -22,8 +25,9 @@ pub(super) const TYPES: &[Declaration] = &[
     Declaration {
         name: "AWS::ElastiCache::CacheCluster",
         actions: &["elasticache:DescribeCacheClusters", "elasticache:ListTagsForResource"],
-        fetch: list!(elasticache "elasticache" "DescribeCacheClusters": describe_cache_clusters;
-            page set_marker, max_records(PAGE_SIZE); id cache_cluster_id),
+        list: call("elasticache", "DescribeCacheClusters")
+            .paged("Marker", "MaxRecords", PAGE_SIZE)
+            .by_id("CacheClusterId"),
         items: &["CacheClusters"],
         id: "CacheClusterId",
         not_found: &["CacheClusterNotFound"],
@@ -36,8 +40,9 @@ pub(super) const TYPES: &[Declaration] = &[
     Declaration {
         name: "AWS::ElastiCache::ReplicationGroup",
         actions: &["elasticache:DescribeReplicationGroups", "elasticache:ListTagsForResource"],
-        fetch: list!(elasticache "elasticache" "DescribeReplicationGroups": describe_replication_groups;
-            page set_marker, max_records(PAGE_SIZE); id replication_group_id),
+        list: call("elasticache", "DescribeReplicationGroups")
+            .paged("Marker", "MaxRecords", PAGE_SIZE)
+            .by_id("ReplicationGroupId"),
         items: &["ReplicationGroups"],
         id: "ReplicationGroupId",
         not_found: &["ReplicationGroupNotFoundFault"],

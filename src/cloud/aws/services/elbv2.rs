@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 
 use futures::future::BoxFuture;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::cloud::aws::Regional;
-use crate::cloud::aws::declare::{Declaration, TagSource, list, next_page, send, tag_set, text};
+use crate::cloud::aws::declare::{Declaration, TagSource, call, tag_set, text};
 use crate::cloud::aws::error::Failure;
 use crate::inventory::TagSet;
 
 /// The maximum that its listings take.
-const PAGE_SIZE: i32 = 400;
+const PAGE_SIZE: i64 = 400;
 /// The maximum number of resources whose tags one call returns.
 const DESCRIBE_TAGS_MAX_RESOURCES: usize = 20;
 
@@ -29,8 +29,9 @@ pub(super) const TYPES: &[Declaration] = &[
             "elasticloadbalancing:DescribeListeners",
             "elasticloadbalancing:DescribeTags",
         ],
-        fetch: list!(elbv2 "elbv2" "DescribeLoadBalancers": describe_load_balancers;
-            page set_marker, page_size(PAGE_SIZE); id load_balancer_arns),
+        list: call("elbv2", "DescribeLoadBalancers")
+            .paged("Marker", "PageSize", PAGE_SIZE)
+            .by_id("LoadBalancerArns"),
         items: &["LoadBalancers"],
         enrich: Some(listeners),
         shape: 3,
@@ -48,8 +49,9 @@ pub(super) const TYPES: &[Declaration] = &[
             "elasticloadbalancing:DescribeTargetHealth",
             "elasticloadbalancing:DescribeTags",
         ],
-        fetch: list!(elbv2 "elbv2" "DescribeTargetGroups": describe_target_groups;
-            page set_marker, page_size(PAGE_SIZE); id target_group_arns),
+        list: call("elbv2", "DescribeTargetGroups")
+            .paged("Marker", "PageSize", PAGE_SIZE)
+            .by_id("TargetGroupArns"),
         items: &["TargetGroups"],
         enrich: Some(targets),
         shape: 3,
@@ -63,17 +65,9 @@ pub(super) const TYPES: &[Declaration] = &[
 fn listeners<'a>(regional: &'a Regional, balancer: &'a mut Value) -> BoxFuture<'a, Result<(), Failure>> {
     Box::pin(async move {
         let arn = text(balancer, "LoadBalancerArn").to_owned();
-        let mut all = Vec::new();
-        let mut token = None;
-        loop {
-            let request = regional.elbv2().describe_listeners().load_balancer_arn(&arn).page_size(PAGE_SIZE);
-            let mut answer = send!(regional, "elbv2" "DescribeListeners", request.set_marker(token))?;
-            all.append(answer["Listeners"].as_array_mut().unwrap_or(&mut Vec::new()));
-            token = next_page(&answer, "NextMarker");
-            if token.is_none() {
-                break;
-            }
-        }
+        let list = call("elbv2", "DescribeListeners").paged("Marker", "PageSize", PAGE_SIZE);
+        let of_it = json!({ "LoadBalancerArn": arn });
+        let mut all = regional.send_all(&list, of_it, &["Listeners"], "NextMarker").await?;
         all.sort_by(|a, b| text(a, "ListenerArn").cmp(text(b, "ListenerArn")));
         balancer["Listeners"] = Value::Array(all);
         Ok(())
@@ -84,8 +78,7 @@ fn listeners<'a>(regional: &'a Regional, balancer: &'a mut Value) -> BoxFuture<'
 fn targets<'a>(regional: &'a Regional, group: &'a mut Value) -> BoxFuture<'a, Result<(), Failure>> {
     Box::pin(async move {
         let arn = text(group, "TargetGroupArn");
-        let request = regional.elbv2().describe_target_health().target_group_arn(arn);
-        let answer = match send!(regional, "elbv2" "DescribeTargetHealth", request) {
+        let answer = match regional.send("elbv2", "DescribeTargetHealth", json!({ "TargetGroupArn": arn })).await {
             // The health of this group is unavailable now: no reason to doubt the others.
             Err(Failure::Error(error)) if error.message.contains("HealthUnavailable") => {
                 return Err(Failure::NotFound { code: "HealthUnavailable".to_owned() });
@@ -100,8 +93,7 @@ fn targets<'a>(regional: &'a Regional, group: &'a mut Value) -> BoxFuture<'a, Re
 
 fn tags(regional: &Regional, arns: Vec<String>) -> BoxFuture<'_, Result<BTreeMap<String, TagSet>, Failure>> {
     Box::pin(async move {
-        let request = regional.elbv2().describe_tags().set_resource_arns(Some(arns));
-        let answer = send!(regional, "elbv2" "DescribeTags", request)?;
+        let answer = regional.send("elbv2", "DescribeTags", json!({ "ResourceArns": arns })).await?;
         let of_one = |one: &Value| (text(one, "ResourceArn").to_owned(), tag_set(one.get("Tags")));
         Ok(answer["TagDescriptions"].as_array().into_iter().flatten().map(of_one).collect())
     })

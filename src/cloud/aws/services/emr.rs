@@ -1,34 +1,24 @@
 //! EMR clusters.
 
-use aws_sdk_emr::types::ClusterState;
 use serde_json::json;
 
-use crate::cloud::aws::declare::{ById, Declaration, ListRequest, described, query, send, text};
+use crate::cloud::aws::declare::{ById, Declaration, call, described, text};
 
 pub(super) const TYPES: &[Declaration] = &[Declaration {
     name: "AWS::EMR::Cluster",
     actions: &["elasticmapreduce:ListClusters", "elasticmapreduce:DescribeCluster"],
-    fetch: |regional, which| {
-        Box::pin(async move {
-            let ListRequest::Page { token, .. } = which else { unreachable!("it is described by id") };
-            // Without a filter it lists every cluster that ever ran.
-            let running = [
-                ClusterState::Starting,
-                ClusterState::Bootstrapping,
-                ClusterState::Running,
-                ClusterState::Waiting,
-                ClusterState::Terminating,
-            ];
-            let request = regional.emr().list_clusters().set_cluster_states(Some(running.to_vec()));
-            query!(regional, "emr" "ListClusters", request.set_marker(token)).map(Into::into)
-        })
-    },
+    // Without a filter it lists every cluster that ever ran.
+    list: call("emr", "ListClusters")
+        .with(r#"{"ClusterStates": ["STARTING", "BOOTSTRAPPING", "RUNNING", "WAITING", "TERMINATING"]}"#)
+        .with_token("Marker"),
     items: &["Clusters"],
     next_page: "Marker",
     describe: Some(|regional, cluster| {
         Box::pin(async move {
-            let request = regional.emr().describe_cluster().cluster_id(text(cluster, "Id"));
-            *cluster = described(send!(regional, "emr" "DescribeCluster", request)?, "Cluster")?;
+            *cluster = described(
+                regional.send("emr", "DescribeCluster", json!({ "ClusterId": text(cluster, "Id") })).await?,
+                "Cluster",
+            )?;
             Ok(())
         })
     }),

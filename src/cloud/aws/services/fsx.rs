@@ -1,12 +1,11 @@
 //! FSx file systems.
 
-use crate::cloud::aws::declare::{Declaration, list};
+use crate::cloud::aws::declare::{Declaration, call};
 
 pub(super) const TYPES: &[Declaration] = &[Declaration {
     name: "AWS::FSx::FileSystem",
     actions: &["fsx:DescribeFileSystems"],
-    fetch: list!(fsx "fsx" "DescribeFileSystems": describe_file_systems;
-        page set_next_token, max_results(100); id file_system_ids),
+    list: call("fsx", "DescribeFileSystems").paged("NextToken", "MaxResults", 100).by_id("FileSystemIds"),
     items: &["FileSystems"],
     id: "FileSystemId",
     not_found: &["FileSystemNotFound"],

@@ -5,14 +5,12 @@ use serde_json::{Value, json};
 
 use crate::cloud::CadenceClass;
 use crate::cloud::aws::Regional;
-use crate::cloud::aws::declare::{
-    ById, Declaration, ListRequest, TagSource, described, list, next_page, query, send, tags_in, text,
-};
+use crate::cloud::aws::declare::{ById, Declaration, TagSource, call, described, tags_in, text};
 use crate::cloud::aws::error::Failure;
 use crate::inventory::Tags;
 
 /// The maximum that its listings take.
-const PAGE_SIZE: i32 = 1000;
+const PAGE_SIZE: i64 = 1000;
 
 const IAM: Declaration =
     Declaration { next_page: "Marker", global: true, cadence: CadenceClass::Slow, ..Declaration::USUAL };
@@ -21,13 +19,15 @@ pub(super) const TYPES: &[Declaration] = &[
     Declaration {
         name: "AWS::IAM::Role",
         actions: &["iam:ListRoles", "iam:GetRole", "iam:ListRoleTags"],
-        fetch: list!(iam "iam" "ListRoles": list_roles; page set_marker, max_items(PAGE_SIZE)),
+        list: call("iam", "ListRoles").paged("Marker", "MaxItems", PAGE_SIZE),
         items: &["Roles"],
         describe: Some(|regional, role| {
             Box::pin(async move {
                 if role.get("RoleId").is_none() {
-                    let request = regional.iam().get_role().role_name(text(role, "RoleName"));
-                    *role = described(send!(regional, "iam" "GetRole", request)?, "Role")?;
+                    *role = described(
+                        regional.send("iam", "GetRole", json!({ "RoleName": text(role, "RoleName") })).await?,
+                        "Role",
+                    )?;
                 }
                 if role.get("AssumeRolePolicyDocument").is_some() {
                     role["AssumeRolePolicyDocument"] = policy(text(role, "AssumeRolePolicyDocument"));
@@ -46,9 +46,16 @@ pub(super) const TYPES: &[Declaration] = &[
                 {
                     return Ok(Tags::Untaggable);
                 }
-                let request =
-                    regional.iam().list_role_tags().role_name(text(role, "RoleName")).max_items(PAGE_SIZE);
-                Ok(tags_in(&send!(regional, "iam" "ListRoleTags", request)?, "Tags"))
+                Ok(tags_in(
+                    &regional
+                        .send(
+                            "iam",
+                            "ListRoleTags",
+                            json!({ "RoleName": text(role, "RoleName"), "MaxItems": PAGE_SIZE }),
+                        )
+                        .await?,
+                    "Tags",
+                ))
             })
         }),
         birth: Some("CreateDate"),
@@ -60,13 +67,15 @@ pub(super) const TYPES: &[Declaration] = &[
     Declaration {
         name: "AWS::IAM::User",
         actions: &["iam:ListUsers", "iam:GetUser", "iam:ListUserTags"],
-        fetch: list!(iam "iam" "ListUsers": list_users; page set_marker, max_items(PAGE_SIZE)),
+        list: call("iam", "ListUsers").paged("Marker", "MaxItems", PAGE_SIZE),
         items: &["Users"],
         describe: Some(|regional, user| {
             Box::pin(async move {
                 if user.get("UserId").is_none() {
-                    let request = regional.iam().get_user().user_name(text(user, "UserName"));
-                    *user = described(send!(regional, "iam" "GetUser", request)?, "User")?;
+                    *user = described(
+                        regional.send("iam", "GetUser", json!({ "UserName": text(user, "UserName") })).await?,
+                        "User",
+                    )?;
                 }
                 Ok(())
             })
@@ -76,9 +85,16 @@ pub(super) const TYPES: &[Declaration] = &[
         not_found: &["NoSuchEntity"],
         tags: TagSource::Call(|regional, user| {
             Box::pin(async move {
-                let request =
-                    regional.iam().list_user_tags().user_name(text(user, "UserName")).max_items(PAGE_SIZE);
-                Ok(tags_in(&send!(regional, "iam" "ListUserTags", request)?, "Tags"))
+                Ok(tags_in(
+                    &regional
+                        .send(
+                            "iam",
+                            "ListUserTags",
+                            json!({ "UserName": text(user, "UserName"), "MaxItems": PAGE_SIZE }),
+                        )
+                        .await?,
+                    "Tags",
+                ))
             })
         }),
         birth: Some("CreateDate"),
@@ -90,13 +106,7 @@ pub(super) const TYPES: &[Declaration] = &[
         name: "AWS::IAM::AccessKey",
         actions: &["iam:ListUsers", "iam:ListAccessKeys"],
         within: Some(users),
-        fetch: |regional, which| {
-            Box::pin(async move {
-                let ListRequest::Page { within, token } = which else { unreachable!("sweeps confirm it") };
-                let request = regional.iam().list_access_keys().set_user_name(within).max_items(PAGE_SIZE);
-                query!(regional, "iam" "ListAccessKeys", request.set_marker(token)).map(Into::into)
-            })
-        },
+        list: call("iam", "ListAccessKeys").in_parent("UserName").paged("Marker", "MaxItems", PAGE_SIZE),
         items: &["AccessKeyMetadata"],
         // It is listed only with its user, and not readable by id.
         by_id: ById::Sweeps,
@@ -119,17 +129,9 @@ fn policy(text: &str) -> Value {
 
 fn users(regional: &Regional) -> BoxFuture<'_, Result<Vec<String>, Failure>> {
     Box::pin(async move {
-        let mut users = Vec::new();
-        let mut marker = None;
-        loop {
-            let request = regional.iam().list_users().set_marker(marker).max_items(PAGE_SIZE);
-            let answer = send!(regional, "iam" "ListUsers", request)?;
-            users.extend(answer["Users"].as_array().into_iter().flatten().map(|u| text(u, "UserName").to_owned()));
-            marker = next_page(&answer, "Marker");
-            if marker.is_none() {
-                return Ok(users);
-            }
-        }
+        let list = call("iam", "ListUsers").paged("Marker", "MaxItems", PAGE_SIZE);
+        let users = regional.send_all(&list, json!({}), &["Users"], "Marker").await?;
+        Ok(users.iter().map(|user| text(user, "UserName").to_owned()).collect())
     })
 }
 

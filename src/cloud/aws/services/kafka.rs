@@ -2,20 +2,24 @@
 
 use serde_json::{Value, json};
 
-use crate::cloud::aws::declare::{ById, Declaration, TagSource, described, list, send, text};
+use crate::cloud::aws::declare::{ById, Declaration, TagSource, call, described, text};
 use crate::inventory::TagForm;
 
 pub(super) const TYPES: &[Declaration] = &[Declaration {
     name: "AWS::MSK::Cluster",
     actions: &["kafka:ListClustersV2", "kafka:DescribeClusterV2"],
-    fetch: list!(kafka "kafka" "ListClustersV2": list_clusters_v2; page set_next_token, max_results(100)),
+    list: call("kafka", "ListClustersV2").paged("NextToken", "MaxResults", 100),
     items: &["ClusterInfoList"],
     describe: Some(|regional, cluster| {
         Box::pin(async move {
             // The listing contains all fields.
             if cluster.get("ClusterName").is_none() {
-                let request = regional.kafka().describe_cluster_v2().cluster_arn(text(cluster, "ClusterArn"));
-                *cluster = described(send!(regional, "kafka" "DescribeClusterV2", request)?, "ClusterInfo")?;
+                *cluster = described(
+                    regional
+                        .send("kafka", "DescribeClusterV2", json!({ "ClusterArn": text(cluster, "ClusterArn") }))
+                        .await?,
+                    "ClusterInfo",
+                )?;
             }
             // Its hosts are in another order each time.
             for field in ["ZookeeperConnectString", "ZookeeperConnectStringTls"] {

@@ -1,17 +1,18 @@
 //! Kinesis data streams.
 
-use crate::cloud::aws::declare::{ById, Declaration, TagSource, described, list, more_tags, send, tags_in, text};
+use serde_json::json;
+
+use crate::cloud::aws::declare::{ById, Declaration, TagSource, call, described, more_tags, tags_in, text};
 
 pub(super) const TYPES: &[Declaration] = &[Declaration {
     name: "AWS::Kinesis::Stream",
     actions: &["kinesis:ListStreams", "kinesis:DescribeStreamSummary", "kinesis:ListTagsForStream"],
-    fetch: list!(kinesis "kinesis" "ListStreams": list_streams; page set_next_token, limit(100)),
+    list: call("kinesis", "ListStreams").paged("NextToken", "Limit", 100),
     items: &["StreamNames"],
     describe: Some(|regional, stream| {
         Box::pin(async move {
             let name = stream.as_str().unwrap_or_default();
-            let request = regional.kinesis().describe_stream_summary().stream_name(name);
-            let answer = send!(regional, "kinesis" "DescribeStreamSummary", request)?;
+            let answer = regional.send("kinesis", "DescribeStreamSummary", json!({ "StreamName": name })).await?;
             *stream = described(answer, "StreamDescriptionSummary")?;
             Ok(())
         })
@@ -22,8 +23,13 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     tags: TagSource::Call(|regional, stream| {
         Box::pin(async move {
             // A stream has at most 50 tags, the maximum that one call returns.
-            let request = regional.kinesis().list_tags_for_stream().stream_name(text(stream, "StreamName"));
-            let answer = send!(regional, "kinesis" "ListTagsForStream", request.limit(50))?;
+            let answer = regional
+                .send(
+                    "kinesis",
+                    "ListTagsForStream",
+                    json!({ "StreamName": text(stream, "StreamName"), "Limit": 50 }),
+                )
+                .await?;
             if answer["HasMoreTags"] == true {
                 return Err(more_tags());
             }

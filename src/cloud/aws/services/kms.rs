@@ -3,19 +3,21 @@
 use serde_json::json;
 
 use crate::cloud::CadenceClass;
-use crate::cloud::aws::declare::{ById, Declaration, TagSource, described, list, send, tags_unless_more, text};
+use crate::cloud::aws::declare::{ById, Declaration, TagSource, call, described, tags_unless_more, text};
 use crate::inventory::Tags;
 
 pub(super) const TYPES: &[Declaration] = &[Declaration {
     name: "AWS::KMS::Key",
     actions: &["kms:ListKeys", "kms:DescribeKey", "kms:ListResourceTags"],
-    fetch: list!(kms "kms" "ListKeys": list_keys; page set_marker, limit(1000)),
+    list: call("kms", "ListKeys").paged("Marker", "Limit", 1000),
     items: &["Keys"],
     next_page: "NextMarker",
     describe: Some(|regional, key| {
         Box::pin(async move {
-            let request = regional.kms().describe_key().key_id(text(key, "KeyId"));
-            *key = described(send!(regional, "kms" "DescribeKey", request)?, "KeyMetadata")?;
+            *key = described(
+                regional.send("kms", "DescribeKey", json!({ "KeyId": text(key, "KeyId") })).await?,
+                "KeyMetadata",
+            )?;
             Ok(())
         })
     }),
@@ -29,8 +31,13 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
                 return Ok(Tags::Untaggable);
             }
             // A key has at most 50 tags, besides those of AWS itself.
-            let request = regional.kms().list_resource_tags().key_id(text(key, "KeyId")).limit(50);
-            tags_unless_more(&send!(regional, "kms" "ListResourceTags", request)?, "Tags", "NextMarker")
+            tags_unless_more(
+                &regional
+                    .send("kms", "ListResourceTags", json!({ "KeyId": text(key, "KeyId"), "Limit": 50 }))
+                    .await?,
+                "Tags",
+                "NextMarker",
+            )
         })
     }),
     birth: Some("CreationDate"),

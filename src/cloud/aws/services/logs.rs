@@ -1,14 +1,15 @@
 //! CloudWatch Logs: log groups.
 
+use serde_json::json;
+
 use crate::cloud::CadenceClass;
 use crate::cloud::aws::convert::counted_time;
-use crate::cloud::aws::declare::{Declaration, TagSource, list, send, tags_in, text};
+use crate::cloud::aws::declare::{Declaration, TagSource, call, tags_in, text};
 
 pub(super) const TYPES: &[Declaration] = &[Declaration {
     name: "AWS::Logs::LogGroup",
     actions: &["logs:DescribeLogGroups", "logs:ListTagsForResource"],
-    fetch: list!(logs "logs" "DescribeLogGroups": describe_log_groups;
-        page set_next_token, limit(50); id log_group_name_prefix),
+    list: call("logs", "DescribeLogGroups").paged("nextToken", "limit", 50).by_id("logGroupNamePrefix"),
     items: &["logGroups"],
     next_page: "nextToken",
     describe: Some(|_, group| {
@@ -24,8 +25,10 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
         Box::pin(async move {
             // The ARN that ends in ":*" stands for the streams in the group.
             let arn = text(group, "arn").trim_end_matches(":*");
-            let request = regional.logs().list_tags_for_resource().resource_arn(arn);
-            Ok(tags_in(&send!(regional, "logs" "ListTagsForResource", request)?, "tags"))
+            Ok(tags_in(
+                &regional.send("logs", "ListTagsForResource", json!({ "resourceArn": arn })).await?,
+                "tags",
+            ))
         })
     }),
     birth: Some("creationTime"),

@@ -2,17 +2,18 @@
 
 use serde_json::json;
 
-use crate::cloud::aws::declare::{ById, Declaration, TagSource, described, list, send, tags_in, text};
+use crate::cloud::aws::declare::{ById, Declaration, TagSource, call, described, tags_in, text};
 
 pub(super) const TYPES: &[Declaration] = &[Declaration {
     name: "AWS::OpenSearchService::Domain",
     actions: &["es:ListDomainNames", "es:DescribeDomain", "es:ListTags"],
-    fetch: list!(opensearch "opensearch" "ListDomainNames": list_domain_names),
+    list: call("opensearch", "ListDomainNames"),
     items: &["DomainNames"],
     describe: Some(|regional, domain| {
         Box::pin(async move {
-            let request = regional.opensearch().describe_domain().domain_name(text(domain, "DomainName"));
-            let answer = send!(regional, "opensearch" "DescribeDomain", request)?;
+            let answer = regional
+                .send("opensearch", "DescribeDomain", json!({ "DomainName": text(domain, "DomainName") }))
+                .await?;
             *domain = described(answer, "DomainStatus")?;
             Ok(())
         })
@@ -22,8 +23,7 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     not_found: &["ResourceNotFoundException"],
     tags: TagSource::Call(|regional, domain| {
         Box::pin(async move {
-            let request = regional.opensearch().list_tags().arn(text(domain, "ARN"));
-            let answer = send!(regional, "opensearch" "ListTags", request)?;
+            let answer = regional.send("opensearch", "ListTags", json!({ "ARN": text(domain, "ARN") })).await?;
             Ok(tags_in(&answer, "TagList"))
         })
     }),

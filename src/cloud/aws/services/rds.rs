@@ -1,17 +1,19 @@
 //! RDS: instances, clusters and snapshots.
 
+use serde_json::json;
+
 use futures::future::BoxFuture;
 
 use crate::cloud::CadenceClass;
 use crate::cloud::aws::Regional;
 use crate::cloud::aws::declare::{
-    Declaration, ListRequest, TAG_LIST, TagSource, list, query, send, tags_in, text,
+    Answer, Call, Declaration, ListRequest, TAG_LIST, TagSource, call, tags_in, text,
 };
 use crate::cloud::aws::error::Failure;
 use crate::inventory::Tags;
 
 /// The maximum that its listings take.
-const PAGE_SIZE: i32 = 100;
+const PAGE_SIZE: i64 = 100;
 
 const RDS: Declaration = Declaration { next_page: "Marker", reusable_ids: true, ..Declaration::USUAL };
 
@@ -19,8 +21,9 @@ pub(super) const TYPES: &[Declaration] = &[
     Declaration {
         name: "AWS::RDS::DBInstance",
         actions: &["rds:DescribeDBInstances", "rds:ListTagsForResource"],
-        fetch: list!(rds "rds" "DescribeDBInstances": describe_db_instances;
-            page set_marker, max_records(PAGE_SIZE); id db_instance_identifier),
+        list: call("rds", "DescribeDBInstances")
+            .paged("Marker", "MaxRecords", PAGE_SIZE)
+            .by_id("DBInstanceIdentifier"),
         items: &["DBInstances"],
         id: "DBInstanceIdentifier",
         not_found: &["DBInstanceNotFound"],
@@ -44,8 +47,9 @@ pub(super) const TYPES: &[Declaration] = &[
     Declaration {
         name: "AWS::RDS::DBCluster",
         actions: &["rds:DescribeDBClusters", "rds:ListTagsForResource"],
-        fetch: list!(rds "rds" "DescribeDBClusters": describe_db_clusters;
-            page set_marker, max_records(PAGE_SIZE); id db_cluster_identifier),
+        list: call("rds", "DescribeDBClusters")
+            .paged("Marker", "MaxRecords", PAGE_SIZE)
+            .by_id("DBClusterIdentifier"),
         items: &["DBClusters"],
         id: "DBClusterIdentifier",
         not_found: &["DBClusterNotFoundFault"],
@@ -70,17 +74,10 @@ pub(super) const TYPES: &[Declaration] = &[
     Declaration {
         name: "AWS::RDS::DBSnapshot",
         actions: &["rds:DescribeDBSnapshots"],
-        fetch: |regional, which| {
-            Box::pin(async move {
-                let request = regional.rds().describe_db_snapshots();
-                let request = match which {
-                    ListRequest::Page { token, .. } => request.set_marker(token).max_records(PAGE_SIZE),
-                    // The type must be named if the id is that of an automated snapshot.
-                    ListRequest::Id(id) => request.set_snapshot_type(automated(&id)).db_snapshot_identifier(id),
-                };
-                query!(regional, "rds" "DescribeDBSnapshots", request).map(Into::into)
-            })
-        },
+        list: call("rds", "DescribeDBSnapshots")
+            .paged("Marker", "MaxRecords", PAGE_SIZE)
+            .by_id("DBSnapshotIdentifier"),
+        fetch: Some(snapshots),
         items: &["DBSnapshots"],
         id: "DBSnapshotIdentifier",
         not_found: &["DBSnapshotNotFound"],
@@ -94,19 +91,10 @@ pub(super) const TYPES: &[Declaration] = &[
     Declaration {
         name: "AWS::RDS::DBClusterSnapshot",
         actions: &["rds:DescribeDBClusterSnapshots"],
-        fetch: |regional, which| {
-            Box::pin(async move {
-                let request = regional.rds().describe_db_cluster_snapshots();
-                let request = match which {
-                    ListRequest::Page { token, .. } => request.set_marker(token).max_records(PAGE_SIZE),
-                    // The type must be named if the id is that of an automated snapshot.
-                    ListRequest::Id(id) => {
-                        request.set_snapshot_type(automated(&id)).db_cluster_snapshot_identifier(id)
-                    }
-                };
-                query!(regional, "rds" "DescribeDBClusterSnapshots", request).map(Into::into)
-            })
-        },
+        list: call("rds", "DescribeDBClusterSnapshots")
+            .paged("Marker", "MaxRecords", PAGE_SIZE)
+            .by_id("DBClusterSnapshotIdentifier"),
+        fetch: Some(snapshots),
         items: &["DBClusterSnapshots"],
         id: "DBClusterSnapshotIdentifier",
         not_found: &["DBClusterSnapshotNotFoundFault"],
@@ -119,16 +107,21 @@ pub(super) const TYPES: &[Declaration] = &[
     },
 ];
 
-/// Only automated snapshots have a colon in their names.
+/// The type must be named if the id is that of an automated snapshot. Only those have a colon in their names.
 /// <https://docs.aws.amazon.com/AmazonRDS/latest/APIReference/API_DescribeDBSnapshots.html>
-fn automated(id: &str) -> Option<String> {
-    id.starts_with("rds:").then(|| "automated".to_owned())
+fn snapshots<'a>(regional: &'a Regional, list: &'a Call, which: ListRequest) -> Answer<'a> {
+    Box::pin(async move {
+        let mut input = list.input(&which);
+        if matches!(&which, ListRequest::Id(id) if id.starts_with("rds:")) {
+            input["SnapshotType"] = "automated".into();
+        }
+        regional.query(list.service, list.operation, input).await.map(Into::into)
+    })
 }
 
 fn tags<'a>(regional: &'a Regional, arn: &'a str) -> BoxFuture<'a, Result<Tags, Failure>> {
     Box::pin(async move {
-        let request = regional.rds().list_tags_for_resource().resource_name(arn);
-        let answer = send!(regional, "rds" "ListTagsForResource", request)?;
+        let answer = regional.send("rds", "ListTagsForResource", json!({ "ResourceName": arn })).await?;
         Ok(tags_in(&answer, "TagList"))
     })
 }

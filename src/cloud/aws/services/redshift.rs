@@ -1,12 +1,11 @@
 //! Redshift clusters.
 
-use crate::cloud::aws::declare::{Declaration, list};
+use crate::cloud::aws::declare::{Declaration, call};
 
 pub(super) const TYPES: &[Declaration] = &[Declaration {
     name: "AWS::Redshift::Cluster",
     actions: &["redshift:DescribeClusters"],
-    fetch: list!(redshift "redshift" "DescribeClusters": describe_clusters;
-        page set_marker, max_records(100); id cluster_identifier),
+    list: call("redshift", "DescribeClusters").paged("Marker", "MaxRecords", 100).by_id("ClusterIdentifier"),
     items: &["Clusters"],
     next_page: "Marker",
     id: "ClusterIdentifier",

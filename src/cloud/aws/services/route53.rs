@@ -1,23 +1,24 @@
 //! Route 53 hosted zones.
 
-use aws_sdk_route53::types::TagResourceType;
 use serde_json::json;
 
 use crate::cloud::CadenceClass;
-use crate::cloud::aws::declare::{ById, Declaration, TagSource, described, list, send, tags_in, text};
+use crate::cloud::aws::declare::{ById, Declaration, TagSource, call, described, tags_in, text};
 
 pub(super) const TYPES: &[Declaration] = &[Declaration {
     name: "AWS::Route53::HostedZone",
     actions: &["route53:ListHostedZones", "route53:GetHostedZone", "route53:ListTagsForResource"],
-    fetch: list!(route53 "route53" "ListHostedZones": list_hosted_zones; page set_marker, max_items(100)),
+    list: call("route53", "ListHostedZones").paged("Marker", "MaxItems", 100),
     items: &["HostedZones"],
     next_page: "NextMarker",
     describe: Some(|regional, zone| {
         Box::pin(async move {
             // The listing contains all fields.
             if zone.get("Name").is_none() {
-                let request = regional.route53().get_hosted_zone().id(text(zone, "Id"));
-                *zone = described(send!(regional, "route53" "GetHostedZone", request)?, "HostedZone")?;
+                *zone = described(
+                    regional.send("route53", "GetHostedZone", json!({ "Id": text(zone, "Id") })).await?,
+                    "HostedZone",
+                )?;
             }
             // "/hostedzone/Z123": everywhere else the id is only the last part.
             zone["Id"] = text(zone, "Id").rsplit('/').next().unwrap_or_default().into();
@@ -29,9 +30,9 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     not_found: &["NoSuchHostedZone"],
     tags: TagSource::Call(|regional, zone| {
         Box::pin(async move {
-            let request = regional.route53().list_tags_for_resource().resource_id(text(zone, "Id"));
-            let request = request.resource_type(TagResourceType::Hostedzone);
-            Ok(tags_in(&send!(regional, "route53" "ListTagsForResource", request)?, "ResourceTagSet.Tags"))
+            let input = json!({ "ResourceId": text(zone, "Id"), "ResourceType": "hostedzone" });
+            let answer = regional.send("route53", "ListTagsForResource", input).await?;
+            Ok(tags_in(&answer, "ResourceTagSet.Tags"))
         })
     }),
     global: true,

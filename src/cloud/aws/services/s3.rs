@@ -1,21 +1,21 @@
 //! S3: buckets, listed account-wide; their tags and their location need further calls.
 
 use futures::future::BoxFuture;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::cloud::CadenceClass;
 use crate::cloud::aws::Regional;
-use crate::cloud::aws::declare::{Declaration, TagSource, list, send, tags_in, text};
+use crate::cloud::aws::declare::{Declaration, TagSource, call, tags_in, text};
 use crate::cloud::aws::error::Failure;
 use crate::cloud::remove;
 use crate::inventory::{TagSet, Tags};
 
-const PAGE_SIZE: i32 = 1000;
+const PAGE_SIZE: i64 = 1000;
 
 pub(super) const TYPES: &[Declaration] = &[Declaration {
     name: "AWS::S3::Bucket",
     actions: &["s3:ListAllMyBuckets", "s3:GetBucketLocation", "s3:GetBucketTagging"],
-    fetch: list!(s3 "s3" "ListBuckets": list_buckets; page set_continuation_token, max_buckets(PAGE_SIZE); id prefix),
+    list: call("s3", "ListBuckets").paged("ContinuationToken", "MaxBuckets", PAGE_SIZE).by_id("Prefix"),
     items: &["Buckets"],
     next_page: "ContinuationToken",
     id: "Name",
@@ -43,8 +43,8 @@ fn locate<'a>(regional: &'a Regional, bucket: &'a mut Value) -> BoxFuture<'a, Re
         let location = if let Some(region) = known {
             region
         } else {
-            let request = regional.s3().get_bucket_location().bucket(text(bucket, "Name"));
-            let answer = send!(regional, "s3" "GetBucketLocation", request)?;
+            let answer =
+                regional.send("s3", "GetBucketLocation", json!({ "Bucket": text(bucket, "Name") })).await?;
             // The API's oldest region has no name there, and Ireland an old one:
             // https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetBucketLocation.html
             match answer["LocationConstraint"].as_str() {
@@ -62,8 +62,7 @@ fn tags<'a>(regional: &'a Regional, bucket: &'a Value) -> BoxFuture<'a, Result<T
     Box::pin(async move {
         // A bucket responds only at the endpoint of its own region.
         let there = regional.elsewhere(text(bucket, "location"));
-        let request = there.s3().get_bucket_tagging().bucket(text(bucket, "Name"));
-        match send!(&there, "s3" "GetBucketTagging", request) {
+        match there.send("s3", "GetBucketTagging", json!({ "Bucket": text(bucket, "Name") })).await {
             Ok(answer) => Ok(tags_in(&answer, "TagSet")),
             // Not an error: this is how S3 reports "untagged".
             Err(Failure::NotFound { code }) if code == "NoSuchTagSet" => Ok(Tags::Known(TagSet::new())),

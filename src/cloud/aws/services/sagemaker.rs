@@ -4,24 +4,24 @@ use futures::future::BoxFuture;
 use serde_json::json;
 
 use crate::cloud::aws::Regional;
-use crate::cloud::aws::declare::{ById, Declaration, TagSource, list, send, tags_unless_more, text};
+use crate::cloud::aws::declare::{ById, Declaration, TagSource, call, tags_unless_more, text};
 use crate::cloud::aws::error::Failure;
 use crate::inventory::Tags;
 
 /// The maximum that its listings take.
-const PAGE_SIZE: i32 = 100;
+const PAGE_SIZE: i64 = 100;
 
 pub(super) const TYPES: &[Declaration] = &[
     Declaration {
         name: "AWS::SageMaker::Endpoint",
         actions: &["sagemaker:ListEndpoints", "sagemaker:DescribeEndpoint", "sagemaker:ListTags"],
-        fetch: list!(sagemaker "sagemaker" "ListEndpoints": list_endpoints; page set_next_token, max_results(PAGE_SIZE)),
+        list: call("sagemaker", "ListEndpoints").paged("NextToken", "MaxResults", PAGE_SIZE),
         items: &["Endpoints"],
         describe: Some(|regional, endpoint| {
             Box::pin(async move {
                 let name = text(endpoint, "EndpointName");
-                let request = regional.sagemaker().describe_endpoint().endpoint_name(name);
-                *endpoint = send!(regional, "sagemaker" "DescribeEndpoint", request)?;
+                *endpoint =
+                    regional.send("sagemaker", "DescribeEndpoint", json!({ "EndpointName": name })).await?;
                 Ok(())
             })
         }),
@@ -63,14 +63,14 @@ pub(super) const TYPES: &[Declaration] = &[
     Declaration {
         name: "AWS::SageMaker::NotebookInstance",
         actions: &["sagemaker:ListNotebookInstances", "sagemaker:DescribeNotebookInstance", "sagemaker:ListTags"],
-        fetch: list!(sagemaker "sagemaker" "ListNotebookInstances": list_notebook_instances;
-            page set_next_token, max_results(PAGE_SIZE)),
+        list: call("sagemaker", "ListNotebookInstances").paged("NextToken", "MaxResults", PAGE_SIZE),
         items: &["NotebookInstances"],
         describe: Some(|regional, notebook| {
             Box::pin(async move {
                 let name = text(notebook, "NotebookInstanceName");
-                let request = regional.sagemaker().describe_notebook_instance().notebook_instance_name(name);
-                *notebook = send!(regional, "sagemaker" "DescribeNotebookInstance", request)?;
+                *notebook = regional
+                    .send("sagemaker", "DescribeNotebookInstance", json!({ "NotebookInstanceName": name }))
+                    .await?;
                 Ok(())
             })
         }),
@@ -88,7 +88,10 @@ pub(super) const TYPES: &[Declaration] = &[
 fn tags<'a>(regional: &'a Regional, arn: &'a str) -> BoxFuture<'a, Result<Tags, Failure>> {
     Box::pin(async move {
         // A resource has at most 50 tags, besides those of AWS itself.
-        let request = regional.sagemaker().list_tags().resource_arn(arn).max_results(100);
-        tags_unless_more(&send!(regional, "sagemaker" "ListTags", request)?, "Tags", "NextToken")
+        tags_unless_more(
+            &regional.send("sagemaker", "ListTags", json!({ "ResourceArn": arn, "MaxResults": 100 })).await?,
+            "Tags",
+            "NextToken",
+        )
     })
 }

@@ -2,17 +2,19 @@
 
 use serde_json::json;
 
-use crate::cloud::aws::declare::{ById, Declaration, TagSource, described, list, send, tags_in, text};
+use crate::cloud::aws::declare::{ById, Declaration, TagSource, call, described, tags_in, text};
 
 pub(super) const TYPES: &[Declaration] = &[Declaration {
     name: "AWS::SNS::Topic",
     actions: &["sns:ListTopics", "sns:GetTopicAttributes", "sns:ListTagsForResource"],
-    fetch: list!(sns "sns" "ListTopics": list_topics; page set_next_token),
+    list: call("sns", "ListTopics").with_token("NextToken"),
     items: &["Topics"],
     describe: Some(|regional, topic| {
         Box::pin(async move {
-            let request = regional.sns().get_topic_attributes().topic_arn(text(topic, "TopicArn"));
-            *topic = described(send!(regional, "sns" "GetTopicAttributes", request)?, "Attributes")?;
+            *topic = described(
+                regional.send("sns", "GetTopicAttributes", json!({ "TopicArn": text(topic, "TopicArn") })).await?,
+                "Attributes",
+            )?;
             Ok(())
         })
     }),
@@ -21,8 +23,12 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     not_found: &["NotFound"],
     tags: TagSource::Call(|regional, topic| {
         Box::pin(async move {
-            let request = regional.sns().list_tags_for_resource().resource_arn(text(topic, "TopicArn"));
-            Ok(tags_in(&send!(regional, "sns" "ListTagsForResource", request)?, "Tags"))
+            Ok(tags_in(
+                &regional
+                    .send("sns", "ListTagsForResource", json!({ "ResourceArn": text(topic, "TopicArn") }))
+                    .await?,
+                "Tags",
+            ))
         })
     }),
     // The API reports no creation time.

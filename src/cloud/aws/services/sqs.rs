@@ -1,21 +1,20 @@
 //! SQS queues.
 
-use aws_sdk_sqs::types::QueueAttributeName;
+use serde_json::json;
 
 use crate::cloud::aws::convert::counted_time;
-use crate::cloud::aws::declare::{ById, Declaration, TagSource, described, list, send, tags_in, text};
+use crate::cloud::aws::declare::{ById, Declaration, TagSource, call, described, tags_in, text};
 
 pub(super) const TYPES: &[Declaration] = &[Declaration {
     name: "AWS::SQS::Queue",
     actions: &["sqs:ListQueues", "sqs:GetQueueAttributes", "sqs:ListQueueTags"],
-    fetch: list!(sqs "sqs" "ListQueues": list_queues; page set_next_token, max_results(1000)),
+    list: call("sqs", "ListQueues").paged("NextToken", "MaxResults", 1000),
     items: &["QueueUrls"],
     describe: Some(|regional, queue| {
         Box::pin(async move {
             let url = queue.as_str().unwrap_or_default().to_owned();
-            let request = regional.sqs().get_queue_attributes().queue_url(&url);
-            let request = request.attribute_names(QueueAttributeName::All);
-            *queue = described(send!(regional, "sqs" "GetQueueAttributes", request)?, "Attributes")?;
+            let input = json!({ "QueueUrl": url, "AttributeNames": ["All"] });
+            *queue = described(regional.send("sqs", "GetQueueAttributes", input).await?, "Attributes")?;
             queue["QueueUrl"] = url.into();
             if let Some(at) = counted_time(&queue["CreatedTimestamp"]) {
                 queue["CreatedTimestamp"] = at.into();
@@ -28,8 +27,10 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     not_found: &["QueueDoesNotExist", "AWS.SimpleQueueService.NonExistentQueue"],
     tags: TagSource::Call(|regional, queue| {
         Box::pin(async move {
-            let request = regional.sqs().list_queue_tags().queue_url(text(queue, "QueueUrl"));
-            Ok(tags_in(&send!(regional, "sqs" "ListQueueTags", request)?, "Tags"))
+            Ok(tags_in(
+                &regional.send("sqs", "ListQueueTags", json!({ "QueueUrl": text(queue, "QueueUrl") })).await?,
+                "Tags",
+            ))
         })
     }),
     birth: Some("CreatedTimestamp"),

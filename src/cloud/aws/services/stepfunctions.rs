@@ -1,24 +1,22 @@
 //! Step Functions state machines.
 
-use aws_sdk_sfn::types::IncludedData;
+use serde_json::json;
 
 use crate::cloud::CadenceClass;
-use crate::cloud::aws::declare::{ById, Declaration, TagSource, list, query, send, tags_in, text};
+use crate::cloud::aws::declare::{ById, Declaration, TagSource, call, tags_in, text};
 
 pub(super) const TYPES: &[Declaration] = &[Declaration {
     name: "AWS::StepFunctions::StateMachine",
     actions: &["states:ListStateMachines", "states:DescribeStateMachine", "states:ListTagsForResource"],
-    fetch: list!(stepfunctions "stepfunctions" "ListStateMachines": list_state_machines;
-        page set_next_token, max_results(1000)),
+    list: call("stepfunctions", "ListStateMachines").paged("nextToken", "maxResults", 1000),
     items: &["stateMachines"],
     next_page: "nextToken",
     // DescribeStateMachine returns another document than the listing.
     by_id: ById::Exists(|regional, arn| {
         Box::pin(async move {
-            let request = regional.stepfunctions().describe_state_machine().state_machine_arn(arn);
             // Without the definition no key is needed, to which access may be denied.
-            let request = request.included_data(IncludedData::MetadataOnly);
-            query!(regional, "stepfunctions" "DescribeStateMachine", request).map(drop)
+            let input = json!({ "stateMachineArn": arn, "includedData": "METADATA_ONLY" });
+            regional.query("stepfunctions", "DescribeStateMachine", input).await.map(drop)
         })
     }),
     id: "stateMachineArn",
@@ -26,8 +24,10 @@ pub(super) const TYPES: &[Declaration] = &[Declaration {
     tags: TagSource::Call(|regional, machine| {
         Box::pin(async move {
             let arn = text(machine, "stateMachineArn");
-            let request = regional.stepfunctions().list_tags_for_resource().resource_arn(arn);
-            Ok(tags_in(&send!(regional, "stepfunctions" "ListTagsForResource", request)?, "tags"))
+            Ok(tags_in(
+                &regional.send("stepfunctions", "ListTagsForResource", json!({ "resourceArn": arn })).await?,
+                "tags",
+            ))
         })
     }),
     birth: Some("creationDate"),
