@@ -86,11 +86,13 @@ pub fn clear_unfinished(folder: &Path, prefix: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Creates an empty file if there is none.
+/// Creates an empty file if there is none. Its name is durable: otherwise a power failure could take a new store with
+/// everything that was committed to it.
 pub(in crate::store) fn create(path: &Path) -> io::Result<()> {
     match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-        _ => Ok(()),
+        Ok(_) => File::open(folder(path))?.sync_all(),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
     }
 }
 

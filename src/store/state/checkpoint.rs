@@ -54,6 +54,8 @@ struct ScopeRow {
 /// A slice of a checkpoint, written in one commit.
 pub(in crate::store) struct Slice {
     pub revision: Revision,
+    /// [`State::folded`] of the state that is written.
+    pub folded: usize,
     pub part: u32,
     shown: Vec<u8>,
     rest: Vec<u8>,
@@ -113,6 +115,7 @@ pub(in crate::store) fn slices(state: State) -> impl Iterator<Item = Slice> {
         let revision = state.revision;
         Slice {
             revision,
+            folded: state.folded,
             part,
             shown: compressed_part((revision.0, part), &shown),
             rest: compressed_part((revision.0, part), &rest),

@@ -121,6 +121,8 @@ pub(in crate::store) struct State {
     pub next_rid: Rid,
     /// How many lives have ended until now, including retracted ends.
     pub ends: u64,
+    /// How many log entries were folded since the file was opened, from its newest checkpoint on.
+    pub folded: usize,
     /// Not part of the fold: a document names the dictionary that it needs.
     pub dictionaries: Arc<Dictionaries>,
     /// Interned tag sets by number.
@@ -168,6 +170,7 @@ impl Default for State {
             scope_numbers: ScopeNumbers::default(),
             next_rid: NO_RID + 1,
             ends: 0,
+            folded: 0,
             dictionaries: Arc::default(),
             tag_sets: Vector::new(),
             tag_index: Arc::default(),
@@ -356,6 +359,7 @@ impl State {
         assert!(row.time >= self.time, "time never goes back between revisions");
         self.revision = revision;
         self.time = row.time;
+        self.folded += entries.len();
         for entry in entries {
             if entry.rid == NO_RID {
                 self.apply_to_scope(revision, row, &entry.kind);

@@ -24,8 +24,6 @@ pub(in crate::store) type RunKey = (ScopeNo, Timestamp);
 
 /// What was found in the file besides its state.
 pub(in crate::store) struct Recovered {
-    /// Log entries that are in no checkpoint.
-    pub since_checkpoint: usize,
     /// Sweeps that were cut off, as the runs that record that.
     pub interrupted: BTreeMap<RunKey, Run>,
 }
@@ -52,7 +50,7 @@ pub(in crate::store) fn load(db: &Database) -> Result<(State, Recovered), StoreE
         tracing::warn!(%error, "the newest checkpoint is not used: the whole log is read instead");
         state = named(&txn)?;
     }
-    let since_checkpoint = fold_until(&txn, &mut state, Revision(u64::MAX))?;
+    fold_until(&txn, &mut state, Revision(u64::MAX))?;
     state.revision = state.kept.newest(state.revision);
     // Not in the log: counted misses, the last run of each scope, visibility proofs.
     for row in txn.open_table(SUSPECT)?.iter()? {
@@ -96,7 +94,7 @@ pub(in crate::store) fn load(db: &Database) -> Result<(State, Recovered), StoreE
         }
     }
     let interrupted = interrupted(&txn, &mut state)?;
-    Ok((state, Recovered { since_checkpoint, interrupted }))
+    Ok((state, Recovered { interrupted }))
 }
 
 /// Sweeps that were cut off before they could conclude anything: from here on the ledger records that.

@@ -73,9 +73,12 @@ impl CrossScopeIndex {
         index.find(id, is_it)
     }
 
-    /// Clears the index after the file was reopened.
-    pub fn forget(&self) {
-        self.write().clear();
+    /// Publishes the state of a file that was reopened. Under the lock, so that no query builds an index of the state
+    /// before.
+    pub fn publish_anew(&self, publish: impl FnOnce()) {
+        let mut kinds = self.write();
+        publish();
+        kinds.clear();
     }
 
     /// Publishes a state, and updates the index with what ended and began since the one before.

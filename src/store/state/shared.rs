@@ -181,11 +181,12 @@ impl Shared {
             return Err(StoreError::OtherFile { path: self.path.clone(), known, found: state.revision });
         }
         *self.trainer() = Trainer::new(state.dictionaries.clone());
-        self.whereabouts.forget();
         let revision = state.revision;
         *self.db.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(db));
-        *self.published.write().unwrap_or_else(PoisonError::into_inner) =
-            Current { state, txn: Some(Arc::new(txn)) };
+        self.whereabouts.publish_anew(|| {
+            *self.published.write().unwrap_or_else(PoisonError::into_inner) =
+                Current { state, txn: Some(Arc::new(txn)) };
+        });
         self.epoch.fetch_add(1, Ordering::AcqRel);
         self.poisoned.store(false, Ordering::Release);
         self.revisions.send_if_modified(|r| std::mem::replace(r, revision) != revision);

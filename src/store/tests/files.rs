@@ -172,6 +172,60 @@ fn the_keeper_writes_a_checkpoint_when_one_is_due_and_the_file_opens_from_it() {
     assert_eq!(bed.live(Moment::Now).len(), 600);
 }
 
+/// A commit during a checkpoint must not cause a second one.
+#[test]
+fn a_checkpoint_is_written_once_for_as_many_entries_as_make_one_due() {
+    const CHANGES: u64 = 50;
+    const DUE_ENTRIES: u64 = 1_000;
+    let bed = Bed::new();
+    std::thread::scope(|threads| {
+        for region in 0..4 {
+            let bed = &bed;
+            threads.spawn(move || {
+                for size in 0..150 {
+                    let volumes = (0..CHANGES).map(|n| observation(&format!("vol-{region}-{n}"), &[], size));
+                    let volumes: Vec<_> = volumes.collect();
+                    bed.sweep_with(|s| {
+                        s.scope.region = Region::from(format!("r{region}").as_str());
+                        s.observations = volumes;
+                    });
+                }
+            });
+        }
+    });
+    let headers = || {
+        let txn = bed.store().inner.shared.db().unwrap().begin_read().unwrap();
+        checkpoint::headers(&txn).unwrap().into_iter().map(|header| header.unwrap().0.0).collect::<Vec<_>>()
+    };
+    until("there are checkpoints", || headers().len() > 3);
+    let revisions = headers();
+    let apart = revisions.windows(2).map(|pair| (pair[1] - pair[0]) * CHANGES);
+    assert!(apart.min() >= Some(DUE_ENTRIES), "{revisions:?}");
+}
+
+/// An operator that sees nothing new is no reason to lose that it looked.
+#[test]
+fn unchanged_sweeps_are_written_after_a_minute_also_if_nothing_follows() {
+    let bed = Bed::new();
+    let volumes = [observation("vol-1", &[], 8)];
+    bed.see(&volumes);
+    bed.store().flush().unwrap();
+    let last_ended = || {
+        let txn = bed.store().inner.shared.db().unwrap().begin_read().unwrap();
+        let runs = txn.open_table(RUN).unwrap();
+        let (_, run) = runs.last().unwrap().unwrap();
+        decode::<Run>("run", run.value()).unwrap().last_ended
+    };
+    let before = last_ended();
+    // Ten seconds later, not five minutes.
+    let now = bed.store().now();
+    *bed.now.lock().unwrap() = now.minus(Duration::from_secs(290));
+    bed.see(&volumes);
+    assert_eq!(last_ended(), before, "it is in memory for a minute");
+    bed.pass(61);
+    until("it is in the file", || last_ended() > before);
+}
+
 #[test]
 fn checkpoints_that_several_ask_for_at_once_spoil_none_of_each_other() {
     let bed = Bed::new();

@@ -39,11 +39,13 @@ impl Keeper {
                 if is_over || stopped.load(Ordering::Acquire) {
                     break;
                 }
-                if shared.is_checkpoint_due.swap(false, Ordering::AcqRel)
+                if shared.is_checkpoint_due.load(Ordering::Acquire) {
                     // The file is the same without it; the next one is written when it is due again.
-                    && let Err(error) = checkpoint(&shared, &queue, &stopped)
-                {
-                    tracing::warn!(%error, "no checkpoint was written");
+                    if let Err(error) = checkpoint(&shared, &queue, &stopped) {
+                        tracing::warn!(%error, "no checkpoint was written");
+                    }
+                    // Only now: until its last slice is there, every commit finds that one is due.
+                    shared.is_checkpoint_due.store(false, Ordering::Release);
                 }
                 retain(&shared, &queue, &stopped);
                 let state = shared.state();

@@ -107,14 +107,14 @@ impl Writer {
         let (sender, requests) = sync_channel(QUEUE_MAX_REQUESTS);
         let flushed = (shared.clock)();
         let numbers = TagNumbers::new(&shared.state());
-        let Recovered { since_checkpoint, interrupted } = found;
+        let Recovered { interrupted } = found;
         let open_sweeps = interrupted.keys().map(|(number, _)| *number).collect();
-        shared.since_checkpoint.store(since_checkpoint, Ordering::Release);
+        shared.since_checkpoint.store(shared.state().folded, Ordering::Release);
         let gone = Gone(shared.clone());
         let mut worker = Worker {
             shared,
             bell,
-            since_checkpoint,
+            checkpointed: 0,
             numbers,
             dirty_runs: interrupted,
             open_sweeps,
@@ -163,8 +163,8 @@ fn needed(bytes: usize) -> u64 {
 struct Worker {
     shared: Arc<Shared>,
     bell: KeeperWaker,
-    /// Log entries that are not in the last checkpoint.
-    since_checkpoint: usize,
+    /// [`State::folded`] of the state in the newest checkpoint.
+    checkpointed: usize,
     numbers: TagNumbers,
     /// Runs that were extended in memory only.
     dirty_runs: BTreeMap<RunKey, Run>,
@@ -182,6 +182,11 @@ impl Worker {
                 Ok(first) => first,
                 Err(RecvTimeoutError::Timeout) => {
                     self.recover_if_due();
+                    let now = self.shared.now();
+                    if !self.dirty_runs.is_empty() && now.since(self.flushed) >= LEDGER_FLUSH_INTERVAL {
+                        self.flushed = now;
+                        self.flush_ledger();
+                    }
                     continue;
                 }
                 Err(RecvTimeoutError::Disconnected) => break,
@@ -196,13 +201,19 @@ impl Worker {
             }
             self.commit(queued);
         }
-        // The last chance to write the minute of "still there" that is only in memory. If it fails, nothing but
-        // that minute is lost.
-        if !self.shared.is_poisoned() && self.shared.check_room(needed(0)).is_ok() {
-            let mut batch = Batch::default();
-            self.take_runs(&mut batch);
-            let state = self.shared.state();
-            drop(self.write(batch, &state, &state));
+        self.flush_ledger();
+    }
+
+    /// Writes the "still there" that is only in memory. If that fails, nothing else is lost.
+    fn flush_ledger(&mut self) {
+        if self.shared.is_poisoned() || self.shared.check_room(needed(0)).is_err() {
+            return;
+        }
+        let mut batch = Batch::default();
+        self.take_runs(&mut batch);
+        let state = self.shared.state();
+        if let Err(error) = self.write(batch, &state, &state) {
+            tracing::warn!(store = %self.shared.path.display(), %error, "the last minutes of unchanged sweeps were not written");
         }
     }
 
@@ -244,7 +255,7 @@ impl Worker {
                 }
                 Request::Checkpoint(slice) => {
                     if slice.is_last() {
-                        self.since_checkpoint = 0;
+                        self.checkpointed = slice.folded;
                     }
                     batch.checkpoint.push(*slice);
                     Delta { revision: next.revision, changes: Vec::new() }
@@ -267,8 +278,9 @@ impl Worker {
             self.flushed = now;
             self.take_runs(&mut batch);
         }
-        let is_checkpoint_due = self.since_checkpoint >= CHECKPOINT_MIN_ENTRIES.max(next.heads.len() / 4);
-        self.shared.since_checkpoint.store(self.since_checkpoint, Ordering::Release);
+        let since_checkpoint = next.folded - self.checkpointed;
+        let is_checkpoint_due = since_checkpoint >= CHECKPOINT_MIN_ENTRIES.max(next.heads.len() / 4);
+        self.shared.since_checkpoint.store(since_checkpoint, Ordering::Release);
         let life_delta = batch.life_delta();
         if mutants::is_awake("published before it is durable") {
             drop(self.shared.publish(next.clone(), &LifeDelta::default()));
@@ -311,9 +323,9 @@ impl Worker {
         self.tried = Instant::now();
         let store = self.shared.path.display().to_string();
         match self.shared.open_again() {
-            Ok(Recovered { since_checkpoint, interrupted }) => {
-                self.since_checkpoint = since_checkpoint;
-                self.shared.since_checkpoint.store(since_checkpoint, Ordering::Release);
+            Ok(Recovered { interrupted }) => {
+                self.checkpointed = 0;
+                self.shared.since_checkpoint.store(self.shared.state().folded, Ordering::Release);
                 self.numbers = TagNumbers::new(&self.shared.state());
                 self.open_sweeps = interrupted.keys().map(|(number, _)| *number).collect();
                 // A minute of "still there" may be lost, as in a crash.
@@ -339,7 +351,6 @@ impl Worker {
             let count = u32::try_from(entries.len()).expect("a delta has fewer than 2^32 entries");
             let row = RevisionRow { time, scope: number, entries: count };
             let revision = next.revision.next();
-            self.since_checkpoint += entries.len();
             batch.visibilities(next, number, revision.0, time, &logged);
             next.apply(revision, &row, &entries, &mut drafted).expect("every life is in the draft");
             batch.pages.add(revision, &row, logged);
