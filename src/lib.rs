@@ -5,11 +5,11 @@
 //! | module | contents |
 //! |---|---|
 //! | [`inventory`] | the domain types: keys, scopes, sweeps, tags, revisions; pure |
-//! | [`store`] | the multi-version store on redb; depends on neither Kubernetes nor a cloud |
+//! | [`store`] | the multi-version store on redb; `store::write::plan` decides what appeared, changed or disappeared |
 //! | [`cloud`] | the `Provider` trait and its AWS implementation |
-//! | [`policy`] | the rules: from the recorded state to findings; pure |
+//! | [`policy`] | the rules: from the recorded state to findings (what disappeared is only reported here); pure |
 //! | [`api`] | the custom resources, and validation of a manifest as the API server does it |
-//! | [`scanner`] | one task per account: list, confirm, commit |
+//! | [`scanner`] | one task per account: lists, confirms absences by reads, holds mass losses; commits to the store |
 //! | [`controller`] | from CloudScans to tasks; from the store to findings, events and status |
 //! | [`server`] | health, metrics, and queries over the socket |
 //! | [`cli`] | the commands; wires up the rest |

@@ -3,8 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use elava::cloud::aws::Aws;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::IntoResponse;
+use elava::cloud::aws::{Aws, access, keys};
+use elava::cloud::{AccountTarget, Listing, Provider};
+use elava::inventory::{Region, ResourceType, Scope};
 use serde_json::{Value, json};
 
 use crate::declarations::python;
@@ -120,4 +127,62 @@ fn a_mistake_in_a_request_is_an_error_that_names_it() {
     // A null is left out, and one value stands for a list of one.
     let written = Aws::request("ec2", "DescribeVolumes", &json!({"VolumeIds": "v", "NextToken": null})).unwrap();
     assert_eq!(written.body, "Action=DescribeVolumes&Version=2016-11-15&VolumeId.1=v");
+}
+
+/// AWS an hour ahead: like AWS it refuses a signature that is more than five minutes old. Counts what it refused.
+async fn ahead(State(refused): State<Arc<AtomicUsize>>, headers: HeaderMap, body: String) -> impl IntoResponse {
+    let now = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(1);
+    let date = now.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
+    let signed = headers["x-amz-date"].to_str().unwrap();
+    let signed = jiff::civil::DateTime::strptime("%Y%m%dT%H%M%SZ", signed).unwrap();
+    let signed = signed.to_zoned(jiff::tz::TimeZone::UTC).unwrap().timestamp();
+    let (status, answer) = if now.duration_since(signed).abs() > jiff::SignedDuration::from_mins(5) {
+        refused.fetch_add(1, Ordering::SeqCst);
+        let error = "<Error><Code>SignatureDoesNotMatch</Code><Message>Signature expired</Message></Error>";
+        (StatusCode::FORBIDDEN, format!("<ErrorResponse>{error}<Errors>{error}</Errors></ErrorResponse>"))
+    } else if body.contains("GetCallerIdentity") {
+        let result =
+            "<Arn>arn:aws:iam::111122223333:user/u</Arn><UserId>U</UserId><Account>111122223333</Account>";
+        let answer = format!("<GetCallerIdentityResult>{result}</GetCallerIdentityResult>");
+        (StatusCode::OK, format!("<GetCallerIdentityResponse>{answer}</GetCallerIdentityResponse>"))
+    } else {
+        (StatusCode::OK, "<DescribeVolumesResponse><volumeSet/></DescribeVolumesResponse>".to_owned())
+    };
+    (status, [("date", date), ("content-type", "text/xml".to_owned())], answer)
+}
+
+#[tokio::test]
+async fn calls_are_signed_with_the_time_of_the_cloud_and_the_next_session_knows_it() {
+    let refused = Arc::new(AtomicUsize::new(0));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let app = axum::Router::new().fallback(ahead).with_state(refused.clone());
+    let serving = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+    let target = AccountTarget {
+        account: None,
+        provider: "aws".into(),
+        access: access(keys("id", "secret"), None),
+        endpoint: url.as_str().into(),
+        include_regions: vec![Region::new("eu-west-1")],
+        exclude_regions: Vec::new(),
+    };
+    let provider = Aws::new(1.0);
+    let mut refusals = Vec::new();
+    for _ in 0..2 {
+        let session = provider.connect(&target).await.expect("it signs again");
+        let scope = Scope {
+            provider: "aws".into(),
+            partition: session.identity().partition.clone(),
+            endpoint: url.as_str().into(),
+            account: session.identity().account.clone(),
+            region: Region::new("eu-west-1"),
+            resource_type: ResourceType::new("AWS::EC2::Volume"),
+        };
+        let listing = Listing::of(session.list(&scope)).await;
+        assert!(listing.error.is_none(), "{:?}", listing.error);
+        assert!(session.skew_millis() > 3_000_000, "{}", session.skew_millis());
+        refusals.push(refused.load(Ordering::SeqCst));
+    }
+    assert_eq!(refusals, [1, 1], "one call learned it for all");
+    serving.abort();
 }

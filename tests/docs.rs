@@ -1,5 +1,6 @@
 //! Every name that the code can report is in the docs.
 
+use elava::api::{condition, reason};
 use elava::inventory::FindingKind;
 use elava::policy::lifecycle::Resolution;
 
@@ -11,37 +12,23 @@ fn read(page: &str) -> String {
 /// The quoted names in a source, in the places where reasons are given.
 fn words(source: &str, before: &str) -> Vec<String> {
     let word = regex::Regex::new(&format!(r#"{before}\s*"([A-Z][A-Za-z]+)""#)).expect("it is a pattern");
-    word.captures_iter(&read(source)).map(|found| found[1].to_owned()).collect()
+    let words: Vec<String> = word.captures_iter(&read(source)).map(|found| found[1].to_owned()).collect();
+    assert!(!words.is_empty(), "{source} has no {before}: the names are elsewhere now");
+    words
 }
 
 #[test]
 fn every_reason_for_which_something_is_wrong_has_its_runbook() {
     let runbooks = read("docs/runbooks.md");
     let mut reasons = words("src/inventory/sweep.rs", r"Reason::[A-Za-z]+ =>");
-    reasons.extend(words("src/controller/validate.rs", "reason:"));
+    reasons.extend(reason::PROBLEMS.iter().map(|reason| (*reason).to_owned()));
     reasons.extend(words("src/controller/mod.rs", r"ReconcileError::[A-Za-z]+(?:\(_\))? =>"));
-    reasons.extend(words("src/controller/status.rs", r#"update\(TYPE, "False","#));
-    reasons.extend(words("src/controller/status.rs", r#"update\(TYPE, "True","#));
     reasons.extend(words("src/cli/status.rs", r"problem\("));
     // Reasons of an operator that does not start or can't record; the other errors of the store are answers to queries.
     let answers = ["NotKept", "Compacted", "ReaderExpired", "StoreExists", "StreamFailed", "NotABackup"];
     let of_the_store = words("src/store/error.rs", r"=>");
     reasons.extend(of_the_store.into_iter().filter(|reason| !answers.contains(&reason.as_str())));
-    // Reasons of conditions that are healthy or in progress.
-    let well = [
-        "Suspended",
-        "Scanning",
-        "UpToDate",
-        "Progressing",
-        "NotStalled",
-        "Complete",
-        "Valid",
-        "InStep",
-        "Decided",
-        "Delivered",
-    ];
-    assert!(reasons.len() > 30, "the sources are read: {reasons:?}");
-    for reason in reasons.iter().filter(|reason| !well.contains(&reason.as_str())) {
+    for reason in reasons.iter().filter(|reason| !reason::HEALTHY.contains(&reason.as_str())) {
         assert!(runbooks.contains(&format!("\n### {reason}\n")), "docs/runbooks.md has no section {reason}");
     }
 }
@@ -49,14 +36,10 @@ fn every_reason_for_which_something_is_wrong_has_its_runbook() {
 #[test]
 fn every_condition_is_documented() {
     let (cloudscan, exemption) = (read("docs/cloudscan.md"), read("docs/findingexemption.md"));
-    let quoted = |source: &str, pattern: &str| {
-        let pattern = regex::Regex::new(pattern).expect("it is a pattern");
-        pattern.captures_iter(&read(source)).map(|found| found[1].to_owned()).collect::<Vec<_>>()
-    };
-    for condition in quoted("src/controller/status.rs", r#"const TYPE: &str = "([A-Za-z]+)""#) {
+    for condition in condition::OF_CLOUDSCAN {
         assert!(cloudscan.contains(&format!("| `{condition}` |")), "docs/cloudscan.md has no line {condition}");
     }
-    for condition in quoted("src/controller/exempt.rs", r#"condition\(\s*"([A-Za-z]+)""#) {
+    for condition in condition::OF_EXEMPTION {
         assert!(
             exemption.contains(&format!("`{condition}`")),
             "docs/findingexemption.md does not have {condition}"

@@ -365,7 +365,7 @@ impl Default for Disappearance {
     }
 }
 
-/// Both must be reached, in a scope or in an account in one round.
+/// Both must be reached, in a scope, or in an account within the longest cadence in force.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct MassLoss {

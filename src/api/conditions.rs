@@ -34,6 +34,8 @@ pub mod condition {
     /// The exemption ends within a week.
     pub const EXPIRING_SOON: &str = "ExpiringSoon";
 
+    /// Those of a FindingExemption.
+    pub const OF_EXEMPTION: [&str; 2] = [ACTIVE, EXPIRING_SOON];
     /// Those of a CloudScan.
     pub const OF_CLOUDSCAN: [&str; 11] = [
         READY,
@@ -52,33 +54,58 @@ pub mod condition {
 
 /// Reasons for conditions.
 pub mod reason {
-    pub const SUSPENDED: &str = "Suspended";
-    pub const SCANNING: &str = "Scanning";
-    pub const PROGRESSING: &str = "Progressing";
-    pub const REFUSED: &str = "Refused";
-    pub const UP_TO_DATE: &str = "UpToDate";
-    pub const NOT_STALLED: &str = "NotStalled";
-    pub const COMPLETE: &str = "Complete";
-    pub const VALID: &str = "Valid";
-    pub const NOT_TRIED: &str = "NotTried";
-    pub const MASS_LOSS_HELD: &str = "MassLossHeld";
-    pub const READABLE: &str = "Readable";
-    pub const BEHIND_STORE: &str = "BehindStore";
-    pub const DIFFERS_FROM_CLOUD: &str = "DiffersFromCloud";
-    pub const IN_STEP: &str = "InStep";
-    pub const NOT_DELIVERED: &str = "NotDelivered";
-    pub const DELIVERED: &str = "Delivered";
-    pub const DECIDED: &str = "Decided";
-    pub const UNDECIDED: &str = "Undecided";
-    pub const INVALID_SPEC: &str = "InvalidSpec";
-    pub const EXPIRED: &str = "Expired";
-    pub const IN_FORCE: &str = "InForce";
-    pub const EXPIRES: &str = "Expires";
-    pub const NOT_SOON: &str = "NotSoon";
-    pub const ENDPOINT_NOT_ALLOWED: &str = "EndpointNotAllowed";
-    pub const ROLE_NOT_ALLOWED: &str = "RoleNotAllowed";
-    pub const TOO_MANY_CLOUD_SCANS: &str = "TooManyCloudScans";
-    pub const TOO_MANY_ACCOUNTS: &str = "TooManyAccounts";
-    pub const TOO_MANY_RESOURCES: &str = "TooManyResources";
-    pub const TOO_MANY_EXPRESSIONS: &str = "TooManyExpressions";
+    macro_rules! names {
+        ($(#[$doc:meta])* $all:ident { $($name:ident: $text:literal,)* }) => {
+            $(pub const $name: &str = $text;)*
+            $(#[$doc])*
+            pub const $all: &[&str] = &[$($name),*];
+        };
+    }
+
+    names! {
+        /// Something is wrong: each has a section in docs/runbooks.md.
+        PROBLEMS {
+            REFUSED: "Refused",
+            MASS_LOSS_HELD: "MassLossHeld",
+            BEHIND_STORE: "BehindStore",
+            DIFFERS_FROM_CLOUD: "DiffersFromCloud",
+            NOT_DELIVERED: "NotDelivered",
+            UNDECIDED: "Undecided",
+            INVALID_SPEC: "InvalidSpec",
+            ENDPOINT_NOT_ALLOWED: "EndpointNotAllowed",
+            ROLE_NOT_ALLOWED: "RoleNotAllowed",
+            TOO_MANY_CLOUD_SCANS: "TooManyCloudScans",
+            TOO_MANY_ACCOUNTS: "TooManyAccounts",
+            TOO_MANY_RESOURCES: "TooManyResources",
+            TOO_MANY_EXPRESSIONS: "TooManyExpressions",
+        }
+    }
+
+    names! {
+        /// All is well, or in progress.
+        HEALTHY {
+            SUSPENDED: "Suspended",
+            SCANNING: "Scanning",
+            PROGRESSING: "Progressing",
+            UP_TO_DATE: "UpToDate",
+            NOT_STALLED: "NotStalled",
+            COMPLETE: "Complete",
+            VALID: "Valid",
+            NOT_TRIED: "NotTried",
+            READABLE: "Readable",
+            IN_STEP: "InStep",
+            DELIVERED: "Delivered",
+            DECIDED: "Decided",
+        }
+    }
+
+    names! {
+        /// Of a FindingExemption, besides `InvalidSpec`.
+        OF_EXEMPTION {
+            EXPIRED: "Expired",
+            IN_FORCE: "InForce",
+            EXPIRES: "Expires",
+            NOT_SOON: "NotSoon",
+        }
+    }
 }

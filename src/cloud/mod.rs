@@ -3,7 +3,6 @@
 //! A [`Session`] is one identity in one account, verified before anything is listed with it. A listing returns
 //! [`Observation`]s. A failure is a [`CloudError`] with a reason from a fixed set, the missing action, and what to do.
 
-// Code for some services only is unused without them.
 pub mod aws;
 
 use std::collections::BTreeMap;

@@ -440,8 +440,8 @@ impl AccountScanner {
     }
 
     /// Closes scopes that no CloudScan selects any more, and revokes the visibility of CloudScans that no longer
-    /// select them. A CloudScan that could not get in keeps its visibility: "could not scan" is not "does not
-    /// request".
+    /// select them. A CloudScan that could not connect keeps its visibility, and so does one that has no subscription
+    /// at this moment: [`AccountScanner::release`] ends that.
     async fn close_undesired_scopes(&mut self, subscriptions: &[Subscription], ready: &[Ready]) {
         let undecided: BTreeSet<&Subscriber> = subscriptions
             .iter()

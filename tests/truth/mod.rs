@@ -1,6 +1,6 @@
 //! "It could not be listed" must never become "it is gone", nor "untagged", nor "new".
 //!
-//! - [`table`]: ../shared/truth.md row by row. [`random`]: random changes under random faults.
+//! - [`table`]: the ways in which a cloud misleads, row by row. [`random`]: random changes under random faults.
 
 mod bed;
 mod random;

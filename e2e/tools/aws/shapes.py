@@ -50,7 +50,7 @@ OPERATIONS = {
     "kafka": ["DescribeClusterV2", "ListClustersV2"],
     "kinesis": ["DescribeStreamSummary", "ListStreams", "ListTagsForStream"],
     "kms": ["DescribeKey", "ListKeys", "ListResourceTags"],
-    "lambda": ["GetFunctionConfiguration", "ListFunctions", "ListTags"],
+    "lambda": ["ListFunctions", "ListTags"],
     "logs": ["DescribeLogGroups", "ListTagsForResource"],
     "opensearch": ["DescribeDomain", "ListDomainNames", "ListTags"],
     "organizations": ["ListAccounts", "ListAccountsForParent", "ListOrganizationalUnitsForParent"],
@@ -269,7 +269,6 @@ def partitions_of(session):
         outputs = partition["outputs"]
         table.append({
             "id": partition["id"],
-            "regions": partition["regionRegex"],
             "suffix": outputs["dnsSuffix"],
             "dualstack": outputs["dualStackDnsSuffix"],
         })

@@ -10,8 +10,11 @@ use aws_runtime::auth::sigv4::{SCHEME_ID, SigV4AuthScheme};
 use aws_runtime::auth::{SigV4OperationSigningConfig, SigningOptions};
 use aws_runtime::invocation_id::InvocationIdInterceptor;
 use aws_runtime::request_info::RequestInfoInterceptor;
+use aws_runtime::retries::classifiers::AwsErrorCodeClassifier;
+use aws_runtime::service_clock_skew::DisableClockSkewCorrection;
 use aws_runtime::user_agent::{ApiMetadata, UserAgentInterceptor};
 use aws_smithy_runtime::client::orchestrator::operation::Operation;
+use aws_smithy_runtime::client::retries::classifiers::{HttpStatusCodeClassifier, TransientErrorClassifier};
 use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::auth::static_resolver::StaticAuthSchemeOptionResolver;
 use aws_smithy_runtime_api::client::auth::{AuthSchemeOptionResolverParams, SharedAuthScheme};
@@ -112,11 +115,14 @@ impl Caller<'_> {
     }
 
     fn endpoint(&self, called: &Service) -> Result<Endpoint, RequestError> {
-        if let Some(url) = self.configured_endpoint(called) {
-            return Ok(Endpoint { url, signing_region: self.region.to_owned() });
+        let fips = self.config.use_fips().unwrap_or(false);
+        let dual_stack = self.config.use_dual_stack().unwrap_or(false);
+        match self.configured_endpoint(called) {
+            // What runs at that address is not known, and a call without FIPS must not pass for one with it.
+            Some(_) if fips || dual_stack => Err(RequestError::ConfiguredEndpoint { service: called.id.clone() }),
+            Some(url) => Ok(Endpoint { url, signing_region: self.region.to_owned() }),
+            None => called.endpoint(self.partition, self.region, fips, dual_stack),
         }
-        let (fips, dual_stack) = (self.config.use_fips(), self.config.use_dual_stack());
-        called.endpoint(self.partition, self.region, fips.unwrap_or(false), dual_stack.unwrap_or(false))
     }
 
     /// S3 answers for a bucket under the bucket's own host name. A certificate for all buckets does not cover names with
@@ -156,7 +162,10 @@ impl Caller<'_> {
             ..SigV4OperationSigningConfig::default()
         });
         layer.store_put(AuthSchemeOptionResolverParams::new(()));
-        layer.store_put(ApiMetadata::new(name, env!("CARGO_PKG_VERSION")));
+        layer.store_put(ApiMetadata::new(called.id.as_str(), env!("CARGO_PKG_VERSION")));
+        if let Some(is_disabled) = self.config.disable_clock_skew_correction() {
+            layer.store_put(DisableClockSkewCorrection::from(is_disabled));
+        }
         if let Some(app) = self.config.app_name() {
             layer.store_put(app.clone());
         }
@@ -178,7 +187,11 @@ impl Caller<'_> {
             .operation_name(operation)
             .endpoint_url(&endpoint.url)
             .no_retry()
+            // After a transient error the connection is not used again; nothing else follows from these classifiers.
             .with_connection_poisoning()
+            .retry_classifier(HttpStatusCodeClassifier::default())
+            .retry_classifier(TransientErrorClassifier::<CallError>::new())
+            .retry_classifier(AwsErrorCodeClassifier::<CallError>::new())
             .timeout_config(self.config.timeout_config().cloned().unwrap_or_else(TimeoutConfig::disabled));
         if let Some(version) = self.config.behavior_version() {
             call = call.behavior_version(version);
@@ -335,7 +348,7 @@ impl Capture {
 
 /// The permission that a call needs: IAM has other names for some services and calls.
 /// <https://docs.aws.amazon.com/service-authorization/latest/reference/reference_policies_actions-resources-contextkeys.html>
-fn action(service: &str, operation: &str) -> String {
+pub(super) fn action(service: &str, operation: &str) -> String {
     let prefix = match service {
         "elbv2" => "elasticloadbalancing",
         "efs" => "elasticfilesystem",

@@ -126,7 +126,9 @@ fn reason_of(code: &str, message: &str, status: u16) -> Reason {
         | "InvalidAccessKeyId"
         | "ExpiredToken"
         | "ExpiredTokenException"
-        | "RequestExpired" => Reason::InvalidCredentials,
+        | "RequestExpired"
+        | "RequestTimeTooSkewed"
+        | "InvalidSignatureException" => Reason::InvalidCredentials,
         _ if status == 429 => Reason::Throttled,
         _ if status == 403 => Reason::Denied,
         _ => Reason::ServerError,

@@ -48,7 +48,7 @@ use super::{
 use crate::inventory::{
     AccountId, Document, Observation, Part, ProviderFacts, Reason, Region, Scope, TagSet, Tags, Unread,
 };
-use call::{AnswerStats, Answered, Caller};
+use call::{AnswerStats, Answered, Caller, action};
 use declare::{
     ById, Call, Declaration, ListAnswer, ListRequest, TagSource, at_path, items, next_page, tag_set, text,
     time_field,
@@ -112,6 +112,8 @@ pub struct Aws {
     keeping: SharedHttpClient,
     /// The process's own credential chain, by endpoint. It has its own clients, shared by all of a thousand accounts.
     chains: Mutex<BTreeMap<Arc<str>, SdkConfig>>,
+    /// By endpoint, how far its clock differs from ours: calls are signed with its time.
+    clocks: Mutex<BTreeMap<Arc<str>, SharedInterceptor>>,
 }
 
 impl Default for Aws {
@@ -133,6 +135,7 @@ impl Aws {
             http: http.clone(),
             keeping: KeepingClient::over(http, (LARGE_BODIES_PER_CORE * cores).min(LARGE_BODIES_MAX)),
             chains: Mutex::default(),
+            clocks: Mutex::default(),
         }
     }
 
@@ -168,6 +171,13 @@ impl Aws {
             self.chains().insert(target.endpoint.clone(), base.clone());
         }
         base
+    }
+
+    /// Outlives sessions: one that failed because of the clock is made again, and must not begin with the wrong time.
+    fn clock(&self, endpoint: &Arc<str>) -> SharedInterceptor {
+        let mut clocks = self.clocks.lock().unwrap_or_else(PoisonError::into_inner);
+        let clock = || SharedInterceptor::new(ServiceClockSkewInterceptor::new());
+        clocks.entry(endpoint.clone()).or_insert_with(clock).clone()
     }
 
     fn chains(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, SdkConfig>> {
@@ -269,7 +279,8 @@ impl Provider for Aws {
                 builder.identity_cache(IdentityCache::lazy().build()).build()
             }
         };
-        let identity = identify(&config, target).await.inspect_err(|error| {
+        let clock = self.clock(&target.endpoint);
+        let identity = identify(&config, &clock, target).await.inspect_err(|error| {
             // The credentials may have changed, such as a file that was rewritten.
             if target.access.credentials == Credentials::Ambient && error.reason == Reason::InvalidCredentials {
                 self.chains().remove(&target.endpoint);
@@ -278,12 +289,12 @@ impl Provider for Aws {
         let session = AwsSession {
             identity,
             target: target.clone(),
+            calls: config.to_builder().http_client(self.keeping.clone()).build(),
             config,
             governor: self.governor.clone(),
             cores: self.cores.clone(),
-            keeping: self.keeping.clone(),
             seen: Arc::default(),
-            clock: SharedInterceptor::new(ServiceClockSkewInterceptor::new()),
+            clock,
         };
         Ok(Arc::new(session))
     }
@@ -311,8 +322,13 @@ fn home_of(partition: &str) -> &'static str {
 }
 
 /// GetCallerIdentity needs no permission, so it distinguishes wrong credentials from missing permissions.
-async fn identify(config: &SdkConfig, target: &AccountTarget) -> Result<Identity, CloudError> {
-    let answer = match aws_sdk_sts::Client::new(config).get_caller_identity().send().await {
+async fn identify(
+    config: &SdkConfig,
+    clock: &SharedInterceptor,
+    target: &AccountTarget,
+) -> Result<Identity, CloudError> {
+    let client = aws_sdk_sts::config::Builder::from(config).interceptor(clock.clone()).build();
+    let answer = match aws_sdk_sts::Client::from_conf(client).get_caller_identity().send().await {
         Ok(answer) => answer,
         Err(error) => {
             let mut failed = match classify(&error, "sts:GetCallerIdentity") {
@@ -358,10 +374,12 @@ async fn identify(config: &SdkConfig, target: &AccountTarget) -> Result<Identity
 struct AwsSession {
     identity: Identity,
     target: AccountTarget,
+    /// For the SDK's own clients.
     config: SdkConfig,
+    /// For calls of ours, whose answers keep their bodies.
+    calls: SdkConfig,
     governor: Arc<Governor>,
     cores: Arc<Semaphore>,
-    keeping: SharedHttpClient,
     seen: Arc<AnswerStats>,
     clock: SharedInterceptor,
 }
@@ -381,11 +399,8 @@ pub(super) struct Regional {
 
 impl Regional {
     fn new(session: &AwsSession, region: &str) -> Self {
-        let config = session.config.to_builder().region(aws_config::Region::new(region.to_owned()));
-        // The governor repeats calls where that is useful, so that every attempt takes a permit.
-        let config = config.retry_config(RetryConfig::disabled()).http_client(session.keeping.clone()).build();
         Self {
-            config,
+            config: session.calls.clone(),
             account: session.identity.account.clone(),
             partition: session.identity.partition.clone(),
             region: region.into(),
@@ -406,7 +421,7 @@ impl Regional {
     fn elsewhere(&self, region: &str) -> Self {
         let region = if region.is_empty() { &self.region } else { region };
         Self {
-            config: self.config.to_builder().region(aws_config::Region::new(region.to_owned())).build(),
+            config: self.config.clone(),
             account: self.account.clone(),
             partition: self.partition.clone(),
             region: region.into(),
@@ -448,13 +463,21 @@ impl Regional {
             clock: self.clock.clone(),
         };
         let prepared = caller.prepare(service, operation, &input, self.seen.clone());
-        let prepared =
-            prepared.map_err(|error| Failure::Error(CloudError::new(Reason::Malformed, error.to_string())))?;
+        let prepared = prepared.map_err(|error| {
+            let message = format!("{}: {error}", action(service, operation));
+            Failure::Error(CloudError::new(Reason::Malformed, message))
+        })?;
+        let mut may_sign_again = true;
         let mut attempts = Attempts::new(&self.governor, (&self.account, &self.region), service, operation);
         loop {
             attempts.wait().await;
             let answer = prepared.send().await;
             let failed = answer.as_ref().err().and_then(Failure::reason);
+            // The answer shows that the clocks differ: the next attempt is signed with the cloud's time.
+            let is_skewed = self.seen.skew_millis.load(Ordering::Relaxed) != 0;
+            if failed == Some(Reason::InvalidCredentials) && is_skewed && std::mem::take(&mut may_sign_again) {
+                continue;
+            }
             if !attempts.should_retry(failed) {
                 return answer;
             }
@@ -840,7 +863,7 @@ impl Session for AwsSession {
 
     async fn verify(&self) -> Result<(), CloudError> {
         let target = AccountTarget { account: Some(self.identity.account.clone()), ..self.target.clone() };
-        identify(&self.config, &target).await.map(drop)
+        identify(&self.config, &self.clock, &target).await.map(drop)
     }
 
     async fn regions(&self) -> Result<Vec<Region>, CloudError> {

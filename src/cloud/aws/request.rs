@@ -12,13 +12,19 @@ use serde_json::{Map, Value};
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RequestError {
+    #[error("no service {0} is known")]
+    Service(String),
     #[error("no operation {0} is known")]
     Operation(String),
+    #[error("an endpoint is configured for {service}: FIPS and dual stack can't be requested there")]
+    ConfiguredEndpoint { service: String },
     #[error("{operation} has no parameter {name}")]
     Parameter { operation: String, name: String },
     #[error("{operation}: {name} is not of the form that the model defines")]
     Form { operation: String, name: String },
-    #[error("{service} has no endpoint in {region} with {variant}")]
+    #[error(
+        "{service} has no endpoint in {region} with {variant}: see AWS_USE_FIPS_ENDPOINT and AWS_USE_DUALSTACK_ENDPOINT"
+    )]
     Endpoint { service: String, region: String, variant: &'static str },
 }
 
@@ -118,7 +124,7 @@ pub(super) struct Endpoint {
 }
 
 pub(super) fn service(name: &str) -> Result<&'static Service, RequestError> {
-    TABLE.services.get(name).ok_or_else(|| RequestError::Operation(name.to_owned()))
+    TABLE.services.get(name).ok_or_else(|| RequestError::Service(name.to_owned()))
 }
 
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
@@ -193,7 +199,10 @@ impl Service {
                     called.input.as_ref().map_or(Ok(body.clone()), |shape| writer.json(shape, "", &body))?;
                 Some(("application/json".to_owned(), body.to_string()))
             }
-            // What Elava calls of these has no body.
+            // Nothing that lists or describes has a body in these.
+            Protocol::RestJson | Protocol::RestXml if body.as_object().is_some_and(|body| !body.is_empty()) => {
+                return Err(writer.malformed("the body"));
+            }
             Protocol::RestJson | Protocol::RestXml => None,
         };
         let mut body = String::new();
@@ -236,7 +245,7 @@ impl Service {
         let (template, signed) = match known(region).or_else(|| known(partition)) {
             Some(Some((template, signed))) => (template.clone(), signed.as_deref()),
             Some(None) => {
-                let (service, region) = (self.prefix.clone(), region.to_owned());
+                let (service, region) = (self.id.clone(), region.to_owned());
                 return Err(RequestError::Endpoint { service, region, variant });
             }
             None => {

@@ -1,4 +1,4 @@
-//! The oracle of lives: the rules of truth.md about missed resources, written once more as simply as possible, and
+//! The oracle of lives: the rules about missed resources (docs/concepts.md), written once more as simply as possible, and
 //! random sweeps that drive both. One scope, a few ids that recur with births of their own.
 
 use proptest::prelude::*;

@@ -1,5 +1,6 @@
-//! The planner: the effect of a sweep on the state, as plain values. No I/O and no clock, so every rule of
-//! truth.md about absence, end states and lives can be tested here with a table.
+//! The planner: the effect of a sweep on the state, as plain values. Here it is decided what appeared, changed or
+//! disappeared. No I/O and no clock, so every rule about absence, end states and lives (docs/concepts.md) can be tested
+//! with a table.
 
 use std::cmp::Ordering;
 use std::collections::HashSet;

@@ -121,7 +121,7 @@ fn of_type(name: &'static str, declaration: Option<&Declaration>) -> TypeFacts {
 
 pub(super) fn facts() -> ProviderFacts {
     let declared: BTreeMap<&str, &Declaration> = declarations().map(|one| (one.name, one)).collect();
-    // Without the feature `services` most types are not declared, and the rules know them all the same.
+    // Tables name types too that are not declared.
     let in_edges = edges::EDGES.iter().flat_map(|edge| [edge.from, edge.to]);
     let in_cases = orphans::CASES.iter().map(|case| case.resource_type);
     let names = declared

@@ -364,7 +364,10 @@ fn launch_template_versions<'a>(
 ) -> BoxFuture<'a, Result<(), Failure>> {
     Box::pin(async move {
         let id = text(template, "LaunchTemplateId");
-        let mut answer = regional.send("ec2", "DescribeLaunchTemplateVersions", json!({ "LaunchTemplateId": id, "Versions": ["$Default", "$Latest"], "IncludeManagedResources": true })).await?;
+        let input = json!({
+            "LaunchTemplateId": id, "Versions": ["$Default", "$Latest"], "IncludeManagedResources": true,
+        });
+        let mut answer = regional.send("ec2", "DescribeLaunchTemplateVersions", input).await?;
         let mut versions =
             std::mem::take(answer["LaunchTemplateVersions"].as_array_mut().unwrap_or(&mut Vec::new()));
         versions.sort_by_key(|version| version["VersionNumber"].as_i64());

@@ -61,7 +61,10 @@ pub(super) const TYPES: &[Declaration] = &[
         next_page: "nextToken",
         describe: Some(|regional, group| {
             Box::pin(async move {
-                *group = described(regional.send("eks", "DescribeNodegroup", json!({ "clusterName": text(group, "clusterName"), "nodegroupName": text(group, "nodegroupName") })).await?, "nodegroup")?;
+                let input = json!({
+                    "clusterName": text(group, "clusterName"), "nodegroupName": text(group, "nodegroupName"),
+                });
+                *group = described(regional.send("eks", "DescribeNodegroup", input).await?, "nodegroup")?;
                 Ok(())
             })
         }),

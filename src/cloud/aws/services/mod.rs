@@ -1,7 +1,5 @@
-//! The types, one file per service. A type is one declaration; its call is usually `list!`. What the rules know of a type
-//! (its references, its parents, when it is unused) is in `facts`.
-//!
-//! Without the feature `services` there is only EC2: enough for development and benchmarks.
+//! The types, one file per service. A type is one declaration. What the rules know of a type (its references, its parents,
+//! when it is unused) is in `facts`.
 
 mod acm;
 mod apigateway;
