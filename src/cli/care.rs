@@ -14,7 +14,7 @@ use super::source::SourceArgs;
 use super::{FAILED, Output, OutputArgs, clouds, print};
 use crate::cloud::Secrets;
 use crate::server::backups;
-use crate::server::query::{self, CheckAnswer, ExportQuestion, Nothing, StatsAnswer};
+use crate::server::query::{self, CheckResponse, ExportQuery, Nothing, StatsResponse};
 use crate::store::{Cleaning, ExportFormat, ExportTable, PrivateFile, Retention, Store, StoreError, system_clock};
 
 #[derive(Debug, Subcommand)]
@@ -227,7 +227,7 @@ async fn export(args: ExportArgs) -> anyhow::Result<()> {
     std::fs::create_dir_all(&to).with_context(|| format!("cannot make {}", to.display()))?;
     for table in ExportTable::ALL {
         let path = to.join(format!("{}.{}", table.name(), format.extension()));
-        let question = ExportQuestion { table, format };
+        let question = ExportQuery { table, format };
         let write = async |out: &mut (dyn Write + Send)| {
             let run_query = |store: &Store, out: &mut (dyn Write + Send)| query::export(store, &question, out);
             source.stream("/v1/store/export", &question, out, run_query).await
@@ -259,7 +259,7 @@ fn migrate(args: &FileArgs) -> anyhow::Result<()> {
 
 async fn check(args: CareArgs) -> anyhow::Result<ExitCode> {
     let run_query = |store: &_, _: &Nothing| query::check(store);
-    let answer: CheckAnswer = args.source.run_query("/v1/store/check", &Nothing {}, run_query).await?;
+    let answer: CheckResponse = args.source.run_query("/v1/store/check", &Nothing {}, run_query).await?;
     let report = &answer.report;
     let code = if report.flaws.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) };
     if args.output.output != Output::Table {
@@ -288,7 +288,7 @@ async fn check(args: CareArgs) -> anyhow::Result<ExitCode> {
 
 async fn stats(args: CareArgs) -> anyhow::Result<()> {
     let run_query = |store: &_, _: &Nothing| query::stats(store);
-    let answer: StatsAnswer = args.source.run_query("/v1/store/stats", &Nothing {}, run_query).await?;
+    let answer: StatsResponse = args.source.run_query("/v1/store/stats", &Nothing {}, run_query).await?;
     if args.output.output != Output::Table {
         return print::structured(&answer, args.output.output);
     }

@@ -16,11 +16,11 @@ use crate::server::aggregated::{
     CloudResourceStatus, GROUP, ResourceChangeStatus, ResourceHistoryStatus, VERSION,
 };
 use crate::server::findings::{
-    FindingView, FindingsAnswer, FindingsQuestion, OwnersAnswer, OwnersQuestion, TreeAnswer, TreeQuestion,
+    FindingView, FindingsQuery, FindingsResponse, OwnersQuery, OwnersResponse, TreeQuery, TreeResponse,
 };
 use crate::server::query::{
-    API_VERSION, DiffAnswer, DiffQuestion, HistoryAnswer, HistoryQuestion, ResourceView, ResourcesAnswer,
-    ResourcesQuestion,
+    API_VERSION, DiffQuery, DiffResponse, HistoryQuery, HistoryResponse, ResourceView, ResourcesQuery,
+    ResourcesResponse,
 };
 
 /// A cluster, through its API server and with your own rights. `kubectl elava` queries one by default.
@@ -68,7 +68,7 @@ struct List<S> {
 struct ListMetadata {
     resource_version: String,
     #[serde(default, rename = "continue")]
-    goes_on: String,
+    continue_token: String,
 }
 
 #[derive(Deserialize)]
@@ -196,24 +196,24 @@ impl Cluster {
         plural: &str,
         terms: &[String],
     ) -> anyhow::Result<List<S>> {
-        let query = |goes_on: &str| {
+        let query = |continue_token: &str| {
             let mut query = vec![("fieldSelector", terms.join(",")), ("limit", LIST_PAGE_SIZE.to_string())];
-            if !goes_on.is_empty() {
-                query.push(("continue", goes_on.to_owned()));
+            if !continue_token.is_empty() {
+                query.push(("continue", continue_token.to_owned()));
             }
             query
         };
         let path = self.path(plural);
         let mut whole: List<S> = self.get(&path, &query("")).await?;
-        while !whole.metadata.goes_on.is_empty() {
-            let next: List<S> = self.get(&path, &query(&whole.metadata.goes_on)).await?;
+        while !whole.metadata.continue_token.is_empty() {
+            let next: List<S> = self.get(&path, &query(&whole.metadata.continue_token)).await?;
             whole.items.extend(next.items);
-            whole.metadata.goes_on = next.metadata.goes_on;
+            whole.metadata.continue_token = next.metadata.continue_token;
         }
         Ok(whole)
     }
 
-    pub async fn resources(&self, question: &ResourcesQuestion) -> anyhow::Result<ResourcesAnswer> {
+    pub async fn resources(&self, question: &ResourcesQuery) -> anyhow::Result<ResourcesResponse> {
         anyhow::ensure!(
             !question.hindsight && !question.ended,
             "--hindsight and --ended ask the operator itself: kubectl exec -n elava elava-0 -- elava ..."
@@ -244,7 +244,7 @@ impl Cluster {
         if let Some(name) = &question.key {
             one(name, resources.iter().map(|view| &view.resource))?;
         }
-        Ok(ResourcesAnswer {
+        Ok(ResourcesResponse {
             api_version: API_VERSION.to_owned(),
             revision: Revision(list.metadata.resource_version.parse()?),
             time: list.time.unwrap_or_default(),
@@ -265,22 +265,22 @@ impl Cluster {
         self.get(&format!("{}/{name}", self.path("reports")), &query).await
     }
 
-    pub async fn owners(&self, question: &OwnersQuestion) -> anyhow::Result<OwnersAnswer> {
+    pub async fn owners(&self, question: &OwnersQuery) -> anyhow::Result<OwnersResponse> {
         self.report("owners", question).await
     }
 
-    pub async fn tree(&self, question: &TreeQuestion) -> anyhow::Result<TreeAnswer> {
+    pub async fn tree(&self, question: &TreeQuery) -> anyhow::Result<TreeResponse> {
         self.report("tree", question).await
     }
 
-    pub async fn history(&self, question: &HistoryQuestion) -> anyhow::Result<HistoryAnswer> {
+    pub async fn history(&self, question: &HistoryQuery) -> anyhow::Result<HistoryResponse> {
         let list: List<ResourceHistoryStatus> = self.list("resourcehistories", &[named(&question.key)]).await?;
         let keys: Vec<ResourceKey> =
             list.items.iter().map(|item| item.status.key.parse()).collect::<Result<_, _>>()?;
         let resource = one(&question.key, keys.iter())?.clone();
         let history = list.items.into_iter().next().map(|item| item.status);
         let history = history.ok_or_else(|| anyhow::anyhow!("the answer holds no history"))?;
-        Ok(HistoryAnswer {
+        Ok(HistoryResponse {
             api_version: API_VERSION.to_owned(),
             revision: Revision(list.metadata.resource_version.parse()?),
             resource,
@@ -289,7 +289,7 @@ impl Cluster {
         })
     }
 
-    pub async fn diff(&self, question: &DiffQuestion) -> anyhow::Result<DiffAnswer> {
+    pub async fn diff(&self, question: &DiffQuery) -> anyhow::Result<DiffResponse> {
         let mut terms = vec![term("from", &question.from), term("to", &question.to)];
         if !question.steps {
             terms.push(term("net", "true"));
@@ -302,11 +302,11 @@ impl Cluster {
             changes,
             unknown: list.unknown,
         };
-        Ok(DiffAnswer { api_version: API_VERSION.to_owned(), diff })
+        Ok(DiffResponse { api_version: API_VERSION.to_owned(), diff })
     }
 
     /// Only findings that exist as objects: those over a CloudScan's cap are in the store alone.
-    pub async fn findings(&self, question: &FindingsQuestion) -> anyhow::Result<FindingsAnswer> {
+    pub async fn findings(&self, question: &FindingsQuery) -> anyhow::Result<FindingsResponse> {
         let api: Api<ResourceFinding> = match &self.namespace {
             None => Api::all(self.client.clone()),
             Some(namespace) => Api::namespaced(self.client.clone(), namespace),
@@ -358,7 +358,7 @@ impl Cluster {
             }
         }
         findings.sort_by_key(|f| (std::cmp::Reverse((f.severity, f.since)), f.resource.clone(), f.kind));
-        Ok(FindingsAnswer { api_version: API_VERSION.to_owned(), time: jiff::Timestamp::now().into(), findings })
+        Ok(FindingsResponse { api_version: API_VERSION.to_owned(), time: jiff::Timestamp::now().into(), findings })
     }
 
     /// Reports every change after a revision, as it is recorded; without one, from now on. Returns the last revision

@@ -11,12 +11,11 @@ use super::source::{SourceArgs, get_from_socket};
 use super::{Output, OutputArgs, clouds, print};
 use crate::inventory::{Change, ChangeKind, Presence, ResourceKey, Revision, ScopeView, Tags};
 use crate::server::findings::{
-    self, Branch, FindingView, FindingsAnswer, FindingsQuestion, OwnersAnswer, OwnersQuestion, TreeAnswer,
-    TreeQuestion,
+    self, Branch, FindingView, FindingsQuery, FindingsResponse, OwnersQuery, OwnersResponse, TreeQuery,
+    TreeResponse,
 };
 use crate::server::query::{
-    self, DiffAnswer, DiffQuestion, HistoryAnswer, HistoryQuestion, ResourceView, ResourcesAnswer,
-    ResourcesQuestion,
+    self, DiffQuery, DiffResponse, HistoryQuery, HistoryResponse, ResourceView, ResourcesQuery, ResourcesResponse,
 };
 
 #[derive(Debug, Args)]
@@ -127,17 +126,17 @@ impl GetArgs {
             ResourceOutput::Csv => ListOutput::Csv,
             ResourceOutput::Tree => {
                 let key = self.key.context("a tree is of one resource: name it by its key or id")?;
-                return show_tree(&self.source, TreeQuestion { key, at }, Output::Table).await;
+                return show_tree(&self.source, TreeQuery { key, at }, Output::Table).await;
             }
         };
-        let question = ResourcesQuestion { at, hindsight, ..self.filter.question(self.key) };
+        let question = ResourcesQuery { at, hindsight, ..self.filter.question(self.key) };
         resources(&self.source, &question, output).await
     }
 }
 
 impl FilterArgs {
-    fn question(&self, key: Option<String>) -> ResourcesQuestion {
-        ResourcesQuestion {
+    fn question(&self, key: Option<String>) -> ResourcesQuery {
+        ResourcesQuery {
             key,
             account: self.account.clone(),
             region: self.region.clone(),
@@ -146,7 +145,7 @@ impl FilterArgs {
             untagged: self.untagged,
             ended: self.ended,
             attributes: self.attributes,
-            ..ResourcesQuestion::default()
+            ..ResourcesQuery::default()
         }
     }
 }
@@ -173,11 +172,11 @@ pub struct TreeArgs {
 }
 
 pub async fn tree(args: TreeArgs) -> anyhow::Result<()> {
-    show_tree(&args.source, TreeQuestion { key: args.key, at: args.at }, args.output.output).await
+    show_tree(&args.source, TreeQuery { key: args.key, at: args.at }, args.output.output).await
 }
 
-async fn show_tree(source: &SourceArgs, question: TreeQuestion, output: Output) -> anyhow::Result<()> {
-    let answer: TreeAnswer = match source.cluster().await? {
+async fn show_tree(source: &SourceArgs, question: TreeQuery, output: Output) -> anyhow::Result<()> {
+    let answer: TreeResponse = match source.cluster().await? {
         Some(cluster) => cluster.tree(&question).await?,
         None => {
             source.run_query("/v1/tree", &question, |store, q| findings::tree(store, &clouds::facts(), q)).await?
@@ -233,8 +232,8 @@ pub struct FindingsArgs {
 
 pub async fn findings(args: FindingsArgs) -> anyhow::Result<()> {
     let FindingsArgs { cloudscan, kind, account, owner, all, source, output } = args;
-    let question = FindingsQuestion { cloudscan, kind, account, owner, all };
-    let answer: FindingsAnswer = match source.cluster().await? {
+    let question = FindingsQuery { cloudscan, kind, account, owner, all };
+    let answer: FindingsResponse = match source.cluster().await? {
         Some(cluster) => cluster.findings(&question).await?,
         None => source.run_query("/v1/findings", &question, findings::findings).await?,
     };
@@ -302,8 +301,8 @@ pub struct OwnersArgs {
 }
 
 pub async fn owners(args: OwnersArgs) -> anyhow::Result<()> {
-    let question = OwnersQuestion { cloudscan: args.cloudscan, at: args.at };
-    let answer: OwnersAnswer = match args.source.cluster().await? {
+    let question = OwnersQuery { cloudscan: args.cloudscan, at: args.at };
+    let answer: OwnersResponse = match args.source.cluster().await? {
         Some(cluster) => cluster.owners(&question).await?,
         None => {
             args.source
@@ -335,7 +334,7 @@ pub async fn owners(args: OwnersArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn query_resources(source: &SourceArgs, question: &ResourcesQuestion) -> anyhow::Result<ResourcesAnswer> {
+async fn query_resources(source: &SourceArgs, question: &ResourcesQuery) -> anyhow::Result<ResourcesResponse> {
     match source.cluster().await? {
         Some(cluster) => cluster.resources(question).await,
         None => {
@@ -346,7 +345,7 @@ async fn query_resources(source: &SourceArgs, question: &ResourcesQuestion) -> a
     }
 }
 
-async fn resources(source: &SourceArgs, question: &ResourcesQuestion, output: ListOutput) -> anyhow::Result<()> {
+async fn resources(source: &SourceArgs, question: &ResourcesQuery, output: ListOutput) -> anyhow::Result<()> {
     let answer = query_resources(source, question).await?;
     let row = |view: &ResourceView| {
         let first_seen =
@@ -408,8 +407,8 @@ fn report_unknown(unknown: &[ScopeView]) {
 }
 
 pub async fn history(args: HistoryArgs) -> anyhow::Result<()> {
-    let question = HistoryQuestion { key: args.key };
-    let answer: HistoryAnswer = match args.source.cluster().await? {
+    let question = HistoryQuery { key: args.key };
+    let answer: HistoryResponse = match args.source.cluster().await? {
         Some(cluster) => cluster.history(&question).await?,
         None => args.source.run_query("/v1/history", &question, query::history).await?,
     };
@@ -429,12 +428,12 @@ pub async fn history(args: HistoryArgs) -> anyhow::Result<()> {
 
 pub async fn diff(args: DiffArgs) -> anyhow::Result<()> {
     let DiffArgs { from, to, steps, source, output } = args;
-    let question = DiffQuestion { from, to, steps };
+    let question = DiffQuery { from, to, steps };
     let answer = query_diff(&source, &question).await?;
     print_changes(&answer, steps, output.output)
 }
 
-async fn query_diff(source: &SourceArgs, question: &DiffQuestion) -> anyhow::Result<DiffAnswer> {
+async fn query_diff(source: &SourceArgs, question: &DiffQuery) -> anyhow::Result<DiffResponse> {
     match source.cluster().await? {
         Some(cluster) => cluster.diff(question).await,
         None => source.run_query("/v1/diff", question, query::diff).await,
@@ -442,7 +441,7 @@ async fn query_diff(source: &SourceArgs, question: &DiffQuestion) -> anyhow::Res
 }
 
 /// A net difference is the sum of steps; only a step has its moment.
-fn print_changes(answer: &DiffAnswer, are_steps: bool, output: ListOutput) -> anyhow::Result<()> {
+fn print_changes(answer: &DiffResponse, are_steps: bool, output: ListOutput) -> anyhow::Result<()> {
     let row = |c: &Change| {
         let moment = are_steps.then(|| c.time.to_string());
         let rest = [format!("{:?}", c.change), c.resource.to_string(), c.remark(), c.revision.to_string()];
@@ -475,7 +474,7 @@ pub struct SinceArgs {
 
 /// Every step since a moment, of the requested kinds.
 async fn changes_since(args: SinceArgs, is_requested: impl Fn(&Change) -> bool) -> anyhow::Result<()> {
-    let question = DiffQuestion { from: args.since, to: "now".to_owned(), steps: true };
+    let question = DiffQuery { from: args.since, to: "now".to_owned(), steps: true };
     let mut answer = query_diff(&args.source, &question).await?;
     answer.diff.changes.retain(is_requested);
     print_changes(&answer, true, args.output.output)
@@ -501,14 +500,14 @@ pub struct UntaggedArgs {
 }
 
 pub async fn untagged(args: UntaggedArgs) -> anyhow::Result<()> {
-    let question = ResourcesQuestion { untagged: true, ..ResourcesQuestion::default() };
+    let question = ResourcesQuery { untagged: true, ..ResourcesQuery::default() };
     let Some(since) = args.since else {
         return resources(&args.source, &question, args.output.output).await;
     };
     // For resources without tags now, the steps by which they became untagged.
     let answer = query_resources(&args.source, &question).await?;
     let bare: BTreeSet<ResourceKey> = answer.resources.into_iter().map(|view| view.resource).collect();
-    let question = DiffQuestion { from: since, to: "now".to_owned(), steps: true };
+    let question = DiffQuery { from: since, to: "now".to_owned(), steps: true };
     let mut answer = query_diff(&args.source, &question).await?;
     let is_of_tags = |change: &Change| {
         let is_new = change.change == ChangeKind::Appeared && !change.baseline;

@@ -38,7 +38,7 @@ pub struct StatusArgs {
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct StatusAnswer {
+struct StatusResponse {
     api_version: &'static str,
     cloudscans: usize,
     /// Resources that exist now, and findings that are open.
@@ -182,7 +182,7 @@ pub async fn status(args: StatusArgs) -> anyhow::Result<ExitCode> {
     }
     found.extend(scans.iter().flat_map(|scan| problems(scan, now)));
     let sum = |of: fn(&CloudScanStatus) -> i64| scans.iter().filter_map(|s| s.status.as_ref()).map(of).sum();
-    let answer = StatusAnswer {
+    let answer = StatusResponse {
         api_version: API_VERSION,
         cloudscans: scans.len(),
         resources: sum(|status| status.resources.unwrap_or(0)),
@@ -193,11 +193,11 @@ pub async fn status(args: StatusArgs) -> anyhow::Result<ExitCode> {
     Ok(if answer.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(INCOMPLETE) })
 }
 
-fn print_answer(answer: &StatusAnswer, output: Output) -> anyhow::Result<()> {
+fn print_answer(answer: &StatusResponse, output: Output) -> anyhow::Result<()> {
     if output != Output::Table {
         return print::structured(answer, output);
     }
-    let StatusAnswer { cloudscans, resources, open, problems, .. } = answer;
+    let StatusResponse { cloudscans, resources, open, problems, .. } = answer;
     print::write(&format!("{cloudscans} CloudScans, {resources} resources, {open} open findings\n"));
     if *cloudscans == 0 {
         print::write("Nothing is scanned: apply a CloudScan (docs/cloudscan.md).\n");

@@ -39,9 +39,9 @@ impl Edge {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// It creates and deletes its members as needed: while it lives, the end of a member is not reported.
-    Replaces,
+    ManagesMembers,
     /// Its parts belong to it, and end with it.
-    Holds,
+    Contains,
 }
 
 /// The parent of a resource.

@@ -70,7 +70,7 @@ pub(super) fn rule(input: &Input) -> Verdict {
 enum Reporting {
     Alone,
     /// It is not reported.
-    Replaced,
+    Suppressed,
     /// It is unknown whether it is to be reported.
     Unknown,
     With(ResourceKey),
@@ -99,21 +99,21 @@ fn reporting(world: &EvaluationContext, resource: &Resource, chain: usize) -> Re
     let (key, role) = match world.parent(resource) {
         None => return Reporting::Alone,
         Some(_) if chain == 0 => return Reporting::Alone,
-        Some(Parent::Unseen) => return Reporting::Replaced,
+        Some(Parent::Unseen) => return Reporting::Suppressed,
         Some(Parent::Known { key, role }) => (key, role),
     };
     let holds_many = world.facts.of_type(&key).is_some_and(|facts| facts.has_many_parts);
     match (parent_state(world, &key, resource), role) {
-        (ParentState::Lives, Role::Replaces) => Reporting::Replaced,
-        (ParentState::Unknown, Role::Replaces) => Reporting::Unknown,
+        (ParentState::Lives, Role::ManagesMembers) => Reporting::Suppressed,
+        (ParentState::Unknown, Role::ManagesMembers) => Reporting::Unknown,
         (ParentState::Ended, _) => match world.resource(&key).map(|parent| reporting(world, parent, chain - 1)) {
             None | Some(Reporting::Alone | Reporting::WithMany(_)) => Reporting::With(key),
             Some(reporting) => reporting,
         },
-        (ParentState::Lives | ParentState::Absent | ParentState::Unknown, Role::Holds) if holds_many => {
+        (ParentState::Lives | ParentState::Absent | ParentState::Unknown, Role::Contains) if holds_many => {
             Reporting::WithMany(key)
         }
-        (ParentState::Absent, Role::Replaces) | (_, Role::Holds) => Reporting::Alone,
+        (ParentState::Absent, Role::ManagesMembers) | (_, Role::Contains) => Reporting::Alone,
     }
 }
 
@@ -125,7 +125,7 @@ pub(super) fn together(world: &EvaluationContext, findings: Vec<(&Resource, Find
     for (resource, finding) in findings {
         match reporting(world, resource, PARENT_CHAIN_MAX) {
             Reporting::Alone => drop(alone.insert(resource.key.clone(), finding)),
-            Reporting::Replaced => drop(out.grouped.insert(resource.key.clone())),
+            Reporting::Suppressed => drop(out.grouped.insert(resource.key.clone())),
             Reporting::Unknown => drop(out.undecided.insert((FindingKind::Disappeared, resource.key.clone()))),
             Reporting::With(key) => parts.entry(key).or_default().push((resource, finding)),
             Reporting::WithMany(key) => many.entry(key).or_default().push((resource, finding)),

@@ -55,13 +55,13 @@ impl Name {
 
 /// A resource that is orphaned if nothing references it.
 #[derive(Debug)]
-pub(super) struct Candidate {
+pub(super) struct OrphanCandidate {
     pub case: &'static OrphanCase,
     /// The resource that it was created from.
     pub origin: Option<ResourceKey>,
 }
 
-impl Candidate {
+impl OrphanCandidate {
     fn of(case: &'static OrphanCase, key: &ResourceKey, document: &Value) -> Self {
         let origin = case.origin.and_then(|origin| origin(document));
         Self { case, origin: origin.map(|(resource_type, id)| key.sibling(resource_type, &id)) }
@@ -75,7 +75,7 @@ pub(super) struct DocumentFacts {
     /// The resources that this one uses and thereby gives a purpose.
     uses: Box<[Name]>,
     /// The orphan case that applies if nothing uses the resource.
-    pub candidate: Option<Box<Candidate>>,
+    pub candidate: Option<Box<OrphanCandidate>>,
     /// Its parent, according to its document.
     pub parent: Option<Box<Parent>>,
     /// What it is billed for.
@@ -210,7 +210,7 @@ impl DocumentFacts {
             candidate: of_type
                 .orphan
                 .filter(|case| facts.shared_by(key, document).is_none() && (case.is_open)(document))
-                .map(|case| Box::new(Candidate::of(case, key, document))),
+                .map(|case| Box::new(OrphanCandidate::of(case, key, document))),
             parent: of_type.parent.and_then(|parent| parent(key, document)).map(Box::new),
             usage: of_type.usage.and_then(|usage| usage(document)).map(Box::new),
             opaque: is_unread || of_type.is_opaque.is_some_and(|is_opaque| is_opaque(document)),

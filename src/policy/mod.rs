@@ -139,7 +139,7 @@ struct EvaluationContext<'a> {
     facts: &'a Facts,
     reads: &'a dyn Reads,
     /// Resources that others are part of, or are billed with.
-    parts: HashMap<&'a ResourceKey, &'a Resource>,
+    by_key: HashMap<&'a ResourceKey, &'a Resource>,
     graph: &'a Graph,
     uses: Uses<'a>,
     prices: &'a Prices,
@@ -157,11 +157,11 @@ impl<'a> EvaluationContext<'a> {
         visible: Option<BTreeMap<Scope, Visibility>>,
     ) -> Self {
         let facts = &graph.known;
-        let is_part = |r: &&Resource| facts.of_type(&r.key).is_some_and(|facts| facts.is_read_by_key);
+        let is_read_by_key = |r: &&Resource| facts.of_type(&r.key).is_some_and(|facts| facts.is_read_by_key);
         Self {
             facts,
             reads,
-            parts: resources.iter().filter(is_part).map(|r| (&r.key, r)).collect(),
+            by_key: resources.iter().filter(is_read_by_key).map(|r| (&r.key, r)).collect(),
             graph,
             uses: graph.uses(resources),
             prices,
@@ -171,7 +171,7 @@ impl<'a> EvaluationContext<'a> {
     }
 
     fn resource(&self, key: &ResourceKey) -> Option<&'a Resource> {
-        self.parts.get(key).copied()
+        self.by_key.get(key).copied()
     }
 
     fn lives(&self, key: &ResourceKey) -> bool {
@@ -399,7 +399,7 @@ impl Input<'_> {
     fn is_replaced(&self) -> bool {
         matches!(
             self.world.parent(self.resource),
-            Some(Parent::Unseen | Parent::Known { role: Role::Replaces, .. })
+            Some(Parent::Unseen | Parent::Known { role: Role::ManagesMembers, .. })
         )
     }
 

@@ -14,8 +14,8 @@ fn is_managed(input: &Input, tags: &TagSet, listed: &[TagMatch]) -> bool {
 /// Whether its parent has a mark: the root volume of an instance of an Auto Scaling group has none itself.
 fn has_managed_parent(input: &Input, listed: &[TagMatch]) -> bool {
     match input.world.parent(input.resource) {
-        Some(Parent::Unseen | Parent::Known { role: Role::Replaces, .. }) => true,
-        Some(Parent::Known { key, role: Role::Holds }) => {
+        Some(Parent::Unseen | Parent::Known { role: Role::ManagesMembers, .. }) => true,
+        Some(Parent::Known { key, role: Role::Contains }) => {
             let parent = input.world.resource(&key);
             parent.and_then(|parent| parent.tags.known()).is_some_and(|tags| is_managed(input, tags, listed))
         }

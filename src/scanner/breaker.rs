@@ -35,8 +35,8 @@ pub(super) struct AccountLosses {
 /// What happens to the losses of a scope.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Judgement {
-    /// They are confirmed.
-    Conclude,
+    /// The missing resources may be read by id, and their ends confirmed.
+    Proceed,
     /// Nothing is concluded from this sweep; the next one may agree with it.
     Hold,
     /// No sweep can confirm them: a user must release them.
@@ -57,7 +57,7 @@ pub(super) fn judge(scopes: &[ScopeLosses], account: AccountLosses) -> Vec<Judge
         let has_no_proof = scope.has_no_read_by_id && account_lost;
         let is_unproven = has_no_proof && scope.is_held && !scope.is_released;
         match (is_new || is_unproven, has_no_proof) {
-            (false, _) => Judgement::Conclude,
+            (false, _) => Judgement::Proceed,
             (true, false) => Judgement::Hold,
             (true, true) => Judgement::AwaitRelease,
         }
@@ -91,7 +91,7 @@ impl RecentLosses {
 
 #[cfg(test)]
 mod tests {
-    use super::Judgement::{AwaitRelease, Conclude, Hold};
+    use super::Judgement::{AwaitRelease, Hold, Proceed};
     use super::*;
 
     /// More than 20 % and at least 10.
@@ -114,19 +114,19 @@ mod tests {
         let account = |live_before| AccountLosses { live_before, ..AccountLosses::default() };
         for (scopes, account, expected) in [
             (vec![], account(0), vec![]),
-            (vec![scope(9, 10)], account(1000), vec![Conclude]),
-            (vec![scope(10, 50)], account(1000), vec![Conclude]),
+            (vec![scope(9, 10)], account(1000), vec![Proceed]),
+            (vec![scope(10, 50)], account(1000), vec![Proceed]),
             (vec![scope(11, 50)], account(1000), vec![Hold]),
             // Another scope of the round is judged by itself.
-            (vec![scope(11, 50), scope(1, 50)], account(1000), vec![Hold, Conclude]),
+            (vec![scope(11, 50), scope(1, 50)], account(1000), vec![Hold, Proceed]),
             // A few in each of many: held in all.
             (vec![scope(6, 50), scope(6, 50)], account(50), vec![Hold, Hold]),
             // Lost by and by: what is suspected elsewhere, and what went lately, count.
             (vec![scope(2, 50)], AccountLosses { elsewhere: 9, ..account(50) }, vec![Hold]),
             (vec![scope(2, 50)], AccountLosses { gone: 9, ..account(40) }, vec![Hold]),
-            (vec![scope(2, 50)], AccountLosses { gone: 9, ..account(400) }, vec![Conclude]),
+            (vec![scope(2, 50)], AccountLosses { gone: 9, ..account(400) }, vec![Proceed]),
             // What was missed before and is missed again is no new loss.
-            (vec![ScopeLosses { new: 0, is_held: true, ..scope(40, 50) }], account(50), vec![Conclude]),
+            (vec![ScopeLosses { new: 0, is_held: true, ..scope(40, 50) }], account(50), vec![Proceed]),
         ] {
             assert_eq!(judge(&scopes, account), expected, "{scopes:?} in {account:?}");
         }
@@ -139,12 +139,12 @@ mod tests {
         for (scope, expected) in [
             (ScopeLosses { has_no_read_by_id: true, ..scope(40, 50) }, AwaitRelease),
             (held, AwaitRelease),
-            (ScopeLosses { is_released: true, ..held }, Conclude),
+            (ScopeLosses { is_released: true, ..held }, Proceed),
             // A release is of what was held then: what is lost since waits for another one.
             (ScopeLosses { is_released: true, new: 20, ..held }, AwaitRelease),
-            (ScopeLosses { is_held: false, ..held }, Conclude),
+            (ScopeLosses { is_held: false, ..held }, Proceed),
             // Little was lost in the account: sweeps that agree decide.
-            (ScopeLosses { missed: 5, ..held }, Conclude),
+            (ScopeLosses { missed: 5, ..held }, Proceed),
         ] {
             assert_eq!(judge(&[scope], account), [expected], "{scope:?}");
         }

@@ -9,8 +9,8 @@ use futures::stream::FuturesUnordered;
 
 use super::breaker::{self, AccountLosses, Judgement, RecentLosses, ScopeLosses};
 use super::schedule::{self, Due, Schedule, Selected};
-use super::sweep::{Candidate, Committed, PAGE_MAX_BYTES, Planned, Sweeper, SweptScope};
-use super::visibility::{PROOF_RENEWAL_AGE, Tried, Visibility};
+use super::sweep::{Committed, PAGE_MAX_BYTES, SweepCandidate, SweepPlan, Sweeper, SweptScope};
+use super::visibility::{PROOF_RENEWAL_AGE, Tried, VisibilityRules};
 use super::{
     AccountKey, AccountReport, EarlierTags, Meters, ScopeReport, StoreFailure, Subscription, WithoutAccess,
     catch_panic, report,
@@ -230,7 +230,7 @@ impl AccountScanner {
         let gone = if has_new { self.earlier_losses(&ready).await } else { 0 };
         let judgements = breaker::judge(&losses, AccountLosses { elsewhere, gone, live_before });
         for (mut swept, (losses, judgement)) in waiting.into_iter().zip(losses.into_iter().zip(judgements)) {
-            swept.sweep.held = judgement != Judgement::Conclude;
+            swept.sweep.held = judgement != Judgement::Proceed;
             swept.awaits_release = judgement == Judgement::AwaitRelease;
             if !swept.sweep.held {
                 // What was held before has been doubted once, and is not an unnoticed loss.
@@ -492,8 +492,8 @@ impl AccountScanner {
         schedule::authoritative(&selected(ready), scope, &is_proven)
     }
 
-    fn planned<'a>(&self, due: Due, ready: &'a [Ready], visibility: &'a Visibility) -> Planned<'a> {
-        let candidate = |r: &'a Ready| Candidate { subscription: &r.subscription, session: &r.session };
+    fn planned<'a>(&self, due: Due, ready: &'a [Ready], visibility: &'a VisibilityRules) -> SweepPlan<'a> {
+        let candidate = |r: &'a Ready| SweepCandidate { subscription: &r.subscription, session: &r.session };
         let candidates = self.candidates(&due.scope, due.only.as_ref(), ready);
         let has_lapsed = |r: &&Ready| {
             let proven = self.store.proven(&r.subscription.subscriber, &due.scope);
@@ -508,7 +508,7 @@ impl AccountScanner {
                 authoritative.iter().map(|one| one.subscription.confirmations).max()
             }
         };
-        Planned {
+        SweepPlan {
             info,
             confirmations,
             candidates: candidates.into_iter().map(candidate).collect(),
@@ -519,10 +519,10 @@ impl AccountScanner {
     }
 
     /// Who may see what the credentials of others list.
-    fn visibility(&self) -> Visibility {
+    fn visibility(&self) -> VisibilityRules {
         let is_refused = |report: &AccountReport| matches!(&report.credentials, Some(Err(e)) if e.access_ended);
         let refused = self.reports.iter().filter(|(_, report)| is_refused(report));
-        Visibility {
+        VisibilityRules {
             store: self.store.clone(),
             refused: refused.map(|(subscriber, _)| subscriber.clone()).collect(),
             without_access: self.without_access.clone(),
@@ -531,7 +531,7 @@ impl AccountScanner {
         }
     }
 
-    async fn commit(&self, swept: SweptScope, visibility: &Visibility) -> Committed {
+    async fn commit(&self, swept: SweptScope, visibility: &VisibilityRules) -> Committed {
         let mut committed = self.sweeper.commit(swept, visibility).await;
         if !self.reports_baseline {
             committed.swept.changes.retain(|change| !change.baseline);

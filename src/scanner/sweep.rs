@@ -7,7 +7,7 @@ use futures::StreamExt;
 
 use super::Subscription;
 use super::schedule::Due;
-use super::visibility::{Tried, Visibility};
+use super::visibility::{Tried, VisibilityRules};
 use crate::cloud::{CloudError, Session, TypeInfo};
 use crate::inventory::{
     Absence, CONFIRMATION_SPACING_MIN, Change, Confirmation, Observation, Outcome, Part, Reason, Scope,
@@ -22,29 +22,29 @@ pub(super) const PAGE_MAX_BYTES: usize = 1 << 20;
 
 /// A CloudScan that may list a scope.
 #[derive(Clone, Copy)]
-pub(super) struct Candidate<'a> {
+pub(super) struct SweepCandidate<'a> {
     pub subscription: &'a Subscription,
     pub session: &'a Arc<dyn Session>,
 }
 
 /// A scope to sweep, and who may.
-pub(super) struct Planned<'a> {
+pub(super) struct SweepPlan<'a> {
     pub due: Due,
     pub info: TypeInfo,
     /// The strictest setting of all CloudScans that see the scope, whichever lists it; `None` for the type's own.
     pub confirmations: Option<u32>,
     /// In the order in which they are tried.
-    pub candidates: Vec<Candidate<'a>>,
+    pub candidates: Vec<SweepCandidate<'a>>,
     /// CloudScans whose proof that they may see the scope has lapsed: each must list it with its own credentials
     /// before it sees what those of another list.
-    pub lapsed: Vec<Candidate<'a>>,
-    pub visibility: &'a Visibility,
+    pub lapsed: Vec<SweepCandidate<'a>>,
+    pub visibility: &'a VisibilityRules,
 }
 
 /// The CloudScans that see a scope, while it is swept.
 struct Audience<'a> {
-    lapsed: Vec<Candidate<'a>>,
-    visibility: &'a Visibility,
+    lapsed: Vec<SweepCandidate<'a>>,
+    visibility: &'a VisibilityRules,
     tried: Tried,
 }
 
@@ -105,7 +105,7 @@ pub(super) struct Committed {
 }
 
 /// The result of one listing of a scope.
-pub(super) struct Listing {
+pub(super) struct RecordedListing {
     pub started: Timestamp,
     pub recorded: Recorded,
     pub unrecorded: Option<StoreError>,
@@ -116,7 +116,7 @@ pub(super) struct Listing {
     pub error: Option<CloudError>,
 }
 
-impl Listing {
+impl RecordedListing {
     fn begun(started: Timestamp) -> Self {
         Self {
             started,
@@ -178,8 +178,8 @@ impl Sweeper {
     #[tracing::instrument(
         name = "sweep", skip_all, fields(region = %planned.due.scope.region, resource_type = %planned.due.scope.resource_type, outcome)
     )]
-    pub async fn sweep(&self, planned: Planned<'_>) -> SweptScope {
-        let Planned { due, info, confirmations, candidates, lapsed, visibility } = planned;
+    pub async fn sweep(&self, planned: SweepPlan<'_>) -> SweptScope {
+        let SweepPlan { due, info, confirmations, candidates, lapsed, visibility } = planned;
         let Due { scope, cadence, only } = due;
         let now = self.store.now();
         let confirmation = match info.confirmation {
@@ -219,7 +219,7 @@ impl Sweeper {
             tried.failed.append(&mut tried.partially_denied);
         }
         tracing::Span::current().record("outcome", outcome.as_str());
-        let Listing { started, recorded, unrecorded, observations, unread, earlier_tags, error } = listed;
+        let RecordedListing { started, recorded, unrecorded, observations, unread, earlier_tags, error } = listed;
         let skew_millis = by.session.skew_millis();
         let sweep = Sweep { started, ended: self.store.now(), outcome, observations, skew_millis, ..blank };
         let mut swept = SweptScope {
@@ -255,12 +255,12 @@ impl Sweeper {
     /// and the changes that were recorded.
     async fn list_with<'a>(
         &self,
-        candidates: Vec<Candidate<'a>>,
+        candidates: Vec<SweepCandidate<'a>>,
         blank: &Sweep,
         info: &TypeInfo,
         audience: &mut Audience<'_>,
-    ) -> (Listing, Candidate<'a>, Vec<Change>) {
-        let mut best: Option<(Listing, Candidate<'_>)> = None;
+    ) -> (RecordedListing, SweepCandidate<'a>, Vec<Change>) {
+        let mut best: Option<(RecordedListing, SweepCandidate<'_>)> = None;
         let mut changes = Vec::new();
         for candidate in candidates {
             let mut listed = self.list(blank, info, candidate, audience).await;
@@ -292,11 +292,11 @@ impl Sweeper {
         &self,
         blank: &Sweep,
         info: &TypeInfo,
-        by: Candidate<'_>,
+        by: SweepCandidate<'_>,
         audience: &mut Audience<'_>,
-    ) -> Listing {
+    ) -> RecordedListing {
         let session = &**by.session;
-        let mut listed = Listing::begun(self.store.now());
+        let mut listed = RecordedListing::begun(self.store.now());
         let mut pages = session.list(&blank.scope);
         while let Some(page) = pages.next().await {
             match page {
@@ -340,7 +340,7 @@ impl Sweeper {
     async fn admit(
         &self,
         scope: &Scope,
-        by: Candidate<'_>,
+        by: SweepCandidate<'_>,
         audience: &mut Audience<'_>,
     ) -> Result<(), StoreError> {
         let Audience { lapsed, visibility, tried } = audience;
@@ -366,9 +366,9 @@ impl Sweeper {
     }
 
     /// Whether a CloudScan's own credentials list the scope. What they list is not recorded.
-    async fn try_out(&self, scope: &Scope, one: Candidate<'_>, tried: &mut Tried) {
+    async fn try_out(&self, scope: &Scope, one: SweepCandidate<'_>, tried: &mut Tried) {
         let subscriber = one.subscription.subscriber.clone();
-        let mut listed = Listing::begun(self.store.now());
+        let mut listed = RecordedListing::begun(self.store.now());
         let mut pages = one.session.list(scope);
         while let Some(page) = pages.next().await {
             match page {
@@ -484,7 +484,7 @@ impl Sweeper {
 
     /// Observations are dropped once they are recorded.
     #[tracing::instrument(name = "commit", skip_all)]
-    pub async fn commit(&self, mut swept: SweptScope, visibility: &Visibility) -> Committed {
+    pub async fn commit(&self, mut swept: SweptScope, visibility: &VisibilityRules) -> Committed {
         let shown = swept.shown();
         let observations = std::mem::take(&mut swept.sweep.observations);
         let mut sweep = Sweep { observations, ..swept.sweep.clone() };

@@ -43,7 +43,7 @@ impl Tried {
 }
 
 /// Who may see what the credentials of others list, as of one round.
-pub(super) struct Visibility {
+pub(super) struct VisibilityRules {
     pub store: Store,
     /// CloudScans whose credentials were refused when they connected.
     pub refused: BTreeSet<Subscriber>,
@@ -53,7 +53,7 @@ pub(super) struct Visibility {
     pub is_settled: bool,
 }
 
-impl Visibility {
+impl VisibilityRules {
     /// Whether a proof is so old that its CloudScan must be tried before it sees what others list.
     pub fn has_lapsed(&self, proven: Timestamp) -> bool {
         self.store.now().since(proven) >= PROOF_MAX_AGE

@@ -16,7 +16,7 @@ use crate::store::{Store, StoreSnapshot};
 /// Selects findings. The empty query selects all that are open.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct FindingsQuestion {
+pub struct FindingsQuery {
     /// `namespace/name`; absent means all CloudScans.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cloudscan: Option<String>,
@@ -32,7 +32,7 @@ pub struct FindingsQuestion {
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct FindingsAnswer {
+pub struct FindingsResponse {
     pub api_version: String,
     pub time: Timestamp,
     /// The most severe first, then the newest.
@@ -105,7 +105,7 @@ impl FindingView {
     }
 }
 
-pub fn findings(store: &Store, question: &FindingsQuestion) -> Result<FindingsAnswer, QueryError> {
+pub fn findings(store: &Store, question: &FindingsQuery) -> Result<FindingsResponse, QueryError> {
     let kind: Option<FindingKind> = match &question.kind {
         None => None,
         Some(kind) => Some(
@@ -134,7 +134,7 @@ pub fn findings(store: &Store, question: &FindingsQuestion) -> Result<FindingsAn
         let rank = |f: &FindingView| (std::cmp::Reverse((f.severity, f.since)), f.resource.clone(), f.kind);
         rank(a).cmp(&rank(b))
     });
-    Ok(FindingsAnswer { api_version: API_VERSION.to_owned(), time: now, findings: out })
+    Ok(FindingsResponse { api_version: API_VERSION.to_owned(), time: now, findings: out })
 }
 
 /// The selected CloudScans. An unknown name is an error that lists the existing ones.
@@ -153,7 +153,7 @@ fn subscribers(store: &Store, cloudscan: Option<&str>) -> Result<BTreeSet<Subscr
 /// Selects the CloudScan whose ownership settings apply, and the moment.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct OwnersQuestion {
+pub struct OwnersQuery {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cloudscan: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -162,7 +162,7 @@ pub struct OwnersQuestion {
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct OwnersAnswer {
+pub struct OwnersResponse {
     pub api_version: String,
     pub revision: Revision,
     pub time: Timestamp,
@@ -171,7 +171,7 @@ pub struct OwnersAnswer {
 }
 
 /// By the current ownership settings of a CloudScan; without one, by the defaults.
-pub fn owners(store: &Store, facts: &Facts, question: &OwnersQuestion) -> Result<OwnersAnswer, QueryError> {
+pub fn owners(store: &Store, facts: &Facts, question: &OwnersQuery) -> Result<OwnersResponse, QueryError> {
     owners_within(store, facts, question, |_| Filter::default())
 }
 
@@ -179,9 +179,9 @@ pub fn owners(store: &Store, facts: &Facts, question: &OwnersQuestion) -> Result
 pub fn owners_within(
     store: &Store,
     facts: &Facts,
-    question: &OwnersQuestion,
+    question: &OwnersQuery,
     within: impl FnOnce(&StoreSnapshot) -> Filter,
-) -> Result<OwnersAnswer, QueryError> {
+) -> Result<OwnersResponse, QueryError> {
     let subscriber = match &question.cloudscan {
         None => None,
         Some(name) => subscribers(store, Some(name))?.into_iter().next(),
@@ -195,7 +195,7 @@ pub fn owners_within(
     let snapshot = store.snapshot(moment(question.at.as_deref().unwrap_or("now"), store.now())?)?;
     let filter = Filter { subscriber, ..within(&snapshot) };
     let coverage = crate::policy::coverage(&snapshot, facts, &filter, &settings)?;
-    Ok(OwnersAnswer {
+    Ok(OwnersResponse {
         api_version: API_VERSION.to_owned(),
         revision: snapshot.revision(),
         time: snapshot.time(),
@@ -206,7 +206,7 @@ pub fn owners_within(
 /// Selects the resource and the moment.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct TreeQuestion {
+pub struct TreeQuery {
     pub key: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<String>,
@@ -214,7 +214,7 @@ pub struct TreeQuestion {
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct TreeAnswer {
+pub struct TreeResponse {
     pub api_version: String,
     pub revision: Revision,
     pub time: Timestamp,
@@ -242,7 +242,7 @@ const REFERENCE_DEPTH_MAX: usize = 2;
 /// Maximum number of resources that are shown as referring to one.
 const REFERRERS_SHOWN_MAX: usize = 100;
 
-pub fn tree(store: &Store, facts: &Facts, question: &TreeQuestion) -> Result<TreeAnswer, QueryError> {
+pub fn tree(store: &Store, facts: &Facts, question: &TreeQuery) -> Result<TreeResponse, QueryError> {
     tree_within(store, facts, question, |_| Filter::default())
 }
 
@@ -250,15 +250,15 @@ pub fn tree(store: &Store, facts: &Facts, question: &TreeQuestion) -> Result<Tre
 pub fn tree_within(
     store: &Store,
     facts: &Facts,
-    question: &TreeQuestion,
+    question: &TreeQuery,
     within: impl FnOnce(&StoreSnapshot) -> Filter,
-) -> Result<TreeAnswer, QueryError> {
+) -> Result<TreeResponse, QueryError> {
     let snapshot = store.snapshot(moment(question.at.as_deref().unwrap_or("now"), store.now())?)?;
     let filter = within(&snapshot);
     let resource = one_within(&snapshot, &question.key, &filter)?;
     let mut root = branch(&snapshot, facts, &filter, &resource, String::new(), REFERENCE_DEPTH_MAX)?;
     root.branches.extend(naming(&snapshot, facts, &filter, &resource)?);
-    Ok(TreeAnswer {
+    Ok(TreeResponse {
         api_version: API_VERSION.to_owned(),
         revision: snapshot.revision(),
         time: snapshot.time(),

@@ -156,7 +156,7 @@ pub async fn serve_socket(listener: UnixListener, store: Store, facts: Facts) ->
 }
 
 /// Streams every change after a revision, one line of JSON each, for as long as the client reads.
-fn watch(store: &Store, question: query::WatchQuestion) -> Response {
+fn watch(store: &Store, question: query::WatchQuery) -> Response {
     let after = question.after.unwrap_or_else(|| store.revision());
     let watch = match store.watch(after, None) {
         Ok(watch) => watch,
@@ -167,7 +167,7 @@ fn watch(store: &Store, question: query::WatchQuestion) -> Response {
     };
     let lines = futures::stream::unfold(Some(watch), |watch| async {
         let mut watch = watch?;
-        let (lines, goes_on) = match watch.next().await {
+        let (lines, keep_going) = match watch.next().await {
             Ok(batch) => {
                 (batch.changes.into_iter().map(Box::new).map(query::WatchLine::Change).collect(), Some(watch))
             }
@@ -175,7 +175,7 @@ fn watch(store: &Store, question: query::WatchQuestion) -> Response {
         };
         let text: String =
             lines.iter().filter_map(|line| serde_json::to_string(line).ok()).map(|l| l + "\n").collect();
-        Some((Ok::<_, std::convert::Infallible>(text), goes_on))
+        Some((Ok::<_, std::convert::Infallible>(text), keep_going))
     });
     Body::from_stream(lines).into_response()
 }

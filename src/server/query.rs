@@ -59,7 +59,7 @@ pub struct Problem {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[allow(clippy::struct_excessive_bools)] // independent flags of a query string
-pub struct ResourcesQuestion {
+pub struct ResourcesQuery {
     /// A key or a bare id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
@@ -83,7 +83,7 @@ pub struct ResourcesQuestion {
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct ResourcesAnswer {
+pub struct ResourcesResponse {
     pub api_version: String,
     pub revision: Revision,
     pub time: Timestamp,
@@ -134,13 +134,13 @@ mod tags_or_null {
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct HistoryQuestion {
+pub struct HistoryQuery {
     pub key: String,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct HistoryAnswer {
+pub struct HistoryResponse {
     pub api_version: String,
     pub revision: Revision,
     pub resource: ResourceKey,
@@ -151,7 +151,7 @@ pub struct HistoryAnswer {
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct DiffQuestion {
+pub struct DiffQuery {
     pub from: String,
     pub to: String,
     /// Every step, not the net difference.
@@ -161,7 +161,7 @@ pub struct DiffQuestion {
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct DiffAnswer {
+pub struct DiffResponse {
     pub api_version: String,
     #[serde(flatten)]
     pub diff: Diff,
@@ -170,7 +170,7 @@ pub struct DiffAnswer {
 /// The revision after which to start; absent means from now on.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct WatchQuestion {
+pub struct WatchQuery {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub after: Option<Revision>,
 }
@@ -189,7 +189,7 @@ pub struct Nothing {}
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct CheckAnswer {
+pub struct CheckResponse {
     pub api_version: String,
     #[serde(flatten)]
     pub report: CheckReport,
@@ -197,7 +197,7 @@ pub struct CheckAnswer {
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct StatsAnswer {
+pub struct StatsResponse {
     pub api_version: String,
     #[serde(flatten)]
     pub stats: StoreStats,
@@ -206,7 +206,7 @@ pub struct StatsAnswer {
 /// Selects the table and the format.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ExportQuestion {
+pub struct ExportQuery {
     pub table: ExportTable,
     pub format: ExportFormat,
 }
@@ -216,24 +216,24 @@ pub fn backup(store: &Store, out: &mut (dyn Write + Send)) -> Result<(), QueryEr
     Ok(())
 }
 
-pub fn export(store: &Store, question: &ExportQuestion, out: &mut (dyn Write + Send)) -> Result<(), QueryError> {
+pub fn export(store: &Store, question: &ExportQuery, out: &mut (dyn Write + Send)) -> Result<(), QueryError> {
     store.export(question.table, question.format, out)?;
     Ok(())
 }
 
-pub fn check(store: &Store) -> Result<CheckAnswer, QueryError> {
-    Ok(CheckAnswer { api_version: API_VERSION.to_owned(), report: store.check()? })
+pub fn check(store: &Store) -> Result<CheckResponse, QueryError> {
+    Ok(CheckResponse { api_version: API_VERSION.to_owned(), report: store.check()? })
 }
 
-pub fn stats(store: &Store) -> Result<StatsAnswer, QueryError> {
-    Ok(StatsAnswer { api_version: API_VERSION.to_owned(), stats: store.stats()? })
+pub fn stats(store: &Store) -> Result<StatsResponse, QueryError> {
+    Ok(StatsResponse { api_version: API_VERSION.to_owned(), stats: store.stats()? })
 }
 
 pub fn resources(
     store: &Store,
     facts: &Facts,
-    question: &ResourcesQuestion,
-) -> Result<ResourcesAnswer, QueryError> {
+    question: &ResourcesQuery,
+) -> Result<ResourcesResponse, QueryError> {
     let moment = moment(question.at.as_deref().unwrap_or("now"), store.now())?;
     let snapshot =
         if question.hindsight { store.snapshot_in_hindsight(moment)? } else { store.snapshot(moment)? };
@@ -273,7 +273,7 @@ pub fn resources(
     unknown.retain(|view| {
         !matches!(view.status, ScopeStatus::Current | ScopeStatus::NotWatched) && filter.matches_scope(&view.scope)
     });
-    Ok(ResourcesAnswer {
+    Ok(ResourcesResponse {
         api_version: API_VERSION.to_owned(),
         revision: snapshot.revision(),
         time: snapshot.time(),
@@ -309,10 +309,10 @@ fn view(
     })
 }
 
-pub fn history(store: &Store, question: &HistoryQuestion) -> Result<HistoryAnswer, QueryError> {
+pub fn history(store: &Store, question: &HistoryQuery) -> Result<HistoryResponse, QueryError> {
     let snapshot = store.snapshot(Moment::Now)?;
     let resource = one(&snapshot, &question.key)?;
-    Ok(HistoryAnswer {
+    Ok(HistoryResponse {
         api_version: API_VERSION.to_owned(),
         revision: snapshot.revision(),
         presence: resource.presence,
@@ -321,14 +321,14 @@ pub fn history(store: &Store, question: &HistoryQuestion) -> Result<HistoryAnswe
     })
 }
 
-pub fn diff(store: &Store, question: &DiffQuestion) -> Result<DiffAnswer, QueryError> {
+pub fn diff(store: &Store, question: &DiffQuery) -> Result<DiffResponse, QueryError> {
     let (from, to) = (since(store, &question.from)?, moment(&question.to, store.now())?);
     let diff = if question.steps { store.steps(from, to, None)? } else { store.diff(from, to, None)? };
     if question.steps && diff.from > diff.to {
         let message = format!("{} lies after {}: name the earlier moment first", question.from, question.to);
         return Err(QueryError::Malformed(message));
     }
-    Ok(DiffAnswer { api_version: API_VERSION.to_owned(), diff })
+    Ok(DiffResponse { api_version: API_VERSION.to_owned(), diff })
 }
 
 pub(super) fn moment(text: &str, now: Timestamp) -> Result<Moment, QueryError> {

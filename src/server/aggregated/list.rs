@@ -19,7 +19,7 @@ use crate::inventory::{
     Change, Facts, Filter, Moment, Presence, Resource, ResourceKey, Revision, Scope, Snapshot, Subscriber,
     Timestamp,
 };
-use crate::server::findings::{self, OwnersQuestion, TreeQuestion};
+use crate::server::findings::{self, OwnersQuery, TreeQuery};
 use crate::server::{query, stream};
 use crate::store::{ScopeNo, Store, StoreSnapshot, VisibilityIntervals, VisibleScope};
 
@@ -88,14 +88,14 @@ impl<'a> Writer<'a> {
     }
 
     /// The list's metadata is written at its end: only then is it known where the list continues.
-    fn end(self, revision: Revision, goes_on: Option<Place>) -> Result<(), Refusal> {
-        self.end_with(revision, goes_on, &Value::Null)
+    fn end(self, revision: Revision, next: Option<Place>) -> Result<(), Refusal> {
+        self.end_with(revision, next, &Value::Null)
     }
 
     /// Adds fields beside the items, in object form only: other clients don't know them, and don't need them.
-    fn end_with(self, revision: Revision, goes_on: Option<Place>, beside: &Value) -> Result<(), Refusal> {
+    fn end_with(self, revision: Revision, next: Option<Place>, beside: &Value) -> Result<(), Refusal> {
         let mut metadata = json!({"resourceVersion": revision.to_string()});
-        if let Some(place) = goes_on {
+        if let Some(place) = next {
             metadata["continue"] = Value::from(place.token());
         }
         write!(self.out, r#"],"metadata":{metadata}"#).map_err(io)?;
@@ -290,7 +290,7 @@ pub(super) fn report(
     let malformed = |error: serde_urlencoded::de::Error| Refusal::bad_request(error.to_string());
     match name {
         "owners" => {
-            let question: OwnersQuestion = serde_urlencoded::from_str(query).map_err(malformed)?;
+            let question: OwnersQuery = serde_urlencoded::from_str(query).map_err(malformed)?;
             let of_others = |scan: &String| namespace.is_some_and(|own| namespace_of(scan) != Some(own));
             if question.cloudscan.as_ref().is_some_and(of_others) {
                 return Err(Refusal::bad_request("the CloudScan is of another namespace: ask there"));
@@ -304,7 +304,7 @@ pub(super) fn report(
             Ok(axum::Json(findings::owners_within(store, facts, &question, within)?).into_response())
         }
         "tree" => {
-            let question: TreeQuestion = serde_urlencoded::from_str(query).map_err(malformed)?;
+            let question: TreeQuery = serde_urlencoded::from_str(query).map_err(malformed)?;
             Ok(axum::Json(findings::tree_within(store, facts, &question, within)?).into_response())
         }
         _ => Err(Refusal::not_found("the reports are owners and tree")),

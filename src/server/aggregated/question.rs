@@ -341,7 +341,7 @@ impl Owners {
     }
 
     /// The settings of the first CloudScan of a namespace to which a scope is visible.
-    pub fn measure(
+    pub fn settings_for(
         &mut self,
         seen: &VisibleScope<'_>,
         namespace: &str,
@@ -406,12 +406,12 @@ pub(super) fn each(
 ) -> Result<bool, Refusal> {
     if selection.exactly("metadata.name").is_some() {
         let mut is_found = false;
-        let goes_on = each_of(snapshot, selection, owners, behind, true, &mut |namespace, found| {
+        let keep_going = each_of(snapshot, selection, owners, behind, true, &mut |namespace, found| {
             is_found = true;
             report(namespace, found)
         })?;
         if is_found {
-            return Ok(goes_on);
+            return Ok(keep_going);
         }
     }
     each_of(snapshot, selection, owners, behind, false, report)
@@ -438,7 +438,7 @@ fn each_of(
                 continue;
             }
             let behind = behind.filter(|place| place.namespace == namespace).map(|place| place.id.as_str());
-            let settings = owners.measure(&seen, namespace)?;
+            let settings = owners.settings_for(&seen, namespace)?;
             let mut report = |rid, resource: Resource| {
                 let owner = owner(&resource, &settings);
                 if !selection.has(&resource, owner.as_deref()) {
@@ -446,19 +446,19 @@ fn each_of(
                 }
                 report(namespace, ResourceMatch { scope: seen.number, rid, resource, owner })
             };
-            let goes_on = match &ids {
+            let keep_going = match &ids {
                 None => snapshot.page(seen.number, behind, &mut report)?,
                 Some(ids) => {
-                    let mut goes_on = true;
+                    let mut keep_going = true;
                     for id in ids.iter().filter(|id| behind.is_none_or(|behind| id.as_str() > behind)) {
                         if let Some((rid, resource)) = snapshot.lookup(seen.number, id) {
-                            goes_on = goes_on && report(rid, resource)?;
+                            keep_going = keep_going && report(rid, resource)?;
                         }
                     }
-                    goes_on
+                    keep_going
                 }
             };
-            if !goes_on {
+            if !keep_going {
                 return Ok(false);
             }
         }

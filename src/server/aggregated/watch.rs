@@ -281,7 +281,7 @@ impl WatchState {
         else {
             return Ok(None);
         };
-        let owner = owner(&resource, &*owners.measure(&seen, namespace)?);
+        let owner = owner(&resource, &*owners.settings_for(&seen, namespace)?);
         let is_selected = selection.has(&resource, owner.as_deref());
         Ok(is_selected.then_some(ResourceMatch { scope, rid, resource, owner }))
     }

@@ -11,7 +11,7 @@ use crate::store::file::lives::{Life, Tombstone};
 use crate::store::file::log::Logged;
 use crate::store::file::tables::{Entry, EntryKind, NO_RID, OpenSweepRow, Rid, Run, ScopeNo, Version};
 use crate::store::state::{Beginnings, State, TagNumbers};
-use crate::store::write::plan::{Action, Before, NewVersion, Plan, Planned};
+use crate::store::write::plan::{Action, Before, NewVersion, Plan, PlannedStep};
 
 /// What is to be recorded of one scope.
 pub(in crate::store) struct Draft {
@@ -56,14 +56,14 @@ impl Draft {
     /// Splits the draft into pieces of about `bytes`, of which the last concludes: what was seen may be recorded
     /// before the sweep is over; ends from absence, the run and the visibility stay with the last.
     pub fn pieces(mut self, bytes: usize, open_sweep: OpenSweepRow) -> Vec<Self> {
-        let size = |step: &Planned| step.action.version().map_or(0, |version| version.document.len());
+        let size = |step: &PlannedStep| step.action.version().map_or(0, |version| version.document.len());
         if self.plan.steps.iter().map(size).sum::<usize>() <= bytes {
             return vec![self];
         }
         let (seen, concluded): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.plan.steps).into_iter().partition(|step| !step.is_from_absence);
         let mut pieces = Vec::new();
-        let mut piece: Vec<Planned> = Vec::new();
+        let mut piece: Vec<PlannedStep> = Vec::new();
         let mut length = 0;
         for step in seen {
             // All steps of one id stay together.

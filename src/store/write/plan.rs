@@ -81,7 +81,7 @@ pub(in crate::store) enum Before {
 }
 
 #[derive(Clone, Debug)]
-pub(in crate::store) struct Planned {
+pub(in crate::store) struct PlannedStep {
     pub id: Arc<str>,
     pub before: Before,
     pub action: Action,
@@ -91,7 +91,7 @@ pub(in crate::store) struct Planned {
 
 #[derive(Clone, Debug, Default)]
 pub(in crate::store) struct Plan {
-    pub steps: Vec<Planned>,
+    pub steps: Vec<PlannedStep>,
     /// Misses that are counted but not reported: written without a revision.
     pub counted: Vec<(Rid, Suspect)>,
 }
@@ -232,7 +232,7 @@ impl<'a> Planner<'a> {
     }
 
     fn push(&mut self, observation: &Observation, before: Before, action: Action) {
-        self.plan.steps.push(Planned {
+        self.plan.steps.push(PlannedStep {
             id: observation.id.as_str().into(),
             before,
             action,
@@ -428,7 +428,12 @@ impl<'a> Planner<'a> {
     }
 
     fn absent(&mut self, rid: Rid, id: &str, action: Action) {
-        self.plan.steps.push(Planned { id: id.into(), before: Before::Life(rid), action, is_from_absence: true });
+        self.plan.steps.push(PlannedStep {
+            id: id.into(),
+            before: Before::Life(rid),
+            action,
+            is_from_absence: true,
+        });
     }
 
     fn last_seen(&self, head: &Head, suspect: Option<&Suspect>) -> Timestamp {

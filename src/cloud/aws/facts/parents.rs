@@ -33,19 +33,19 @@ const UNLISTED_PARENT_TAGS: [&str; 7] = [
 pub(super) fn in_tags(key: &ResourceKey, tags: &TagSet) -> Option<Parent> {
     let known = |resource_type, id: &str, role| Parent::Known { key: key.sibling(resource_type, id), role };
     if let Some(name) = tags.get("aws:autoscaling:groupName") {
-        return Some(known(AUTO_SCALING_GROUP, name, Role::Replaces));
+        return Some(known(AUTO_SCALING_GROUP, name, Role::ManagesMembers));
     }
     if let Some(id) = tags.get("aws:elasticmapreduce:job-flow-id") {
-        return Some(known(EMR_CLUSTER, id, Role::Replaces));
+        return Some(known(EMR_CLUSTER, id, Role::ManagesMembers));
     }
     if UNLISTED_PARENT_TAGS.iter().any(|mark| tags.get(mark).is_some()) {
         return Some(Parent::Unseen);
     }
     if let Some(stack) = stack(key, tags) {
-        return Some(Parent::Known { key: stack, role: Role::Holds });
+        return Some(Parent::Known { key: stack, role: Role::Contains });
     }
     let cluster = cluster(key, tags)?;
-    Some(Parent::Known { key: cluster, role: Role::Holds })
+    Some(Parent::Known { key: cluster, role: Role::Contains })
 }
 
 fn stack(key: &ResourceKey, tags: &TagSet) -> Option<ResourceKey> {
@@ -102,7 +102,7 @@ pub(super) fn in_document(resource_type: &str) -> Option<InDocument> {
 }
 
 fn holds(key: &ResourceKey, resource_type: &str, id: &str) -> Parent {
-    Parent::Known { key: key.sibling(resource_type, id), role: Role::Holds }
+    Parent::Known { key: key.sibling(resource_type, id), role: Role::Contains }
 }
 
 /// The end of a part that outlives its instance is reported.
@@ -132,13 +132,13 @@ mod tests {
             }
         };
         let stack = ("aws:cloudformation:stack-id", "arn:aws:cloudformation:eu-west-1:1:stack/shop/1");
-        assert_eq!(parent(&[stack]), format!("Holds {STACK} {}", stack.1));
+        assert_eq!(parent(&[stack]), format!("Contains {STACK} {}", stack.1));
         assert_eq!(
             parent(&[stack, ("aws:autoscaling:groupName", "web")]),
-            format!("Replaces {AUTO_SCALING_GROUP} web")
+            format!("ManagesMembers {AUTO_SCALING_GROUP} web")
         );
         assert_eq!(parent(&[("karpenter.sh/nodepool", "default")]), "Unseen");
-        assert_eq!(parent(&[("kubernetes.io/cluster/prod", "owned")]), format!("Holds {EKS_CLUSTER} prod"));
+        assert_eq!(parent(&[("kubernetes.io/cluster/prod", "owned")]), format!("Contains {EKS_CLUSTER} prod"));
         assert_eq!(parent(&[("owner", "a")]), "-");
     }
 
@@ -147,7 +147,7 @@ mod tests {
         let volume = key("aws/1/eu-west-1/AWS::EC2::Volume/vol-1");
         let attached = |goes: bool| json!({"Attachments": [{"InstanceId": "i-1", "DeleteOnTermination": goes}]});
         let parent = |document: &Value| in_document(VOLUME).expect("it is read")(&volume, document);
-        let Some(Parent::Known { key, role: Role::Holds }) = parent(&attached(true)) else {
+        let Some(Parent::Known { key, role: Role::Contains }) = parent(&attached(true)) else {
             panic!("it goes with its instance");
         };
         assert_eq!(&*key.id, "i-1");
