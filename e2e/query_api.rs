@@ -65,7 +65,7 @@ async fn kubectl_lists_now_and_then() {
     let before = world.operator.answer(&["get"])["revision"].as_u64().unwrap();
     lists_then(&world, &data, &scratch, &name, before).await;
     is_refused_with_a_reason(&world, before);
-    says_the_same_on_the_command_line(&world, &data, &scratch, before);
+    is_the_same_on_the_command_line(&world, &data, &scratch, before);
 
     // The operator is uninstalled: only objects that were marked to be kept are left.
     world.cluster.helm(&["uninstall", "elava", "--namespace", "elava"]);
@@ -205,7 +205,7 @@ fn is_refused_with_a_reason(world: &World, before: u64) {
 }
 
 /// The command line gives the same answers from the cluster as from the operator.
-fn says_the_same_on_the_command_line(world: &World, data: &str, scratch: &str, before: u64) {
+fn is_the_same_on_the_command_line(world: &World, data: &str, scratch: &str, before: u64) {
     let plugin = world.dir.path().join("kubectl-elava");
     std::os::unix::fs::symlink(binary(), &plugin).unwrap();
     let path = format!("{}:{}", world.dir.path().display(), std::env::var("PATH").unwrap_or_default());
@@ -611,7 +611,7 @@ async fn the_past_at_any_moment_is_what_it_was_and_a_namespace_sees_its_own_time
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_may_not_ask_is_refused() {
+async fn whoever_has_no_permission_is_refused() {
     let served = Served::start().await;
     let one = BTreeMap::from([("vol-1".to_owned(), 1)]);
     served.scan_now(&scope(A, "eu-west-1"), "team-a/one", &one);

@@ -277,6 +277,17 @@ fn identifiers_use_no_retired_word() {
             types.filter(|name| NO_TYPE_NAMES.contains(&name.as_str())).map(|name| format!("{path}: {name}")),
         );
     }
+    // Tests are read as sentences.
+    let function = regex::Regex::new(r"\bfn (\w+)").expect("the pattern is a constant");
+    for folder in ["src", "tests", "e2e"] {
+        let mut files = Vec::new();
+        sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &mut files);
+        for (path, text) in &files {
+            let names = function.captures_iter(text).map(|found| found[1].to_owned());
+            let is_retired = |name: &String| words(name).iter().any(|word| RETIRED.contains(&word.as_str()));
+            retired.extend(names.filter(is_retired).map(|name| format!("{path}: {name}")));
+        }
+    }
     assert!(checked > 50_000, "the pattern finds what is there: {checked}");
     assert!(retired.is_empty(), "use the terms of docs/concepts.md: {retired:#?}");
 }
@@ -292,11 +303,20 @@ fn docs_use_no_retired_word() {
             .filter(|path| path.extension().is_some_and(|extension| extension == "md")),
     );
     let code = regex::Regex::new(r"(?s)```.*?```|`[^`]*`|\]\([^)]*\)").expect("the pattern is a constant");
+    // Of code only the comments of examples.
+    let fence = regex::Regex::new(r"(?s)```.*?```").expect("the pattern is a constant");
+    let comment = regex::Regex::new(r"(?m)(?:^|\s)# (.*)$").expect("the pattern is a constant");
     let word = regex::Regex::new(r"[A-Za-z]+").expect("the pattern is a constant");
     let mut retired = Vec::new();
     for page in &pages {
         let text = fs::read_to_string(page).expect("a page");
-        let prose = code.replace_all(&text, " ");
+        let mut prose = code.replace_all(&text, " ").into_owned();
+        for example in fence.find_iter(&text) {
+            for found in comment.captures_iter(example.as_str()) {
+                prose.push(' ');
+                prose.push_str(&found[1]);
+            }
+        }
         let words = word.find_iter(&prose).map(|found| found.as_str().to_lowercase());
         let is_retired =
             |word: &String| RETIRED.contains(&word.as_str()) && !ALLOWED_IN_DOCS.contains(&word.as_str());

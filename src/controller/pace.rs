@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn after_a_burst_writes_wait_for_their_turn_and_a_quiet_time_gives_another_burst() {
+    fn after_a_burst_writes_wait_for_a_permit_and_a_quiet_time_gives_another_burst() {
         let pace = Pace::new();
         let now = Instant::now() + Duration::from_mins(1);
         let waits = |now: Instant| pace.take(now).saturating_duration_since(now);

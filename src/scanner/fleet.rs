@@ -711,7 +711,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_round_has_its_turn_for_as_long_as_something_ends() {
+    async fn a_round_keeps_its_permit_for_as_long_as_something_ends() {
         let (permits, ended) = (Semaphore::new(1), AtomicUsize::new(0));
         let quiet = Duration::from_millis(20);
         let round = async {

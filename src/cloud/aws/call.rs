@@ -445,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_is_in_the_host_name_where_a_certificate_covers_it() {
+    fn a_bucket_is_in_the_host_name_where_a_certificate_allows_it() {
         let config = SdkConfig::builder().build();
         let emulated = SdkConfig::builder().endpoint_url("http://127.0.0.1:1").build();
         let addressed = |config: &SdkConfig, bucket: &str| {

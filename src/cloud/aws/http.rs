@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_large_body_waits_for_its_turn_and_a_small_one_for_nothing() {
+    async fn a_large_body_waits_for_a_permit_and_a_small_one_for_nothing() {
         let large = Arc::new(Semaphore::new(1));
         let big = || SdkBody::from(vec![b'x'; 2 * LARGE_BODY_MIN_BYTES]);
         let long = Duration::from_hours(1);

@@ -227,7 +227,7 @@ fn unchanged_sweeps_are_written_after_a_minute_also_if_nothing_follows() {
 }
 
 #[test]
-fn checkpoints_that_several_ask_for_at_once_spoil_none_of_each_other() {
+fn checkpoints_that_several_request_at_once_spoil_none_of_each_other() {
     let bed = Bed::new();
     let volumes = |size: u64| (0..600).map(|n| observation(&format!("vol-{n}"), &[], size)).collect::<Vec<_>>();
     let loads = || {

@@ -71,7 +71,7 @@ fn in_hindsight_an_end_reaches_back_to_the_first_miss_and_is_unknown_before() {
 }
 
 #[test]
-fn in_hindsight_what_came_back_was_there_unless_it_was_said_to_be_gone() {
+fn in_hindsight_what_came_back_was_there_unless_its_end_was_listed() {
     use Presence::{Absent, Present, Unknown};
     let bed = Bed::new();
     let volume = [observation("vol-1", &[], 8)];
