@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::fields::{SecretRef, is_default};
 use super::providers::{
-    ONE_PROVIDER, ONE_PROVIDER_MESSAGE, Provider, SETTABLE_TAG, SETTABLE_TAG_MESSAGE, TYPES, TYPES_MESSAGE,
+    ONE_PROVIDER, ONE_PROVIDER_MESSAGE, Provider, SETTABLE_TAG, SETTABLE_TAG_MESSAGE, TYPE_PATTERNS,
+    TYPE_PATTERNS_MESSAGE, TYPES, TYPES_MESSAGE,
 };
 use crate::inventory::Timestamp;
 
@@ -134,16 +135,16 @@ fn five_minutes() -> String {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct TypeSelection {
-    /// include lists the only types to scan. Absent means all.
+    /// include lists the only types to scan, by name or by a pattern that ends in *, such as AWS::EC2::*. Absent means all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256), inner(length(max = 64)))]
-    #[x_kube(merge_strategy = ListMerge::Set, validation = Rule::new(TYPES).message(TYPES_MESSAGE))]
+    #[x_kube(merge_strategy = ListMerge::Set, validation = Rule::new(TYPE_PATTERNS).message(TYPE_PATTERNS_MESSAGE))]
     pub include: Vec<String>,
 
-    /// exclude lists types to skip. Absent means none.
+    /// exclude lists types to skip, by name or by pattern. Absent means none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256), inner(length(max = 64)))]
-    #[x_kube(merge_strategy = ListMerge::Set, validation = Rule::new(TYPES).message(TYPES_MESSAGE))]
+    #[x_kube(merge_strategy = ListMerge::Set, validation = Rule::new(TYPE_PATTERNS).message(TYPE_PATTERNS_MESSAGE))]
     pub exclude: Vec<String>,
 }
 

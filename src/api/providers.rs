@@ -34,6 +34,10 @@ pub(super) const TYPES: &str = "self.all(t, t.matches('^[A-Za-z0-9]+::[A-Za-z0-9
 pub(super) const TYPES_MESSAGE: &str =
     "a resource type is written as CloudFormation does, such as AWS::EC2::Instance";
 
+pub(super) const TYPE_PATTERNS: &str =
+    "self.all(t, t.matches('^[A-Za-z0-9]+::([*]|[A-Za-z0-9]+::([*]|[A-Za-z0-9]+))$'))";
+pub(super) const TYPE_PATTERNS_MESSAGE: &str = "a resource type is written as CloudFormation does, such as AWS::EC2::Instance; AWS::EC2::* names all of a service";
+
 pub(super) const SETTABLE_TAG: &str = "!self.startsWith('aws:')";
 pub(super) const SETTABLE_TAG_MESSAGE: &str =
     "keys that begin with aws: can't be set by users: no resource could ever comply";

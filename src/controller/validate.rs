@@ -183,6 +183,11 @@ fn nearest(name: &str, known: &BTreeSet<&'static str>) -> Vec<&'static str> {
     names
 }
 
+/// Whether a name, or a pattern that ends in `*`, names a type.
+fn selects(selector: &str, name: &str) -> bool {
+    selector.strip_suffix('*').map_or(selector == name, |prefix| name.starts_with(prefix))
+}
+
 fn chosen_types(spec: &CloudScanSpec, types: &[TypeInfo]) -> Result<Vec<&'static str>, SpecError> {
     let known: BTreeSet<&'static str> = types.iter().map(|t| t.name).collect();
     let lists = [
@@ -191,7 +196,8 @@ fn chosen_types(spec: &CloudScanSpec, types: &[TypeInfo]) -> Result<Vec<&'static
         ("spec.tagPolicy.exemptTypes", &spec.tag_policy.exempt_types),
     ];
     for (path, list) in lists {
-        if let Some((i, name)) = list.iter().enumerate().find(|(_, name)| !known.contains(name.as_str())) {
+        let is_unknown = |name: &str| !known.iter().any(|known| selects(name, known));
+        if let Some((i, name)) = list.iter().enumerate().find(|(_, name)| is_unknown(name)) {
             let nearest = nearest(name, &known).join(", ");
             return Err(SpecError::new(
                 format!("{path}[{i}]"),
@@ -204,7 +210,7 @@ fn chosen_types(spec: &CloudScanSpec, types: &[TypeInfo]) -> Result<Vec<&'static
     }
     let selection = &spec.resource_types;
     let desired = |name: &&'static str| {
-        let named = |list: &[String]| list.iter().any(|n| n == name);
+        let named = |list: &[String]| list.iter().any(|selector| selects(selector, name));
         (selection.include.is_empty() || named(&selection.include)) && !named(&selection.exclude)
     };
     let chosen: Vec<&'static str> = known.into_iter().filter(desired).collect();
@@ -301,6 +307,10 @@ mod tests {
         assert!(typo.message.starts_with("spec.resourceTypes.include[0]: AWS::EC2::Volumes is not"), "{typo}");
         assert!(typo.message.contains("the nearest are AWS::EC2::Volume,"), "{typo}");
 
+        let unknown =
+            refused(json!({"provider": {"aws": {}}, "resourceTypes": {"exclude": ["AWS::Nothing::*"]}}), &any);
+        assert!(unknown.message.starts_with("spec.resourceTypes.exclude[0]: AWS::Nothing::* is not"), "{unknown}");
+
         let policy = json!({"required": [{"key": "team", "pattern": "a("}]});
         let pattern = refused(json!({"provider": {"aws": {}}, "tagPolicy": policy}), &any);
         assert!(pattern.message.starts_with("spec.tagPolicy.required[0].pattern: 'a('"), "{pattern}");
@@ -317,6 +327,22 @@ mod tests {
         let types = json!({"include": ["AWS::EC2::Volume"], "exclude": ["AWS::EC2::Volume"]});
         let none = refused(json!({"provider": {"aws": {}}, "resourceTypes": types}), &any);
         assert!(none.message.contains("leaves none"), "{none}");
+    }
+
+    #[test]
+    fn types_are_selected_by_name_and_by_pattern() {
+        let chosen = |types: serde_json::Value| {
+            checked(json!({"provider": {"aws": {}}, "resourceTypes": types}), &Allowed::Anything).unwrap().types
+        };
+        let all = chosen(json!({}));
+        assert_eq!(chosen(json!({"include": ["AWS::*"]})), all);
+        let balancing = ["AWS::ElasticLoadBalancingV2::LoadBalancer", "AWS::ElasticLoadBalancingV2::TargetGroup"];
+        assert_eq!(chosen(json!({"include": ["AWS::ElasticLoadBalancingV2::*"]})), balancing);
+        let some =
+            json!({"include": ["AWS::ElasticLoadBalancingV2::*", "AWS::S3::Bucket"], "exclude": [balancing[0]]});
+        assert_eq!(chosen(some), [balancing[1], "AWS::S3::Bucket"]);
+        let without = chosen(json!({"exclude": ["AWS::EC2::*"]}));
+        assert!(!without.is_empty() && without.iter().all(|name| !name.starts_with("AWS::EC2::")), "{without:?}");
     }
 
     #[test]
