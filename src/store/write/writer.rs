@@ -182,10 +182,9 @@ impl Worker {
                 Ok(first) => first,
                 Err(RecvTimeoutError::Timeout) => {
                     self.recover_if_due();
-                    let now = self.shared.now();
-                    if !self.dirty_runs.is_empty() && now.since(self.flushed) >= LEDGER_FLUSH_INTERVAL {
-                        self.flushed = now;
-                        self.flush_ledger();
+                    // Nothing but what is due: the ledger.
+                    if !self.dirty_runs.is_empty() && self.is_flush_due() {
+                        self.commit(Vec::new());
                     }
                     continue;
                 }
@@ -201,20 +200,18 @@ impl Worker {
             }
             self.commit(queued);
         }
-        self.flush_ledger();
+        // The last chance to write the minute of "still there" that is only in memory. If it fails, nothing but
+        // that minute is lost.
+        if !self.shared.is_poisoned() && self.shared.check_room(needed(0)).is_ok() {
+            let mut batch = Batch::default();
+            self.take_runs(&mut batch);
+            let state = self.shared.state();
+            drop(self.write(batch, &state, &state));
+        }
     }
 
-    /// Writes the "still there" that is only in memory. If that fails, nothing else is lost.
-    fn flush_ledger(&mut self) {
-        if self.shared.is_poisoned() || self.shared.check_room(needed(0)).is_err() {
-            return;
-        }
-        let mut batch = Batch::default();
-        self.take_runs(&mut batch);
-        let state = self.shared.state();
-        if let Err(error) = self.write(batch, &state, &state) {
-            tracing::warn!(store = %self.shared.path.display(), %error, "the last minutes of unchanged sweeps were not written");
-        }
+    fn is_flush_due(&self) -> bool {
+        self.shared.now().since(self.flushed) >= LEDGER_FLUSH_INTERVAL
     }
 
     fn commit(&mut self, queued: Vec<Queued>) {
@@ -240,7 +237,7 @@ impl Worker {
         let mut answers = Vec::with_capacity(queued.len());
         let epoch = self.shared.epoch();
         let now = self.shared.now();
-        let mut is_due = now.since(self.flushed) >= LEDGER_FLUSH_INTERVAL;
+        let mut is_due = self.is_flush_due();
         for Queued { request, answer } in queued {
             let delta = match request {
                 // What it is based on may not be in the file that was reopened since.
